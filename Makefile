@@ -1,0 +1,44 @@
+# Everything below sets itself up: a machine with Python 3.10 or newer and make is enough.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/ready
+WORKDIR ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format types bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+# Rebuilt when the lock file or the project's own metadata changes; a half-made environment is begun anew.
+$(READY): requirements.lock pyproject.toml
+	@if [ ! -x $(BIN)/python ]; then rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## train on the embedded digits, sample, encode, interpolate, score: some minutes on two cores
+	$(BIN)/python main.py --mode=demo --workdir=$(WORKDIR)
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## style and mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)  ## static types
+	$(BIN)/mypy
+
+bench: $(READY)  ## the figures of benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.run
+
+clean:  ## remove the environment; runs stay
+	rm -rf $(VENV)

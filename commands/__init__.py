@@ -1,0 +1,1 @@
+"""One file a mode: a function from a working directory and options to files written and a short summary."""

@@ -1,0 +1,151 @@
+"""The whole tour on the embedded digits: train two models, and use one of them in all four ways."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from commands.encode import along_flow, centred, rms
+from commands.generate import as_spec, generate
+from commands.interpolate import interpolate
+from commands.likelihood import likelihood
+from commands.run import Run, Trained, open_trained, stored_tensor, write_json
+from commands.train import train
+from configs import build, digits
+from evaluation import DigitProbe, save_curve, save_pictures, save_rows
+from training.data import digits as digits_data
+
+# Each as (solver, grid, steps); together they cost as much as they differ.
+FIVE = {
+    "ddim": ("ddim", "log_snr", 50),
+    "dpm": ("dpm", "log_snr", 20),
+    "heun": ("heun", "log_snr", 25),
+    "ancestral": ("ddim:eta=1.0", "uniform", 100),
+    "predictor_corrector": ("pc", "uniform", 100),
+}
+CHECKED = "ancestral"
+ROUND_TRIP_STEPS = (5, 10, 20, 50, 100, 200)
+
+
+def demo(workdir: Path, *, device: str | None = None, seed: int = 0, quick: bool = False) -> dict[str, Any]:
+    """Train the NCSN and the VP model, sample, encode, interpolate, score; end with a table of it all.
+
+    Runs that are there are gone on with, or used as they are when finished.
+
+    Args:
+        workdir: of everything; the models train in its vp/ and ncsn/.
+        device: see `open_run`.
+        seed: of all noise.
+        quick: a few hundred images of training and few samples, to see that it runs.
+    """
+    for name in ("vp", "ncsn"):
+        _say(f"training {name}")
+        config = digits.get_config(name)
+        if quick:
+            config.training.images = 512
+        train(workdir / name, config, device=device)
+    vp, ncsn = (open_trained(workdir / name, device) for name in ("vp", "ncsn"))
+    count = 20 if quick else 1000
+
+    _say(f"sampling vp from the same noise with {', '.join(FIVE)}")
+    files = [*_five_solvers(vp, workdir, seed)]
+    _say("encoding held-out images and decoding them")
+    table, pictures = _round_trip(vp, workdir, ROUND_TRIP_STEPS[:2] if quick else ROUND_TRIP_STEPS)
+    _say("interpolating between two of them")
+    between = interpolate(workdir / "vp", device=device, output=str(workdir / "interpolation.npz"))
+    _say("scoring the held-out split")
+    score = likelihood(
+        workdir / "vp", steps=4 if quick else 50, num=20 if quick else None, device=device,
+        output=str(workdir / "likelihood.json"),
+    )  # fmt: skip
+    _say(f"showing {count} samples of each model to a classifier of the real digits")
+    probed = _probe(vp, ncsn, workdir, seed, count)
+    files += [*pictures, *map(Path, between["files"]), *map(Path, score["files"]), workdir / "ncsn.png"]
+
+    summary = {"round_trip_rms": table, "bits_per_dim": score["bits_per_dim"], **probed}
+    _print_table(summary)
+    report = write_json(workdir / "demo.json", summary)
+    return {"files": [str(path) for path in [*files, report]]}
+
+
+def _say(what: str) -> None:
+    print(f"\n== {what}", flush=True)
+
+
+def _sampling(run: Run, name: str) -> dict[str, Any]:
+    solver, grid, steps = FIVE[name]
+    return {**run.config.sampling, "solver": solver, "grid": grid, "steps": steps}
+
+
+def _five_solvers(trained: Trained, workdir: Path, seed: int) -> Iterator[Path]:
+    run = trained.run
+    for name in FIVE:
+        x = generate(run, trained.denoiser, 64, sampling=_sampling(run, name), seed=seed)
+        yield save_pictures(run.viewable(run.to_stored(x)), workdir / f"samples_{name}.png")
+
+
+def _round_trip(
+    trained: Trained, workdir: Path, steps: tuple[int, ...]
+) -> tuple[dict[str, dict[int, float]], list[Path]]:
+    """Root mean square errors of encode-then-decode by solver and number of steps, with curves and a picture."""
+    run = trained.run
+    stored = stored_tensor(run.dataset("test"))[::18]
+    x0 = centred(run, stored)
+    table: dict[str, dict[int, float]] = {}
+    rows = [run.viewable(stored[:16])]
+    for solver in ("ddim", "heun"):
+        table[solver] = {}
+        for n in steps:
+            options = {"solver": solver, "grid": "log_snr", "steps": n}
+            latent = along_flow(run, trained.denoiser, x0, options, up=True, show=False)
+            back = along_flow(run, trained.denoiser, latent, options, up=False, show=False)
+            table[solver][n] = rms(back, x0)
+            if solver == "ddim":
+                rows.append(run.viewable(run.to_stored(back[:16])))
+    curves = {solver: (list(errors), list(errors.values())) for solver, errors in table.items()}
+    return table, [
+        save_curve(curves, workdir / "round_trip_error.png", "steps", "round-trip error (rms)", log="xy"),
+        save_rows(rows, workdir / "round_trip.png"),
+    ]
+
+
+def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int) -> dict[str, Any]:
+    """What a classifier of the real digits makes of each model's samples."""
+    real, held_out = digits_data("train"), digits_data("test")
+    assert real.label is not None
+    assert held_out.label is not None
+    probe = DigitProbe(real.x, real.label)
+    reference = probe.confidence(held_out.x)
+    found: dict[str, Any] = {
+        "probe_accuracy": probe.accuracy(held_out.x, held_out.label),
+        "probe_confidence": reference,
+    }
+    for name, trained in (("vp", vp), ("ncsn", ncsn)):
+        run = trained.run
+        sampling = _sampling(run, CHECKED) if name == "vp" else {**run.config.sampling}
+        x = run.to_stored(generate(run, trained.denoiser, count, sampling=sampling, seed=seed, batch=500))
+        shares = probe.shares(x.numpy())
+        found[name] = {
+            "solver": str(build.build(build.SOLVERS, as_spec(sampling["solver"]))),
+            "samples": count,
+            "confidence_over_real": probe.confidence(x.numpy()) / reference,
+            "least_share": float(shares.min()),
+            "largest_share": float(shares.max()),
+        }
+        if name == "ncsn":
+            save_pictures(run.viewable(x[:64]), workdir / "ncsn.png")
+    return found
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    print("\nround trip of held-out images, rms error by steps")
+    for solver, errors in summary["round_trip_rms"].items():
+        print(f"  {solver:6}" + "".join(f"{n:>6}: {error:.5f}" for n, error in errors.items()))
+    print(f"held-out likelihood, bits/dim\n  {summary['bits_per_dim']}")
+    print(f"classifier of real digits: {summary['probe_accuracy']:.1%} right on held-out ones")
+    for name in ("vp", "ncsn"):
+        row = summary[name]
+        print(
+            f"  {name:6}{row['samples']} samples: confidence {row['confidence_over_real']:.3f} of that on real digits, "
+            f"classes from {row['least_share']:.1%} to {row['largest_share']:.1%}   {row['solver']}"
+        )
+    print()

@@ -1,0 +1,190 @@
+"""Images to latents along the probability flow, and back."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from commands.generate import as_spec, conditioned, grid, progress_bar
+from commands.run import Run, open_trained, stored_tensor, write_arrays, write_json
+from configs import build
+from evaluation import save_rows
+from sde_lib.broadcast import DenoiserLike
+from solvers import Solver
+from training.data import Dataset, image_files, read_images, whole_array
+
+Options = dict[str, Any]
+
+
+def encode(
+    workdir: Path,
+    *,
+    input: str | None = None,  # noqa: A002 - the flag's name
+    split: str = "test",
+    num: int | None = None,
+    solver: str = "ddim",
+    grid: str | None = None,
+    steps: int = 100,
+    batch: int = 256,
+    seed: int = 0,
+    ema: bool = True,
+    device: str | None = None,
+    output: str | None = None,
+) -> dict[str, Any]:
+    """Images to an .npz of `latent` (N, *D) float32 beside the images `x` and, with classes, their `label`.
+
+    The images are those of `input` (a folder, an .npy or an .npz), or the first `num` of a split of the run's data (64
+    unless said). The picture shows images over latents.
+
+    Raises:
+        ValueError: if there is no trained run, the images do not fit it, or the solver cannot go up the path.
+    """
+    trained = open_trained(workdir, device, ema)
+    run = trained.run
+    options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
+    flow_solver(options)
+    stored, label = _images(run, input, split, num)
+    model_label = label if run.num_classes is not None else None
+    x0 = centred(run, stored)
+
+    began = time.perf_counter()
+    latent = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=model_label)
+    seconds = time.perf_counter() - began
+
+    path = Path(output) if output else workdir / "latents.npz"
+    write_arrays(path, latent=latent.cpu(), x=stored, label=label)
+    shown = min(len(stored), 16)
+    scaled = (latent[:shown].cpu() / float(run.sde.scales(run.sde.t_max)[1]) / 6 + 0.5).clamp(0, 1)  # three deviations
+    picture = save_rows([run.viewable(stored[:shown]), scaled], path.with_suffix(".png"))
+    spread = float(latent.std()) / float(run.sde.scales(run.sde.t_max)[1])
+    summary = {
+        "num": len(stored),
+        **options,
+        "latent_std_over_prior": spread,
+        **trained.described,
+        "seconds": round(seconds, 2),
+    }
+    report = write_json(path.with_suffix(".json"), summary)
+    return {"latent_std_over_prior": round(spread, 4), "files": [str(path), str(picture), str(report)]}
+
+
+def decode(
+    workdir: Path,
+    *,
+    input: str | None = None,  # noqa: A002 - the flag's name
+    solver: str = "ddim",
+    grid: str | None = None,
+    steps: int = 100,
+    batch: int = 256,
+    ema: bool = True,
+    device: str | None = None,
+    output: str | None = None,
+) -> dict[str, Any]:
+    """The images of a file of latents: an .npz of `x`, a picture, and their distance from the images encoded.
+
+    Raises:
+        ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
+    """
+    trained = open_trained(workdir, device, ema)
+    run = trained.run
+    options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
+    flow_solver(options)
+    source = Path(input) if input else workdir / "latents.npz"
+    latent, stored, label = _latents(run, source)
+    model_label = label if run.num_classes is not None else None
+
+    x0 = along_flow(run, trained.denoiser, latent, options, up=False, batch=batch, labels=model_label)
+    back = run.to_stored(x0)
+
+    path = Path(output) if output else workdir / "decoded.npz"
+    write_arrays(path, x=back, label=label)
+    rows = [run.viewable(images[: min(len(back), 16)]) for images in ([back] if stored is None else [stored, back])]
+    picture = save_rows(rows, path.with_suffix(".png"))
+    summary: Options = {"num": len(back), **options, **trained.described}
+    if stored is not None:
+        summary["round_trip_rms"] = rms(x0.cpu(), centred(run, stored).cpu())
+    report = write_json(path.with_suffix(".json"), summary)
+    told = {"round_trip_rms": round(summary["round_trip_rms"], 5)} if stored is not None else {}
+    return {**told, "files": [str(path), str(picture), str(report)]}
+
+
+def along_flow(
+    run: Run,
+    denoiser: DenoiserLike,
+    x: Tensor,
+    options: Options,
+    *,
+    up: bool,
+    batch: int = 256,
+    labels: Tensor | None = None,
+    show: bool = True,
+) -> Tensor:
+    """`x (N, *D)` from the data's end of the path to the noise's (`up`), or back, in chunks."""
+    solver, ts = flow_solver(options), grid(run, options)
+    ts = ts.flip(0) if up else ts
+    arrived = []
+    with progress_bar("encode" if up else "decode", len(x), show) as bar:
+        for first in range(0, len(x), batch):
+            chunk = x[first : first + batch].to(run.device)
+            model = conditioned(denoiser, None if labels is None else labels[first : first + batch].to(run.device), 1.0)
+            arrived.append(solver(model, run.sde, chunk, ts, on_step=bar.steps(len(chunk))))
+    return torch.cat(arrived)
+
+
+def flow_solver(options: Options) -> Solver:
+    """The solver asked for, refused before any work if it cannot go up the path."""
+    solver: Solver = build.build(build.SOLVERS, as_spec(options["solver"]))
+    if solver.stochastic:
+        raise ValueError(f"{solver} adds noise and cannot encode: use ddim, heun, euler, dpm or adaptive")
+    return solver
+
+
+def centred(run: Run, stored: Tensor) -> Tensor:
+    """Stored values as what the model sees, integers at the middle of their cells; (N, *D) on the run's device."""
+    x, _ = run.to_model(stored, **({} if run.data.levels is None else {"uniform": lambda k: torch.full_like(k, 0.5)}))
+    return x.to(run.device)
+
+
+def rms(a: Tensor, b: Tensor) -> float:
+    """Root mean square of the difference."""
+    return float((a - b).square().mean().sqrt())
+
+
+def _images(run: Run, source: str | None, split: str, num: int | None) -> tuple[Tensor, Tensor | None]:
+    """The stored values to encode, and their labels where the data set has them."""
+    if num is not None and num < 1:
+        raise ValueError(f"expected --num of at least 1, got {num}")
+    if source is None:
+        dataset = run.dataset(split)
+        label = None if dataset.label is None else torch.as_tensor(dataset.label[: num or 64])
+        return stored_tensor(dataset, num or 64), label
+    path = Path(source)
+    if path.is_dir():
+        x, levels = read_images(image_files(path))
+        dataset = Dataset(path.name, "test", x, levels)
+    else:
+        dataset = whole_array(path, run.data.levels)
+    run.check(dataset)
+    return stored_tensor(dataset, num), None
+
+
+def _latents(run: Run, path: Path) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    if not path.is_file():
+        raise ValueError(
+            f"expected latents in {path}, which is not there: make them with --mode=encode, or give --input"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found: dict[str, Tensor] = {key: torch.as_tensor(file[key]) for key in file.files}
+    except Exception as error:  # numpy and zipfile raise anything for a damaged file
+        raise ValueError(f"{path} does not read ({error}): encode again") from None
+    latent = found.get("latent")
+    if latent is None or tuple(latent.shape[1:]) != run.data.shape:
+        got = "none" if latent is None else str(tuple(latent.shape))
+        raise ValueError(
+            f"expected an array `latent` of shape (N, {', '.join(map(str, run.data.shape))}) in {path}, got {got}"
+        )
+    return latent.float(), found.get("x"), found.get("label")

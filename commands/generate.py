@@ -1,0 +1,109 @@
+"""From noise to samples, in chunks of bounded memory, each sample with noise of its own."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import models
+from commands.run import Run
+from configs import build
+from sde_lib.broadcast import DenoiserLike
+from solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver
+from solvers.solver import OnStep
+
+
+def generate(
+    run: Run,
+    denoiser: DenoiserLike,
+    num: int,
+    *,
+    sampling: Mapping[str, Any],
+    seed: int,
+    batch: int = 256,
+    labels: Tensor | None = None,
+    guidance: float = 1.0,
+    latents: Tensor | None = None,
+    show: bool = True,
+) -> Tensor:
+    """`num` samples (N, *D) in the model's values; the same for a seed whatever the batch.
+
+    Args:
+        run: whose path and shape.
+        denoiser: E[x0 | x].
+        num: how many.
+        sampling: a mapping with `solver`, `grid` (specs or names), `steps` and `denoise`.
+        seed: of noise.
+        batch: how many at once.
+        labels: a class for each, (N,).
+        guidance: scale of classifier-free guidance.
+        latents: where to start, (N, *D); by default draws of the prior.
+        show: whether to show a progress bar.
+    """
+    solver: Solver = build.build(build.SOLVERS, as_spec(sampling["solver"]))
+    ts = grid(run, sampling)
+    finish = sampling["denoise"] and not (isinstance(solver, AnnealedLangevin) and solver.denoise)
+    samples = []
+    with progress_bar("sample", num, show) as bar:
+        for first in range(0, num, batch):
+            rows = slice(first, min(first + batch, num))
+            noise = PerSampleNoise(seed, range(rows.start, rows.stop))
+            shape = (rows.stop - rows.start, *run.data.shape)
+            start = run.sde.prior(shape, noise=noise, device=run.device)
+            start = start if latents is None else latents[rows].to(run.device)
+            model = conditioned(denoiser, None if labels is None else labels[rows].to(run.device), guidance)
+            x = solver(model, run.sde, start, ts, noise=noise, on_step=bar.steps(rows.stop - rows.start))
+            if finish:
+                with torch.no_grad():
+                    x = model(x, *run.sde.scales(float(ts[-1])))
+            samples.append(x)
+    x = torch.cat(samples)
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"{solver} gave values that are not numbers: take more --steps, or smaller ones")
+    return x
+
+
+def grid(run: Run, sampling: Mapping[str, Any]) -> Tensor:
+    """The falling grid of times that `sampling` asks for."""
+    ts: Tensor = build.build(build.GRIDS, as_spec(sampling["grid"]), sde=run.sde, steps=sampling["steps"])
+    return ts
+
+
+def conditioned(denoiser: DenoiserLike, labels: Tensor | None, guidance: float) -> DenoiserLike:
+    """The denoiser of these classes, guided if the scale is not 1."""
+    if labels is None:
+        return denoiser
+    if guidance == 1.0:
+        return models.Conditioned(denoiser, label=labels)
+    return models.ClassifierFree(denoiser, labels, guidance)
+
+
+def as_spec(given: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A spec, written out or as a mapping."""
+    return build.parse(given) if isinstance(given, str) else given
+
+
+class Bar:
+    """A progress bar that counts samples, in fractions as a solver's steps go by."""
+
+    def __init__(self, bar: "tqdm[Any]") -> None:
+        self._bar = bar
+
+    def steps(self, count: int) -> OnStep:
+        """What to call after each step of a solver on `count` samples."""
+        start = self._bar.n
+
+        def on_step(progress: Progress) -> None:
+            self._bar.update(start + round(count * progress.step / progress.steps) - self._bar.n)
+
+        return on_step
+
+
+@contextmanager
+def progress_bar(name: str, total: int, show: bool = True) -> Iterator[Bar]:
+    """A bar with its ETA, on terminals."""
+    with tqdm(total=total, desc=name, unit="sample", disable=None if show else True) as bar:
+        yield Bar(bar)

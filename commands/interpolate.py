@@ -1,0 +1,71 @@
+"""Between two images, along the sphere of their latents."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from commands.encode import along_flow, centred, flow_solver
+from commands.run import open_trained, stored_tensor, write_arrays, write_json
+from evaluation import save_pictures
+
+
+def interpolate(
+    workdir: Path,
+    *,
+    pair: tuple[int, int] = (0, 1),
+    split: str = "test",
+    num: int = 9,
+    solver: str = "ddim",
+    grid: str | None = None,
+    steps: int = 100,
+    batch: int = 256,
+    ema: bool = True,
+    device: str | None = None,
+    output: str | None = None,
+) -> dict[str, Any]:
+    """`num` images from one of a split to another, ends included: encoded, turned on the sphere, decoded.
+
+    Raises:
+        ValueError: if there is no trained run, or no such images.
+    """
+    if num < 2:
+        raise ValueError(f"expected --num of at least 2, both ends, got {num}")
+    trained = open_trained(workdir, device, ema)
+    run = trained.run
+    options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
+    flow_solver(options)
+    dataset = run.dataset(split)
+    if not all(0 <= i < len(dataset) for i in pair):
+        raise ValueError(f"expected --pair of images 0 .. {len(dataset) - 1} of the {split} split, got {pair}")
+    ends = centred(run, stored_tensor(dataset)[list(pair)])
+    label = None
+    if run.num_classes is not None and dataset.label is not None:
+        label = torch.as_tensor(dataset.label[list(pair)])
+
+    latents = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, labels=label)
+    path_of_latents = spherical(latents[0], latents[1], torch.linspace(0, 1, num, device=latents.device))
+    labels = None if label is None else label[(torch.arange(num) >= num / 2).long()]
+    back = run.to_stored(
+        along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, labels=labels)
+    )
+
+    path = Path(output) if output else workdir / "interpolation.npz"
+    write_arrays(path, x=back, latent=path_of_latents.cpu())
+    picture = save_pictures(run.viewable(back), path.with_suffix(".png"), columns=num)
+    report = write_json(path.with_suffix(".json"), {"pair": list(pair), "split": split, **options, **trained.described})
+    return {"files": [str(path), str(picture), str(report)]}
+
+
+def spherical(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+    """sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b, theta the angle between them: (W, *D).
+
+    Song, Meng and Ermon 2021, Eq. 67 (after Shoemake 1985). Vectors that point the same way are mixed linearly.
+    """
+    cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1)
+    theta = cosine.acos()
+    w = weights.reshape(-1, *(1,) * a.ndim)
+    if float(theta.sin()) < 1e-6:
+        return torch.lerp(a, b, w)
+    return (((1 - w) * theta).sin() * a + (w * theta).sin() * b) / theta.sin()

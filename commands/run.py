@@ -1,0 +1,206 @@
+"""A run: a working directory with its configuration, what it learned of its data, and its checkpoints."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+import torch
+from torch import Tensor
+
+import models
+from configs import build
+from likelihood import dequantise, quantise
+from sde_lib import SDE
+from training import latest, load_weights
+from training.batches import tensor
+from training.data import Dataset
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a run must know of its data when the data is not at hand."""
+
+    name: str
+    shape: tuple[int, ...]
+    levels: int | None
+    num_classes: int | None
+    fingerprint: str
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "DataFacts":
+        return cls(dataset.name, dataset.shape, dataset.levels, dataset.num_classes, dataset.fingerprint)
+
+
+@dataclass
+class Run:
+    """A configuration, and what is built from it."""
+
+    workdir: Path
+    config: ml_collections.ConfigDict
+    data: DataFacts
+    device: torch.device
+
+    @cached_property
+    def sde(self) -> SDE:
+        sde: SDE = build.build(build.SDES, self.config.sde)
+        return sde
+
+    @property
+    def low(self) -> float:
+        return float(self.config.transform.low)
+
+    @property
+    def high(self) -> float:
+        return float(self.config.transform.high)
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.data.num_classes if self.config.training.labels else None
+
+    def new_denoiser(self) -> models.Denoiser:
+        return build.denoiser(self.config, self.data.shape, self.num_classes).to(self.device)
+
+    def dataset(self, split: str) -> Dataset:
+        dataset: Dataset = build.build(build.DATASETS, self.config.data, split=split)
+        self.check(dataset)
+        return dataset
+
+    def check(self, dataset: Dataset) -> None:
+        """Raises ValueError unless the data is of the kind this run was trained on."""
+        if dataset.shape != self.data.shape or dataset.levels != self.data.levels:
+            raise ValueError(
+                f"expected data of shape {self.data.shape} and {self.data.levels} levels, as this run was trained on, "
+                f"got {dataset.shape} and {dataset.levels} in {dataset.name}"
+            )
+
+    def to_model(self, stored: Tensor, **uniform: Any) -> tuple[Tensor, Tensor]:
+        """Stored values (B, *D) as what the model sees, and the log-determinant of that in nats; see `dequantise`."""
+        if self.data.levels is None:
+            return stored.float(), torch.zeros(())
+        return dequantise(stored, self.data.levels, low=self.low, high=self.high, **uniform)
+
+    def to_stored(self, x: Tensor) -> Tensor:
+        """The model's values as they would be stored: integers, or floats as they are."""
+        x = x.cpu()
+        if self.data.levels is None:
+            return x
+        k = quantise(x, self.data.levels, low=self.low, high=self.high)
+        return k.to(torch.uint8) if self.data.levels <= 256 else k.to(torch.int32)
+
+    def viewable(self, stored: Tensor) -> Tensor:
+        """Stored values within [0, 1], for pictures (continuous data other than points by their range)."""
+        if self.data.levels is not None:
+            return stored.float() / (self.data.levels - 1)
+        if self.data.shape == (2,):
+            return stored
+        return (stored - stored.min()) / (stored.max() - stored.min()).clamp(min=1e-12)
+
+    def save(self) -> None:
+        """Write config.json, whole or not at all."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        write_json(self._file(self.workdir), self.described())
+
+    def described(self) -> dict[str, Any]:
+        return {"version": VERSION, "config": json.loads(self.config.to_json()), "data": asdict(self.data)}
+
+    @staticmethod
+    def _file(workdir: Path) -> Path:
+        return workdir / "config.json"
+
+
+@dataclass
+class Trained:
+    """A run with the weights of its newest checkpoint."""
+
+    run: Run
+    denoiser: models.Denoiser
+    checkpoint: Path
+    ema: bool
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """Which weights, for reports."""
+        file = self.checkpoint / ("ema.safetensors" if self.ema else "model.safetensors")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        return {
+            "checkpoint": self.checkpoint.name,
+            "weights": "ema" if self.ema else "raw",
+            "checkpoint_sha256": digest,
+        }
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device named, or the best there is."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"expected a device of this machine (cpu, cuda, cuda:1, mps), got {name!r}: {error}") from None
+    return device
+
+
+def open_run(workdir: Path, device: str | None = None) -> Run:
+    """The run in a working directory.
+
+    Raises:
+        ValueError: if there is none, or its config.json does not read.
+    """
+    file = workdir / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"expected a run in {workdir}, found no config.json: train one with --mode=train --workdir={workdir}"
+        )
+    try:
+        saved = json.loads(file.read_text())
+        config = ml_collections.ConfigDict(saved["config"])
+        facts = DataFacts(**{**saved["data"], "shape": tuple(saved["data"]["shape"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not read ({error!r}): restore it, or train again in another directory") from None
+    return Run(workdir, config, facts, device_of(device))
+
+
+def open_trained(workdir: Path, device: str | None = None, ema: bool = True) -> Trained:
+    """The run in a working directory, with its newest weights.
+
+    Raises:
+        ValueError: if there is no run or no checkpoint, or it is of another architecture.
+    """
+    run = open_run(workdir, device)
+    checkpoint = latest(workdir / "checkpoints")
+    if checkpoint is None:
+        raise ValueError(f"expected a checkpoint in {workdir / 'checkpoints'}, found none: train first")
+    denoiser = run.new_denoiser()
+    load_weights(checkpoint, denoiser, ema=ema)
+    return Trained(run, denoiser.eval().requires_grad_(False), checkpoint, ema)
+
+
+def stored_tensor(dataset: Dataset, count: int | None = None) -> Tensor:
+    """The first `count` (or all) stored values of a data set, (N, *D)."""
+    return tensor(dataset.x[:count])
+
+
+def write_arrays(path: Path, **arrays: Any) -> Path:
+    """An .npz of the arrays that are not None, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items() if a is not None})
+    os.replace(part, path)
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)
+    return path

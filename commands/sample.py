@@ -1,0 +1,69 @@
+"""Draw samples of a trained run."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from commands.generate import generate
+from commands.run import Run, open_trained, write_arrays, write_json
+from evaluation import save_pictures
+
+
+def sample(
+    workdir: Path,
+    *,
+    num: int = 64,
+    solver: str | None = None,
+    grid: str | None = None,
+    steps: int | None = None,
+    denoise: bool | None = None,
+    seed: int = 0,
+    batch: int = 256,
+    label: int | None = None,
+    guidance: float = 1.0,
+    ema: bool = True,
+    device: str | None = None,
+    output: str | None = None,
+) -> dict[str, Any]:
+    """Samples to an .npz (`x` as the data is stored, (N, *D)), a picture and a JSON beside it.
+
+    What is not given is the run's own choice. Sample i of a seed is the same whatever `num` and `batch`.
+
+    Raises:
+        ValueError: if there is no trained run, or an option does not fit it.
+    """
+    if num < 1 or batch < 1:
+        raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
+    trained = open_trained(workdir, device, ema)
+    run = trained.run
+    chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
+    sampling = {**run.config.sampling, **{key: value for key, value in chosen.items() if value is not None}}
+    labels = labels_of(run, label, num)
+
+    began = time.perf_counter()
+    x = generate(
+        run, trained.denoiser, num, sampling=sampling, seed=seed, batch=batch, labels=labels, guidance=guidance
+    )
+    seconds = time.perf_counter() - began
+
+    path = Path(output) if output else workdir / "samples.npz"
+    stored = run.to_stored(x)
+    write_arrays(path, x=stored, label=labels)
+    picture = save_pictures(run.viewable(stored[:256]), path.with_suffix(".png"))
+    told = {key: str(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
+    summary = {"num": num, **told, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
+    report = write_json(path.with_suffix(".json"), summary)
+    return {"samples_per_second": round(num / seconds, 1), "files": [str(path), str(picture), str(report)]}
+
+
+def labels_of(run: Run, label: int | None, num: int) -> torch.Tensor | None:
+    """The class asked for, (num,), or all of them in turn, or None for a run without classes."""
+    if run.num_classes is None:
+        if label is not None:
+            raise ValueError("expected no --label: this run was trained without classes (config.training.labels)")
+        return None
+    if label is not None and not 0 <= label < run.num_classes:
+        raise ValueError(f"expected --label within 0 .. {run.num_classes - 1}, got {label}")
+    return torch.arange(num) % run.num_classes if label is None else torch.full((num,), label)

@@ -1,0 +1,265 @@
+"""Train a denoiser by denoising score matching; run again, it goes on where it was."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import ml_collections
+import torch
+from torch import Generator, Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+import training
+from commands.generate import generate
+from commands.run import DataFacts, Run, device_of, open_run
+from configs import build
+from evaluation import save_curve, save_pictures
+from training import Step, TrainingState
+from training.data import Dataset
+
+
+def train(workdir: Path, config: ml_collections.ConfigDict, *, device: str | None = None) -> dict[str, Any]:
+    """Train the run of a configuration in `workdir`, from its newest checkpoint if it has one.
+
+    Writes config.json, checkpoints/, metrics.jsonl, loss.png, samples/*.png and TensorBoard events.
+
+    Raises:
+        ValueError: if the directory holds a run of another configuration, or the loss stops being a number.
+    """
+    dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
+    run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
+    state = _start(run)
+    _refuse_another(run)
+    checkpoint = training.latest(workdir / "checkpoints")
+    if checkpoint is not None:
+        training.load(checkpoint, state)
+    run.save()
+    _introduce(run, dataset, state)
+
+    last_seen, began, before = state.images, time.perf_counter(), state.images
+    with _Log(run, before) as log:
+        try:
+            for step in log.following(_steps(run, dataset, state)):
+                every = config.training
+                if _passed(every.sample_every, last_seen, step.images) and step.images < every.images:
+                    log.pictures(state)
+                if _passed(every.checkpoint_every, last_seen, step.images) and step.images < every.images:
+                    training.save(workdir / "checkpoints", state)
+                last_seen = step.images
+        except KeyboardInterrupt:
+            place = training.save(workdir / "checkpoints", state)
+            tqdm.write(f"interrupted: saved {place}; the same command goes on from there")
+            raise
+        if state.images > before:
+            training.save(workdir / "checkpoints", state)
+            log.pictures(state)
+    seconds = time.perf_counter() - began
+    return {
+        "images": state.images,
+        "seconds": round(seconds, 1),
+        "images_per_second": round((state.images - before) / seconds, 1),
+        "loss": log.loss,
+        "files": [str(path) for path in (workdir / "checkpoints", workdir / "loss.png", workdir / "samples")],
+    }
+
+
+def _start(run: Run) -> TrainingState:
+    settings = run.config.training
+    torch.manual_seed(run.config.seed)
+    assert run.sde.t_min < run.sde.t_max  # built here, so that a mistake in it comes before any work
+    denoiser = run.new_denoiser()
+    adam = torch.optim.Adam(denoiser.parameters(), lr=settings.learning_rate, betas=tuple(settings.betas))
+    generator = Generator(run.device).manual_seed(run.config.seed)
+    return TrainingState(denoiser, adam, training.EMA(denoiser, settings.ema), generator)
+
+
+def _refuse_another(run: Run) -> None:
+    """A directory with another run in it is left alone."""
+    if not (run.workdir / "config.json").is_file():
+        return
+    there, here = (_flat(r.described()) for r in (open_run(run.workdir), run))
+    odd = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    if odd:
+        key = odd[0]
+        raise ValueError(
+            f"{run.workdir} holds a run of another configuration: {key} is {there.get(key)!r} there and "
+            f"{here.get(key)!r} here ({len(odd)} differ): choose another --workdir, or give its own configuration to "
+            "go on with it"
+        )
+
+
+def _introduce(run: Run, dataset: Dataset, state: TrainingState) -> None:
+    parameters = sum(p.numel() for p in state.denoiser.parameters())
+    kind = f"{dataset.levels} levels" if dataset.levels else "continuous"
+    print(
+        f"{run.device} ({torch.get_num_threads()} threads) | {run.config.net.name} of {parameters:,} parameters "
+        f"predicts {run.config.precondition.name} along {run.config.sde.name} | {dataset.name}: {len(dataset):,} of "
+        f"shape {dataset.shape}, {kind} | from {state.images:,} to {run.config.training.images:,} images"
+    )
+
+
+def _steps(run: Run, dataset: Dataset, state: TrainingState) -> Iterator[Step]:
+    settings = run.config.training
+    batches = training.Batches(
+        dataset,
+        settings.batch,
+        seed=run.config.seed,
+        start=state.images,
+        transform=partial(_transform, run),
+        labels=settings.labels,
+        label_dropout=settings.label_dropout,
+    )
+    precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if settings.precision not in precisions:
+        raise ValueError(
+            f"expected training.precision to be one of {', '.join(precisions)}, got {settings.precision!r}"
+        )
+    return training.train(
+        state.denoiser,
+        run.sde,
+        batches,
+        images=settings.images,
+        weight=build.build(build.WEIGHTINGS, settings.weight),
+        times=build.build(build.TIMES, settings.times),
+        state=state,
+        schedule=_schedule(settings),
+        clip=settings.clip or None,
+        precision=precisions[settings.precision],
+    )
+
+
+def _transform(run: Run, stored: Tensor, generator: Generator) -> Tensor:
+    def uniform(k: Tensor) -> Tensor:
+        return torch.rand(k.shape, generator=generator) if run.config.transform.dequantise else torch.full_like(k, 0.5)
+
+    x0, _ = run.to_model(stored, uniform=uniform)
+    if run.config.transform.flip:
+        flipped = torch.rand(len(x0), generator=generator) < 0.5
+        x0[flipped] = x0[flipped].flip(-1)
+    return x0
+
+
+def _schedule(settings: ml_collections.ConfigDict) -> Callable[[int], float]:
+    def factor(images: int) -> float:
+        rise = min(1.0, (images + settings.batch) / settings.warmup) if settings.warmup else 1.0
+        fall = (1 + math.cos(math.pi * min(1.0, images / settings.images))) / 2 if settings.decay else 1.0
+        return rise * fall
+
+    return factor
+
+
+@dataclass
+class _Log:
+    """What training shows: a progress bar, metrics.jsonl, TensorBoard, and pictures."""
+
+    run: Run
+    before: int
+    loss: float = math.nan
+    _losses: list[Tensor] = field(default_factory=list)
+
+    def __enter__(self) -> "_Log":
+        workdir = self.run.workdir
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before)
+        self._metrics = _Metrics.opened(workdir / "metrics.jsonl", self.before)
+        self._bar = tqdm(
+            total=self.run.config.training.images,
+            initial=self.before,
+            unit="image",
+            unit_scale=True,
+            desc="train",
+            disable=None,
+        )
+        self._clock = time.perf_counter()
+        self._counted = self.before
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._metrics.rows:
+            xs, ys = ([row[key] for row in self._metrics.rows] for key in ("images", "loss"))
+            save_curve({"loss": (xs, ys)}, self.run.workdir / "loss.png", "images seen", "loss", log="y")
+        self._metrics.file.close()
+        self._board.close()
+        self._bar.close()
+
+    def following(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """The same steps, their numbers written down every `log_every` of them."""
+        for step in steps:
+            self._bar.update(step.images - self._bar.n)
+            self._losses.append(step.loss)
+            last = step.images >= self.run.config.training.images
+            if step.step % self.run.config.training.log_every == 0 or last:
+                self._write(step)
+            yield step
+
+    def _write(self, step: Step) -> None:
+        now = time.perf_counter()
+        self.loss = float(torch.stack(self._losses).mean())
+        if not math.isfinite(self.loss):
+            raise ValueError(
+                f"the loss is {self.loss} by step {step.step}, {step.images} images: lower training.learning_rate or "
+                "training.clip; the last checkpoint is whole"
+            )
+        numbers = {
+            "loss": self.loss,
+            "grad_norm": float(step.grad_norm),
+            "learning_rate": step.learning_rate,
+            "images_per_second": (step.images - self._counted) / (now - self._clock),
+        }
+        self._clock, self._counted = now, step.images
+        self._losses.clear()
+        for name, value in numbers.items():
+            self._board.add_scalar(f"train/{name}", value, step.images)
+        self._metrics.write({"step": step.step, "images": step.images, **numbers})
+        self._bar.set_postfix(loss=f"{self.loss:.4f}")
+        if self._bar.disable:
+            rate = numbers["images_per_second"]
+            left = max(0, self.run.config.training.images - step.images) / rate
+            print(
+                f"{step.images:>12,} images  loss {self.loss:.4f}  {rate:,.0f} images/s  {left:.0f} s left", flush=True
+            )
+
+    def pictures(self, state: TrainingState) -> None:
+        """Samples of the averaged weights, from the same noise each time."""
+        run, sampling = self.run, self.run.config.sampling
+        labels = None if run.num_classes is None else torch.arange(64) % run.num_classes
+        x = generate(run, state.ema.model, 64, sampling=sampling, seed=run.config.seed, labels=labels, show=False)
+        seen = run.viewable(run.to_stored(x))
+        path = save_pictures(seen, run.workdir / "samples" / f"{state.images:010d}.png")
+        if seen.ndim == 4:
+            self._board.add_images("samples", seen if seen.shape[1] in (1, 3) else seen[:, :1], state.images)
+        tqdm.write(f"wrote {path}")
+
+
+@dataclass
+class _Metrics:
+    file: TextIO
+    rows: list[dict[str, float]]
+
+    @classmethod
+    def opened(cls, path: Path, before: int) -> "_Metrics":
+        """The file, less what was written after the checkpoint that training goes on from."""
+        lines = path.read_text().splitlines() if path.is_file() else []
+        rows = [row for row in map(json.loads, lines) if row["images"] <= before]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return cls(path.open("a"), rows)
+
+    def write(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+
+
+def _passed(every: int, before: int, now: int) -> bool:
+    return every > 0 and now // every > before // every
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: list(tree) if isinstance(tree, tuple) else tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}

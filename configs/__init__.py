@@ -1,0 +1,1 @@
+"""Names and numbers to constructor calls; the tables are in `configs.build`."""

@@ -1,0 +1,177 @@
+"""The one file that knows names: tables of constructors, and how a configuration calls them.
+
+A spec is a mapping with a `name` of its table and the constructor's keywords:  {"name": "vp", "beta_max": 15.0}.
+On a command line it is written  vp:beta_max=15.0,t_min=0.001.
+"""
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+import likelihood
+import models
+import sde_lib
+import solvers
+from models import precondition
+from solvers import grids
+from training import data, times, weighting
+
+Table = Mapping[str, Callable[..., Any]]
+
+
+def _itself(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
+    """A constructor, without arguments, of the function."""
+    return lambda: function
+
+
+def _predictor_corrector(snr: float = 0.16, steps: int = 1, norms: str = "expected") -> solvers.Solver:
+    corrector = solvers.AnnealedLangevin(snr=snr, steps=steps, norms=norms)
+    return solvers.PredictorCorrector(solvers.EulerMaruyama(), corrector)
+
+
+SDES: Table = {
+    "vp": sde_lib.VPSDE,
+    "subvp": sde_lib.SubVPSDE,
+    "ve": sde_lib.VESDE,
+    "edm": sde_lib.EDMSDE,
+    "cosine": sde_lib.CosineSDE,
+    "flow": sde_lib.RectifiedSDE,
+    "ddpm": sde_lib.DiscreteVPSDE,
+}
+NETWORKS: Table = {"unet": models.UNet, "ncsn": models.NCSN, "mlp": models.MLP}
+PRECONDITIONS: Table = {
+    "score": _itself(precondition.score),
+    "eps": _itself(precondition.eps),
+    "x0": _itself(precondition.x0),
+    "v": _itself(precondition.v),
+    "flow": _itself(precondition.flow),
+    "edm": precondition.edm,
+}
+WEIGHTINGS: Table = {
+    "simple": _itself(weighting.simple),
+    "ncsn": _itself(weighting.ncsn),
+    "likelihood": _itself(weighting.likelihood),
+    "elbo": _itself(weighting.elbo),
+    "edm": weighting.edm,
+    "min_snr": weighting.min_snr,
+}
+TIMES: Table = {
+    "uniform": _itself(times.uniform),
+    "stratified": _itself(times.stratified),
+    "log_normal": times.log_normal,
+    "discrete": times.discrete,
+}
+DATASETS: Table = {
+    "digits": data.digits,
+    "mnist": data.mnist,
+    "fashion_mnist": data.fashion_mnist,
+    "cifar10": data.cifar10,
+    "folder": data.folder,
+    "array": data.array,
+    "toy": data.toy,
+}
+SOLVERS: Table = {
+    "ddim": solvers.DDIM,
+    "euler": solvers.Euler,
+    "heun": solvers.Heun,
+    "dpm": solvers.DPMSolver,
+    "euler_maruyama": solvers.EulerMaruyama,
+    "langevin": solvers.AnnealedLangevin,
+    "pc": _predictor_corrector,
+    "adaptive": solvers.Adaptive,
+}
+GRIDS: Table = {
+    "uniform": grids.uniform,
+    "quadratic": grids.quadratic,
+    "log_snr": grids.log_snr,
+    "geometric": grids.geometric,
+    "karras": grids.karras,
+    "leading": grids.leading,
+    "trailing": grids.trailing,
+}
+DIVERGENCES: Table = {"exact": likelihood.Exact, "hutchinson": likelihood.Hutchinson}
+
+# What the data set or the caller decides, and a configuration therefore does not.
+FROM_DATA = ("channels", "shape", "num_classes", "split", "sde")
+
+
+def spec(table: Table, name: str, **keywords: Any) -> ml_collections.ConfigDict:
+    """A spec with every keyword of its constructor at its default or as given, so that each can be overridden."""
+    parameters = _parameters(_find(table, name))
+    defaults = {
+        key: p.default
+        for key, p in parameters.items()
+        if key not in FROM_DATA and p.default is not inspect.Parameter.empty
+    }
+    _refuse_unknown(name, keywords, parameters)
+    return ml_collections.ConfigDict({"name": name, **defaults, **keywords})
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The spec written `name:key=value,key=value`; values are Python literals, or words.
+
+    Raises:
+        ValueError: if it is not written so.
+    """
+    name, _, rest = text.partition(":")
+    call = f"f({rest})"
+    try:
+        keywords = ast.parse(call, mode="eval").body.keywords  # type: ignore[attr-defined]
+        return {"name": name, **{str(keyword.arg): _literal(keyword.value) for keyword in keywords}}
+    except (SyntaxError, ValueError):
+        raise ValueError(f"expected name:key=value,key=value, got {text!r}") from None
+
+
+def build(table: Table, spec: Mapping[str, Any], **given: Any) -> Any:
+    """The constructor's call that a spec describes; of what is `given`, it gets what it takes.
+
+    Raises:
+        ValueError: for an unknown name or keyword, with those that there are.
+    """
+    keywords = {str(key): _plain(value) for key, value in spec.items()}
+    name = keywords.pop("name")
+    constructor = _find(table, name)
+    parameters = _parameters(constructor)
+    _refuse_unknown(name, keywords, parameters)
+    return constructor(**keywords, **{key: value for key, value in given.items() if key in parameters})
+
+
+def denoiser(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None) -> models.Denoiser:
+    """The untrained denoiser of a configuration, for data of one shape (*D), with classes or without."""
+    network = build(NETWORKS, config.net, channels=shape[0], shape=shape, num_classes=num_classes)
+    return models.Denoiser(network, build(PRECONDITIONS, config.precondition))
+
+
+def _find(table: Table, name: str) -> Callable[..., Any]:
+    if name not in table:
+        raise ValueError(f"expected one of {', '.join(table)}, got {name!r}{_perhaps(name, table)}")
+    return table[name]
+
+
+def _parameters(constructor: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(constructor).parameters
+
+
+def _refuse_unknown(name: str, keywords: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    allowed = [key for key in parameters if key not in FROM_DATA]
+    for key in keywords:
+        if key not in allowed:
+            takes = f"takes {', '.join(allowed)}" if allowed else "takes no keywords"
+            raise ValueError(f"{name} {takes}; got {key!r}{_perhaps(key, allowed)}")
+
+
+def _perhaps(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _literal(node: ast.expr) -> Any:
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(_plain(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,59 @@
+"""Scikit-learn's 8x8 digits, inside the distribution: minutes on two cores.
+
+Variants: vp (the default), ve, subvp, edm, cosine, flow (the straight line), and ncsn (the network, the path, the loss
+and the sampler of Song and Ermon 2019).
+"""
+
+import ml_collections
+
+from configs.build import GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
+from configs.defaults import along, check_variant, defaults
+
+# The data's dequantised cell is 2 / 17 wide, so the paths end at a noise of about a tenth of that.
+PATHS = {
+    "vp": spec(SDES, "vp", t_min=1e-3),
+    "ve": spec(SDES, "ve", sigma_max=10.0),
+    "subvp": spec(SDES, "subvp", t_min=0.02),
+    "edm": spec(SDES, "edm", t_min=0.01, t_max=20.0),
+    "cosine": spec(SDES, "cosine", t_min=0.005),
+    "flow": spec(SDES, "flow", t_min=0.01),
+}
+
+
+def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
+    """The configuration of a variant.
+
+    Raises:
+        ValueError: if there is no such variant.
+    """
+    check_variant(variant, (*PATHS, "ncsn"), "digits")
+    config = defaults()
+    config.net = spec(NETWORKS, "unet", width=32, multipliers=(1, 2), blocks=1, attention=(1,))
+    config.training.update(
+        images=280_000,
+        learning_rate=2e-3,
+        warmup=10_000,
+        decay=True,
+        ema=0.995,
+        sample_every=100_000,
+        checkpoint_every=50_000,
+    )
+    if variant == "ncsn":
+        _ncsn(config)
+        return config
+    along(config, PATHS[variant])
+    return config
+
+
+def _ncsn(config: ml_collections.ConfigDict) -> None:
+    levels = tuple(0.01 ** (i / 9) for i in range(10))
+    config.transform.low = 0.0  # the published network takes images in 0 .. 1
+    config.sde = spec(SDES, "ve", sigma_min=levels[-1], sigma_max=levels[0])
+    config.net = spec(NETWORKS, "ncsn", sigmas=levels, width=32)
+    config.precondition = spec(PRECONDITIONS, "score")
+    config.training.update(
+        weight=spec(WEIGHTINGS, "ncsn"), times=spec(TIMES, "discrete", sigmas=levels), learning_rate=1e-3
+    )
+    config.sampling.update(
+        solver=spec(SOLVERS, "langevin", steps=100, step_size=2e-5), grid=spec(GRIDS, "geometric"), steps=len(levels)
+    )

@@ -1,0 +1,10 @@
+"""Fashion-MNIST, 28x28, as configs/mnist.py. Variants: vp (the default), ve, subvp, edm, cosine, flow."""
+
+import ml_collections
+
+from configs.greyscale import greyscale
+
+
+def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
+    """The configuration of a variant."""
+    return greyscale("fashion_mnist", variant)

@@ -1,0 +1,34 @@
+"""What MNIST and Fashion-MNIST have in common."""
+
+import ml_collections
+
+from configs.build import DATASETS, NETWORKS, SDES, spec
+from configs.defaults import along, check_variant, defaults
+
+# A dequantised cell is 2 / 256 wide, and the paths end at a noise of about that.
+PATHS = {
+    "vp": spec(SDES, "vp", t_min=1e-4),
+    "ve": spec(SDES, "ve"),
+    "subvp": spec(SDES, "subvp"),
+    "edm": spec(SDES, "edm"),
+    "cosine": spec(SDES, "cosine"),
+    "flow": spec(SDES, "flow"),
+}
+
+
+def greyscale(name: str, variant: str) -> ml_collections.ConfigDict:
+    """The configuration of a data set of 28x28 images.
+
+    Raises:
+        ValueError: if there is no such variant.
+    """
+    check_variant(variant, PATHS, name)
+    config = defaults()
+    config.data = spec(DATASETS, name)
+    config.net = spec(NETWORKS, "unet", width=32, multipliers=(1, 2, 2), blocks=1, attention=(2,))
+    config.training.update(
+        images=6_000_000, learning_rate=1e-3, warmup=50_000, decay=True, ema=0.999,
+        sample_every=500_000, checkpoint_every=250_000,
+    )  # fmt: skip
+    along(config, PATHS[variant])
+    return config

@@ -1,0 +1,10 @@
+"""MNIST, 28x28: the U-Net of DDPM at a third of its width. Variants: vp (the default), ve, subvp, edm, cosine, flow."""
+
+import ml_collections
+
+from configs.greyscale import greyscale
+
+
+def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
+    """The configuration of a variant."""
+    return greyscale("mnist", variant)

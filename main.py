@@ -1,0 +1,155 @@
+"""The command line: one mode, one working directory.
+
+python main.py --mode=train --config=configs/digits.py:vp --workdir=runs/vp
+python main.py --mode=sample --workdir=runs/vp --num=64 --solver=dpm --steps=20 --seed=0
+"""
+
+import inspect
+import json
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+MODES = ("train", "sample", "encode", "decode", "interpolate", "likelihood", "demo")
+FLAGS = flags.FLAGS
+
+config_flags.DEFINE_config_file(
+    "config", None, "configuration to train, as configs/digits.py:vp; override with --config.KEY="
+)
+flags.DEFINE_enum("mode", None, MODES, "what to do")
+flags.DEFINE_string("workdir", None, "directory of the run")
+flags.DEFINE_integer("num", None, "how many samples, images or interpolants")
+flags.DEFINE_string(
+    "solver", None, "ddim, euler, heun, dpm, euler_maruyama, langevin, pc or adaptive; with settings, ddim:eta=1.0"
+)
+flags.DEFINE_string(
+    "grid", None, "uniform, quadratic, log_snr, geometric, karras, leading or trailing; with settings, karras:rho=5.0"
+)
+flags.DEFINE_integer("steps", None, "steps of the grid")
+flags.DEFINE_bool("denoise", None, "end sampling with the denoiser's own answer")
+flags.DEFINE_integer("seed", None, "seed of noise; to train, use --config.seed")
+flags.DEFINE_integer("batch", None, "samples at once: memory and speed, never the result")
+flags.DEFINE_integer("label", None, "class to sample (all in turn by default)")
+flags.DEFINE_float("guidance", None, "scale of classifier-free guidance")
+flags.DEFINE_string("split", None, "train or test")
+flags.DEFINE_list("pair", None, "the two images to interpolate between, as 0,1")
+flags.DEFINE_string("divergence", None, "exact or hutchinson; with settings, hutchinson:probes=4")
+flags.DEFINE_string("input", None, "images to encode (folder, .npy, .npz), or latents to decode (.npz)")
+flags.DEFINE_string("output", None, "file to write; pictures and reports go beside it")
+flags.DEFINE_bool("ema", None, "use the averaged weights rather than the raw ones")
+flags.DEFINE_string("device", None, "cpu, cuda, cuda:1, mps; by default the best there is")
+
+OPTIONS = (
+    "num", "solver", "grid", "steps", "denoise", "seed", "batch", "label", "guidance", "split", "pair", "divergence",
+    "input", "output", "ema", "device",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status: 0, 2 for a mistake in what was asked (one line says which), 130 for Ctrl-C."""
+    app.define_help_flags()
+    try:
+        _parse(list(arguments or sys.argv))
+        summary = _command(FLAGS.mode)(Path(FLAGS.workdir), **_options(FLAGS.mode))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    for key, value in summary.items():
+        for line in (
+            value if isinstance(value, list) else [f"{key}: {json.dumps(value) if isinstance(value, dict) else value}"]
+        ):
+            print(f"wrote {line}" if isinstance(value, list) else line)
+    return 0
+
+
+def _parse(arguments: list[str]) -> None:
+    try:
+        rest = FLAGS(arguments)
+        _ = FLAGS.config  # a file that is not there is an error only when it is looked at
+    except Exception as error:  # a configuration is code, and its overrides raise what they like
+        raise ValueError(_explained(arguments, error)) from error
+    if len(rest) > 1:
+        raise ValueError(f"expected flags such as --num=64, got {rest[1]!r}")
+
+
+def _explained(arguments: list[str], error: Exception) -> str:
+    """What is wrong with --config or an override: ml_collections says it with a traceback, or with a bare key."""
+    given = next((a.split("=", 1)[1] for a in arguments if a.startswith("--config=")), None)
+    if given is None:
+        return str(error)
+    path, _, variant = given.partition(":")
+    if not Path(path).is_file():
+        known = ", ".join(
+            sorted(str(p) for p in Path("configs").glob("*.py") if p.stem not in ("__init__", "build", "defaults"))
+        )
+        return f"expected --config to name a file ({known}), got {path!r}"
+    try:
+        make = runpy.run_path(path)["get_config"]
+        config = make(variant) if variant else make()
+    except ValueError as mistake:
+        return str(mistake)
+    for argument in arguments:
+        if argument.startswith("--config."):
+            key = argument.removeprefix("--config.").split("=")[0]
+            node = config
+            for part in key.split("."):
+                if not hasattr(node, "keys") or part not in node:
+                    there = ", ".join(node) if hasattr(node, "keys") else "a value, not a group"
+                    return f"expected a key of the configuration, got {key!r}: in place of {part!r} there is {there}"
+                node = node[part]
+    return str(error)
+
+
+def _command(mode: str | None) -> Callable[..., dict[str, Any]]:
+    if mode is None or FLAGS.workdir is None:
+        raise ValueError(f"expected --mode ({', '.join(MODES)}) and --workdir, as in --mode=sample --workdir=runs/vp")
+    # Imported here, so that --help and mistakes do not wait for torch.
+    if mode in ("encode", "decode"):
+        from commands import encode
+
+        return encode.encode if mode == "encode" else encode.decode
+    import importlib
+
+    command: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"commands.{mode}"), mode)
+    return command
+
+
+def _options(mode: str) -> dict[str, Any]:
+    """The flags given, refused where the mode does not take them."""
+    takes = inspect.signature(_command(mode)).parameters
+    given = {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
+    if FLAGS.config is not None:
+        given["config"] = FLAGS.config
+    elif "config" in takes:
+        raise ValueError("expected --config to train, as in --config=configs/digits.py:vp")
+    for name in given:
+        if name not in takes:
+            hint = "; the run's own configuration is in its config.json" if name == "config" else ""
+            raise ValueError(f"--{name} is not an option of --mode={mode}, which takes {_dashed(takes)}{hint}")
+    if "pair" in given:
+        given["pair"] = _two(given["pair"])
+    return given
+
+
+def _dashed(takes: Any) -> str:
+    return ", ".join(f"--{name}" for name in takes)
+
+
+def _two(words: Any) -> tuple[int, int]:
+    try:
+        first, second = map(int, words)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected --pair of two numbers, as 0,1, got {','.join(words)!r}") from None
+    return first, second
+
+
+if __name__ == "__main__":
+    sys.exit(main())

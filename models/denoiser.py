@@ -1,0 +1,47 @@
+"""The one wrapper that turns a network into a denoiser."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from models.precondition import Precondition
+from sde_lib.broadcast import expand
+
+
+class Denoiser(nn.Module):
+    """D(x, alpha, sigma) = c_skip x + c_out F(c_in x, c_noise), an estimate of E[x0 | x = alpha x0 + sigma eps].
+
+    Karras et al. 2022, Eq. 7. Scales are () or (B,); the network is called as `net(x, c_noise, **cond)`
+    with c_noise (B,), and conditioning passes through to it.
+
+    Args:
+        net: the network F.
+        precondition: what F predicts: `score`, `eps`, `x0`, `v`, `flow` or `edm(...)` of `models.precondition`,
+            or any function `(alpha, sigma) -> (c_in, c_skip, c_out, c_noise)`.
+    """
+
+    def __init__(self, net: nn.Module, precondition: Precondition) -> None:
+        super().__init__()
+        self.net = net
+        self.precondition = precondition
+
+    def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        """E[x0 | x], shape (B, *D)."""
+        c_in, c_skip, c_out, c_noise = self.precondition(_precise(alpha), _precise(sigma))
+        return expand(c_skip, x) * x + expand(c_out, x) * self._network(x, c_in, c_noise, **cond)
+
+    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        """E[eps | x] = (x - alpha D) / sigma, shape (B, *D), without that difference: its coefficients are float64."""
+        alpha, sigma = _precise(alpha), _precise(sigma)
+        c_in, c_skip, c_out, c_noise = self.precondition(alpha, sigma)
+        network = self._network(x, c_in, c_noise, **cond)
+        return expand((1 - alpha * c_skip) / sigma, x) * x - expand(alpha * c_out / sigma, x) * network
+
+    def _network(self, x: Tensor, c_in: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
+        output: Tensor = self.net(expand(c_in, x) * x, c_noise.to(x.device, x.dtype).expand(x.shape[0]), **cond)
+        return output.to(x.dtype)
+
+
+def _precise(scale: Tensor) -> Tensor:
+    """Float64 where the device has it: a few scalars cost nothing and 1 - alpha c_skip keeps its digits."""
+    return scale if scale.device.type == "mps" else scale.double()

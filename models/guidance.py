@@ -1,0 +1,49 @@
+"""Denoisers that wrap a denoiser: solvers, encoding and likelihood take them unchanged."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from sde_lib.broadcast import DenoiserLike, predict_noise
+
+
+class Conditioned(nn.Module):
+    """A denoiser with its conditioning filled in:  D(x, alpha, sigma) = D(x, alpha, sigma, **cond)."""
+
+    def __init__(self, denoiser: DenoiserLike, **cond: Any) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.cond = cond
+
+    def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x, cond], shape (B, *D)."""
+        return self.denoiser(x, alpha, sigma, **self.cond)
+
+    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """E[eps | x, cond], shape (B, *D)."""
+        return predict_noise(self.denoiser, x, alpha, sigma, **self.cond)
+
+
+class ClassifierFree(nn.Module):
+    """Classifier-free guidance:  D = (1 - scale) D(x) + scale D(x, label).
+
+    Ho and Salimans 2022, Eq. 6, with scale = 1 + w.
+
+    The denoiser must have been trained with its labels sometimes left out.
+
+    Args:
+        denoiser: called once with `label` and once without.
+        label: a class for each sample, (B,).
+        scale: 0 is unconditional, 1 conditional, more is guided.
+    """
+
+    def __init__(self, denoiser: DenoiserLike, label: Tensor, scale: float) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.label = label
+        self.scale = scale
+
+    def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The guided E[x0 | x], shape (B, *D)."""
+        without = self.denoiser(x, alpha, sigma)
+        return without + self.scale * (self.denoiser(x, alpha, sigma, label=self.label) - without)

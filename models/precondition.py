@@ -1,0 +1,61 @@
+"""What a network predicts, as four functions of the scales:  D = c_skip x + c_out F(c_in x, c_noise).
+
+Each parameterisation is a function `(alpha, sigma) -> (c_in, c_skip, c_out, c_noise)`, after Karras et
+al. 2022 (Eq. 7), written for  x = alpha x0 + sigma eps  with any alpha. They differ in what F is asked
+for, and `c_in` keeps its input at unit variance when the data has it (DDPM's input on a
+variance-preserving path, where it is 1).
+
+The noise level a network is told is the same everywhere:  c_noise = log(sigma / alpha) / 4 = -log-SNR / 8
+(EDM, Table 1): it knows no time, so a network trained under one path can be sampled under another.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
+Precondition = Callable[[Tensor, Tensor], Coefficients]
+
+
+def score(alpha: Tensor, sigma: Tensor) -> Coefficients:
+    """F = grad log p(x), fed x as it is:  D = (x + sigma^2 F) / alpha  (Song and Ermon 2019, Eq. 5)."""
+    return torch.ones_like(sigma), 1 / alpha, sigma**2 / alpha, _c_noise(alpha, sigma)
+
+
+def eps(alpha: Tensor, sigma: Tensor) -> Coefficients:
+    """F = eps:  D = (x - sigma F) / alpha  (Ho et al. 2020, Eq. 11 and 15)."""
+    return 1 / torch.hypot(alpha, sigma), 1 / alpha, -sigma / alpha, _c_noise(alpha, sigma)
+
+
+def x0(alpha: Tensor, sigma: Tensor) -> Coefficients:
+    """F = x0:  D = F."""
+    return 1 / torch.hypot(alpha, sigma), torch.zeros_like(alpha), torch.ones_like(alpha), _c_noise(alpha, sigma)
+
+
+def v(alpha: Tensor, sigma: Tensor) -> Coefficients:
+    """F = (alpha eps - sigma x0) / r,  r^2 = alpha^2 + sigma^2:  D = (alpha x / r - sigma F) / r.
+
+    Salimans and Ho 2022, Appendix D, on the path scaled to r = 1.
+    """
+    r = torch.hypot(alpha, sigma)
+    return 1 / r, alpha / r**2, -sigma / r, _c_noise(alpha, sigma)
+
+
+def flow(alpha: Tensor, sigma: Tensor) -> Coefficients:
+    """F = eps - x0, the straight line's velocity:  D = (x - sigma F) / (alpha + sigma)  (Liu et al. 2023, Eq. 1)."""
+    return 1 / torch.hypot(alpha, sigma), 1 / (alpha + sigma), -sigma / (alpha + sigma), _c_noise(alpha, sigma)
+
+
+def edm(sigma_data: float = 0.5) -> Precondition:
+    """F of unit variance, for data of standard deviation sigma_data (Karras et al. 2022, Table 1, at x / alpha)."""
+
+    def edm_coefficients(alpha: Tensor, sigma: Tensor) -> Coefficients:
+        total = torch.hypot(alpha * sigma_data, sigma)
+        return 1 / total, alpha * sigma_data**2 / total**2, sigma * sigma_data / total, _c_noise(alpha, sigma)
+
+    return edm_coefficients
+
+
+def _c_noise(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return (sigma / alpha).log() / 4

@@ -1,0 +1,44 @@
+"""The two conventions every folder shares: how a scale meets a batch, and what a denoiser is."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class DenoiserLike(Protocol):
+    """Anything called as `D(x, alpha, sigma, **cond)` that returns E[x0 | x], shape (B, *D)."""
+
+    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor: ...
+
+
+def expand(scale: Tensor, x: Tensor) -> Tensor:
+    """A scale `()` or `(B,)` in the dtype and on the device of `x (B, *D)`, shaped to multiply it.
+
+    Raises:
+        ValueError: if the scale is neither a scalar nor one number for each of the B samples.
+    """
+    if scale.ndim > 1 or (scale.ndim == 1 and scale.shape[0] not in (1, x.shape[0])):
+        raise ValueError(
+            f"expected a scale of shape () or ({x.shape[0]},) for a batch of shape {tuple(x.shape)}, "
+            f"got {tuple(scale.shape)}: pass one number, or one for each sample"
+        )
+    return scale.to(x.device, x.dtype).reshape(scale.shape + (1,) * (x.ndim - scale.ndim))
+
+
+def predict_noise(denoiser: DenoiserLike, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+    """The noise a denoiser sees in `x`:  eps = (x - alpha D(x)) / sigma,  shape (B, *D).
+
+    A denoiser with a method `noise` is asked directly: it can answer without dividing a small
+    difference by a small sigma.
+    """
+    direct = getattr(denoiser, "noise", None)
+    if direct is not None:
+        noise: Tensor = direct(x, alpha, sigma, **cond)
+        return noise
+    return (x - expand(alpha, x) * denoiser(x, alpha, sigma, **cond)) / expand(sigma, x)
+
+
+def as_time(t: Tensor | float) -> Tensor:
+    """A time as a tensor: tensors pass, numbers become float64 scalars."""
+    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)

@@ -1,0 +1,93 @@
+"""DDPM's discrete betas as a continuous path: log alpha-bar, interpolated between its steps."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sde_lib.sde import SDE
+
+
+def _linear(steps: int, start: float, end: float) -> Tensor:
+    """Ho et al. 2020, Section 4."""
+    return torch.linspace(start, end, steps, dtype=torch.float64)
+
+
+def _scaled_linear(steps: int, start: float, end: float) -> Tensor:
+    """Rombach et al. 2022, Appendix E.1: linear in sqrt(beta)."""
+    return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
+
+
+def _cosine(steps: int, start: float, end: float) -> Tensor:
+    """Nichol and Dhariwal 2021, Eq. 17, with s = 0.008 and beta at most 0.999; it ignores start and end."""
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2).square()
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+BETAS = {"linear": _linear, "scaled_linear": _scaled_linear, "cosine": _cosine}
+
+
+@dataclass(frozen=True)
+class DiscreteVPSDE(SDE):
+    """Variance preserving through the steps of a DDPM:  alpha(i / T)^2 = prod_{j <= i} (1 - beta_j).
+
+    Between the steps log alpha is the monotone cubic of Fritsch and Butland 1984, so that the drift
+    is continuous; at them it is exact. Timestep k = 0 .. T-1 of a DDPM is the time (k + 1) / T.
+
+    Args:
+        betas: "linear", "scaled_linear", "cosine", or the betas themselves.
+        steps: T, for the named schedules.
+        beta_start, beta_end: first and last beta of "linear" and "scaled_linear".
+
+    Raises:
+        ValueError: for an unknown name, or betas that are not all strictly between 0 and 1.
+    """
+
+    betas: str | Sequence[float] = "linear"
+    steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    def __post_init__(self) -> None:
+        if isinstance(self.betas, str):
+            if self.betas not in BETAS:
+                raise ValueError(f"expected betas to be one of {', '.join(BETAS)} or a list, got {self.betas!r}")
+            betas = BETAS[self.betas](self.steps, self.beta_start, self.beta_end)
+        else:
+            betas = torch.tensor(list(self.betas), dtype=torch.float64)
+        if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
+            raise ValueError(f"expected at least two betas strictly between 0 and 1, got {self.betas!r}")
+        object.__setattr__(self, "steps", len(betas))
+        object.__setattr__(self, "betas", tuple(betas.tolist()))
+
+    @property
+    def t_min(self) -> float:  # type: ignore[override]
+        return 1 / self.steps
+
+    @property
+    def t_max(self) -> float:  # type: ignore[override]
+        return 1.0
+
+    @cached_property
+    def _cubics(self) -> Tensor:
+        """The four coefficients of log alpha on each interval, lowest power first, (4, T), float64."""
+        rise = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)) / 2
+        start = torch.cat([torch.zeros(1, dtype=torch.float64), rise.cumsum(0)[:-1]])
+        slope = torch.cat([rise[:1], 2 * rise[1:] * rise[:-1] / (rise[1:] + rise[:-1]), rise[-1:]])
+        left, right = slope[:-1], slope[1:]
+        return torch.stack([start, left, 3 * rise - 2 * left - right, left + right - 2 * rise])
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        position = t * self.steps
+        interval = position.detach().long().clamp(0, self.steps - 1)
+        a, b, c, d = self._cubics.to(t.device, t.dtype)[:, interval]
+        s = position - interval
+        log_alpha: Tensor = a + s * (b + s * (c + s * d))
+        return log_alpha
+
+    def log_sigma(self, t: Tensor) -> Tensor:
+        return torch.log(-torch.expm1(2 * self.log_alpha(t))) / 2

@@ -1,0 +1,109 @@
+"""The probability flow by adaptive solvers: torchdiffeq's and scipy's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torchdiffeq import odeint
+
+from solvers.flow import Field, FlowSolver, State
+from solvers.schedule import Scales, Schedule
+from solvers.solver import OnStep, Progress
+
+TORCHDIFFEQ = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+SCIPY = ("RK45", "RK23", "DOP853", "LSODA", "BDF", "Radau")
+
+Slope = Callable[[float, State], State]
+
+
+@dataclass(frozen=True)
+class Adaptive(FlowSolver):
+    """Error-controlled steps from the grid's first time to its last; the times between are not used.
+
+    The clock is the log-SNR, in which the flow is smooth on every path from end to end:
+    dx/dlambda = (dx/dt) / (dlambda/dt),  dlambda/dt = -g^2 / sigma^2.
+
+    Args:
+        method: of torchdiffeq ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"), or of scipy
+            ("scipy:RK45", "scipy:DOP853", "scipy:LSODA", ...), which runs on the CPU in float64.
+        rtol, atol: relative and absolute tolerance of a step.
+        per_sample: give each sample steps of its own, so that its result does not depend on its batch.
+            With False the batch shares them: faster, and a sample then follows its neighbours.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+
+    method: str = "dopri5"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    per_sample: bool = True
+
+    def __post_init__(self) -> None:
+        known = (*TORCHDIFFEQ, *(f"scipy:{name}" for name in SCIPY))
+        if self.method not in known:
+            raise ValueError(f"expected an adaptive method ({', '.join(known)}), got {self.method!r}")
+
+    def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
+        """See `FlowSolver.integrate`; `on_step` is called once for each sample that arrives."""
+        rows = len(state[0])
+        chunks = [tuple(y[i : i + 1] for y in state) for i in range(rows)] if self.per_sample else [state]
+        arrived = []
+        for i, chunk in enumerate(chunks):
+            arrived.append(self._solve(field, chunk, schedule))
+            if on_step is not None:
+                on_step(Progress(i + 1, len(chunks), float(schedule.ts[-1]), arrived[-1][0]))
+        return tuple(torch.cat(column) for column in zip(*arrived, strict=True))
+
+    def _solve(self, field: Field, state: State, schedule: Schedule) -> State:
+        # Time runs up from 0, the distance in log-SNR: neither engine then steps backwards.
+        first, last = (float(schedule.sde.log_snr(schedule.ts[i])) for i in (0, -1))
+        direction = 1.0 if last > first else -1.0
+
+        def slope(distance: float, y: State) -> State:
+            log_snr = torch.tensor(first + direction * distance, dtype=torch.float64)
+            at = Scales.at(schedule.sde, schedule.sde.time(log_snr))
+            pace = float(-direction * (at.sigma / at.diffusion) ** 2)
+            return tuple(pace * k for k in field(at, y))
+
+        solve = (
+            partial(_scipy, self.method.removeprefix("scipy:"))
+            if ":" in self.method
+            else partial(_torchdiffeq, self.method)
+        )
+        return solve(slope, state, abs(last - first), self.rtol, self.atol)
+
+
+def _torchdiffeq(method: str, slope: Slope, state: State, length: float, rtol: float, atol: float) -> State:
+    ends = torch.tensor([0.0, length], dtype=torch.float64, device=state[0].device)
+    # step_t: without it the last step goes past the end, where the path may not be defined.
+    solution = odeint(
+        lambda s, y: slope(float(s), y), state, ends, rtol=rtol, atol=atol, method=method, options={"step_t": ends[1:]}
+    )
+    return tuple(column[-1] for column in solution)
+
+
+def _scipy(method: str, slope: Slope, state: State, length: float, rtol: float, atol: float) -> State:
+    sizes = [y.numel() for y in state]
+
+    def pack(y: State) -> np.ndarray:
+        return torch.cat([part.detach().flatten().double().cpu() for part in y]).numpy()
+
+    def unpack(flat: np.ndarray) -> State:
+        parts = torch.split(torch.as_tensor(flat), sizes)
+        return tuple(part.reshape(like.shape).to(like) for part, like in zip(parts, state, strict=True))
+
+    solution = solve_ivp(
+        lambda s, flat: pack(slope(float(s), unpack(flat))),
+        (0.0, length),
+        pack(state),
+        method=method,
+        rtol=rtol,
+        atol=atol,
+    )
+    if not solution.success:
+        raise ValueError(f"scipy:{method} did not arrive: {solution.message}")
+    return unpack(solution.y[:, -1])

@@ -1,0 +1,45 @@
+"""The probability flow, written once: sampling, encoding and likelihood all follow it."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from sde_lib import expand, predict_noise
+from sde_lib.broadcast import DenoiserLike
+from sde_lib.sde import Noise
+from solvers.schedule import Scales, Schedule
+from solvers.solver import OnStep, Solver
+
+State = tuple[Tensor, ...]
+Field = Callable[[Scales, State], State]
+
+
+def probability_flow(denoiser: DenoiserLike, x: Tensor, at: Scales) -> Tensor:
+    """dx/dt = f x - g^2 score / 2 = f x + g^2 eps / (2 sigma), shape (B, *D)  (Song et al. 2021, Eq. 13)."""
+    eps = predict_noise(denoiser, x, at.alpha, at.sigma)
+    return expand(at.drift, x) * x + expand(at.diffusion**2 / (2 * at.sigma), x) * eps
+
+
+class FlowSolver(Solver):
+    """A solver that integrates any field along a path, the probability flow being one."""
+
+    @abc.abstractmethod
+    def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
+        """The state of  d state / dt = field(scales at t, state),  from the schedule's first time to its last.
+
+        The state is a tuple of tensors that share the batch dimension.
+        """
+
+    def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
+        def field(at: Scales, state: State) -> State:
+            return (probability_flow(denoiser, state[0], at),)
+
+        return self.integrate(field, (x,), schedule, on_step)[0]
+
+    def step(
+        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """One interval of the grid, for composition with a corrector."""
+        return self.run(denoiser, x, schedule.interval(i), noise, None), None

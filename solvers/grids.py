@@ -1,0 +1,95 @@
+"""Grids of times: each function gives a falling 1-D float64 tensor from a path's t_max to its t_min.
+
+Flip one (`ts.flip(0)`) to encode. `steps` intervals are `steps + 1` times.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sde_lib import SDE
+
+
+def uniform(sde: SDE, steps: int) -> Tensor:
+    """Equal steps in time."""
+    return _spaced(sde, steps, lambda t: t, lambda t: t)
+
+
+def quadratic(sde: SDE, steps: int) -> Tensor:
+    """Equal steps in sqrt(t): shorter ones near the data (DDIM, Appendix D.2)."""
+    return _spaced(sde, steps, torch.sqrt, torch.square)
+
+
+def log_snr(sde: SDE, steps: int) -> Tensor:
+    """Equal steps in log-SNR, which are geometric noise levels (Lu et al. 2022, DPM-Solver, Section 3.4)."""
+    return _spaced(sde, steps, sde.log_snr, sde.time)
+
+
+def geometric(sde: SDE, steps: int) -> Tensor:
+    """`steps` noise levels in geometric progression: the times of `log_snr`, counted as NCSN counts its levels."""
+    _at_least_one(steps)
+    return log_snr(sde, steps - 1) if steps > 1 else torch.tensor([sde.t_min], dtype=torch.float64)
+
+
+def karras(sde: SDE, steps: int, rho: float = 7.0) -> Tensor:
+    """Equal steps in (sigma / alpha)^(1 / rho)  (Karras et al. 2022, Eq. 5)."""
+
+    def warp(t: Tensor) -> Tensor:
+        return (-sde.log_snr(t) / (2 * rho)).exp()
+
+    return _spaced(sde, steps, warp, lambda warped: sde.time(-2 * rho * warped.log()))
+
+
+def sigmas(sde: SDE, levels: Sequence[float]) -> Tensor:
+    """The times of a falling list of noise levels sigma / alpha, as NCSN gives them.
+
+    Raises:
+        ValueError: if a level is not on the path, or they do not fall.
+    """
+    values = torch.tensor(list(levels), dtype=torch.float64)
+    low, high = (math.exp(-float(sde.log_snr(t)) / 2) for t in (sde.t_min, sde.t_max))
+    if len(values) == 0 or bool((values < low * (1 - 1e-6)).any()) or bool((values > high * (1 + 1e-6)).any()):
+        raise ValueError(
+            f"expected noise levels within [{low:g}, {high:g}] of {type(sde).__name__}, got {list(levels)}"
+        )
+    if bool((values.diff() >= 0).any()):
+        raise ValueError(f"expected noise levels that fall, got {list(levels)}")
+    return sde.time(-2 * values.log())
+
+
+def leading(sde: SDE, steps: int, of: int = 1000) -> Tensor:
+    """Every (of // steps)-th of `of` DDPM timesteps counted from the first, which the grid ends at: `steps` times.
+
+    With a last denoising it is diffusers' "leading" spacing; timestep k is the time (k + 1) / of of the path.
+    """
+    _at_least_one(steps, most=of)
+    return _timesteps(sde, torch.arange(steps - 1, -1, -1) * (of // steps), of)
+
+
+def trailing(sde: SDE, steps: int, of: int = 1000) -> Tensor:
+    """Every (of / steps)-th of `of` DDPM timesteps counted down from the last: `steps` times
+
+    Lin et al. 2024, Table 2.
+    """
+    _at_least_one(steps, most=of)
+    return _timesteps(sde, (torch.arange(steps, 0, -1) * of / steps).round().long() - 1, of)
+
+
+def _spaced(sde: SDE, steps: int, warp: Callable[[Tensor], Tensor], unwarp: Callable[[Tensor], Tensor]) -> Tensor:
+    """Equal steps in `warp(t)`, with the ends exactly the path's."""
+    _at_least_one(steps)
+    start, end = warp(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64))
+    ts = unwarp(torch.lerp(start, end, torch.linspace(0, 1, steps + 1, dtype=torch.float64)))
+    ts[0], ts[-1] = sde.t_max, sde.t_min
+    return ts
+
+
+def _timesteps(sde: SDE, k: Tensor, of: int) -> Tensor:
+    return ((k + 1).double() * sde.t_max / of).clamp(sde.t_min, sde.t_max)
+
+
+def _at_least_one(steps: int, most: int | None = None) -> None:
+    if steps < 1 or (most is not None and steps > most):
+        raise ValueError(f"expected steps to be at least 1{f' and at most {most}' if most else ''}, got {steps}")

@@ -1,0 +1,45 @@
+"""Noise that belongs to the sample, not to the batch."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class PerSampleNoise:
+    """Standard normals from one generator a sample, so sample `i` of a seed is the same in any batch.
+
+    Called as `noise(x)` it gives a tensor like `x (B, *D)`; each call goes on in each sample's stream.
+
+    Args:
+        seed: of the whole run.
+        indices: the number of each sample in the run, B of them: `range(64)`, or `range(128, 192)` for a chunk.
+    """
+
+    def __init__(self, seed: int, indices: Iterable[int]) -> None:
+        # The CPU's generator keeps 32 bits of a seed: an offset drawn from `seed` and the index added to it
+        # never gives two samples of a run the same stream.
+        offset = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._seeds = [(offset + i) % 2**32 for i in indices]
+        self._generators: list[torch.Generator] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = torch.empty_like(x, requires_grad=False)
+        for row, generator in zip(out, self._streams(x), strict=True):
+            row.normal_(generator=generator)
+        return out
+
+    def uniform(self, x: Tensor) -> Tensor:
+        """Uniform on [0, 1), like `x (B, *D)`, from the same streams."""
+        out = torch.empty_like(x, requires_grad=False)
+        for row, generator in zip(out, self._streams(x), strict=True):
+            row.uniform_(generator=generator)
+        return out
+
+    def _streams(self, x: Tensor) -> list[torch.Generator]:
+        if len(x) != len(self._seeds):
+            raise ValueError(f"expected a batch of {len(self._seeds)}, one sample an index, got {len(x)}")
+        if not self._generators:
+            self._generators = [torch.Generator(x.device).manual_seed(seed) for seed in self._seeds]
+        return self._generators

@@ -1,0 +1,92 @@
+"""What every solver is: frozen settings, one step, and a loop over a grid."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sde_lib import SDE
+from sde_lib.broadcast import DenoiserLike
+from sde_lib.sde import Noise
+from solvers.schedule import Schedule
+
+
+class Progress(NamedTuple):
+    """Where a solver is: `step` of `steps` are done, and `x` is at time `t`."""
+
+    step: int
+    steps: int
+    t: float
+    x: Tensor
+
+
+OnStep = Callable[[Progress], None] | None
+
+
+class Solver(abc.ABC):
+    """Takes `x` along the grid `ts`: a falling grid samples, a rising one encodes.
+
+    A solver is a frozen dataclass of its settings. Most define `step`; those that are more than a
+    sequence of steps define `run`.
+    """
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it adds noise, and so can only go down the path."""
+        return False
+
+    def __call__(
+        self,
+        denoiser: DenoiserLike,
+        sde: SDE,
+        x: Tensor,
+        ts: Tensor,
+        *,
+        noise: Noise = torch.randn_like,
+        on_step: OnStep = None,
+    ) -> Tensor:
+        """`x (B, *D)` at `ts[0]`, taken to `ts[-1]`.
+
+        Gradients flow through the steps when `x` requires them.
+
+        Args:
+            denoiser: E[x0 | x], called as `denoiser(x, alpha, sigma)`.
+            sde: the path.
+            x: where to start, (B, *D).
+            ts: 1-D grid of times; see `solvers.grids`.
+            noise: source of standard normals, `noise(x)` like `x`; `PerSampleNoise` gives each sample its own.
+            on_step: called with a `Progress` after each step.
+
+        Raises:
+            ValueError: for a grid that is not one, or a rising one when the solver is stochastic.
+        """
+        schedule = Schedule(sde, ts, x)
+        self._check(schedule)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            return self.run(denoiser, x, schedule, noise, on_step)
+
+    def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
+        """All the steps of the grid."""
+        memory = None
+        for i in range(len(schedule) - 1):
+            x, memory = self.step(denoiser, x, schedule, i, noise, memory)
+            if on_step is not None:
+                on_step(Progress(i + 1, len(schedule) - 1, float(schedule.ts[i + 1]), x))
+        return x
+
+    @abc.abstractmethod
+    def step(
+        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """`x` at time i of the schedule, taken to time i + 1, and what the next step must remember (None at first)."""
+
+    def _check(self, schedule: Schedule) -> None:
+        if len(schedule) < 2:
+            raise ValueError("expected a grid of at least two times, got one: ask solvers.grids for one step or more")
+        if self.stochastic and schedule.increasing:
+            raise ValueError(
+                f"{self} adds noise, so it cannot encode along an increasing grid: "
+                "flip the grid to sample, or encode with DDIM(), Heun() or Adaptive()"
+            )

@@ -1,0 +1,23 @@
+"""Denoising score matching: `(denoiser, sde, data) -> weights`."""
+
+from training import times, weighting
+from training.batches import Batches
+from training.checkpoint import latest, load, load_weights, save
+from training.ema import EMA
+from training.loop import Step, TrainingState, train
+from training.loss import dsm_loss
+
+__all__ = [
+    "EMA",
+    "Batches",
+    "Step",
+    "TrainingState",
+    "dsm_loss",
+    "latest",
+    "load",
+    "load_weights",
+    "save",
+    "times",
+    "train",
+    "weighting",
+]
