@@ -71,26 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> None:
+    given = next((a.split("=", 1)[1] for a in arguments if a.startswith("--config=")), "")
+    path, _, variant = given.partition(":")
+    if given and not Path(path).is_file():
+        known = sorted(str(p) for p in Path("configs").glob("*.py") if "get_config" in p.read_text())
+        raise ValueError(f"expected --config to name a file ({', '.join(known)}), got {path!r}")
     try:
         rest = FLAGS(arguments)
-        _ = FLAGS.config  # a file that is not there is an error only when it is looked at
     except Exception as error:  # a configuration is code, and its overrides raise what they like
-        raise ValueError(_explained(arguments, error)) from error
+        raise ValueError(_explained(path, variant, arguments, error)) from error
     if len(rest) > 1:
         raise ValueError(f"expected flags such as --num=64, got {rest[1]!r}")
 
 
-def _explained(arguments: list[str], error: Exception) -> str:
+def _explained(path: str, variant: str, arguments: list[str], error: Exception) -> str:
     """What is wrong with --config or an override: ml_collections says it with a traceback, or with a bare key."""
-    given = next((a.split("=", 1)[1] for a in arguments if a.startswith("--config=")), None)
-    if given is None:
+    if not path:
         return str(error)
-    path, _, variant = given.partition(":")
-    if not Path(path).is_file():
-        known = ", ".join(
-            sorted(str(p) for p in Path("configs").glob("*.py") if p.stem not in ("__init__", "build", "defaults"))
-        )
-        return f"expected --config to name a file ({known}), got {path!r}"
     try:
         make = runpy.run_path(path)["get_config"]
         config = make(variant) if variant else make()

@@ -1,7 +1,7 @@
 """CIFAR-10 with published hyper-parameters.
 
-Variants: ddpm (Ho et al. 2020: 35.7M parameters, 800,000 steps of 128), its continuous paths vp, subvp and ve with the same
-network, and ncsn (Song and Ermon 2019: 30.1M parameters, 200,000 steps of 128).
+Variants: ddpm (Ho et al. 2020: 35.7M parameters, 800,000 steps of 128), the continuous paths vp, subvp and ve with
+the same network, and ncsn (Song and Ermon 2019: 30.1M parameters, 200,000 steps of 128).
 """
 
 import ml_collections

@@ -1,4 +1,7 @@
-"""Your own images or arrays: --config.data.path=DIR. Variants: folder (the default), array (.npy, .npz), toy (2-D points)."""
+"""Your own data, --config.data.path=PATH.
+
+Variants: folder of images (the default), array (.npy, .npz), and toy (points in the plane).
+"""
 
 import ml_collections
 

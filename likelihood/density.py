@@ -22,7 +22,7 @@ class Density:
     Args:
         log_prob: log-density of x at t_min, in nats, (B,).
         latent: where the flow took x at t_max, (B, *D).
-        nfe: evaluations of the denoiser, a sample's mean.
+        nfe: evaluations of the flow with its divergence, a sample's mean.
         std_error: of log_prob from the spread of its probes, (B,); zero when exact, None with one probe.
     """
 
@@ -64,6 +64,8 @@ def log_likelihood(
         ValueError: for a falling grid, or a solver that needs a grid and got none.
     """
     divergence, solver = divergence or Hutchinson(), solver or Adaptive()
+    if not isinstance(solver, FlowSolver):
+        raise ValueError(f"{solver} cannot integrate a density along the flow: use Heun(), Euler() or Adaptive()")
     if ts is None:
         if not isinstance(solver, Adaptive):
             raise ValueError(f"{solver} keeps to a grid: pass a rising one, ts=grids.log_snr(sde, 100).flip(0)")
@@ -75,7 +77,7 @@ def log_likelihood(
     evaluations = 0
     # Each sample's probes ride along in the state (with no slope), so that a solver may take samples one by one.
     directions = divergence.directions(x0, noise)
-    shared = directions.shape[1] != len(x0)
+    shared = divergence.shared
 
     def field(at: Scales, state: State) -> State:
         nonlocal evaluations

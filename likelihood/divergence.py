@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ class Divergence(abc.ABC):
 
     mode: str
     chunk: int
+    shared: ClassVar[bool]  # whether all samples look along the same directions, which then are no part of the state
 
     @abc.abstractmethod
     def directions(self, x: Tensor, noise: Noise) -> Tensor:
@@ -56,6 +58,7 @@ class Exact(Divergence):
 
     mode: str = "reverse"
     chunk: int = 32
+    shared: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._check()
@@ -81,6 +84,7 @@ class Hutchinson(Divergence):
     distribution: str = "rademacher"
     mode: str = "reverse"
     chunk: int = 32
+    shared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._check()

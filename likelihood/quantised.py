@@ -29,6 +29,7 @@ def dequantise(
         raise ValueError(
             f"expected integers 0 .. {levels - 1}, got {images.dtype}: continuous data needs no dequantising"
         )
+    images = images.long()  # torch has no min of uint16
     if int(images.min()) < 0 or int(images.max()) >= levels:
         raise ValueError(
             f"expected integers 0 .. {levels - 1} for {levels} levels, got {int(images.min())} to {int(images.max())}"

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from sde_lib.broadcast import as_time, expand
+from sde_lib.broadcast import as_time, expand, precise
 
 Scale = Tensor | float
 
@@ -66,6 +66,8 @@ class GaussianMixture:
 
     def _components(self, x: Tensor, alpha: Scale, sigma: Scale) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Means m_k, variances v_k, residuals x - alpha m_k (B or 1, K, *D); log w_k N(x; alpha m_k, v_k) (B, K)."""
+        if x.shape[1:] != self.means.shape[1:]:
+            raise ValueError(f"expected x (B, {', '.join(map(str, self.means.shape[1:]))}), got {tuple(x.shape)}")
         a, s = (scale.unsqueeze(1) for scale in _scales(x, alpha, sigma))
         means, stds = self.means.to(x).unsqueeze(0), self.stds.to(x).unsqueeze(0)
         variances = (a * stds).square() + s.square()
@@ -98,17 +100,18 @@ class Empirical:
 
     def __call__(self, x: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         """E[x0 | x], shape (B, *D)."""
-        data = self.data.to(x).flatten(1)
-        return (self._log_joint(x, alpha, sigma).softmax(1) @ data).reshape(x.shape)
+        data = self.data.to(precise(x)).flatten(1)
+        return (self._log_joint(x, alpha, sigma).softmax(1) @ data).reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         """Log of the mixture of N(alpha x_i, sigma^2), in nats, shape (B,)."""
         dims = x[0].numel()
-        _, s = _scales(x, alpha, sigma)
+        _, s = _scales(precise(x), alpha, sigma)
         constant = dims * (s.flatten().log() + math.log(2 * math.pi) / 2) + math.log(len(self.data))
-        return self._log_joint(x, alpha, sigma).logsumexp(1) - constant
+        return (self._log_joint(x, alpha, sigma).logsumexp(1) - constant).to(x.dtype)
 
     def _log_joint(self, x: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
+        x = precise(x)
         a, s = (scale.reshape(-1, 1) for scale in _scales(x, alpha, sigma))
         points, data = x.flatten(1), self.data.to(x).flatten(1)
         squared = points.square().sum(1, keepdim=True) - 2 * a * points @ data.T + a**2 * data.square().sum(1)

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.precondition import Precondition
-from sde_lib.broadcast import expand
+from sde_lib.broadcast import expand, precise
 
 
 class Denoiser(nn.Module):
@@ -27,12 +27,12 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
         """E[x0 | x], shape (B, *D)."""
-        c_in, c_skip, c_out, c_noise = self.precondition(_precise(alpha), _precise(sigma))
+        c_in, c_skip, c_out, c_noise = self.precondition(precise(alpha), precise(sigma))
         return expand(c_skip, x) * x + expand(c_out, x) * self._network(x, c_in, c_noise, **cond)
 
     def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
         """E[eps | x] = (x - alpha D) / sigma, shape (B, *D), without that difference: its coefficients are float64."""
-        alpha, sigma = _precise(alpha), _precise(sigma)
+        alpha, sigma = precise(alpha), precise(sigma)
         c_in, c_skip, c_out, c_noise = self.precondition(alpha, sigma)
         network = self._network(x, c_in, c_noise, **cond)
         return expand((1 - alpha * c_skip) / sigma, x) * x - expand(alpha * c_out / sigma, x) * network
@@ -40,8 +40,3 @@ class Denoiser(nn.Module):
     def _network(self, x: Tensor, c_in: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
         output: Tensor = self.net(expand(c_in, x) * x, c_noise.to(x.device, x.dtype).expand(x.shape[0]), **cond)
         return output.to(x.dtype)
-
-
-def _precise(scale: Tensor) -> Tensor:
-    """Float64 where the device has it: a few scalars cost nothing and 1 - alpha c_skip keeps its digits."""
-    return scale if scale.device.type == "mps" else scale.double()

@@ -47,3 +47,8 @@ class ClassifierFree(nn.Module):
         """The guided E[x0 | x], shape (B, *D)."""
         without = self.denoiser(x, alpha, sigma)
         return without + self.scale * (self.denoiser(x, alpha, sigma, label=self.label) - without)
+
+    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The guided E[eps | x], linear in the two denoisers' as D is, shape (B, *D)."""
+        without = predict_noise(self.denoiser, x, alpha, sigma)
+        return without + self.scale * (predict_noise(self.denoiser, x, alpha, sigma, label=self.label) - without)

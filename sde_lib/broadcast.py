@@ -1,23 +1,23 @@
 """The two conventions every folder shares: how a scale meets a batch, and what a denoiser is."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class DenoiserLike(Protocol):
-    """Anything called as `D(x, alpha, sigma, **cond)` that returns E[x0 | x], shape (B, *D)."""
-
-    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor: ...
+# Anything called as `D(x, alpha, sigma, **cond)` that returns E[x0 | x], shape (B, *D).
+DenoiserLike = Callable[..., Tensor]
 
 
 def expand(scale: Tensor, x: Tensor) -> Tensor:
     """A scale `()` or `(B,)` in the dtype and on the device of `x (B, *D)`, shaped to multiply it.
 
     Raises:
-        ValueError: if the scale is neither a scalar nor one number for each of the B samples.
+        ValueError: if the scale is neither a scalar nor one number for each of the B samples, or x is of integers.
     """
+    if not x.is_floating_point():
+        raise ValueError(f"expected floating-point samples, got {x.dtype}: dequantise integers, or cast them")
     if scale.ndim > 1 or (scale.ndim == 1 and scale.shape[0] not in (1, x.shape[0])):
         raise ValueError(
             f"expected a scale of shape () or ({x.shape[0]},) for a batch of shape {tuple(x.shape)}, "
@@ -37,6 +37,11 @@ def predict_noise(denoiser: DenoiserLike, x: Tensor, alpha: Tensor, sigma: Tenso
         noise: Tensor = direct(x, alpha, sigma, **cond)
         return noise
     return (x - expand(alpha, x) * denoiser(x, alpha, sigma, **cond)) / expand(sigma, x)
+
+
+def precise(scale: Tensor) -> Tensor:
+    """The scale in float64, where the device has it: scalars cost nothing, and their differences keep digits."""
+    return scale if scale.device.type == "mps" else scale.double()
 
 
 def as_time(t: Tensor | float) -> Tensor:

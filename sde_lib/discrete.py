@@ -7,7 +7,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from sde_lib.broadcast import as_time, precise
 from sde_lib.sde import SDE
 
 
@@ -82,12 +84,25 @@ class DiscreteVPSDE(SDE):
         return torch.stack([start, left, 3 * rise - 2 * left - right, left + right - 2 * rise])
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        position = t * self.steps
+        # In float32 t * steps keeps 3e-5 of a step, and the last steps of "cosine" are steep: float64 within.
+        position = precise(t) * self.steps
         interval = position.detach().long().clamp(0, self.steps - 1)
-        a, b, c, d = self._cubics.to(t.device, t.dtype)[:, interval]
+        a, b, c, d = self._cubics.to(position.device, position.dtype)[:, interval]
         s = position - interval
-        log_alpha: Tensor = a + s * (b + s * (c + s * d))
+        log_alpha: Tensor = (a + s * (b + s * (c + s * d))).to(t.dtype)
         return log_alpha
+
+    def time(self, log_snr: Tensor | float) -> Tensor:
+        # The interval by search, the place in it by Newton's method: the cubic is monotone and nearly straight.
+        log_snr = as_time(log_snr)
+        target = logsigmoid(precise(log_snr)) / 2
+        a, b, c, d = self._cubics.to(target.device, target.dtype)
+        interval = torch.searchsorted(-a, -target, right=True).clamp(1, self.steps) - 1
+        a, b, c, d = (column[interval] for column in (a, b, c, d))
+        s = torch.full_like(target, 0.5)
+        for _ in range(12):
+            s = (s - (a - target + s * (b + s * (c + s * d))) / (b + s * (2 * c + s * 3 * d))).clamp(0, 1)
+        return ((interval + s) / self.steps).clamp(self.t_min, self.t_max).to(log_snr.dtype)
 
     def log_sigma(self, t: Tensor) -> Tensor:
         return torch.log(-torch.expm1(2 * self.log_alpha(t))) / 2

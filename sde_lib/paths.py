@@ -63,7 +63,8 @@ class SubVPSDE(SDE):
         return torch.log(-torch.expm1(2 * self.log_alpha(t)))
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        integral = 2 * torch.asinh((-as_time(log_snr) / 2).exp() / 2)
+        lowest = float(self.log_snr(self.t_max))  # further down exp would overflow before the clamp
+        integral = 2 * torch.asinh((-as_time(log_snr).clamp(min=lowest) / 2).exp() / 2)
         return _time_of_integral(integral, self.beta_min, self.beta_max).clamp(self.t_min, self.t_max)
 
 

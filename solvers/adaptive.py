@@ -96,13 +96,14 @@ def _scipy(method: str, slope: Slope, state: State, length: float, rtol: float, 
         parts = torch.split(torch.as_tensor(flat), sizes)
         return tuple(part.reshape(like.shape).to(like) for part, like in zip(parts, state, strict=True))
 
+    share = np.sqrt(np.repeat(sizes, sizes) / sum(sizes))
     solution = solve_ivp(
         lambda s, flat: pack(slope(float(s), unpack(flat))),
         (0.0, length),
         pack(state),
         method=method,
-        rtol=rtol,
-        atol=atol,
+        rtol=rtol * share,
+        atol=atol * share,
     )
     if not solution.success:
         raise ValueError(f"scipy:{method} did not arrive: {solution.message}")

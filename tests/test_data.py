@@ -1,4 +1,4 @@
-"""The data readers, against files written here byte by byte, the arrays of scikit-learn, and the real sets if present."""
+"""The data readers, against files written here byte by byte, scikit-learn's arrays, and the real sets if present."""
 
 import gzip
 import importlib

@@ -12,8 +12,9 @@ from oracles import PATHS, batch, gaussian, mixture
 from torch import Tensor
 from torch.testing import assert_close
 
-from likelihood import Density, Exact, Hutchinson, bits_per_dim, dequantise, log_likelihood, mean_and_error
+from likelihood import Density, Exact, Hutchinson, bits_per_dim, dequantise, log_likelihood, mean_and_error, quantise
 from likelihood.divergence import Divergence
+from models import MLP, Denoiser, precondition
 from models.analytic import Gaussian, GaussianMixture
 from sde_lib import SDE, VPSDE
 from solvers import Adaptive, Euler, Heun, PerSampleNoise, Progress, grids
@@ -215,8 +216,8 @@ def test_each_step_is_reported() -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_log_prob_does_not_depend_on_the_grad_mode_and_carries_no_graph(mode: Callable[[], Any]) -> None:
-    sde, model = PATHS["vp"], mixture((2,))
-    x = batch(model, 2)
+    sde, x = PATHS["vp"], batch(mixture((2,)), 2)
+    model = Denoiser(MLP((2,), width=8, blocks=1).double(), precondition.eps)
     outside = log_likelihood(model, sde, x, divergence=Exact(), solver=Heun(), ts=rising(sde, 4))
     with mode():
         inside = log_likelihood(model, sde, x, divergence=Exact(), solver=Heun(), ts=rising(sde, 4))
@@ -415,6 +416,19 @@ def test_dequantised_integers_come_back_by_rounding_down(levels: int, low: float
     assert_close(cells, k + share.double(), rtol=0, atol=1e-7 * levels)
     assert_close((cells[1:]).floor().long(), k[1:])
     assert float(log_det) == pytest.approx(levels * math.log((high - low) / levels), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256, 1000])
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-3.0, 5.0)])
+def test_quantise_undoes_dequantise(levels: int, low: float, high: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    k = torch.randint(levels, (3, 4, 50), generator=generator)
+    # Off the edges, which float32 may round to the neighbour: it is good to 1e-4 of a cell here.
+    noise = 0.001 + 0.998 * torch.rand(k.shape, generator=generator)
+    x, _ = dequantise(k, levels, low=low, high=high, uniform=lambda like: noise)
+    assert_close(quantise(x, levels, low=low, high=high), k)
+    far = torch.tensor([low - 10, low, high, high + 10])
+    assert quantise(far, levels, low=low, high=high).tolist() == [0, 0, levels - 1, levels - 1]
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from models import MLP, ClassifierFree, Conditioned, Denoiser, UNet, precondition
-from models.layers import Attention
+from models.layers import Attention, Downsample, ResidualBlock
 from models.precondition import Precondition
 from sde_lib import predict_noise
 
@@ -189,7 +189,7 @@ def test_float32_noise_keeps_its_digits_when_the_scales_are_float32_too() -> Non
         assert_close(Denoiser(Says(answer), prediction).noise(x, a, s).double(), double, rtol=1e-6, atol=1e-6)
 
 
-def test_own_preconditions_and_half_precision_networks_are_welcome() -> None:
+def test_own_preconditions_and_other_precisions_are_welcome() -> None:
     def halved(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return alpha / 2, sigma, 2 * sigma, alpha
 
@@ -197,6 +197,8 @@ def test_own_preconditions_and_half_precision_networks_are_welcome() -> None:
     net = Says(torch.full((2, 3), 0.5, dtype=torch.bfloat16))
     assert_close(Denoiser(net, halved)(x, a, s), torch.full((2, 3), 0.6 + 1.2 * 0.5))
     assert_close(net.seen["x"], torch.full((2, 3), 0.4))
+    single = Denoiser(Says(torch.ones(2, 3)), halved)
+    assert single(x.bfloat16(), a, s).dtype == single.noise(x.bfloat16(), a, s).dtype == torch.bfloat16  # as x
 
 
 @preconditions
@@ -448,6 +450,25 @@ def test_attention_is_torchs_own() -> None:
     q, k, v = layer.qkv(layer.norm(x)).reshape(2, 3, 2, 4, 15).transpose(-1, -2).unbind(1)
     mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(2, 8, 3, 5)
     assert_close(layer(x), x + layer.project(mixed), rtol=1e-11, atol=1e-12)
+
+
+def test_residual_branches_start_as_nothing() -> None:
+    x, embedding = torch.randn(2, 3, 8, 4, 6, generator=torch.Generator().manual_seed(0)), torch.ones(3, 5)
+    assert_close(ResidualBlock(8, 8, 5, dropout=0.0)(x[0], embedding), x[0], rtol=0, atol=0)
+    wider = ResidualBlock(8, 12, 5, dropout=0.0)
+    assert_close(wider(x[1], embedding), wider.shortcut(x[1]), rtol=0, atol=0)
+    assert_close(Attention(8)(x[0]), x[0], rtol=0, atol=0)
+
+
+def test_downsampling_pads_below_and_to_the_right() -> None:
+    """As DDPM: a kernel's corners pick every second pixel from the first, and zeros beyond the last."""
+    layer, x = Downsample(1).requires_grad_(False), torch.arange(1.0, 25.0).reshape(1, 1, 4, 6)
+    for row, column, picked in ((0, 0, x[..., ::2, ::2]), (1, 1, x[..., 1::2, 1::2])):
+        layer.conv.weight.zero_()[0, 0, row, column] = 1
+        assert_close(layer(x) - layer.conv.bias, picked)
+    layer.conv.weight.zero_()[0, 0, 2, 2] = 1
+    beyond = (layer(x) - layer.conv.bias)[0, 0]
+    assert_close(beyond, torch.tensor([[15.0, 17.0, 0.0], [0.0, 0.0, 0.0]]), rtol=0, atol=1e-5)
 
 
 def test_unet_sees_the_whole_image() -> None:

@@ -77,34 +77,29 @@ def rectified(t: mp.mpf) -> Truth:
     return Truth(1 - t, t, -1 / (1 - t), 2 * t / (1 - t))
 
 
+SHIFTED = CosineSDE(shift=-1.0)
 CLOSED: dict[str, tuple[SDE, Callable[[mp.mpf], Truth]]] = {
     "vp": (PATHS["vp"], vp),
     "subvp": (PATHS["subvp"], sub_vp),
     "ve": (PATHS["ve"], ve),
     "edm": (PATHS["edm"], edm),
     "cosine": (PATHS["cosine"], cosine),
-    "cosine-shifted": (CosineSDE(shift=-1.0), shifted_cosine),
+    "cosine-shifted": (SHIFTED, shifted_cosine),
     "rectified": (PATHS["rectified"], rectified),
 }
 DISCRETE = ("ddpm-linear", "ddpm-scaled-linear", "ddpm-cosine")
 
-path = pytest.mark.parametrize("sde", PATHS.values(), ids=PATHS.keys())
+path = pytest.mark.parametrize("sde", [*PATHS.values(), SHIFTED], ids=[*PATHS, "cosine-shifted"])
 closed = pytest.mark.parametrize(("sde", "truth"), CLOSED.values(), ids=CLOSED.keys())
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=("float32", "float64"))
 
 
 def times(sde: SDE, dtype: torch.dtype, first: float | None = None) -> Tensor:
-    """Times of a path, even and geometric, with both its ends."""
+    """Times of a path, even, and geometric towards both its ends, which are among them."""
     first = sde.t_min if first is None else first
-    low = math.log10(max(first, 1e-5))
-    ts = torch.cat(
-        [
-            torch.linspace(first, sde.t_max, 60),
-            torch.logspace(low, math.log10(sde.t_max), 60),
-            torch.tensor([0.5 * sde.t_max]),
-        ]
-    )
-    return ts.to(dtype).clamp(first, sde.t_max)
+    even, near = torch.linspace(0, 1, 60), torch.logspace(-6, -0.5, 60)
+    shares = torch.cat([even, near, 1 - near]).double()
+    return (first + shares * (sde.t_max - first)).to(dtype).clamp(first, sde.t_max)
 
 
 def in_thirty_digits(truth: Callable[[mp.mpf], Truth], t: Tensor) -> list[Truth]:
@@ -222,7 +217,7 @@ def test_between_the_steps_log_alpha_is_scipys_pchip(name: str, dtype: torch.dty
     """On all intervals but the first and last, whose outer slopes are one-sided by different formulas."""
     sde, steps = PATHS[name], 1000
     interpolator, _ = pchip(betas_of(name))
-    t = torch.linspace(1 / steps, 1 - 1 / steps, 5003, dtype=dtype)
+    t = torch.linspace(1.001 / steps, 1 - 1.001 / steps, 5003, dtype=dtype)
     where = t.double().numpy() * steps
     log_alpha, slope = interpolator(where), interpolator.derivative()(where) * steps
     assert_close(sde.log_alpha(t).double().numpy(), log_alpha, rtol=TOLERANCE[dtype], atol=0)
@@ -576,6 +571,14 @@ def test_gradients_pass_to_the_parameters_of_a_learned_path() -> None:
         assert not sde.drift(t).requires_grad
         assert not sde.diffusion(t).requires_grad
     assert_close(sde.time(sde.log_snr(t)), t, rtol=1e-12, atol=0)
+
+
+def test_a_learned_scale_that_stands_still_has_no_drift() -> None:
+    class Loud(Learned):
+        def log_alpha(self, t: Tensor) -> Tensor:
+            return self.w + torch.zeros_like(t)
+
+    assert_close(Loud().drift(torch.tensor([0.2, 0.5])), torch.zeros(2))
 
 
 def test_the_base_class_is_abstract() -> None:

@@ -2,7 +2,7 @@
 
 For N(m, s^2) data the probability flow carries each coordinate along its quantile, so the exact answer is
 x(s) = alpha_s m + (x - alpha_t m) std_s / std_t,  std^2 = alpha^2 s^2 + sigma^2. For a mixture the oracle is scipy on
-the flow in the coordinates (x / alpha, sigma / alpha), where it is the same on every path and needs no drift or diffusion.
+the flow in the coordinates (x / alpha, sigma / alpha), where it is the same on every path and needs no drift.
 """
 
 import itertools
@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from oracles import PATHS, SHAPES, gaussian, mixture
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from models.analytic import GaussianMixture
 from sde_lib import SDE, VPSDE
 from solvers import DDIM, Adaptive, DPMSolver, Euler, Heun, Solver, grids
-from oracles import PATHS, SHAPES, gaussian, mixture
 
 SOLVERS: dict[str, tuple[Solver, int]] = {
     "ddim": (DDIM(), 1),
@@ -38,6 +38,11 @@ METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun", "scipy:RK45", "scipy:DO
 every_path = pytest.mark.parametrize("path", PATHS)
 every_solver = pytest.mark.parametrize("name", SOLVERS)
 both_ways = pytest.mark.parametrize("way", ["sampling", "encoding"])
+
+
+def slow(path: str) -> bool:
+    """Whether an evaluation takes some 10 ms: the time of a log-SNR is found by bisection."""
+    return path.startswith("ddpm")
 
 
 def marginal_std(model: GaussianMixture, sde: SDE, t: Tensor | float) -> Tensor:
@@ -284,8 +289,8 @@ def test_evaluations_a_step_are_as_promised(name: str, per_step: int) -> None:
 @every_path
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 3), ("dpm2s-x0", 3)])
 def test_round_trip_error_falls_with_the_steps(path: str, name: str, order: int) -> None:
-    # A one-step solver of order p goes there by the field f + h^p e and back by f + (-h)^p e. For odd p the errors add up
-    # and the round trip is of order p; for even p the leading ones undo each other, and it is of order p + 1.
+    # A one-step solver of order p goes there by the field f + h^p e and back by f + (-h)^p e. For odd p the errors add
+    # up and the round trip is of order p; for even p the leading ones undo each other, and it is of order p + 1.
     sde, model = PATHS[path], gaussian((2,))
     solver, series = SOLVERS[name][0], [grids.log_snr(sde, steps) for steps in (64, 128, 256)]
     x = start(model, sde, series[0][-1])
@@ -294,8 +299,7 @@ def test_round_trip_error_falls_with_the_steps(path: str, name: str, order: int)
     assert abs(slope - order) < 0.3  # a wider band: two errors that cancel leave the asymptotic regime later
 
 
-@every_path
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("path", "shape"), [(p, s) for p in PATHS for s in SHAPES if s == (2,) or not slow(p)])
 def test_adaptive_round_trip_returns_to_tolerance(path: str, shape: tuple[int, ...]) -> None:
     sde, model = PATHS[path], gaussian(shape)
     ts = torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)
@@ -325,19 +329,17 @@ def within_path(levels: list[float], sde: SDE) -> bool:
     return low * (1 - 1e-12) <= min(levels) and max(levels) <= high * (1 + 1e-12)
 
 
-@every_path
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("path", "method"), [(p, m) for p in PATHS for m in METHODS if m == "dopri5" or not slow(p)])
 @both_ways
 def test_adaptive_arrives_within_tolerance_and_never_leaves_the_path(path: str, method: str, way: str) -> None:
-    if path.startswith("ddpm") and method not in ("dopri5", "scipy:RK45"):
-        pytest.skip("a DDPM's time is found by bisection, which takes seconds: two engines stand for the rest")
     sde, model, tolerance = PATHS[path], gaussian((2,)), 1e-5
     ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
     x, recorder = start(model, sde, ts[0], n=1), Recorder(model)
     exact = flow(model, sde, x, ts)
     error = (Adaptive(method, rtol=tolerance, atol=tolerance)(recorder, sde, x, ts) - exact).abs()
     # A step errs by about atol + rtol |x|. The flow carries that along as it does the state: the relative part stays
-    # relative, the absolute one grows by std_end / std_then, at most std_end / std_start. Steps are fewer than evaluations.
+    # relative, the absolute one grows by std_end / std_then, at most std_end / std_start. There are fewer steps than
+    # evaluations.
     growth = marginal_std(model, sde, ts[-1]) / marginal_std(model, sde, ts[0])
     assert bool((error < len(recorder.levels) * tolerance * (growth.clamp(min=1) + exact.abs())).all())
     assert within_path(recorder.levels, sde)
@@ -360,21 +362,20 @@ def test_adaptive_in_float32_never_leaves_the_path(path: str, method: str) -> No
 @pytest.mark.parametrize("path", ["vp", "edm", "rectified"])
 @pytest.mark.parametrize("method", METHODS)
 def test_adaptive_error_falls_with_the_tolerance(path: str, method: str) -> None:
-    # 1e4 times tighter must be at least 1e3 times better: a step's error goes with the tolerance, the number of
-    # steps with its power -1/order, and a tenth is left for luck.
+    # A thousand times tighter must be at least a hundred times better: a step's error goes with the tolerance, the
+    # number of steps with its power -1/order, and a tenth is left for luck.
     sde, model = PATHS[path], gaussian((2,))
     ts = torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)
     x = start(model, sde, ts[0], n=2)
     exact = flow(model, sde, x, ts)
     coarse, fine = (
         float((Adaptive(method, rtol=t, atol=t, per_sample=False)(model, sde, x, ts) - exact).norm())
-        for t in ((1e-2, 1e-6) if method in ("adaptive_heun", "bosh3") else (1e-4, 1e-8))
+        for t in ((1e-2, 1e-5) if method in ("adaptive_heun", "bosh3") else (1e-4, 1e-7))
     )
-    assert fine < 1e-3 * coarse
+    assert fine < 1e-2 * coarse
 
 
-@pytest.mark.parametrize("path", ["vp", "ve", "rectified"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("path", "shape"), zip(["vp", "ve", "rectified"], SHAPES, strict=True))
 @both_ways
 def test_adaptive_finds_the_flow_of_a_mixture(path: str, shape: tuple[int, ...], way: str) -> None:
     sde, model = PATHS[path], mixture(shape)
@@ -404,7 +405,7 @@ def test_adaptive_sample_does_not_depend_on_its_batch(method: str) -> None:
 def test_adaptive_ends_at_the_grids_ends_and_ignores_what_is_between() -> None:
     sde, model = PATHS["edm"], gaussian((2,))
     ts = torch.tensor([20.0, 7.0, 5.0, 0.3], dtype=torch.float64)
-    x = start(model, sde, ts[0])
+    x = start(model, sde, ts[0], n=1)
     end = Adaptive(rtol=1e-9, atol=1e-9)(model, sde, x, ts)
     assert torch.equal(end, Adaptive(rtol=1e-9, atol=1e-9)(model, sde, x, ts[[0, -1]]))
     torch.testing.assert_close(end, flow(model, sde, x, ts), rtol=1e-7, atol=1e-7)

@@ -1,0 +1,256 @@
+"""The command line as a user meets it: in its own process, by exit status, last line, and what it left on disk."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from commands.interpolate import spherical
+from commands.run import open_trained
+from commands.sample import sample
+from commands.train import train
+from configs import build, cifar10, digits, mnist, own
+from training.data import digits as digits_data
+
+ROOT = Path(__file__).parent.parent
+TINY = ("--config.training.batch=32", "--config.training.sample_every=0", "--config.net.width=8")
+
+
+def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment}
+    command = [sys.executable, str(ROOT / "main.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps, with classes."""
+    folder = tmp_path_factory.mktemp("runs") / "vp"
+    done = run(
+        "--mode=train", "--config=configs/digits.py:vp", f"--workdir={folder}", *TINY,
+        "--config.training.images=320", "--config.training.labels=true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_mode_runs_writes_what_it_says_and_needs_only_the_workdir(workdir: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("--mode=sample", "--num=5", "--steps=3", "--label=3", "--guidance=2.0"),
+        ("--mode=encode", "--num=5", "--steps=3"),
+        ("--mode=decode", "--steps=3"),
+        ("--mode=interpolate", "--num=4", "--steps=3", "--pair=2,7"),
+        ("--mode=likelihood", "--num=5", "--steps=3", "--divergence=hutchinson:probes=2"),
+    ):
+        done = run(*arguments, f"--workdir={workdir}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        wrote = [Path(line.removeprefix("wrote ")) for line in done.stdout.splitlines() if line.startswith("wrote ")]
+        assert {path.suffix for path in wrote} >= {".npz", ".png"}
+        assert all(path.stat().st_size > 0 for path in wrote)
+    report = json.loads((workdir / "likelihood_test.json").read_text())
+    assert report["n"] == 5
+    assert report["nfe"] == 6
+    assert report["levels"] == 17
+    assert report["probe_error"] > 0
+    with np.load(workdir / "samples.npz") as samples:
+        assert samples["x"].shape == (5, 1, 8, 8)
+        assert samples["x"].max() <= 16
+        assert samples["label"].tolist() == [3] * 5
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixed")
+    for i, size in enumerate([(8, 8), (8, 8), (10, 8)]):
+        Image.new("L", size).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--mode=train", "--config=configs/digits.py:vp", "--config.sde.bta=3"), "beta_max, beta_min"),
+        (("--mode=train", "--config=configs/digits.py:vpp"), "vp, ve, subvp, edm, cosine, flow, ncsn"),
+        (("--mode=train", "--config=configs/nothing.py"), "configs/digits.py"),
+        (("--mode=train", "--config=configs/digits.py:ve"), "holds a run of another configuration"),
+        (("--mode=train", "--config=configs/mnist.py"), "DATA_ROOT"),
+        (("--mode=sample", "--solver=dppm"), "did you mean 'dpm'"),
+        (("--mode=sample", "--solver=dpm:ordr=2"), "did you mean 'order'"),
+        (("--mode=sample", "--grid=uniformly"), "did you mean 'uniform'"),
+        (("--mode=sample", "--steps=0"), "at least 1, got 0"),
+        (("--mode=sample", "--num=0"), "at least 1"),
+        (("--mode=sample", "--label=10"), "0 .. 9"),
+        (("--mode=sample", "--split=test"), "not an option of --mode=sample"),
+        (("--mode=encode", "--solver=ddim:eta=1.0"), "adds noise"),
+        (("--mode=encode", "--input=nowhere.npz"), "nowhere.npz"),
+        (("--mode=encode", "--input={mixed}"), "of 8x8 and"),
+        (("--mode=decode", "--input={torn}"), "does not read"),
+        (("--mode=likelihood", "--solver=ddim"), "heun, euler or adaptive"),
+        (("--mode=dream",), "train|sample"),
+        (("--mode=sample", "--device=abacus"), "cpu, cuda"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_nothing_is_overwritten(
+    workdir: Path, mixed: Path, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    torn = tmp_path / "torn.npz"
+    torn.write_bytes(b"PK\x03\x04 not much of an archive")
+    before = contents(workdir)
+    filled = [argument.format(mixed=mixed, torn=torn) for argument in arguments]
+    done = run(*filled, f"--workdir={workdir}", DATA_ROOT=str(tmp_path))
+    assert done.returncode == 2, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: ")
+    assert says in errors[0]
+    assert contents(workdir) == before
+
+
+def test_a_truncated_data_file_is_named(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").write_bytes(bytes.fromhex("00000803 0000ea60 0000001c 0000001c") + bytes(100))
+    (raw / "train-labels-idx1-ubyte").write_bytes(bytes.fromhex("00000801 0000ea60") + bytes(60000))
+    done = run("--mode=train", "--config=configs/mnist.py", f"--workdir={tmp_path / 'run'}", DATA_ROOT=str(tmp_path))
+    assert done.returncode == 2
+    assert "train-images-idx3-ubyte" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(workdir: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(workdir, copied)
+    config = json.loads((copied / "config.json").read_text())
+    config["config"]["net"]["width"] = 16
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="another architecture"):
+        open_trained(copied)
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"found no config\.json"):
+        open_trained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="does not read"):
+        open_trained(tmp_path)
+
+
+def test_samples_are_the_same_whatever_the_batch(workdir: Path, tmp_path: Path) -> None:
+    # A convolution's rounding may depend on the batch; what is stored, after quantising, does not (in 640 pixels).
+    for solver in ("ddim", "pc", "langevin:steps=2,snr=0.1", "adaptive:rtol=0.01,atol=0.01"):
+        found = []
+        for batch in (10, 3):
+            output = str(tmp_path / f"{batch}.npz")
+            sample(workdir, num=10, solver=solver, steps=4, batch=batch, output=output)
+            with np.load(output) as file:
+                found.append(file["x"])
+        assert np.array_equal(*found), solver
+
+
+def test_ctrl_c_saves_and_the_same_command_ends_at_the_same_bits(tmp_path: Path) -> None:
+    def arguments(name: str) -> list[str]:
+        return [
+            "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path / name}", *TINY,
+            "--config.training.images=9600", "--config.training.log_every=5",
+        ]  # fmt: skip
+
+    command = [sys.executable, str(ROOT / "main.py"), *arguments("broken")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "broken" / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.is_file() and metrics.stat().st_size > 0:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "the same command goes on from there" in out + err
+
+    for name in ("broken", "whole"):
+        done = run(*arguments(name))
+        assert done.returncode == 0, done.stderr
+    ends = [contents(tmp_path / name / "checkpoints" / "0000009600") for name in ("broken", "whole")]
+    for file in ("model.safetensors", "ema.safetensors"):
+        assert ends[0][file] == ends[1][file]
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    images = [row["images"] for row in rows]
+    assert images == sorted(set(images))
+
+
+@pytest.mark.parametrize("shape", [(5, 12, 8), (1, 28, 20), (6,), (4, 10)])
+def test_data_of_any_shape_trains_samples_and_scores(shape: tuple[int, ...], tmp_path: Path) -> None:
+    file = tmp_path / "data.npy"
+    np.save(file, np.random.default_rng(0).normal(size=(40, *shape)).astype(np.float32))
+    config = own.get_config("array")
+    config.data.path = str(file)
+    if len(shape) == 3:
+        config.net = build.spec(build.NETWORKS, "unet", width=8, multipliers=(1, 2), blocks=1)
+    config.training.update(images=64, batch=32)
+    train(tmp_path / "run", config)
+    assert sample(tmp_path / "run", num=1, steps=2)["files"]
+    with np.load(tmp_path / "run" / "samples.npz") as file_:
+        assert file_["x"].shape == (1, *shape)
+    from commands.encode import decode, encode
+    from commands.likelihood import likelihood
+
+    encode(tmp_path / "run", steps=2)
+    assert decode(tmp_path / "run", steps=2)["round_trip_rms"] < 10
+    assert "nats_per_dim" in likelihood(tmp_path / "run", steps=2, divergence="exact", num=2)
+
+
+def test_a_loss_that_is_not_a_number_stops_training_with_a_reason(tmp_path: Path) -> None:
+    config = digits.get_config("vp")
+    config.training.update(images=640, batch=32, learning_rate=1e9, clip=0.0, log_every=2, warmup=0, sample_every=0)
+    config.net.width = 8
+    with pytest.raises(ValueError, match="the loss is"):
+        train(tmp_path / "run", config)
+
+
+def test_published_configurations_have_the_published_sizes() -> None:
+    for config, count in ((cifar10.get_config("ddpm"), 35_746_307), (cifar10.get_config("ncsn"), 30_117_635)):
+        denoiser = build.denoiser(config, (3, 32, 32), None)
+        assert sum(p.numel() for p in denoiser.parameters()) == count
+
+
+@pytest.mark.parametrize("make", [digits.get_config, mnist.get_config])
+def test_every_variant_builds(make: object) -> None:
+    assert callable(make)
+    for variant in ("vp", "ve", "subvp", "edm", "cosine", "flow"):
+        config = make(variant)
+        assert build.build(build.SDES, config.sde).t_max > 0
+        build.denoiser(config, digits_data().shape, 10)
+        build.build(build.WEIGHTINGS, config.training.weight)
+        build.build(build.TIMES, config.training.times)
+
+
+def test_specs_are_parsed_and_refused() -> None:
+    assert build.parse("ddim:eta=0.5") == {"name": "ddim", "eta": 0.5}
+    assert build.parse("adaptive:method=dopri5") == {"name": "adaptive", "method": "dopri5"}
+    for text in ("ddim:0.5", "ddim:eta=", "ddim:eta=f(x)"):
+        with pytest.raises(ValueError, match="key=value"):
+            build.parse(text)
+
+
+def test_spherical_interpolation_keeps_the_norm_and_meets_its_ends() -> None:
+    a, b = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    b = b * (a.norm() / b.norm())
+    path = spherical(a, b, torch.linspace(0, 1, 7, dtype=torch.float64))
+    torch.testing.assert_close(path[0], a)
+    torch.testing.assert_close(path[-1], b)
+    torch.testing.assert_close(path.flatten(1).norm(dim=1), a.norm().expand(7))
+    torch.testing.assert_close(spherical(a, a, torch.tensor([0.3])), a[None], check_dtype=False)

@@ -1,0 +1,54 @@
+"""A folder is a type signature: imports run downwards only (docs/architecture.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = ("sde_lib", "models", "solvers", "likelihood", "training", "evaluation", "configs", "commands", "main")
+MAY_IMPORT = {
+    "sde_lib": {"sde_lib"},
+    "models": {"models", "sde_lib.broadcast"},
+    "solvers": {"solvers", "sde_lib"},
+    "likelihood": {"likelihood", "solvers", "sde_lib"},
+    "training": {"training", "sde_lib"},
+    "evaluation": {"evaluation"},
+    "configs": {"configs"},
+    "commands": set(OURS) - {"main"},
+    "main": {"commands"},
+}
+COMMAND_LINE_ONLY = {"absl": {"configs", "commands", "main"}, "ml_collections": {"configs", "commands", "main"}}
+
+
+def files() -> list[Path]:
+    return [ROOT / "main.py", *(path for folder in OURS[:-1] for path in sorted((ROOT / folder).rglob("*.py")))]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by full name"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_only_what_its_folder_may(path: Path) -> None:
+    relative = path.relative_to(ROOT)
+    folder = relative.parts[0].removesuffix(".py")
+    allowed = set(OURS) - {"main", "commands"} if str(relative) == "configs/build.py" else MAY_IMPORT[folder]
+    for name in imported(path):
+        if name.split(".")[0] in OURS:
+            assert any(name == prefix or name.startswith(prefix + ".") for prefix in allowed), f"{relative}: {name}"
+        for package, folders in COMMAND_LINE_ONLY.items():
+            assert name.split(".")[0] != package or folder in folders, f"{relative}: {name}"
+
+
+def test_the_walk_sees_a_forbidden_import(tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text("from models.unet import UNet\nimport absl.flags\n")
+    assert imported(file) == {"models.unet", "absl.flags"}

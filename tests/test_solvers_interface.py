@@ -1,0 +1,486 @@
+"""What every solver, grid and noise source promises whoever calls it: shapes, refusals, seeds, progress, gradients."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracles import PATHS, SHAPES, gaussian
+from scipy import stats
+from torch import Tensor
+
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, DiscreteVPSDE
+from solvers import (
+    DDIM,
+    Adaptive,
+    AnnealedLangevin,
+    DPMSolver,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    PerSampleNoise,
+    PredictorCorrector,
+    Progress,
+    Solver,
+    grids,
+)
+
+CORRECTOR = AnnealedLangevin(snr=0.16)
+FIXED: dict[str, Solver] = {
+    "ddim": DDIM(),
+    "euler": Euler(),
+    "heun": Heun(),
+    "dpm1": DPMSolver(order=1),
+    "dpm2m": DPMSolver(),
+    "dpm2m-eps": DPMSolver(predict="eps"),
+    "dpm2s": DPMSolver(multistep=False),
+}
+ADAPTIVE: dict[str, Solver] = {
+    "dopri5": Adaptive(),
+    "bosh3": Adaptive("bosh3", 1e-3, 1e-3),
+    "scipy-rk45": Adaptive("scipy:RK45", 1e-3, 1e-3),
+    "scipy-lsoda": Adaptive("scipy:LSODA", 1e-3, 1e-3),
+}
+STOCHASTIC: dict[str, Solver] = {
+    "ddim-1": DDIM(eta=1.0),
+    "ddim-0.5": DDIM(eta=0.5),
+    "em": EulerMaruyama(),
+    "ncsn": AnnealedLangevin(steps=3, step_size=1e-6),
+    "langevin": AnnealedLangevin(snr=0.16, denoise=False),
+    "langevin-sample": AnnealedLangevin(snr=0.16, norms="sample"),
+    "pc-em": PredictorCorrector(EulerMaruyama(), CORRECTOR),
+    "pc-ddim": PredictorCorrector(DDIM(), CORRECTOR),
+    "pc-dpm2m-sample": PredictorCorrector(DPMSolver(), AnnealedLangevin(snr=0.16, norms="sample")),
+    "pc-heun": PredictorCorrector(Heun(), CORRECTOR),
+    "pc-dopri5": PredictorCorrector(Adaptive(rtol=1e-2, atol=1e-2), CORRECTOR),
+}
+DETERMINISTIC = FIXED | ADAPTIVE
+EVERY = DETERMINISTIC | STOCHASTIC
+
+
+def each(solvers: dict[str, Solver]) -> Any:
+    return pytest.mark.parametrize("solver", solvers.values(), ids=solvers.keys())
+
+
+every_solver = each(EVERY)
+every_path = pytest.mark.parametrize("path", PATHS)
+
+
+def half(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    return 0.5 * x
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# Grids
+
+
+@every_path
+@pytest.mark.parametrize("grid", [grids.uniform, grids.quadratic, grids.log_snr, grids.karras])
+@pytest.mark.parametrize("steps", [1, 2, 37, 1000])
+def test_grid_falls_from_exactly_t_max_to_exactly_t_min(path: str, grid: Any, steps: int) -> None:
+    sde = PATHS[path]
+    ts = grid(sde, steps)
+    assert ts.shape == (steps + 1,)
+    assert ts.dtype == torch.float64
+    assert (float(ts[0]), float(ts[-1])) == (sde.t_max, sde.t_min)
+    assert bool((ts.diff() < 0).all())
+
+
+def test_uniform_and_quadratic_grids_are_their_formulas() -> None:
+    sde, i = VPSDE(t_min=0.04, t_max=0.81), np.arange(11) / 10
+    np.testing.assert_allclose(grids.uniform(sde, 10), 0.81 - 0.77 * i, rtol=1e-14)
+    np.testing.assert_allclose(grids.quadratic(sde, 10), (0.9 - 0.7 * i) ** 2, rtol=1e-14)
+
+
+@every_path
+def test_log_snr_grid_has_equal_steps_in_log_snr(path: str) -> None:
+    steps = PATHS[path].log_snr(grids.log_snr(PATHS[path], 50)).diff()
+    torch.testing.assert_close(steps, steps.mean().expand(50), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
+def test_karras_grid_is_equation_5(rho: float) -> None:
+    n = 18
+    i = np.arange(n)
+    sigma = (80 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
+    np.testing.assert_allclose(grids.karras(EDMSDE(), n - 1, rho), sigma, rtol=1e-9)
+
+
+@every_path
+def test_karras_grid_is_equation_5_in_sigma_over_alpha_on_every_path(path: str) -> None:
+    sde = PATHS[path]
+    alpha, sigma = sde.scales(grids.karras(sde, 20))
+    levels = (sigma / alpha).numpy()
+    expected = np.linspace(levels[0] ** (1 / 7), levels[-1] ** (1 / 7), 21) ** 7
+    np.testing.assert_allclose(levels, expected, rtol=1e-6)
+
+
+@every_path
+def test_sigmas_grid_has_the_levels_asked_for(path: str) -> None:
+    levels = [20.0, 4.0, 3.0, 0.1, 0.05]
+    alpha, sigma = PATHS[path].scales(grids.sigmas(PATHS[path], levels))
+    np.testing.assert_allclose(sigma / alpha, levels, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [([60.0, 1.0], "within"), ([1.0, 0.001], "within"), ([1.0, 2.0], "fall"), ([1.0, 1.0], "fall"), ([], "within")],
+)
+def test_sigmas_grid_refuses_levels_off_the_path_or_not_falling(levels: list[float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        grids.sigmas(VESDE(0.01, 50.0), levels)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 20, 50, 1000])
+def test_leading_and_trailing_grids_are_diffusers_timesteps(steps: int) -> None:
+    # DDIMScheduler(steps_offset=0).set_timesteps, in numpy as it is there; timestep k is the time (k + 1) / 1000, at
+    # which the path has that timestep's alpha-bar.
+    sde = DiscreteVPSDE("linear")
+    leading = (np.arange(0, steps) * (1000 // steps)).round()[::-1].astype(np.int64)
+    trailing = np.round(np.arange(1000, 0, -1000 / steps)).astype(np.int64) - 1
+    bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    for ts, timesteps in ((grids.leading(sde, steps), leading), (grids.trailing(sde, steps), trailing)):
+        np.testing.assert_allclose(ts, (timesteps + 1) / 1000, rtol=1e-14)
+        np.testing.assert_allclose(sde.scales(ts)[0].square(), bar[timesteps], rtol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [3, 7, 300, 999])
+def test_trailing_grid_is_diffusers_where_steps_do_not_divide(steps: int) -> None:
+    trailing = np.round(np.arange(1000, 0, -1000 / steps)).astype(np.int64)[:steps]
+    np.testing.assert_allclose(grids.trailing(VPSDE(), steps), trailing / 1000, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["uniform", "quadratic", "log_snr", "karras", "leading", "trailing"])
+@pytest.mark.parametrize("steps", [0, -3])
+def test_grid_of_no_steps_is_refused(name: str, steps: int) -> None:
+    with pytest.raises(ValueError, match=f"at least 1.*got {steps}"):
+        getattr(grids, name)(VPSDE(), steps)
+
+
+@pytest.mark.parametrize("grid", [grids.leading, grids.trailing])
+def test_more_timesteps_than_there_are_is_refused(grid: Any) -> None:
+    with pytest.raises(ValueError, match="at most 1000"):
+        grid(VPSDE(), 1001)
+
+
+# What is refused
+
+
+@each(STOCHASTIC)
+def test_stochastic_solver_refuses_a_rising_grid_and_names_what_can_encode(solver: Solver) -> None:
+    assert solver.stochastic
+    with pytest.raises(ValueError, match=r"increasing grid.*DDIM\(\), Heun\(\) or Adaptive\(\)") as caught:
+        solver(half, VPSDE(), torch.ones(2, 2), grids.uniform(VPSDE(), 5).flip(0))
+    assert type(solver).__name__ in str(caught.value)
+
+
+@each(DETERMINISTIC)
+def test_deterministic_solver_encodes_and_asks_for_no_noise(solver: Solver) -> None:
+    def no_noise(x: Tensor) -> Tensor:
+        raise AssertionError("asked for noise")
+
+    assert not solver.stochastic
+    x = solver(half, VPSDE(), torch.ones(2, 2), grids.uniform(VPSDE(), 5).flip(0), noise=no_noise)
+    assert bool(x.isfinite().all())
+
+
+BAD_GRIDS = {
+    "turns": ([0.9, 0.5, 0.7], "turns"),
+    "turns upwards": ([0.5, 0.7, 0.6], "turns"),
+    "stays": ([0.9, 0.5, 0.5, 0.1], "stays"),
+    "nan": ([0.9, math.nan, 0.1], "finite"),
+    "infinite": ([math.inf, 0.1], "finite"),
+    "above": ([1.1, 0.5], "within"),
+    "below": ([0.5, 0.0], "within"),
+    "negative": ([0.5, -0.1], "within"),
+    "two-dimensional": ([[0.9, 0.5], [0.5, 0.1]], "1-D"),
+    "empty": ([], "1-D"),
+}
+
+
+@every_solver
+@pytest.mark.parametrize("grid", BAD_GRIDS)
+def test_grid_that_is_not_one_is_refused(solver: Solver, grid: str) -> None:
+    times, words = BAD_GRIDS[grid]
+    with pytest.raises(ValueError, match=words):
+        solver(half, VPSDE(), torch.ones(2, 2), torch.tensor(times))
+
+
+@every_solver
+def test_grid_of_one_time_is_refused_but_by_langevin_which_stays_there(solver: Solver) -> None:
+    ts = torch.tensor([0.5])
+    if isinstance(solver, AnnealedLangevin):
+        assert solver(half, VPSDE(), torch.ones(2, 2), ts).shape == (2, 2)
+    else:
+        with pytest.raises(ValueError, match="at least two times"):
+            solver(half, VPSDE(), torch.ones(2, 2), ts)
+
+
+def test_grid_in_float32_is_taken_at_its_ends() -> None:
+    # float32 rounds 1e-5 and 0.999 past the ends by its own precision, which is forgiven.
+    for sde in PATHS.values():
+        ts = grids.uniform(sde, 10).float()
+        assert bool(DDIM()(half, sde, torch.ones(2, 2), ts).isfinite().all())
+
+
+def test_what_is_forgiven_at_the_ends_does_not_reach_sigma_zero() -> None:
+    # 1e-5 is below what a millionth of [1e-5, 80] forgives, so a grid that ends at 0 must still be refused.
+    sde = EDMSDE(t_min=1e-5)
+    with pytest.raises(ValueError, match="within"):
+        Heun()(half, sde, torch.ones(2, 2), torch.tensor([80.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DDIM(eta=2.0), r"eta within \[0, 1\], got 2"),
+        (lambda: DDIM(eta=-0.1), "eta"),
+        (lambda: DDIM(eta=math.nan), "eta"),
+        (lambda: DPMSolver(order=3), "order 1 or 2.*got 3"),
+        (lambda: DPMSolver(order=0), "order 1 or 2"),
+        (lambda: DPMSolver(predict="noise"), "'x0' or 'eps'.*'noise'"),
+        (lambda: Adaptive("rk4"), "dopri5.*scipy:RK45.*'rk4'"),
+        (lambda: Adaptive("scipy:dopri5"), "scipy:RK45.*'scipy:dopri5'"),
+        (lambda: Adaptive("RK45"), "scipy:RK45.*'RK45'"),
+        (lambda: Adaptive(rtol=-1e-3), "tol"),
+        (lambda: Adaptive(rtol=0.0, atol=0.0), "tol"),
+        (lambda: AnnealedLangevin(steps=0), "at least 1.*got 0"),
+        (lambda: AnnealedLangevin(norms="bach"), "expected, sample, batch, got 'bach'"),
+        (lambda: AnnealedLangevin(step_size=-1e-5), "step_size"),
+        (lambda: AnnealedLangevin(step_size=0.0), "step_size"),
+        (lambda: AnnealedLangevin(snr=-0.1), "snr"),
+        (lambda: AnnealedLangevin(snr=math.nan), "snr"),
+    ],
+)
+def test_setting_that_cannot_work_is_refused_when_it_is_made(make: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@every_solver
+def test_solver_is_frozen_comparable_and_says_its_settings(solver: Solver) -> None:
+    twin = dataclasses.replace(solver)  # type: ignore[type-var]
+    assert solver == twin
+    assert hash(solver) == hash(twin)
+    assert repr(solver) == repr(twin)
+    assert sum(solver == other for other in EVERY.values()) == 1
+    for field in dataclasses.fields(solver):  # type: ignore[arg-type]
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(solver, field.name, None)
+
+
+# What comes back
+
+
+@every_solver
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_callable_is_a_denoiser_and_shape_and_dtype_are_kept(
+    solver: Solver, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    sde, start = VPSDE(), normal(1, *shape).to(dtype)
+    kept = start.clone()
+    x = solver(lambda x, alpha, sigma: 0.5 * x, sde, start, grids.log_snr(sde, 5))
+    assert (x.shape, x.dtype) == (start.shape, dtype)
+    assert bool(x.isfinite().all())
+    assert torch.equal(start, kept)
+
+
+@every_solver
+def test_batch_of_none_comes_back_empty(solver: Solver) -> None:
+    # What is left of a set that divides evenly into chunks.
+    assert solver(half, VPSDE(), torch.ones(0, 2), grids.log_snr(VPSDE(), 5)).shape == (0, 2)
+
+
+@every_solver
+@pytest.mark.parametrize("shape", [(2,), (3, 8, 8)])
+def test_same_seed_gives_the_same_images_whatever_the_batch(solver: Solver, shape: tuple[int, ...]) -> None:
+    # To the bit: with an elementwise denoiser in float64, nothing that is computed of a sample may depend on its mates.
+    sde, model, n = PATHS["vp"], gaussian(shape), 4
+    ts = grids.log_snr(sde, 6)
+
+    def made(indices: range) -> Tensor:
+        noise = PerSampleNoise(5, indices)
+        x = sde.prior((len(indices), *shape), noise=noise, dtype=torch.float64)
+        return solver(model, sde, x, ts, noise=noise)
+
+    whole = made(range(n))
+    for size in (1, 3):
+        chunks = [made(range(n)[i : i + size]) for i in range(0, n, size)]
+        assert torch.equal(torch.cat(chunks), whole)
+    assert torch.equal(made(range(n)), whole)
+    assert len(whole.flatten(1).unique(dim=0)) == n
+
+
+@every_solver
+def test_progress_is_told_once_a_step(solver: Solver) -> None:
+    sde, ts = VPSDE(), grids.log_snr(VPSDE(), 5)
+    told = list[Progress]()
+    end = solver(half, sde, normal(3, 2), ts, on_step=told.append)
+    if isinstance(solver, Adaptive):  # once a sample: it goes from end to end
+        steps, times, rows = 3, [sde.t_min] * 3, 1
+    elif isinstance(solver, AnnealedLangevin):  # once a level, the first among them
+        steps, times, rows = 6, ts.tolist(), 3
+    else:
+        steps, times, rows = 5, ts[1:].tolist(), 3
+    assert [progress.step for progress in told] == list(range(1, steps + 1))
+    assert {progress.steps for progress in told} == {steps}
+    assert [progress.t for progress in told] == times
+    assert {progress.x.shape for progress in told} == {(rows, 2)}
+    last = torch.cat([progress.x for progress in told]) if isinstance(solver, Adaptive) else told[-1].x
+    if isinstance(solver, AnnealedLangevin) and solver.denoise:
+        last = half(last, *sde.scales(ts[-1]))
+    torch.testing.assert_close(last, end, rtol=0, atol=0)
+
+
+@each({name: solver for name, solver in EVERY.items() if not name.startswith("scipy")})
+def test_gradients_flow_when_x_asks_for_them(solver: Solver) -> None:
+    # For a Gaussian a step is affine, so the derivative is a difference, of any size, with the same noise. Norms that
+    # are measured, and steps that adapt, bend it: there the difference is a small one, and good to the tolerance.
+    sde, model = VPSDE(), gaussian((2,))
+    ts, x = grids.log_snr(sde, 5), normal(2, 2)
+    h, adaptive = 1e-6, "Adaptive" in repr(solver)
+
+    def run(x: Tensor) -> Tensor:
+        return solver(model, sde, x, ts, noise=PerSampleNoise(0, range(len(x))))
+
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(run(leaf)[:, 0].sum(), leaf)
+    push = torch.tensor([h, 0.0], dtype=torch.float64)
+    difference = (run(x + push) - run(x - push))[:, 0] / (2 * h)
+    torch.testing.assert_close(grad[:, 0], difference, rtol=1e-2 if adaptive else 1e-5, atol=1e-7)
+
+
+def test_scipy_refuses_gradients_rather_than_losing_them() -> None:
+    x = torch.ones(1, 2, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="gradient"):
+        Adaptive("scipy:RK45")(half, VPSDE(), x, grids.log_snr(VPSDE(), 5))
+
+
+@every_solver
+def test_no_graph_is_kept_unless_x_asks_for_one(solver: Solver) -> None:
+    weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    x = solver(lambda x, alpha, sigma: weight * x, VPSDE(), normal(2, 2), grids.log_snr(VPSDE(), 3))
+    assert not x.requires_grad
+    with torch.no_grad():
+        asks = normal(2, 2).requires_grad_()
+        assert not solver(half, VPSDE(), asks, grids.log_snr(VPSDE(), 3)).requires_grad
+    assert torch.is_grad_enabled()
+
+
+@every_solver
+def test_solver_works_in_inference_mode_and_gives_the_same(solver: Solver) -> None:
+    sde, model = VPSDE(), gaussian((2,))
+
+    def made() -> Tensor:
+        x = sde.prior((2, 2), noise=PerSampleNoise(0, range(2)), dtype=torch.float64)
+        return solver(model, sde, x, grids.log_snr(sde, 4), noise=PerSampleNoise(1, range(2)))
+
+    with torch.inference_mode():
+        inside = made()
+    assert torch.equal(inside.clone(), made())
+
+
+@every_path
+@pytest.mark.parametrize("solver", [Heun(), DPMSolver(multistep=False), EulerMaruyama(), Adaptive(rtol=1e-2)], ids=repr)
+def test_a_path_first_used_in_inference_mode_works_there_and_afterwards(path: str, solver: Solver) -> None:
+    # A path may keep what it has computed; kept inference tensors would be of no use to whoever differentiates later.
+    sde: SDE = dataclasses.replace(PATHS[path])  # type: ignore[type-var]
+    with torch.inference_mode():
+        x = sde.prior((1, 2), dtype=torch.float64)
+        x = solver(half, sde, x, grids.log_snr(sde, 3))
+        assert bool(x.isfinite().all())
+    sde.drift(0.5)
+    leaf = torch.ones(1, 2, dtype=torch.float64, requires_grad=True)
+    solver(half, sde, leaf, grids.log_snr(sde, 3)).sum().backward()
+    assert leaf.grad is not None
+
+
+@every_solver
+def test_default_noise_follows_the_global_seed(solver: Solver) -> None:
+    ts = grids.log_snr(VPSDE(), 3)
+    ends = list[Tensor]()
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        ends.append(solver(half, VPSDE(), torch.ones(2, 2), ts))
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2]) is not solver.stochastic
+
+
+# Noise of one's own
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("values", [5, 500])  # torch fills fewer than sixteen another way
+def test_noise_is_standard_normal_and_its_streams_are_strangers(dtype: torch.dtype, values: int) -> None:
+    # Kolmogorov-Smirnov over all draws: a false alarm in 1 of 1000 seeds. Correlations of all 2016 pairs of 64 streams,
+    # and of neighbours within one, beyond 5 standard errors: 1 of 900.
+    noise = PerSampleNoise(0, range(64))
+    blank = torch.empty(64, values, dtype=dtype)
+    draws = torch.cat([noise(blank) for _ in range(2500 // values)], 1).double()
+    assert stats.kstest(draws.flatten().numpy(), "norm").pvalue > 1e-3
+    correlation = np.corrcoef(draws.numpy())[np.triu_indices(64, 1)]
+    assert float(np.abs(correlation).max()) < 5 / math.sqrt(2500)
+    along = (draws[:, 1:] * draws[:, :-1]).mean()
+    assert abs(float(along)) < 5 / math.sqrt(draws.numel())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_noise_is_uniform_within_0_and_1(dtype: torch.dtype) -> None:
+    draws = PerSampleNoise(0, range(64)).uniform(torch.empty(64, 500, dtype=dtype))
+    assert draws.dtype == dtype
+    assert float(draws.min()) >= 0
+    assert float(draws.max()) < 1
+    assert stats.kstest(draws.flatten().double().numpy(), "uniform").pvalue > 1e-3  # a false alarm in 1 of 1000 seeds
+
+
+def test_noise_goes_on_in_each_samples_stream() -> None:
+    blank, noise, again = torch.empty(3, 40), PerSampleNoise(0, range(3)), PerSampleNoise(0, range(3))
+    first, second, third = noise(blank), noise.uniform(blank), noise(blank)
+    assert not torch.equal(first, third)
+    for expected, got in ((first, again(blank)), (second, again.uniform(blank)), (third, again(blank))):
+        assert torch.equal(expected, got)
+    alone = PerSampleNoise(0, [1])
+    assert torch.equal(torch.cat([alone(blank[:1]), alone.uniform(blank[:1])]), torch.stack([first[1], second[1]]))
+
+
+def test_every_seed_and_index_has_a_stream_of_its_own() -> None:
+    streams = [PerSampleNoise(seed, range(100))(torch.empty(100, 4)) for seed in (0, 1, 2, 2**31, 2**40)]
+    assert len(torch.cat(streams).unique(dim=0)) == 500
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_noise_for_another_batch_size_is_refused(rows: int) -> None:
+    with pytest.raises(ValueError, match=f"expected a batch of 3.*got {rows}"):
+        PerSampleNoise(0, range(3))(torch.empty(rows, 2))
+
+
+def test_noise_asks_for_no_gradient_and_leaves_x_alone() -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    noise = PerSampleNoise(0, range(2))(x)
+    assert not noise.requires_grad
+    assert torch.equal(x.detach(), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("source", ["__call__", "uniform"])
+def test_noise_does_not_depend_on_how_x_lies_in_memory(source: str) -> None:
+    # A network in channels_last, or a transposed batch (of which a batch of one is contiguous again), must not change
+    # what a seed means.
+    def drawn(x: Tensor) -> Tensor:
+        return getattr(PerSampleNoise(0, range(len(x))), source)(x)
+
+    plain = torch.empty(4, 3, 8, 8)
+    assert torch.equal(drawn(plain.to(memory_format=torch.channels_last)), drawn(plain))
+    assert torch.equal(drawn(torch.empty(32, 4).T), drawn(torch.empty(4, 32)))
+    assert torch.equal(drawn(torch.empty(32, 4).T[:1]), drawn(torch.empty(4, 32))[:1])
+
+
+def test_refusal_names_the_path() -> None:
+    with pytest.raises(ValueError, match=re.escape("within [1e-05, 1] of VPSDE, got 0.5 to 1.1")):
+        DDIM()(half, VPSDE(), torch.ones(2, 2), torch.tensor([1.1, 0.5], dtype=torch.float64))
