@@ -65,7 +65,7 @@ def spherical(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     """
     cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1)
     theta = cosine.acos()
-    w = weights.reshape(-1, *(1,) * a.ndim)
+    w = weights.to(a).reshape(-1, *(1,) * a.ndim)
     if float(theta.sin()) < 1e-6:
         return torch.lerp(a, b, w)
     return (((1 - w) * theta).sin() * a + (w * theta).sin() * b) / theta.sin()

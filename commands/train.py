@@ -2,8 +2,11 @@
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,9 +46,11 @@ def train(workdir: Path, config: ml_collections.ConfigDict, *, device: str | Non
     _introduce(run, dataset, state)
 
     last_seen, began, before = state.images, time.perf_counter(), state.images
-    with _Log(run, before) as log:
+    with _Log(run, before) as log, _between_steps() as stop:
         try:
             for step in log.following(_steps(run, dataset, state)):
+                if stop.asked:
+                    raise KeyboardInterrupt
                 every = config.training
                 if _passed(every.sample_every, last_seen, step.images) and step.images < every.images:
                     log.pictures(state)
@@ -67,6 +72,30 @@ def train(workdir: Path, config: ml_collections.ConfigDict, *, device: str | Non
         "loss": log.loss,
         "files": [str(path) for path in (workdir / "checkpoints", workdir / "loss.png", workdir / "samples")],
     }
+
+
+@dataclass
+class _Stop:
+    asked: bool = False
+
+
+@contextmanager
+def _between_steps() -> Iterator[_Stop]:
+    """Ctrl-C and a polite kill wait for the step to end, so that what is saved is whole; asked twice, they do not."""
+    stop = _Stop()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, ask) for number in signals}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start(run: Run) -> TrainingState:

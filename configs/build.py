@@ -120,8 +120,10 @@ def parse(text: str) -> dict[str, Any]:
     name, _, rest = text.partition(":")
     call = f"f({rest})"
     try:
-        keywords = ast.parse(call, mode="eval").body.keywords  # type: ignore[attr-defined]
-        return {"name": name, **{str(keyword.arg): _literal(keyword.value) for keyword in keywords}}
+        parsed = ast.parse(call, mode="eval").body
+        if not isinstance(parsed, ast.Call) or parsed.args:
+            raise ValueError(rest)
+        return {"name": name, **{str(keyword.arg): _literal(keyword.value) for keyword in parsed.keywords}}
     except (SyntaxError, ValueError):
         raise ValueError(f"expected name:key=value,key=value, got {text!r}") from None
 

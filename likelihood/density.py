@@ -8,7 +8,7 @@ from torch import Tensor
 
 from likelihood.divergence import Divergence, Hutchinson
 from sde_lib import SDE
-from sde_lib.broadcast import DenoiserLike
+from sde_lib.broadcast import DenoiserLike, of_rows
 from sde_lib.sde import Noise
 from solvers import Adaptive, FlowSolver, Scales, Schedule, probability_flow
 from solvers.flow import State
@@ -75,26 +75,22 @@ def log_likelihood(
         raise ValueError("expected a rising grid, from the data's end to the noise's: flip it, ts.flip(0)")
 
     evaluations = 0
-    # Each sample's probes ride along in the state (with no slope), so that a solver may take samples one by one.
     directions = divergence.directions(x0, noise)
-    shared = divergence.shared
 
-    def field(at: Scales, state: State) -> State:
+    def field(at: Scales, state: State, rows: slice) -> State:
         nonlocal evaluations
-        x, *own = state[:1] + state[2:]
+        x, model = state[0], of_rows(denoiser, rows)
         evaluations += len(x)
-        along = directions if shared else own[0].transpose(0, 1)
-        velocity, div = divergence(lambda y: probability_flow(denoiser, y, at), x, along)
-        return velocity, div.to(state[1]), *(torch.zeros_like(v) for v in own)
+        along = directions if divergence.shared else directions[:, rows]
+        velocity, div = divergence(lambda y: probability_flow(model, y, at), x, along)
+        return velocity, div
 
     with torch.no_grad():
-        estimates = 1 if shared else len(directions)
-        start: State = (x0, torch.zeros(len(x0), estimates, dtype=x0.dtype, device=x0.device))
-        start = start if shared else (*start, directions.transpose(0, 1))
-        latent, change, *_ = solver.integrate(field, start, schedule, on_step)
-
+        estimates = 1 if divergence.shared else len(directions)
+        start = (x0, torch.zeros(len(x0), estimates, dtype=x0.dtype, device=x0.device))
+        latent, change = solver.integrate(field, start, schedule, on_step)
         log_prob = (prior_log_prob or sde.prior_log_prob)(latent) + change.mean(1)
-        error = torch.zeros_like(log_prob) if shared else None
+        error = torch.zeros_like(log_prob) if divergence.shared else None
         if estimates > 1:
             error = change.std(1) / estimates**0.5
     return Density(log_prob, latent, evaluations / len(x0), error)

@@ -25,7 +25,7 @@ class Divergence(abc.ABC):
 
     mode: str
     chunk: int
-    shared: ClassVar[bool]  # whether all samples look along the same directions, which then are no part of the state
+    shared: ClassVar[bool]  # whether all samples look along the same directions
 
     @abc.abstractmethod
     def directions(self, x: Tensor, noise: Noise) -> Tensor:

@@ -4,11 +4,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sde_lib.broadcast import DenoiserLike, predict_noise
+from sde_lib.broadcast import DenoiserLike, of_rows, predict_noise
 
 
 class Conditioned(nn.Module):
-    """A denoiser with its conditioning filled in:  D(x, alpha, sigma) = D(x, alpha, sigma, **cond)."""
+    """A denoiser with its conditioning filled in:  D(x, alpha, sigma) = D(x, alpha, sigma, **cond).
+
+    Tensors in it have a row for each sample.
+    """
 
     def __init__(self, denoiser: DenoiserLike, **cond: Any) -> None:
         super().__init__()
@@ -22,6 +25,11 @@ class Conditioned(nn.Module):
     def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[eps | x, cond], shape (B, *D)."""
         return predict_noise(self.denoiser, x, alpha, sigma, **self.cond)
+
+    def rows(self, rows: slice) -> "Conditioned":
+        """The same for some rows of the batch."""
+        part = {key: value[rows] if isinstance(value, Tensor) else value for key, value in self.cond.items()}
+        return Conditioned(of_rows(self.denoiser, rows), **part)
 
 
 class ClassifierFree(nn.Module):
@@ -52,3 +60,7 @@ class ClassifierFree(nn.Module):
         """The guided E[eps | x], linear in the two denoisers' as D is, shape (B, *D)."""
         without = predict_noise(self.denoiser, x, alpha, sigma)
         return without + self.scale * (predict_noise(self.denoiser, x, alpha, sigma, label=self.label) - without)
+
+    def rows(self, rows: slice) -> "ClassifierFree":
+        """The same for some rows of the batch."""
+        return ClassifierFree(of_rows(self.denoiser, rows), self.label[rows], self.scale)

@@ -39,6 +39,13 @@ def predict_noise(denoiser: DenoiserLike, x: Tensor, alpha: Tensor, sigma: Tenso
     return (x - expand(alpha, x) * denoiser(x, alpha, sigma, **cond)) / expand(sigma, x)
 
 
+def of_rows(denoiser: DenoiserLike, rows: slice) -> DenoiserLike:
+    """The denoiser for some rows of its batch: one with conditioning for each sample has a method `rows` for it."""
+    part = getattr(denoiser, "rows", None)
+    chosen: DenoiserLike = denoiser if part is None else part(rows)
+    return chosen
+
+
 def precise(scale: Tensor) -> Tensor:
     """The scale in float64, where the device has it: scalars cost nothing, and their differences keep digits."""
     return scale if scale.device.type == "mps" else scale.double()

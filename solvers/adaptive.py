@@ -49,16 +49,15 @@ class Adaptive(FlowSolver):
 
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
         """See `FlowSolver.integrate`; `on_step` is called once for each sample that arrives."""
-        rows = len(state[0])
-        chunks = [tuple(y[i : i + 1] for y in state) for i in range(rows)] if self.per_sample else [state]
+        chunks = [slice(i, i + 1) for i in range(len(state[0]))] if self.per_sample else [slice(None)]
         arrived = []
-        for i, chunk in enumerate(chunks):
-            arrived.append(self._solve(field, chunk, schedule))
+        for i, rows in enumerate(chunks):
+            arrived.append(self._solve(field, tuple(y[rows] for y in state), rows, schedule))
             if on_step is not None:
                 on_step(Progress(i + 1, len(chunks), float(schedule.ts[-1]), arrived[-1][0]))
         return tuple(torch.cat(column) for column in zip(*arrived, strict=True))
 
-    def _solve(self, field: Field, state: State, schedule: Schedule) -> State:
+    def _solve(self, field: Field, state: State, rows: slice, schedule: Schedule) -> State:
         # Time runs up from 0, the distance in log-SNR: neither engine then steps backwards.
         first, last = (float(schedule.sde.log_snr(schedule.ts[i])) for i in (0, -1))
         direction = 1.0 if last > first else -1.0
@@ -67,7 +66,7 @@ class Adaptive(FlowSolver):
             log_snr = torch.tensor(first + direction * distance, dtype=torch.float64)
             at = Scales.at(schedule.sde, schedule.sde.time(log_snr))
             pace = float(-direction * (at.sigma / at.diffusion) ** 2)
-            return tuple(pace * k for k in field(at, y))
+            return tuple(pace * k for k in field(at, y, rows))
 
         solve = (
             partial(_scipy, self.method.removeprefix("scipy:"))

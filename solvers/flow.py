@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from sde_lib import expand, predict_noise
-from sde_lib.broadcast import DenoiserLike
+from sde_lib.broadcast import DenoiserLike, of_rows
 from sde_lib.sde import Noise
 from solvers.schedule import Scales, Schedule
 from solvers.solver import OnStep, Solver
 
 State = tuple[Tensor, ...]
-Field = Callable[[Scales, State], State]
+Field = Callable[[Scales, State, slice], State]
 
 
 def probability_flow(denoiser: DenoiserLike, x: Tensor, at: Scales) -> Tensor:
@@ -27,14 +27,14 @@ class FlowSolver(Solver):
 
     @abc.abstractmethod
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
-        """The state of  d state / dt = field(scales at t, state),  from the schedule's first time to its last.
+        """The state of  d state / dt = field(scales at t, state, rows),  from the schedule's first time to its last.
 
-        The state is a tuple of tensors that share the batch dimension.
+        The state is a tuple of tensors that share the batch dimension, or those rows of it that the field is told.
         """
 
     def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
-        def field(at: Scales, state: State) -> State:
-            return (probability_flow(denoiser, state[0], at),)
+        def field(at: Scales, state: State, rows: slice) -> State:
+            return (probability_flow(of_rows(denoiser, rows), state[0], at),)
 
         return self.integrate(field, (x,), schedule, on_step)[0]
 

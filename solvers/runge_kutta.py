@@ -9,6 +9,8 @@ from solvers.flow import Field, FlowSolver, State
 from solvers.schedule import Schedule
 from solvers.solver import OnStep, Progress
 
+ALL = slice(None)
+
 
 class _OnGrid(FlowSolver):
     """A one-step method: it says how the state changes over an interval."""
@@ -31,7 +33,7 @@ class Euler(_OnGrid):
 
     def advance(self, field: Field, state: State, schedule: Schedule, i: int) -> State:
         h = schedule[i + 1].t - schedule[i].t
-        return _along(state, h, field(schedule[i], state))
+        return _along(state, h, field(schedule[i], state, ALL))
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Heun(_OnGrid):
 
     def advance(self, field: Field, state: State, schedule: Schedule, i: int) -> State:
         h = schedule[i + 1].t - schedule[i].t
-        k1 = field(schedule[i], state)
-        k2 = field(schedule[i + 1], _along(state, h, k1))
+        k1 = field(schedule[i], state, ALL)
+        k2 = field(schedule[i + 1], _along(state, h, k1), ALL)
         return _along(state, h / 2, tuple(a + b for a, b in zip(k1, k2, strict=True)))
 
 

@@ -324,9 +324,11 @@ class Recorder:
         return self.model(x, alpha, sigma)
 
 
-def within_path(levels: list[float], sde: SDE) -> bool:
-    low, high = (float(sigma / alpha) for alpha, sigma in (sde.scales(sde.t_min), sde.scales(sde.t_max)))
-    return low * (1 - 1e-12) <= min(levels) and max(levels) <= high * (1 + 1e-12)
+def within(levels: list[float], sde: SDE, ts: Tensor | None = None, slack: float = 1e-12) -> bool:
+    """Whether these noise levels are between the grid's ends, or the path's."""
+    ends = (sde.t_min, sde.t_max) if ts is None else (ts.min(), ts.max())
+    low, high = (float(sigma / alpha) for alpha, sigma in map(sde.scales, ends))
+    return low * (1 - slack) <= min(levels) and max(levels) <= high * (1 + slack)
 
 
 @pytest.mark.parametrize(("path", "method"), [(p, m) for p in PATHS for m in METHODS if m == "dopri5" or not slow(p)])
@@ -342,7 +344,7 @@ def test_adaptive_arrives_within_tolerance_and_never_leaves_the_path(path: str, 
     # evaluations.
     growth = marginal_std(model, sde, ts[-1]) / marginal_std(model, sde, ts[0])
     assert bool((error < len(recorder.levels) * tolerance * (growth.clamp(min=1) + exact.abs())).all())
-    assert within_path(recorder.levels, sde)
+    assert within(recorder.levels, sde)
 
 
 @pytest.mark.parametrize("path", ["vp", "ve", "cosine", "rectified"])
@@ -356,7 +358,7 @@ def test_adaptive_in_float32_never_leaves_the_path(path: str, method: str) -> No
         end = Adaptive(method, rtol=1e-3, atol=1e-3)(recorder, sde, x, series)
         assert end.dtype == torch.float32
         assert bool(end.isfinite().all())
-    assert within_path(recorder.levels, sde)
+    assert within(recorder.levels, sde)
 
 
 @pytest.mark.parametrize("path", ["vp", "edm", "rectified"])
@@ -400,6 +402,18 @@ def test_adaptive_sample_does_not_depend_on_its_batch(method: str) -> None:
     shared = Adaptive(method, per_sample=False)(model, sde, x, ts)
     assert not torch.equal(shared[0], together[0])  # or else the above would show nothing
     torch.testing.assert_close(shared, together, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@both_ways
+def test_adaptive_stays_between_the_ends_of_a_grid_on_part_of_the_path(method: str, way: str) -> None:
+    # The path goes on beyond them, so nothing but the engine itself keeps its last step from going there too.
+    sde, recorder = PATHS["edm"], Recorder(gaussian((2,)))
+    ts = directed(torch.tensor([20.0, 0.3], dtype=torch.float64), way)
+    x = start(recorder.model, sde, ts[0], n=1)
+    end = Adaptive(method, rtol=1e-4, atol=1e-4)(recorder, sde, x, ts)
+    torch.testing.assert_close(end, flow(recorder.model, sde, x, ts), rtol=5e-3, atol=5e-3)
+    assert within(recorder.levels, sde, ts)
 
 
 def test_adaptive_ends_at_the_grids_ends_and_ignores_what_is_between() -> None:

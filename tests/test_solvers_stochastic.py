@@ -324,7 +324,9 @@ def test_draws_from_a_mixture_have_its_mean_covariance_weights_and_density(path:
     noise, ts = seeded(5), crowded(sde, steps)
     x = sde.perturb(model.sample(n, torch.Generator().manual_seed(6)), sde.t_max, noise(torch.empty(n, 2).double()))
     x = SOLVERS[name](model, sde, x, ts, noise=noise)
-    truth = model.sample(2 * 10**5, torch.Generator().manual_seed(7))  # as good as the marginal at t_min, where sigma < 0.01
+    truth = model.sample(
+        2 * 10**5, torch.Generator().manual_seed(7)
+    )  # as good as the marginal at t_min, where sigma < 0.01
     for statistic in (
         lambda y: y,
         lambda y: torch.stack([y[:, 0] ** 2, y[:, 0] * y[:, 1], y[:, 1] ** 2], 1),
