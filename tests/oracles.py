@@ -8,8 +8,6 @@ from torch import Tensor
 from models.analytic import Gaussian, GaussianMixture
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
 
-torch.set_num_threads(1)  # the tensors of these tests are small: threads cost ten times what they give
-
 PATHS: dict[str, SDE] = {
     "vp": VPSDE(),
     "subvp": SubVPSDE(),

@@ -101,11 +101,11 @@ def directed(ts: Tensor, way: str) -> Tensor:
 @both_ways
 def test_order_is_the_nominal_one_on_every_path(path: str, name: str, way: str) -> None:
     # Equal steps in log-SNR: there the flow is smooth, with rates of order one, from end to end of every path (in time
-    # EDM's needs 1e4 steps to see the data, and VP's denoiser has a sqrt(t) at 0). 64 steps are then a step of
-    # at most 0.5 in log-SNR, small enough for the leading term of the error to rule.
+    # EDM's needs 1e4 steps to see the data, and VP's denoiser has a sqrt(t) at 0). 48 steps are then steps of
+    # at most 0.6 in log-SNR, small enough for the leading term of the error to rule.
     solver, order = SOLVERS[name]
     sde, model = PATHS[path], gaussian((2,))
-    series = [directed(grids.log_snr(sde, steps), way) for steps in (64, 128, 256)]
+    series = [directed(grids.log_snr(sde, steps), way) for steps in (48, 96, 192)]
     x = start(model, sde, series[0][0])
     assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
 
@@ -116,7 +116,7 @@ def test_order_is_the_nominal_one_on_every_path(path: str, name: str, way: str) 
 def test_order_is_the_nominal_one_for_images(shape: tuple[int, ...], path: str, name: str) -> None:
     solver, order = SOLVERS[name]
     sde, model = PATHS[path], gaussian(shape)
-    series = [grids.log_snr(sde, steps) for steps in (64, 128)]
+    series = [grids.log_snr(sde, steps) for steps in (48, 96)]
     x = start(model, sde, series[0][0], n=3)
     assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
 
@@ -126,7 +126,7 @@ def test_order_is_the_nominal_one_for_images(shape: tuple[int, ...], path: str, 
 def test_order_is_the_nominal_one_for_a_mixture(path: str, name: str) -> None:
     solver, order = SOLVERS[name]
     sde, model = PATHS[path], mixture((2,))
-    series = [grids.log_snr(sde, steps) for steps in (64, 128, 256)]
+    series = [grids.log_snr(sde, steps) for steps in (48, 96, 192)]
     x = start(model, sde, series[0][0])
     assert abs(measured_order(solver, model, sde, x, series, mixture_flow(model, sde, x, series[0])) - order) < 0.2
 
@@ -139,7 +139,7 @@ def test_order_holds_on_equal_steps_in_time(path: str, name: str, way: str) -> N
     # DDPM's cosine betas, whose clamp at 0.999 puts a jump into the drift of the last of a thousand steps.
     solver, order = SOLVERS[name]
     sde, model = PATHS[path], gaussian((2,))
-    series = [directed(grids.uniform(sde, steps), way) for steps in (64, 128, 256)]
+    series = [directed(grids.uniform(sde, steps), way) for steps in (48, 96, 192)]
     x = start(model, sde, series[0][0])
     assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
 
@@ -149,7 +149,7 @@ def test_order_holds_on_equal_steps_in_time(path: str, name: str, way: str) -> N
 def test_order_holds_on_karras_steps(path: str, name: str) -> None:
     solver, order = SOLVERS[name]
     sde, model = PATHS[path], gaussian((2,))
-    series = [grids.karras(sde, steps) for steps in (64, 128, 256)]
+    series = [grids.karras(sde, steps) for steps in (48, 96, 192)]
     x = start(model, sde, series[0][0])
     assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
 
@@ -157,11 +157,11 @@ def test_order_holds_on_karras_steps(path: str, name: str) -> None:
 @pytest.mark.parametrize("path", ["vp", "edm", "rectified"])
 @every_solver
 def test_order_holds_when_long_and_short_steps_alternate(path: str, name: str) -> None:
-    # Twice as long every other step, and not ever smoother as the steps grow many: what a multistep solver makes of
-    # the last step's length is seen only here.
+    # Twice as long every other step, and no smoother as the steps grow many: a multistep solver that takes all steps
+    # for equal is of order 2 on every grid above, and of order 1 here.
     solver, order = SOLVERS[name]
     sde, model = PATHS[path], gaussian((2,))
-    series = [grids.log_snr(sde, 3 * pairs)[torch.arange(3 * pairs + 1) % 3 != 1] for pairs in (32, 64, 128)]
+    series = [grids.log_snr(sde, 3 * pairs)[torch.arange(3 * pairs + 1) % 3 != 1] for pairs in (24, 48, 96)]
     x = start(model, sde, series[0][0])
     assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
 
@@ -299,7 +299,7 @@ def test_round_trip_error_falls_with_the_steps(path: str, name: str, order: int)
     assert abs(slope - order) < 0.3  # a wider band: two errors that cancel leave the asymptotic regime later
 
 
-@pytest.mark.parametrize(("path", "shape"), [(p, s) for p in PATHS for s in SHAPES if s == (2,) or not slow(p)])
+@pytest.mark.parametrize(("path", "shape"), [(p, s) for p in PATHS for s in SHAPES if s == (2,) or p in ("vp", "edm")])
 def test_adaptive_round_trip_returns_to_tolerance(path: str, shape: tuple[int, ...]) -> None:
     sde, model = PATHS[path], gaussian(shape)
     ts = torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)
@@ -324,11 +324,11 @@ class Recorder:
         return self.model(x, alpha, sigma)
 
 
-def within(levels: list[float], sde: SDE, ts: Tensor | None = None, slack: float = 1e-12) -> bool:
+def within(levels: list[float], sde: SDE, ts: Tensor | None = None) -> bool:
     """Whether these noise levels are between the grid's ends, or the path's."""
     ends = (sde.t_min, sde.t_max) if ts is None else (ts.min(), ts.max())
     low, high = (float(sigma / alpha) for alpha, sigma in map(sde.scales, ends))
-    return low * (1 - slack) <= min(levels) and max(levels) <= high * (1 + slack)
+    return low * (1 - 1e-12) <= min(levels) and max(levels) <= high * (1 + 1e-12)
 
 
 @pytest.mark.parametrize(("path", "method"), [(p, m) for p in PATHS for m in METHODS if m == "dopri5" or not slow(p)])
