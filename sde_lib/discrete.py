@@ -77,11 +77,12 @@ class DiscreteVPSDE(SDE):
     @cached_property
     def _cubics(self) -> Tensor:
         """The four coefficients of log alpha on each interval, lowest power first, (4, T), float64."""
-        rise = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)) / 2
-        start = torch.cat([torch.zeros(1, dtype=torch.float64), rise.cumsum(0)[:-1]])
-        slope = torch.cat([rise[:1], 2 * rise[1:] * rise[:-1] / (rise[1:] + rise[:-1]), rise[-1:]])
-        left, right = slope[:-1], slope[1:]
-        return torch.stack([start, left, 3 * rise - 2 * left - right, left + right - 2 * rise])
+        with torch.inference_mode(False):  # what is kept must serve outside it too
+            rise = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)) / 2
+            start = torch.cat([torch.zeros(1, dtype=torch.float64), rise.cumsum(0)[:-1]])
+            slope = torch.cat([rise[:1], 2 * rise[1:] * rise[:-1] / (rise[1:] + rise[:-1]), rise[-1:]])
+            left, right = slope[:-1], slope[1:]
+            return torch.stack([start, left, 3 * rise - 2 * left - right, left + right - 2 * rise])
 
     def log_alpha(self, t: Tensor) -> Tensor:
         # In float32 t * steps keeps 3e-5 of a step, and the last steps of "cosine" are steep: float64 within.

@@ -34,7 +34,7 @@ class Adaptive(FlowSolver):
             With False the batch shares them: faster, and a sample then follows its neighbours.
 
     Raises:
-        ValueError: for an unknown method.
+        ValueError: for an unknown method, or gradients asked of scipy's.
     """
 
     method: str = "dopri5"
@@ -46,9 +46,15 @@ class Adaptive(FlowSolver):
         known = (*TORCHDIFFEQ, *(f"scipy:{name}" for name in SCIPY))
         if self.method not in known:
             raise ValueError(f"expected an adaptive method ({', '.join(known)}), got {self.method!r}")
+        if not (self.rtol > 0 and self.atol > 0):
+            raise ValueError(f"expected positive tolerances, got rtol {self.rtol} and atol {self.atol}")
 
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
         """See `FlowSolver.integrate`; `on_step` is called once for each sample that arrives."""
+        if len(state[0]) == 0:
+            return state
+        if ":" in self.method and torch.is_grad_enabled() and any(y.requires_grad for y in state):
+            raise ValueError(f"gradients do not pass through {self.method}: use one of {', '.join(TORCHDIFFEQ)}")
         chunks = [slice(i, i + 1) for i in range(len(state[0]))] if self.per_sample else [slice(None)]
         arrived = []
         for i, rows in enumerate(chunks):
@@ -80,7 +86,13 @@ def _torchdiffeq(method: str, slope: Slope, state: State, length: float, rtol: f
     ends = torch.tensor([0.0, length], dtype=torch.float64, device=state[0].device)
     # step_t: without it the last step goes past the end, where the path may not be defined.
     solution = odeint(
-        lambda s, y: slope(float(s), y), state, ends, rtol=rtol, atol=atol, method=method, options={"step_t": ends[1:]}
+        lambda s, y: slope(float(s.detach()), y),
+        state,
+        ends,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        options={"step_t": ends[1:]},
     )
     return tuple(column[-1] for column in solution)
 

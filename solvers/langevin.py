@@ -47,6 +47,10 @@ class AnnealedLangevin(Solver):
             raise ValueError(f"expected norms to be one of {', '.join(NORMS)}, got {self.norms!r}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"expected at least 1 Langevin step a level, got {self.steps}")
+        if not self.step_size > 0 or (self.snr is not None and not self.snr > 0):
+            raise ValueError(
+                f"expected a positive step_size, and snr if it is given, got {self.step_size} and {self.snr}"
+            )
 
     @property
     def stochastic(self) -> bool:

@@ -25,14 +25,14 @@ class PerSampleNoise:
         self._generators: list[torch.Generator] = []
 
     def __call__(self, x: Tensor) -> Tensor:
-        out = torch.empty_like(x, requires_grad=False)
+        out = x.new_empty(x.shape)
         for row, generator in zip(out, self._streams(x), strict=True):
             row.normal_(generator=generator)
         return out
 
     def uniform(self, x: Tensor) -> Tensor:
         """Uniform on [0, 1), like `x (B, *D)`, from the same streams."""
-        out = torch.empty_like(x, requires_grad=False)
+        out = x.new_empty(x.shape)
         for row, generator in zip(out, self._streams(x), strict=True):
             row.uniform_(generator=generator)
         return out

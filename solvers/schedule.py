@@ -41,6 +41,7 @@ class Schedule:
         self.device = x.device
         self.ts = ts.detach().to("cpu", torch.float64)
         _check(sde, self.ts)
+        self.ts = self.ts.clamp(sde.t_min, sde.t_max)  # what was forgiven at the ends
         self._scales = self._on_device(self.ts)
 
     @property
