@@ -1,0 +1,120 @@
+"""A data set in memory, checked once, and how a set without a test split is cut in two."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One split of a data set, as the reader found it: nothing is scaled, flipped or shuffled.
+
+    Args:
+        name: what reports call it.
+        split: "train" or "test".
+        x: the data (N, *D): integers in 0 .. levels - 1 (images channel-first), or float32 if continuous.
+        levels: how many values an entry of `x` can take, or None if it is continuous.
+        label: the class of each item (N,), int64 in 0 .. num_classes - 1, or None.
+        num_classes: how many classes there are, in either split, or None without labels.
+
+    Raises:
+        ValueError: if any of this does not hold, or `x` is empty or not finite.
+    """
+
+    name: str
+    split: Split
+    x: NDArray[Any] = field(repr=False)
+    levels: int | None
+    label: NDArray[np.int64] | None = field(default=None, repr=False)
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
+        _check_data(self.name, self.x, self.levels)
+        _check_labels(self.name, self.label, self.num_classes, len(self.x))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape *D of one item."""
+        return tuple(self.x.shape[1:])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the data and the labels with their shapes and types: a report's data hash."""
+        digest = hashlib.sha256()
+        for array in (self.x, self.label):
+            if array is not None:
+                digest.update(f"{array.dtype.str} {array.shape} ".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError unless `split` is "train" or "test"."""
+    if split not in ("train", "test"):
+        raise ValueError(f"expected split to be train or test, got {split!r}: a set has these two")
+
+
+def hold_out(count: int, split: Split, every: int = 10) -> NDArray[np.int64]:
+    """The places, of `count`, that are this split's: the first and every `every`-th after it are the test split.
+
+    Raises:
+        ValueError: if that leaves a split empty.
+    """
+    check_split(split)
+    if count < 2:
+        raise ValueError(f"expected at least two items to hold one out for testing, got {count}: give both splits")
+    index: NDArray[np.int64] = np.arange(count, dtype=np.int64)
+    tests = index[::every]
+    return tests if split == "test" else np.delete(index, tests)
+
+
+def _check_data(name: str, x: NDArray[Any], levels: int | None) -> None:
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name}: expected data of shape (N, *D), got {x.shape}: give each item a dimension, as in x[:, None]"
+        )
+    if x.size == 0:
+        raise ValueError(f"{name}: expected at least one item of at least one entry, got shape {x.shape}: add data")
+    if levels is None:
+        if x.dtype != np.float32:
+            raise ValueError(f"{name}: expected continuous data in float32, got {x.dtype}: cast it, or give its levels")
+        if not np.isfinite(x).all():
+            count = int(np.sum(~np.isfinite(x)))
+            raise ValueError(f"{name}: expected finite data, got {count} NaN or infinite entries: remove those items")
+        return
+    if levels < 2:
+        raise ValueError(f"{name}: expected levels of at least 2, or None for continuous data, got {levels}")
+    low, high = x.min(), x.max()
+    if not np.issubdtype(x.dtype, np.integer) or low < 0 or high >= levels:
+        raise ValueError(
+            f"{name}: expected integers in 0..{levels - 1} for {levels} levels, got {x.dtype} from {low} to {high}: "
+            "give the right levels, or none for continuous data"
+        )
+
+
+def _check_labels(name: str, label: NDArray[Any] | None, num_classes: int | None, count: int) -> None:
+    if label is None or num_classes is None:
+        if label is not None or num_classes is not None:
+            missing = "label" if label is None else "num_classes"
+            raise ValueError(f"{name}: expected label and num_classes together, got no {missing}: give both or neither")
+        return
+    if label.dtype != np.int64 or label.shape != (count,):
+        raise ValueError(
+            f"{name}: expected labels of shape ({count},) in int64, got {label.shape} in {label.dtype}: "
+            "give the number of its class for each item"
+        )
+    if label.min() < 0 or label.max() >= num_classes:
+        raise ValueError(
+            f"{name}: expected labels in 0..{num_classes - 1}, got {label.min()} to {label.max()}: "
+            "number the classes from 0"
+        )
