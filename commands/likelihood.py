@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from commands.generate import as_spec, conditioned, progress_bar
 from commands.generate import grid as grid_of
-from commands.run import open_trained, stored_tensor, write_arrays, write_json
+from commands.run import Trained, open_trained, stored_tensor, write_arrays, write_json
 from configs import build
 from evaluation import save_bars
-from likelihood import bits_per_dim, log_likelihood, mean_and_error
+from likelihood import Divergence, bits_per_dim, log_likelihood, mean_and_error
 from solvers import FlowSolver, PerSampleNoise
 
 
@@ -52,32 +53,17 @@ def likelihood(
     stored = stored_tensor(dataset, num)
     labels = torch.as_tensor(dataset.label[:num]) if run.num_classes and dataset.label is not None else None
 
-    found: dict[str, list[torch.Tensor]] = {"log_prob": [], "latent": [], "probe_error": [], "prior_kl": []}
-    evaluations, began = 0.0, time.perf_counter()
-    with progress_bar("likelihood", len(stored)) as bar:
-        for first in range(0, len(stored), batch):
-            rows = stored[first : first + batch]
-            noise = PerSampleNoise(seed, range(first, first + len(rows)))
-            x0, log_det = run.to_model(rows, uniform=noise.uniform)
-            model = conditioned(trained.denoiser, None if labels is None else labels[first : first + batch], 1.0)
-            density = log_likelihood(
-                model, run.sde, x0.to(run.device), divergence=trace, solver=engine, ts=ts,
-                noise=PerSampleNoise(seed + 1, range(first, first + len(rows))), on_step=bar.steps(len(rows)),
-            )  # fmt: skip
-            found["log_prob"].append(density.log_prob.double().cpu() + log_det)
-            found["latent"].append(density.latent.cpu())
-            found["prior_kl"].append(run.sde.prior_kl(x0).double())
-            if density.std_error is not None:
-                found["probe_error"].append(density.std_error.double().cpu())
-            evaluations += density.nfe * len(rows)
+    began = time.perf_counter()
+    columns, nfe = _densities(trained, stored, labels, trace, engine, ts, seed, batch)
     seconds = time.perf_counter() - began
 
-    columns = {name: torch.cat(values) for name, values in found.items() if values}
     dims = stored[0].numel()
     discrete = run.data.levels is not None
     values = bits_per_dim(columns["log_prob"], dims) if discrete else -columns["log_prob"] / dims
     unit = "bits_per_dim" if discrete else "nats_per_dim"
     mean, error = mean_and_error(values)
+    if not math.isfinite(mean):
+        raise ValueError(f"the likelihood is {mean}: take more --steps, or --solver=adaptive")
     report = {
         "kind": "probability-flow ODE" + (", uniform dequantisation: an upper bound" if discrete else ""),
         unit: mean,
@@ -87,7 +73,7 @@ def likelihood(
         "solver": str(engine),
         "grid": grid or "log_snr",
         "steps": steps,
-        "nfe": evaluations / len(values),
+        "nfe": nfe,
         "divergence": str(trace),
         "probe_error": _per_dim(columns.get("probe_error"), dims, discrete),
         "prior_kl": _per_dim(columns["prior_kl"], dims, discrete),
@@ -106,11 +92,43 @@ def likelihood(
     write_json(path, report)
     write_arrays(path.with_suffix(".npz"), **{unit: values}, **columns)
     picture = save_bars(values, path.with_suffix(".png"), unit.replace("_", " "))
-    told = {unit: f"{mean:.4f} +- {error:.4f} (n = {len(values)})", "nfe": report["nfe"]}
+    told = {unit: f"{mean:.4f} +- {error:.4f} (n = {len(values)})", "nfe": nfe}
     return {**told, "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
 
 
-def _per_dim(nats: torch.Tensor | None, dims: int, bits: bool) -> float | None:
+def _densities(
+    trained: Trained,
+    stored: Tensor,
+    labels: Tensor | None,
+    trace: Divergence,
+    engine: FlowSolver,
+    ts: Tensor,
+    seed: int,
+    batch: int,
+) -> tuple[dict[str, Tensor], float]:
+    """Log-densities in nats and what belongs to them, each (N, ...), and the evaluations a sample took."""
+    run, evaluations = trained.run, 0.0
+    found: dict[str, list[Tensor]] = {"log_prob": [], "latent": [], "prior_kl": [], "probe_error": []}
+    with progress_bar("likelihood", len(stored)) as bar:
+        for first in range(0, len(stored), batch):
+            rows = slice(first, min(first + batch, len(stored)))
+            indices = range(rows.start, rows.stop)
+            x0, log_det = run.to_model(stored[rows], uniform=PerSampleNoise(seed, indices).uniform)
+            model = conditioned(trained.denoiser, None if labels is None else labels[rows].to(run.device), 1.0)
+            density = log_likelihood(
+                model, run.sde, x0.to(run.device), divergence=trace, solver=engine, ts=ts,
+                noise=PerSampleNoise(seed + 1, indices), on_step=bar.steps(len(indices)),
+            )  # fmt: skip
+            found["log_prob"].append(density.log_prob.double().cpu() + log_det)
+            found["latent"].append(density.latent.cpu())
+            found["prior_kl"].append(run.sde.prior_kl(x0).double())
+            if density.std_error is not None:
+                found["probe_error"].append(density.std_error.double().cpu())
+            evaluations += density.nfe * len(indices)
+    return {name: torch.cat(values) for name, values in found.items() if values}, evaluations / len(stored)
+
+
+def _per_dim(nats: Tensor | None, dims: int, bits: bool) -> float | None:
     """The mean of a quantity in nats, in the report's unit."""
     if nats is None:
         return None

@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import training
-from commands.generate import generate
+from commands.generate import generate, grid
 from commands.run import DataFacts, Run, device_of, open_run
 from configs import build
 from evaluation import save_curve, save_pictures
@@ -101,7 +101,9 @@ def _between_steps() -> Iterator[_Stop]:
 def _start(run: Run) -> TrainingState:
     settings = run.config.training
     torch.manual_seed(run.config.seed)
-    assert run.sde.t_min < run.sde.t_max  # built here, so that a mistake in it comes before any work
+    # Built now, so that a mistake in it comes before any work.
+    grid(run, run.config.sampling)
+    build.build(build.SOLVERS, run.config.sampling.solver)
     denoiser = run.new_denoiser()
     adam = torch.optim.Adam(denoiser.parameters(), lr=settings.learning_rate, betas=tuple(settings.betas))
     generator = Generator(run.device).manual_seed(run.config.seed)

@@ -31,7 +31,9 @@ def get_config(variant: str = "ddpm") -> ml_collections.ConfigDict:
     config.training.update(
         images=800_000 * 128, batch=128, learning_rate=2e-4, warmup=5_000 * 128, clip=1.0, ema=0.9999
     )
-    config.sampling.update(solver=spec(SOLVERS, "ddim", eta=1.0), grid=spec(GRIDS, "uniform"), steps=999)
+    config.sampling.solver = spec(SOLVERS, "ddim", eta=1.0)
+    config.sampling.grid = spec(GRIDS, "uniform")
+    config.sampling.steps = 999  # and the last denoising: 1000 evaluations
     along(config, PATHS[variant])
     return config
 
@@ -42,11 +44,10 @@ def _ncsn(config: ml_collections.ConfigDict) -> None:
     config.sde = spec(SDES, "ve", sigma_min=levels[-1], sigma_max=levels[0])
     config.net = spec(NETWORKS, "ncsn", sigmas=levels, width=128)
     config.precondition = spec(PRECONDITIONS, "score")
-    config.training.update(
-        images=200_000 * 128, batch=128, learning_rate=1e-3, clip=0.0, ema=0.0,
-        weight=spec(WEIGHTINGS, "ncsn"), times=spec(TIMES, "discrete", sigmas=levels),
-    )  # fmt: skip
-    config.sampling.update(
-        solver=spec(SOLVERS, "langevin", steps=100, step_size=2e-5, denoise=False),
-        grid=spec(GRIDS, "geometric"), steps=len(levels), denoise=False,
-    )  # fmt: skip
+    config.training.update(images=200_000 * 128, batch=128, learning_rate=1e-3, clip=0.0, ema=0.0)
+    config.training.weight = spec(WEIGHTINGS, "ncsn")
+    config.training.times = spec(TIMES, "discrete", sigmas=levels)
+    config.sampling.solver = spec(SOLVERS, "langevin", steps=100, step_size=2e-5, denoise=False)
+    config.sampling.grid = spec(GRIDS, "geometric")
+    config.sampling.steps = len(levels)
+    config.sampling.denoise = False

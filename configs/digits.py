@@ -51,9 +51,10 @@ def _ncsn(config: ml_collections.ConfigDict) -> None:
     config.transform.update(low=0.0, dequantise=False)  # the published network takes images in 0 .. 1
     config.sde = spec(SDES, "ve", sigma_min=levels[-1], sigma_max=levels[0])
     config.net = spec(NETWORKS, "ncsn", sigmas=levels, width=16)
-    config.training.update(
-        images=130_000, weight=spec(WEIGHTINGS, "ncsn"), times=spec(TIMES, "discrete", sigmas=levels)
-    )
+    config.training.images = 130_000
+    config.training.weight = spec(WEIGHTINGS, "ncsn")
+    config.training.times = spec(TIMES, "discrete", sigmas=levels)
     # Few large steps: they widen a level's distribution, which the next level and the last denoising undo.
-    langevin = spec(SOLVERS, "langevin", steps=20, step_size=levels[-1] ** 2)
-    config.sampling.update(solver=langevin, grid=spec(GRIDS, "geometric"), steps=len(levels))
+    config.sampling.solver = spec(SOLVERS, "langevin", steps=20, step_size=levels[-1] ** 2)
+    config.sampling.grid = spec(GRIDS, "geometric")
+    config.sampling.steps = len(levels)

@@ -8,18 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ml_collections import ConfigDict
 from PIL import Image
 
 from commands.interpolate import spherical
 from commands.run import open_trained
 from commands.sample import sample
 from commands.train import train
-from configs import build, cifar10, digits, mnist, own
+from configs import build, cifar10, digits, fashion_mnist, mnist, own
 from training.data import digits as digits_data
 
 ROOT = Path(__file__).parent.parent
@@ -227,15 +229,27 @@ def test_published_configurations_have_the_published_sizes() -> None:
         assert sum(p.numel() for p in denoiser.parameters()) == count
 
 
-@pytest.mark.parametrize("make", [digits.get_config, mnist.get_config])
-def test_every_variant_builds(make: object) -> None:
-    assert callable(make)
-    for variant in ("vp", "ve", "subvp", "edm", "cosine", "flow"):
+PATHS = ("vp", "ve", "subvp", "edm", "cosine", "flow")
+
+
+@pytest.mark.parametrize(
+    ("make", "variants"),
+    [
+        (digits.get_config, (*PATHS, "ncsn")),
+        (mnist.get_config, PATHS),
+        (fashion_mnist.get_config, PATHS),
+        (cifar10.get_config, ("ddpm", "ncsn", "vp", "subvp", "ve")),
+    ],
+)
+def test_every_variant_builds(make: Callable[[str], ConfigDict], variants: tuple[str, ...]) -> None:
+    for variant in variants:
         config = make(variant)
         assert build.build(build.SDES, config.sde).t_max > 0
         build.denoiser(config, digits_data().shape, 10)
         build.build(build.WEIGHTINGS, config.training.weight)
         build.build(build.TIMES, config.training.times)
+        build.build(build.SOLVERS, config.sampling.solver)
+        build.build(build.GRIDS, config.sampling.grid, sde=build.build(build.SDES, config.sde), steps=3)
 
 
 def test_specs_are_parsed_and_refused() -> None:

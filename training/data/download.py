@@ -25,7 +25,7 @@ TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 16
 
 
-class _Wrong(Exception):
+class _WrongError(Exception):
     """What arrived is damaged or not the file that was meant."""
 
 
@@ -81,7 +81,7 @@ def _try(url: str, part: Path, archive: Archive, root: Path) -> str | None:
         try:
             _receive(url, part)
             _unpack(part, url, archive.files, root)
-        except _Wrong as error:
+        except _WrongError as error:
             part.unlink(missing_ok=True)
             failure = str(error)
             if not resumed:  # all of it came from here: it would come again
@@ -136,7 +136,7 @@ def _unpack(part: Path, url: str, files: Mapping[str, str], root: Path) -> None:
     """Puts the files of an archive in place, each only if its checksum is right.
 
     Raises:
-        _Wrong: if the archive is damaged, lacks a file, or has another in its place.
+        _WrongError: if the archive is damaged, lacks a file, or has another in its place.
     """
     try:
         if not url.endswith(".tar.gz"):
@@ -152,9 +152,9 @@ def _unpack(part: Path, url: str, files: Mapping[str, str], root: Path) -> None:
                 if sha256 and (content := tar.extractfile(member)):
                     _place(content, root / member.name, sha256)
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        raise _Wrong(f"what arrived is damaged ({error})") from error
+        raise _WrongError(f"what arrived is damaged ({error})") from error
     if absent:
-        raise _Wrong(f"what arrived has no {', '.join(absent)}")
+        raise _WrongError(f"what arrived has no {', '.join(absent)}")
 
 
 def _plain(path: Path) -> gzip.GzipFile | BufferedReader:
@@ -177,7 +177,7 @@ def _place(stream: _Stream, path: Path, sha256: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         if digest.hexdigest() != sha256:
-            raise _Wrong(f"the SHA-256 of {path.name} is {digest.hexdigest()}, expected {sha256}")
+            raise _WrongError(f"the SHA-256 of {path.name} is {digest.hexdigest()}, expected {sha256}")
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
