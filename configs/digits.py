@@ -30,7 +30,7 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
     config = defaults()
     config.net = spec(NETWORKS, "unet", width=32, multipliers=(1, 2), blocks=1, attention=(1,))
     config.training.update(
-        images=190_000,
+        images=180_000,
         batch=64,
         learning_rate=2e-3,
         warmup=10_000,
@@ -51,7 +51,7 @@ def _ncsn(config: ml_collections.ConfigDict) -> None:
     config.transform.update(low=0.0, dequantise=False)  # the published network takes images in 0 .. 1
     config.sde = spec(SDES, "ve", sigma_min=levels[-1], sigma_max=levels[0])
     config.net = spec(NETWORKS, "ncsn", sigmas=levels, width=16)
-    config.training.images = 130_000
+    config.training.images = 120_000
     config.training.weight = spec(WEIGHTINGS, "ncsn")
     config.training.times = spec(TIMES, "discrete", sigmas=levels)
     # Few large steps: they widen a level's distribution, which the next level and the last denoising undo.

@@ -17,7 +17,8 @@ class PredictorCorrector(Solver):
     """Predictor-corrector sampling (Song et al. 2021, Alg. 1: predict, then correct).
 
     Args:
-        predictor: any solver that goes step by step.
+        predictor: any solver that goes step by step; a multistep one extrapolates the corrector's noise too, which
+            costs accuracy at few steps.
         corrector: Langevin dynamics, usually by `snr`.
     """
 
