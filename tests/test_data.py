@@ -591,3 +591,9 @@ def test_real_cifar10() -> None:
     assert np.bincount(labels(train)).tolist() == [5000] * 10 and np.bincount(labels(test)).tolist() == [1000] * 10
     means = [train.x[:, channel].mean() / 255 for channel in range(3)]
     assert np.abs(np.array(means) - [0.4914, 0.4822, 0.4465]).max() < 1e-4
+
+
+@pytest.mark.parametrize("read", [folder, array])
+def test_an_empty_path_is_not_the_current_folder(read: Callable[..., Dataset]) -> None:
+    with pytest.raises(ValueError, match="empty one"):
+        read("")

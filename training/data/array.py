@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.dataset import Dataset, Split, check_split, hold_out
+from training.data.files import given_path
 
 DATA = ("x", "images")
 LABELS = ("label", "labels", "y")
@@ -34,7 +35,7 @@ def array(path: str | os.PathLike[str], split: Split = "train", levels: int | No
         ValueError: if it cannot be read, holds Python objects, or is not a `Dataset`.
     """
     check_split(split)
-    path = Path(path).expanduser()
+    path = given_path(path)
     arrays = _load(path)
     x = _data(path, arrays)
     label, label_test = _first(arrays, LABELS, ""), _first(arrays, LABELS, "_test")

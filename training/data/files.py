@@ -14,6 +14,17 @@ def data_root(root: str | os.PathLike[str] | None) -> Path:
     return Path(root or os.environ.get("DATA_ROOT") or "data").expanduser()
 
 
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """The path, unless it is empty, which would be the current folder.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if not os.fspath(path):
+        raise ValueError("expected a path to the data, got an empty one: give it (path=..., --config.data.path=...)")
+    return Path(path).expanduser()
+
+
 def missing(path: Path) -> FileNotFoundError:
     """The error for a data set's file that is not there."""
     return FileNotFoundError(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.data.dataset import Dataset, Split, check_split, hold_out
+from training.data.files import given_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 GREY = {"1", "L", "LA"}
@@ -30,7 +31,7 @@ def folder(path: str | os.PathLike[str], split: Split = "train") -> Dataset:
         ValueError: if it has no images, they differ in size or in bits, or one cannot be read.
     """
     check_split(split)
-    root = Path(path).expanduser()
+    root = given_path(path)
     files = image_files(root)
     both = all((root / name).is_dir() for name in SPLITS)
     if both:
