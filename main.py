@@ -42,7 +42,7 @@ flags.DEFINE_string("divergence", None, "exact or hutchinson; with settings, hut
 flags.DEFINE_string("input", None, "images to encode (folder, .npy, .npz), or latents to decode (.npz)")
 flags.DEFINE_string("output", None, "file to write; pictures and reports go beside it")
 flags.DEFINE_bool("ema", None, "use the averaged weights rather than the raw ones")
-flags.DEFINE_string("device", None, "cpu, cuda, cuda:1, mps; by default the best there is")
+flags.DEFINE_string("device", None, "cpu, cuda or cuda:1; by default cuda where there is one")
 
 OPTIONS = (
     "num", "solver", "grid", "steps", "denoise", "seed", "batch", "label", "guidance", "split", "pair", "divergence",
@@ -93,6 +93,8 @@ def _explained(path: str, variant: str, arguments: list[str], error: Exception) 
         config = make(variant) if variant else make()
     except ValueError as mistake:
         return str(mistake)
+    except Exception as mistake:  # whatever that file is, it is no configuration
+        return f"expected {path} to define get_config(variant), and reading it gave {mistake!r}"
     for argument in arguments:
         if argument.startswith("--config."):
             key = argument.removeprefix("--config.").split("=")[0]

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from commands.generate import as_spec, conditioned, grid, progress_bar
-from commands.run import Run, open_trained, stored_tensor, write_arrays, write_json
+from commands.run import Run, open_trained, output_path, stored_tensor, write_arrays, write_json
 from configs import build
 from evaluation import save_rows
 from sde_lib.broadcast import DenoiserLike
 from solvers import Solver
 from training.data import Dataset, image_files, read_images, whole_array
+from training.data.folder import SUFFIXES
 
 Options = dict[str, Any]
 
@@ -23,13 +24,12 @@ def encode(
     workdir: Path,
     *,
     input: str | None = None,  # noqa: A002 - the flag's name
-    split: str = "test",
+    split: str | None = None,
     num: int | None = None,
     solver: str = "ddim",
     grid: str | None = None,
     steps: int = 100,
     batch: int = 256,
-    seed: int = 0,
     ema: bool = True,
     device: str | None = None,
     output: str | None = None,
@@ -43,6 +43,7 @@ def encode(
         ValueError: if there is no trained run, the images do not fit it, or the solver cannot go up the path.
     """
     trained = open_trained(workdir, device, ema)
+    path = output_path(output, workdir / "latents.npz")
     run = trained.run
     options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
     flow_solver(options)
@@ -54,7 +55,6 @@ def encode(
     latent = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=model_label)
     seconds = time.perf_counter() - began
 
-    path = Path(output) if output else workdir / "latents.npz"
     write_arrays(path, latent=latent.cpu(), x=stored, label=label)
     shown = min(len(stored), 16)
     scaled = (latent[:shown].cpu() / float(run.sde.scales(run.sde.t_max)[1]) / 6 + 0.5).clamp(0, 1)  # three deviations
@@ -89,6 +89,7 @@ def decode(
         ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
     """
     trained = open_trained(workdir, device, ema)
+    path = output_path(output, workdir / "decoded.npz")
     run = trained.run
     options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
     flow_solver(options)
@@ -99,7 +100,6 @@ def decode(
     x0 = along_flow(run, trained.denoiser, latent, options, up=False, batch=batch, labels=model_label)
     back = run.to_stored(x0)
 
-    path = Path(output) if output else workdir / "decoded.npz"
     write_arrays(path, x=back, label=label)
     rows = [run.viewable(images[: min(len(back), 16)]) for images in ([back] if stored is None else [stored, back])]
     picture = save_rows(rows, path.with_suffix(".png"))
@@ -123,6 +123,8 @@ def along_flow(
     show: bool = True,
 ) -> Tensor:
     """`x (N, *D)` from the data's end of the path to the noise's (`up`), or back, in chunks."""
+    if batch < 1:
+        raise ValueError(f"expected --batch of at least 1, got {batch}")
     solver, ts = flow_solver(options), grid(run, options)
     ts = ts.flip(0) if up else ts
     arrived = []
@@ -131,7 +133,12 @@ def along_flow(
             chunk = x[first : first + batch].to(run.device)
             model = conditioned(denoiser, None if labels is None else labels[first : first + batch].to(run.device), 1.0)
             arrived.append(solver(model, run.sde, chunk, ts, on_step=bar.steps(len(chunk))))
-    return torch.cat(arrived)
+    there = torch.cat(arrived)
+    if not bool(there.isfinite().all()):
+        raise ValueError(
+            f"{solver} arrived at values that are not numbers: take more --steps, or look for NaN in the input"
+        )
+    return there
 
 
 def flow_solver(options: Options) -> Solver:
@@ -153,17 +160,19 @@ def rms(a: Tensor, b: Tensor) -> float:
     return float((a - b).square().mean().sqrt())
 
 
-def _images(run: Run, source: str | None, split: str, num: int | None) -> tuple[Tensor, Tensor | None]:
+def _images(run: Run, source: str | None, split: str | None, num: int | None) -> tuple[Tensor, Tensor | None]:
     """The stored values to encode, and their labels where the data set has them."""
     if num is not None and num < 1:
         raise ValueError(f"expected --num of at least 1, got {num}")
+    if source is not None and split is not None:
+        raise ValueError("expected --input or --split, got both")
     if source is None:
-        dataset = run.dataset(split)
+        dataset = run.dataset(split or "test")
         label = None if dataset.label is None else torch.as_tensor(dataset.label[: num or 64])
         return stored_tensor(dataset, num or 64), label
     path = Path(source)
-    if path.is_dir():
-        x, levels = read_images(image_files(path))
+    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+        x, levels = read_images(image_files(path) if path.is_dir() else [path])
         dataset = Dataset(path.name, "test", x, levels)
     else:
         dataset = whole_array(path, run.data.levels)

@@ -1,5 +1,6 @@
 """From noise to samples, in chunks of bounded memory, each sample with noise of its own."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -44,8 +45,9 @@ def generate(
         show: whether to show a progress bar.
     """
     solver: Solver = build.build(build.SOLVERS, as_spec(sampling["solver"]))
+    if isinstance(solver, AnnealedLangevin):  # the one solver with a last denoising of its own: one is enough
+        solver = dataclasses.replace(solver, denoise=False)
     ts = grid(run, sampling)
-    finish = sampling["denoise"] and not (isinstance(solver, AnnealedLangevin) and solver.denoise)
     samples = []
     with progress_bar("sample", num, show) as bar:
         for first in range(0, num, batch):
@@ -56,7 +58,7 @@ def generate(
             start = start if latents is None else latents[rows].to(run.device)
             model = conditioned(denoiser, None if labels is None else labels[rows].to(run.device), guidance)
             x = solver(model, run.sde, start, ts, noise=noise, on_step=bar.steps(rows.stop - rows.start))
-            if finish:
+            if sampling["denoise"]:
                 with torch.no_grad():
                     x = model(x, *run.sde.scales(float(ts[-1])))
             samples.append(x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from commands.encode import along_flow, centred, flow_solver
-from commands.run import open_trained, stored_tensor, write_arrays, write_json
+from commands.run import open_trained, output_path, stored_tensor, write_arrays, write_json
 from evaluation import save_pictures
 
 
@@ -33,6 +33,7 @@ def interpolate(
     if num < 2:
         raise ValueError(f"expected --num of at least 2, both ends, got {num}")
     trained = open_trained(workdir, device, ema)
+    path = output_path(output, workdir / "interpolation.npz")
     run = trained.run
     options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
     flow_solver(options)
@@ -51,7 +52,6 @@ def interpolate(
         along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, labels=labels)
     )
 
-    path = Path(output) if output else workdir / "interpolation.npz"
     write_arrays(path, x=back, latent=path_of_latents.cpu())
     picture = save_pictures(run.viewable(back), path.with_suffix(".png"), columns=num)
     report = write_json(path.with_suffix(".json"), {"pair": list(pair), "split": split, **options, **trained.described})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from commands.generate import as_spec, conditioned, progress_bar
 from commands.generate import grid as grid_of
-from commands.run import Trained, open_trained, stored_tensor, write_arrays, write_json
+from commands.run import Trained, open_trained, output_path, stored_tensor, write_arrays, write_json
 from configs import build
 from evaluation import save_bars
 from likelihood import Divergence, bits_per_dim, log_likelihood, mean_and_error
@@ -43,6 +43,7 @@ def likelihood(
     if batch < 1 or (num is not None and num < 1):
         raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
     trained = open_trained(workdir, device, ema)
+    path = output_path(output, workdir / f"likelihood_{split}.json")
     run = trained.run
     engine = build.build(build.SOLVERS, as_spec(solver))
     if not isinstance(engine, FlowSolver):
@@ -67,7 +68,7 @@ def likelihood(
     report = {
         "kind": "probability-flow ODE" + (", uniform dequantisation: an upper bound" if discrete else ""),
         unit: mean,
-        "standard_error": error,
+        "standard_error": error if math.isfinite(error) else None,
         "n": len(values),
         "split": split,
         "solver": str(engine),
@@ -88,7 +89,6 @@ def likelihood(
         "torch": torch.__version__,
         "scorefield": _version(),
     }
-    path = Path(output) if output else workdir / f"likelihood_{split}.json"
     write_json(path, report)
     write_arrays(path.with_suffix(".npz"), **{unit: values}, **columns)
     picture = save_bars(values, path.with_suffix(".png"), unit.replace("_", " "))

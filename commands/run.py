@@ -143,7 +143,7 @@ def device_of(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"expected a device of this machine (cpu, cuda, cuda:1, mps), got {name!r}: {error}") from None
+        raise ValueError(f"expected a device of this machine (cpu, cuda, cuda:1), got {name!r}: {error}") from None
     return device
 
 
@@ -185,6 +185,18 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True) -> 
 def stored_tensor(dataset: Dataset, count: int | None = None) -> Tensor:
     """The first `count` (or all) stored values of a data set, (N, *D)."""
     return tensor(dataset.x[:count])
+
+
+def output_path(output: str | None, default: Path) -> Path:
+    """Where to write: what was asked for, or the default.
+
+    Raises:
+        ValueError: unless it ends as the default does; a picture and a report go beside it under other endings.
+    """
+    path = Path(output) if output else default
+    if path.suffix != default.suffix or path.is_dir():
+        raise ValueError(f"expected --output to name a {default.suffix} file, got {output!r}")
+    return path
 
 
 def write_arrays(path: Path, **arrays: Any) -> Path:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from commands.generate import generate
-from commands.run import Run, open_trained, write_arrays, write_json
+from commands.run import Run, open_trained, output_path, write_arrays, write_json
+from configs import build
 from evaluation import save_pictures
 
 
@@ -37,10 +38,11 @@ def sample(
     if num < 1 or batch < 1:
         raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
     trained = open_trained(workdir, device, ema)
+    path = output_path(output, workdir / "samples.npz")
     run = trained.run
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
     sampling = {**run.config.sampling, **{key: value for key, value in chosen.items() if value is not None}}
-    labels = labels_of(run, label, num)
+    labels = labels_of(run, label, guidance, num)
 
     began = time.perf_counter()
     x = generate(
@@ -48,21 +50,21 @@ def sample(
     )
     seconds = time.perf_counter() - began
 
-    path = Path(output) if output else workdir / "samples.npz"
     stored = run.to_stored(x)
     write_arrays(path, x=stored, label=labels)
     picture = save_pictures(run.viewable(stored[:256]), path.with_suffix(".png"))
-    told = {key: str(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
+    told = {key: build.written(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
+    told |= {"label": "each in turn" if labels is not None and label is None else label, "guidance": guidance}
     summary = {"num": num, **told, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
     report = write_json(path.with_suffix(".json"), summary)
     return {"samples_per_second": round(num / seconds, 1), "files": [str(path), str(picture), str(report)]}
 
 
-def labels_of(run: Run, label: int | None, num: int) -> torch.Tensor | None:
+def labels_of(run: Run, label: int | None, guidance: float, num: int) -> torch.Tensor | None:
     """The class asked for, (num,), or all of them in turn, or None for a run without classes."""
     if run.num_classes is None:
-        if label is not None:
-            raise ValueError("expected no --label: this run was trained without classes (config.training.labels)")
+        if label is not None or guidance != 1.0:
+            raise ValueError("expected no --label or --guidance: this run has no classes (config.training.labels)")
         return None
     if label is not None and not 0 <= label < run.num_classes:
         raise ValueError(f"expected --label within 0 .. {run.num_classes - 1}, got {label}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -23,8 +24,21 @@ from commands.generate import generate, grid
 from commands.run import DataFacts, Run, device_of, open_run
 from configs import build
 from evaluation import save_curve, save_pictures
+from solvers import Schedule
 from training import Step, TrainingState
 from training.data import Dataset
+
+# What may change when a run goes on: where its data lies, and what it shows. (A length that the learning rate's fall
+# does not depend on may, too.)
+FREE = (
+    "config.data.root",
+    "config.data.path",
+    "config.data.download",
+    "config.sampling.",
+    "config.training.log_every",
+    "config.training.sample_every",
+    "config.training.checkpoint_every",
+)
 
 
 def train(workdir: Path, config: ml_collections.ConfigDict, *, device: str | None = None) -> dict[str, Any]:
@@ -42,22 +56,23 @@ def train(workdir: Path, config: ml_collections.ConfigDict, *, device: str | Non
     checkpoint = training.latest(workdir / "checkpoints")
     if checkpoint is not None:
         training.load(checkpoint, state)
+    steps = _steps(run, dataset, state)
     run.save()
     _introduce(run, dataset, state)
 
     last_seen, began, before = state.images, time.perf_counter(), state.images
     with _Log(run, before) as log, _between_steps() as stop:
         try:
-            for step in log.following(_steps(run, dataset, state)):
+            for step in log.following(steps):
                 if stop.asked:
-                    raise KeyboardInterrupt
+                    raise _InterruptedBetweenSteps
                 every = config.training
                 if _passed(every.sample_every, last_seen, step.images) and step.images < every.images:
                     log.pictures(state)
                 if _passed(every.checkpoint_every, last_seen, step.images) and step.images < every.images:
                     training.save(workdir / "checkpoints", state)
                 last_seen = step.images
-        except KeyboardInterrupt:
+        except _InterruptedBetweenSteps:
             place = training.save(workdir / "checkpoints", state)
             tqdm.write(f"interrupted: saved {place}; the same command goes on from there")
             raise
@@ -72,6 +87,10 @@ def train(workdir: Path, config: ml_collections.ConfigDict, *, device: str | Non
         "loss": log.loss,
         "files": [str(path) for path in (workdir / "checkpoints", workdir / "loss.png", workdir / "samples")],
     }
+
+
+class _InterruptedBetweenSteps(KeyboardInterrupt):
+    """Where the state is whole, so that saving it is right."""
 
 
 @dataclass
@@ -101,10 +120,15 @@ def _between_steps() -> Iterator[_Stop]:
 def _start(run: Run) -> TrainingState:
     settings = run.config.training
     torch.manual_seed(run.config.seed)
-    # Built now, so that a mistake in it comes before any work.
-    grid(run, run.config.sampling)
-    build.build(build.SOLVERS, run.config.sampling.solver)
+    if settings.log_every < 1:
+        raise ValueError(f"expected training.log_every to be at least 1, got {settings.log_every}")
     denoiser = run.new_denoiser()
+    # Tried now, so that a mistake in it comes before any work.
+    build.build(build.SOLVERS, run.config.sampling.solver)
+    one = torch.zeros(1, *run.data.shape, device=run.device)
+    ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
+    with torch.no_grad():
+        denoiser(one, ends.alpha, ends.sigma)
     adam = torch.optim.Adam(denoiser.parameters(), lr=settings.learning_rate, betas=tuple(settings.betas))
     generator = Generator(run.device).manual_seed(run.config.seed)
     return TrainingState(denoiser, adam, training.EMA(denoiser, settings.ema), generator)
@@ -112,10 +136,14 @@ def _start(run: Run) -> TrainingState:
 
 def _refuse_another(run: Run) -> None:
     """A directory with another run in it is left alone."""
+    if run.workdir.exists() and not run.workdir.is_dir():
+        raise ValueError(f"expected --workdir to be a folder, got the file {run.workdir}: choose another")
     if not (run.workdir / "config.json").is_file():
         return
     there, here = (_flat(r.described()) for r in (open_run(run.workdir), run))
     odd = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    free = FREE if run.config.training.decay else (*FREE, "config.training.images")
+    odd = [key for key in odd if not key.startswith(free)]
     if odd:
         key = odd[0]
         raise ValueError(
@@ -276,14 +304,25 @@ class _Metrics:
     def opened(cls, path: Path, before: int) -> "_Metrics":
         """The file, less what was written after the checkpoint that training goes on from."""
         lines = path.read_text().splitlines() if path.is_file() else []
-        rows = [row for row in map(json.loads, lines) if row["images"] <= before]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows = [row for row in map(_parsed, lines) if row is not None and row["images"] <= before]
+        part = path.with_name(f".{path.name}.part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(part, path)
         return cls(path.open("a"), rows)
 
     def write(self, row: dict[str, float]) -> None:
         self.rows.append(row)
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
+
+
+def _parsed(line: str) -> dict[str, float] | None:
+    """A row of metrics, or None for a line that a crash cut short."""
+    try:
+        row: dict[str, float] = json.loads(line)
+    except ValueError:
+        return None
+    return row
 
 
 def _passed(every: int, before: int, now: int) -> bool:

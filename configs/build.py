@@ -128,6 +128,14 @@ def parse(text: str) -> dict[str, Any]:
         raise ValueError(f"expected name:key=value,key=value, got {text!r}") from None
 
 
+def written(spec: str | Mapping[str, Any]) -> str:
+    """A spec as it is written on a command line."""
+    if isinstance(spec, str):
+        return spec
+    keywords = ",".join(f"{key}={_plain(value)}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']}:{keywords}" if keywords else str(spec["name"])
+
+
 def build(table: Table, spec: Mapping[str, Any], **given: Any) -> Any:
     """The constructor's call that a spec describes; of what is `given`, it gets what it takes.
 
@@ -139,7 +147,10 @@ def build(table: Table, spec: Mapping[str, Any], **given: Any) -> Any:
     constructor = _find(table, name)
     parameters = _parameters(constructor)
     _refuse_unknown(name, keywords, parameters)
-    return constructor(**keywords, **{key: value for key, value in given.items() if key in parameters})
+    try:
+        return constructor(**keywords, **{key: value for key, value in given.items() if key in parameters})
+    except (TypeError, RuntimeError, ArithmeticError) as error:  # a word for a number, or a size that torch refuses
+        raise ValueError(f"{name} cannot be made of {keywords}: {error}") from error
 
 
 def denoiser(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None) -> models.Denoiser:

@@ -1,7 +1,8 @@
 """Scikit-learn's 8x8 digits, inside the distribution: minutes on two cores.
 
 Variants: vp (the default), ve, subvp, edm, cosine, flow (the straight line), and ncsn (the network, the path, the loss
-and the sampler of Song and Ermon 2019, small, and with the output divided by sigma as in Song and Ermon 2020).
+and the sampler of Song and Ermon 2019, small; it predicts noise, whose score is divided by sigma as in Song and
+Ermon 2020, from an input of unit variance).
 """
 
 import ml_collections

@@ -5,14 +5,14 @@ import ml_collections
 from configs.build import DATASETS, NETWORKS, SDES, spec
 from configs.defaults import along, check_variant, defaults
 
-# A dequantised cell is 2 / 256 wide, and the paths end at a noise of about that.
+# A dequantised cell is 2 / 256 wide: the paths end at a noise of 0.002 to 0.01.
 PATHS = {
     "vp": spec(SDES, "vp", t_min=1e-4),
     "ve": spec(SDES, "ve"),
-    "subvp": spec(SDES, "subvp"),
+    "subvp": spec(SDES, "subvp", t_min=0.02),
     "edm": spec(SDES, "edm"),
-    "cosine": spec(SDES, "cosine"),
-    "flow": spec(SDES, "flow"),
+    "cosine": spec(SDES, "cosine", t_min=2e-3),
+    "flow": spec(SDES, "flow", t_min=2e-3),
 }
 
 

@@ -1,4 +1,4 @@
-"""MNIST, 28x28: the U-Net of DDPM at a third of its width. Variants: vp (the default), ve, subvp, edm, cosine, flow."""
+"""MNIST, 28x28: a small U-Net. Variants: vp (the default), ve, subvp, edm, cosine, flow."""
 
 import ml_collections
 

@@ -61,7 +61,8 @@ class GaussianMixture:
         """Draws of x0, shape (n, *D)."""
         n = shape if isinstance(shape, int) else math.prod(shape)
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        eps = torch.randn((n, *self.means.shape[1:]), generator=generator, dtype=self.means.dtype)
+        shape = (n, *self.means.shape[1:])
+        eps = torch.randn(shape, generator=generator, dtype=self.means.dtype, device=self.means.device)
         return self.means[component] + self.stds[component] * eps
 
     def _components(self, x: Tensor, alpha: Scale, sigma: Scale) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -84,6 +84,8 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 1) -> None:
         super().__init__()
+        if heads < 1 or channels % heads:
+            raise ValueError(f"expected heads that divide {channels} channels, got {heads}")
         self.heads = heads
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)

@@ -76,10 +76,17 @@ class UNet(nn.Module):
         """The prediction, shape (B, C, H, W).
 
         Raises:
-            ValueError: if the height or width does not divide by 2^(levels - 1).
+            ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
         """
+        if x.ndim != 4 or x.shape[1] != self.stem.in_channels:
+            raise ValueError(
+                f"expected images (B, {self.stem.in_channels}, H, W), got {tuple(x.shape)}: vectors take an MLP"
+            )
         if x.shape[-2] % self.stride or x.shape[-1] % self.stride:
-            raise ValueError(f"expected a height and width divisible by {self.stride}, got {tuple(x.shape[-2:])}")
+            raise ValueError(
+                f"expected a height and width divisible by {self.stride}, got {tuple(x.shape[-2:])}: "
+                "crop or pad the images, or use fewer multipliers (net.multipliers)"
+            )
         embedding = self.embed(c_noise, label)
 
         h = self.stem(x)

@@ -33,7 +33,7 @@ def predict_noise(denoiser: DenoiserLike, x: Tensor, alpha: Tensor, sigma: Tenso
     difference by a small sigma.
     """
     direct = getattr(denoiser, "noise", None)
-    if direct is not None:
+    if callable(direct):
         noise: Tensor = direct(x, alpha, sigma, **cond)
         return noise
     return (x - expand(alpha, x) * denoiser(x, alpha, sigma, **cond)) / expand(sigma, x)
@@ -42,7 +42,7 @@ def predict_noise(denoiser: DenoiserLike, x: Tensor, alpha: Tensor, sigma: Tenso
 def of_rows(denoiser: DenoiserLike, rows: slice) -> DenoiserLike:
     """The denoiser for some rows of its batch: one with conditioning for each sample has a method `rows` for it."""
     part = getattr(denoiser, "rows", None)
-    chosen: DenoiserLike = denoiser if part is None else part(rows)
+    chosen: DenoiserLike = part(rows) if callable(part) else denoiser
     return chosen
 
 

@@ -48,7 +48,7 @@ class VPSDE(SDE):
 class SubVPSDE(SDE):
     """Sub-variance preserving: alpha as in VP, and sigma = 1 - alpha^2.
 
-    Song et al. 2021, Eq. 14 and Appendix C.
+    Song et al. 2021, Eq. 12 and Appendix C.
     """
 
     beta_min: float = 0.1

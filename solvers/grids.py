@@ -1,6 +1,7 @@
 """Grids of times: each function gives a falling 1-D float64 tensor from a path's t_max to its t_min.
 
-Flip one (`ts.flip(0)`) to encode. `steps` intervals are `steps + 1` times.
+Flip one (`ts.flip(0)`) to encode. `steps` intervals are `steps + 1` times, except where a function says that it counts
+times themselves, or takes them as they are (`geometric`, `leading`, `trailing`, `sigmas`).
 """
 
 import math

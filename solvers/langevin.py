@@ -22,7 +22,8 @@ class AnnealedLangevin(Solver):
     moves, x is scaled along with it, so that x / alpha follows the published algorithm at noise
     levels sigma / alpha.
 
-    With `snr` the step is instead  a = 4 (snr |z| / |score|)^2,  the corrector of Song et al. 2021, Alg. 4-5.
+    With `snr` the step is instead  a = 4 (snr |z| / |score|)^2,  the corrector of Song et al. 2021, Alg. 4-5
+    (without the factor 1 - beta_i, close to one, that Alg. 5 has on VP).
     Norms that are measured make the step depend on the very noise it scales, which inflates the variance
     by 1 + 2 / d; so they are replaced by their root mean squares, |z| = sqrt(d) and |score| = sqrt(d) / sigma,
     unless `norms` says otherwise.

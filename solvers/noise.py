@@ -18,6 +18,8 @@ class PerSampleNoise:
     """
 
     def __init__(self, seed: int, indices: Iterable[int]) -> None:
+        if seed < 0:
+            raise ValueError(f"expected a seed of 0 or more, got {seed}")
         # The CPU's generator keeps 32 bits of a seed: an offset drawn from `seed` and the index added to it
         # never gives two samples of a run the same stream.
         offset = int(np.random.SeedSequence(seed).generate_state(1)[0])

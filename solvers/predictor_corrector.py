@@ -19,7 +19,7 @@ class PredictorCorrector(Solver):
     Args:
         predictor: any solver that goes step by step; a multistep one extrapolates the corrector's noise too, which
             costs accuracy at few steps.
-        corrector: Langevin dynamics, usually by `snr`.
+        corrector: Langevin dynamics, usually by `snr`; its last denoising is not used.
     """
 
     predictor: Solver

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 from PIL import Image
+from safetensors.torch import load_file
 
 from commands.interpolate import spherical
 from commands.run import open_trained
@@ -104,6 +106,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--mode=decode", "--input={torn}"), "does not read"),
         (("--mode=likelihood", "--solver=ddim"), "heun, euler or adaptive"),
         (("--mode=dream",), "train|sample"),
+        (("--mode=sample", "--solver=ddim:eta=abc"), "ddim cannot be made of"),
+        (("--mode=sample", "--output=samples.png"), "name a .npz file"),
+        (("--mode=sample", "--seed=-1"), "seed of 0 or more"),
+        (("--mode=encode", "--batch=0"), "--batch of at least 1"),
+        (("--mode=train", "--config=README.md"), "get_config"),
         (("--mode=sample", "--device=abacus"), "cpu, cuda"),
     ],
 )
@@ -121,6 +128,32 @@ def test_a_mistake_gets_one_line_and_nothing_is_overwritten(
     assert errors[0].startswith("error: ")
     assert says in errors[0]
     assert contents(workdir) == before
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["training.precision=float7", "training.batch=0", "training.log_every=0", "net.heads=3", "sde.t_max=0.0"],
+)
+def test_a_first_training_that_is_refused_leaves_nothing(mistake: str, tmp_path: Path) -> None:
+    done = run("--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path / 'run'}", f"--config.{mistake}")
+    assert done.returncode == 2, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_goes_on_for_longer_past_a_torn_line_of_metrics(tmp_path: Path) -> None:
+    config = digits.get_config("vp")
+    config.net.width = 8
+    config.training.update(images=64, batch=32, decay=False, log_every=1, sample_every=0)
+    train(tmp_path / "run", config)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "ima')
+    config.training.update(images=128, log_every=2)
+    assert train(tmp_path / "run", config)["images"] == 128
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["images"] for row in rows] == [32, 64, 128]
+    config.sde.beta_max = 15.0
+    with pytest.raises(ValueError, match=r"config\.sde\.beta_max is 20\.0 there and 15\.0 here"):
+        train(tmp_path / "run", config)
 
 
 def test_a_truncated_data_file_is_named(tmp_path: Path) -> None:
@@ -211,7 +244,7 @@ def test_data_of_any_shape_trains_samples_and_scores(shape: tuple[int, ...], tmp
     from commands.likelihood import likelihood
 
     encode(tmp_path / "run", steps=2)
-    assert decode(tmp_path / "run", steps=2)["round_trip_rms"] < 10
+    assert math.isfinite(decode(tmp_path / "run", steps=2)["round_trip_rms"])
     assert "nats_per_dim" in likelihood(tmp_path / "run", steps=2, divergence="exact", num=2)
 
 
@@ -219,8 +252,11 @@ def test_a_loss_that_is_not_a_number_stops_training_with_a_reason(tmp_path: Path
     config = digits.get_config("vp")
     config.training.update(images=640, batch=32, learning_rate=1e9, clip=0.0, log_every=2, warmup=0, sample_every=0)
     config.net.width = 8
-    with pytest.raises(ValueError, match="the loss is"):
+    config.training.checkpoint_every = 64
+    with pytest.raises(ValueError, match=r"the loss is|not finite"):
         train(tmp_path / "run", config)
+    for file in (tmp_path / "run" / "checkpoints").glob("*/*.safetensors"):
+        assert all(bool(weight.isfinite().all()) for weight in load_file(file).values())
 
 
 def test_published_configurations_have_the_published_sizes() -> None:

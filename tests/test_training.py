@@ -317,6 +317,33 @@ def test_a_checkpoint_of_another_architecture_or_broken_is_refused(tmp_path: Pat
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match="does not read"):
         load_weights(place, small_state().denoiser)
-    (place / "state.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="does not read"):
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint at all", "no keys"])
+def test_a_damaged_state_is_named(tmp_path: Path, damage: bytes | str) -> None:
+    place = save(tmp_path, small_state())
+    if isinstance(damage, bytes):
+        (place / "state.pt").write_bytes(damage)
+    else:
+        torch.save({"device": "cpu"}, place / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt does not read"):
         load(place, small_state())
+
+
+def test_a_checkpoint_of_another_device_says_where_to_go_on(tmp_path: Path) -> None:
+    place = save(tmp_path, small_state())
+    saved = torch.load(place / "state.pt")
+    torch.save({**saved, "device": "cuda"}, place / "state.pt")
+    with pytest.raises(ValueError, match="--device=cuda"):
+        load(place, small_state())
+
+
+def test_weights_that_are_not_numbers_are_not_saved_over_good_ones(tmp_path: Path) -> None:
+    state = small_state()
+    save(tmp_path, state, keep=1)
+    state.images = 64
+    with torch.no_grad():
+        next(state.denoiser.parameters()).fill_(math.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        save(tmp_path, state, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["0000000000"]

@@ -1,8 +1,8 @@
 """Checkpoints: folders that appear whole or not at all.
 
-    FOLDER/00001280/model.safetensors    the weights in training
-                    ema.safetensors      their moving average
-                    state.pt             optimiser, random states, progress; loads with weights_only=True
+    FOLDER/0000001280/model.safetensors    the weights in training
+                      ema.safetensors      their moving average
+                      state.pt             optimiser, random states, progress; loads with weights_only=True
 
 A folder is named by the images seen, written beside its place under another name, and renamed.
 """
@@ -21,10 +21,21 @@ from training.loop import TrainingState
 
 
 def save(folder: Path, state: TrainingState, keep: int = 2) -> Path:
-    """Write a checkpoint of `state`, and remove all but the newest `keep`."""
+    """Write a checkpoint of `state`, and remove all but the newest `keep`.
+
+    Raises:
+        ValueError: if a weight is not a finite number: what was saved before stays.
+    """
+    for name, weight in state.denoiser.state_dict().items():
+        if not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"{name} is not finite after {state.images} images, so nothing was saved: lower the learning rate"
+            )
     place = folder / f"{state.images:010d}"
     part = folder / f".{place.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    aside = folder / f".{place.name}.old"
+    for left in (part, aside):
+        shutil.rmtree(left, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         save_file(_contiguous(state.denoiser), part / "model.safetensors")
@@ -33,8 +44,10 @@ def save(folder: Path, state: TrainingState, keep: int = 2) -> Path:
         for file in part.iterdir():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
-        shutil.rmtree(place, ignore_errors=True)
+        if place.exists():
+            place.rename(aside)
         part.rename(place)
+        shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -57,17 +70,26 @@ def load(checkpoint: Path, state: TrainingState) -> None:
     load_weights(checkpoint, state.denoiser, ema=False)
     load_weights(checkpoint, state.ema.model, ema=True)
     try:
-        saved: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        saved: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True, map_location="cpu")
+        device = saved["device"]
+        if device != state.generator.device.type:
+            raise _AnotherDevice(f"{checkpoint} was trained on {device}: go on with it there, --device={device}")
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["torch_rng"])
+        if device == "cuda":
+            torch.cuda.set_rng_state(saved["cuda_rng"], state.generator.device)
+        state.ema.updates, state.step, state.images = saved["ema_updates"], saved["step"], saved["images"]
+    except _AnotherDevice:
+        raise
+    except Exception as error:  # torch, pickle and zipfile raise anything for a damaged file
         raise ValueError(
-            f"{checkpoint / 'state.pt'} does not read ({error}): remove {checkpoint} to go on without it"
+            f"{checkpoint / 'state.pt'} does not read ({error!r}): restore it, or remove {checkpoint}"
         ) from None
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.generator.set_state(saved["generator"])
-    torch.set_rng_state(saved["torch_rng"])
-    if torch.cuda.is_available() and saved["cuda_rng"]:
-        torch.cuda.set_rng_state_all(saved["cuda_rng"])
-    state.ema.updates, state.step, state.images = saved["ema_updates"], saved["step"], saved["images"]
+
+
+class _AnotherDevice(ValueError):  # noqa: N818 - not a fault of the file
+    """Random states of one kind of device mean nothing to another."""
 
 
 def load_weights(checkpoint: Path, denoiser: nn.Module, ema: bool = True) -> None:
@@ -112,7 +134,8 @@ def _progress(state: TrainingState) -> dict[str, Any]:
         "optimizer": state.optimizer.state_dict(),
         "generator": state.generator.get_state(),
         "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "device": state.generator.device.type,
+        "cuda_rng": torch.cuda.get_rng_state(state.generator.device) if state.generator.device.type == "cuda" else None,
         "ema_updates": state.ema.updates,
         "step": state.step,
         "images": state.images,
