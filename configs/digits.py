@@ -31,7 +31,7 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
     config = defaults()
     config.net = spec(NETWORKS, "unet", width=32, multipliers=(1, 2), blocks=1, attention=(1,))
     config.training.update(
-        images=180_000,
+        images=175_000,
         batch=64,
         learning_rate=2e-3,
         warmup=10_000,

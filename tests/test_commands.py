@@ -70,6 +70,7 @@ def test_every_mode_runs_writes_what_it_says_and_needs_only_the_workdir(workdir:
     assert report["n"] == 5
     assert report["nfe"] == 6
     assert report["levels"] == 17
+    assert math.isfinite(report["change_from_half_the_steps"])
     assert report["probe_error"] > 0
     with np.load(workdir / "samples.npz") as samples:
         assert samples["x"].shape == (5, 1, 8, 8)
