@@ -27,7 +27,6 @@ def generate(
     batch: int = 256,
     labels: Tensor | None = None,
     guidance: float = 1.0,
-    latents: Tensor | None = None,
     show: bool = True,
 ) -> Tensor:
     """`num` samples (N, *D) in the model's values; the same for a seed whatever the batch.
@@ -41,7 +40,6 @@ def generate(
         batch: how many at once.
         labels: a class for each, (N,).
         guidance: scale of classifier-free guidance.
-        latents: where to start, (N, *D); by default draws of the prior.
         show: whether to show a progress bar.
     """
     solver: Solver = build.build(build.SOLVERS, as_spec(sampling["solver"]))
@@ -55,7 +53,6 @@ def generate(
             noise = PerSampleNoise(seed, range(rows.start, rows.stop))
             shape = (rows.stop - rows.start, *run.data.shape)
             start = run.sde.prior(shape, noise=noise, device=run.device)
-            start = start if latents is None else latents[rows].to(run.device)
             model = conditioned(denoiser, None if labels is None else labels[rows].to(run.device), guidance)
             x = solver(model, run.sde, start, ts, noise=noise, on_step=bar.steps(rows.stop - rows.start))
             if sampling["denoise"]:
