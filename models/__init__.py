@@ -2,6 +2,7 @@
 
 from models import precondition
 from models.analytic import Empirical, Gaussian, GaussianMixture
+from models.counting import CountCalls
 from models.denoiser import Denoiser
 from models.guidance import ClassifierFree, Conditioned
 from models.mlp import MLP
@@ -13,6 +14,7 @@ __all__ = [
     "NCSN",
     "ClassifierFree",
     "Conditioned",
+    "CountCalls",
     "Denoiser",
     "Empirical",
     "Gaussian",

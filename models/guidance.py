@@ -26,7 +26,7 @@ class Conditioned(nn.Module):
         """E[eps | x, cond], shape (B, *D)."""
         return predict_noise(self.denoiser, x, alpha, sigma, **self.cond)
 
-    def rows(self, rows: slice) -> "Conditioned":
+    def rows(self, rows: slice | Tensor) -> "Conditioned":
         """The same for some rows of the batch."""
         part = {key: value[rows] if isinstance(value, Tensor) else value for key, value in self.cond.items()}
         return Conditioned(of_rows(self.denoiser, rows), **part)
@@ -61,6 +61,6 @@ class ClassifierFree(nn.Module):
         without = predict_noise(self.denoiser, x, alpha, sigma)
         return without + self.scale * (predict_noise(self.denoiser, x, alpha, sigma, label=self.label) - without)
 
-    def rows(self, rows: slice) -> "ClassifierFree":
+    def rows(self, rows: slice | Tensor) -> "ClassifierFree":
         """The same for some rows of the batch."""
         return ClassifierFree(of_rows(self.denoiser, rows), self.label[rows], self.scale)

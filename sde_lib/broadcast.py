@@ -39,7 +39,7 @@ def predict_noise(denoiser: DenoiserLike, x: Tensor, alpha: Tensor, sigma: Tenso
     return (x - expand(alpha, x) * denoiser(x, alpha, sigma, **cond)) / expand(sigma, x)
 
 
-def of_rows(denoiser: DenoiserLike, rows: slice) -> DenoiserLike:
+def of_rows(denoiser: DenoiserLike, rows: slice | Tensor) -> DenoiserLike:
     """The denoiser for some rows of its batch: one with conditioning for each sample has a method `rows` for it."""
     part = getattr(denoiser, "rows", None)
     chosen: DenoiserLike = part(rows) if callable(part) else denoiser

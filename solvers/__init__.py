@@ -1,33 +1,27 @@
 """Ways along a path: `solver(denoiser, sde, x, ts, *, noise, on_step) -> x`, down it to sample, up to encode."""
 
-from solvers import grids
+from solvers import clocks, grids
+from solvers.adams import DEIS, Adams, StochasticAdams
 from solvers.adaptive import Adaptive
-from solvers.ddim import DDIM
-from solvers.dpm import DPMSolver
-from solvers.euler_maruyama import EulerMaruyama
+from solvers.adaptive_sde import AdaptiveSDE
+from solvers.belm import BELM
+from solvers.churn import Churn
+from solvers.ddim import DDIM, Ancestral, ConsistentAnnealed
+from solvers.dpm import DPMSolver, StochasticDPMSolver
+from solvers.euler_maruyama import EulerMaruyama, ReverseDiffusion
 from solvers.flow import FlowSolver, probability_flow
 from solvers.langevin import AnnealedLangevin
+from solvers.linear import LinearSolver
 from solvers.noise import PerSampleNoise
 from solvers.predictor_corrector import PredictorCorrector
-from solvers.runge_kutta import Euler, Heun
+from solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
 from solvers.schedule import Scales, Schedule
 from solvers.solver import Progress, Solver
+from solvers.unipc import UniPC
 
 __all__ = [
-    "DDIM",
-    "Adaptive",
-    "AnnealedLangevin",
-    "DPMSolver",
-    "Euler",
-    "EulerMaruyama",
-    "FlowSolver",
-    "Heun",
-    "PerSampleNoise",
-    "PredictorCorrector",
-    "Progress",
-    "Scales",
-    "Schedule",
-    "Solver",
-    "grids",
-    "probability_flow",
-]
+    "BELM", "DDIM", "DEIS", "RK4", "Adams", "Adaptive", "AdaptiveSDE", "Ancestral", "AnnealedLangevin", "Churn",
+    "ConsistentAnnealed", "DPMSolver", "Euler", "EulerMaruyama", "FlowSolver", "Heun", "LinearSolver", "Midpoint",
+    "PerSampleNoise", "PredictorCorrector", "Progress", "ReverseDiffusion", "RungeKutta", "Scales", "Schedule",
+    "Solver", "StochasticAdams", "StochasticDPMSolver", "UniPC", "clocks", "grids", "probability_flow",
+]  # fmt: skip

@@ -9,7 +9,9 @@ import torch
 from scipy.integrate import solve_ivp
 from torchdiffeq import odeint
 
-from solvers.flow import Field, FlowSolver, State
+from solvers import clocks
+from solvers.clocks import Clock
+from solvers.flow import Field, FlowSolver, State, enter, leave, on_clock
 from solvers.schedule import Scales, Schedule
 from solvers.solver import OnStep, Progress
 
@@ -23,9 +25,6 @@ Slope = Callable[[float, State], State]
 class Adaptive(FlowSolver):
     """Error-controlled steps from the grid's first time to its last; the times between are not used.
 
-    The clock is the log-SNR, in which the flow is smooth on every path from end to end:
-    dx/dlambda = (dx/dt) / (dlambda/dt),  dlambda/dt = -g^2 / sigma^2.
-
     Args:
         method: of torchdiffeq ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"), or of scipy
             ("scipy:RK45", "scipy:DOP853", "scipy:LSODA", ...), which runs on the CPU in float64. Of these
@@ -33,6 +32,8 @@ class Adaptive(FlowSolver):
         rtol, atol: relative and absolute tolerance of a step.
         per_sample: give each sample steps of its own, so that its result does not depend on its batch.
             With False the batch shares them: faster, and a sample then follows its neighbours.
+        clock: in which steps are taken and errors judged; see `RungeKutta`. In the log-SNR the flow is smooth on
+            every path from end to end.
 
     Raises:
         ValueError: for an unknown method, or gradients asked of scipy's.
@@ -42,8 +43,10 @@ class Adaptive(FlowSolver):
     rtol: float = 1e-5
     atol: float = 1e-5
     per_sample: bool = True
+    clock: str | Clock = "log_snr"
 
     def __post_init__(self) -> None:
+        clocks.find(self.clock)
         known = (*TORCHDIFFEQ, *(f"scipy:{name}" for name in SCIPY))
         if self.method not in known:
             raise ValueError(f"expected an adaptive method ({', '.join(known)}), got {self.method!r}")
@@ -65,22 +68,24 @@ class Adaptive(FlowSolver):
         return tuple(torch.cat(column) for column in zip(*arrived, strict=True))
 
     def _solve(self, field: Field, state: State, rows: slice, schedule: Schedule) -> State:
-        # Time runs up from 0, the distance in log-SNR: neither engine then steps backwards.
-        first, last = (float(schedule.sde.log_snr(schedule.ts[i])) for i in (0, -1))
+        # The engine's time runs up from 0, the distance by the clock: neither engine then steps backwards.
+        clock, ends = clocks.find(self.clock), schedule.ts[[0, -1]]
+        first, last = clock.reading(schedule.sde, ends).tolist()
         direction = 1.0 if last > first else -1.0
+        change = on_clock(field, clock)
 
         def slope(distance: float, y: State) -> State:
-            log_snr = torch.tensor(first + direction * distance, dtype=torch.float64)
-            at = Scales.at(schedule.sde, schedule.sde.time(log_snr))
-            pace = float(-direction * (at.sigma / at.diffusion) ** 2)
-            return tuple(pace * k for k in field(at, y, rows))
+            reading = torch.tensor(first + direction * distance, dtype=torch.float64)
+            t = clock.time(schedule.sde, reading).clamp(ends.min(), ends.max())
+            return tuple(direction * k for k in change(Scales.at(schedule.sde, t), y, rows))
 
         solve = (
             partial(_scipy, self.method.removeprefix("scipy:"))
             if ":" in self.method
             else partial(_torchdiffeq, self.method)
         )
-        return solve(slope, state, abs(last - first), self.rtol, self.atol)
+        y = solve(slope, enter(state, clock, schedule[0]), abs(last - first), self.rtol, self.atol)
+        return leave(y, clock, schedule[-1])
 
 
 def _torchdiffeq(method: str, slope: Slope, state: State, length: float, rtol: float, atol: float) -> State:

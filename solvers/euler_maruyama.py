@@ -1,32 +1,47 @@
-"""Euler-Maruyama on the reverse-time SDE."""
+"""The reverse-time SDE in its two plain discretisations."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor
-
-from sde_lib import predict_noise
-from sde_lib.broadcast import DenoiserLike
-from sde_lib.sde import Noise
+from solvers.exponential import Line
+from solvers.linear import LinearSolver
 from solvers.schedule import Schedule
-from solvers.solver import Solver
 
 
 @dataclass(frozen=True)
-class EulerMaruyama(Solver):
+class EulerMaruyama(LinearSolver):
     """x' = x + (f x - g^2 score) dt + g sqrt(|dt|) z, with dt < 0: one evaluation a step.
 
     Song et al. 2021, Eq. 6.
     """
 
+    predict = "eps"
+
     @property
     def stochastic(self) -> bool:
         return True
 
-    def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
-    ) -> tuple[Tensor, Any]:
-        t, dt = schedule[i], schedule[i + 1].t - schedule[i].t
-        eps = predict_noise(denoiser, x, t.alpha, t.sigma)
-        mean = (1 + t.drift * dt) * x + t.diffusion**2 / t.sigma * dt * eps
-        return mean + t.diffusion * (-dt).sqrt() * noise(x), None
+    def line(self, schedule: Schedule, i: int, past: int) -> Line:
+        t, dt = schedule.host(i), schedule.host(i + 1).t - schedule.host(i).t
+        weight = t.diffusion**2 / t.sigma * dt
+        return Line(float(1 + t.drift * dt), (float(weight),), float(t.diffusion) * math.sqrt(-dt))
+
+
+@dataclass(frozen=True)
+class ReverseDiffusion(LinearSolver):
+    """x' = (2 - r) x + G^2 score + G z,   r = alpha_t / alpha_s,  G^2 = sigma_t^2 - r^2 sigma_s^2.
+
+    The forward step x_t = r x_s + G z, turned round (Song et al. 2021, Appendix E, Eq. 46; on the variance-preserving
+    path r = sqrt(1 - beta) and G^2 = beta). One evaluation a step.
+    """
+
+    predict = "eps"
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def line(self, schedule: Schedule, i: int, past: int) -> Line:
+        t, s = schedule.host(i), schedule.host(i + 1)
+        variance = float(t.sigma**2) * -math.expm1(t.log_snr - s.log_snr)
+        return Line(float(2 - t.alpha / s.alpha), (-variance / float(t.sigma),), math.sqrt(variance))

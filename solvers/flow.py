@@ -9,6 +9,7 @@ from torch import Tensor
 from sde_lib import expand, predict_noise
 from sde_lib.broadcast import DenoiserLike, of_rows
 from sde_lib.sde import Noise
+from solvers.clocks import Clock
 from solvers.schedule import Scales, Schedule
 from solvers.solver import OnStep, Solver
 
@@ -20,6 +21,31 @@ def probability_flow(denoiser: DenoiserLike, x: Tensor, at: Scales) -> Tensor:
     """dx/dt = f x - g^2 score / 2 = f x + g^2 eps / (2 sigma), shape (B, *D)  (Song et al. 2021, Eq. 13)."""
     eps = predict_noise(denoiser, x, at.alpha, at.sigma)
     return expand(at.drift, x) * x + expand(at.diffusion**2 / (2 * at.sigma), x) * eps
+
+
+def on_clock(field: Field, clock: Clock) -> Field:
+    """The field in a clock's units, d state / dc, of the state that `enter` gives."""
+
+    def slope(at: Scales, state: State, rows: slice) -> State:
+        inside = leave(state, clock, at)
+        out = field(at, inside, rows)
+        if clock.scaled:
+            alpha, drift = expand(at.alpha, out[0]), expand(at.drift, out[0])
+            out = ((out[0] - drift * inside[0]) / alpha, *out[1:])
+        rate = clock.rate(at)
+        return tuple(k / expand(rate, k) for k in out)
+
+    return slope
+
+
+def enter(state: State, clock: Clock, at: Scales) -> State:
+    """The state as its clock has it: x / alpha for x where the clock is `scaled`."""
+    return (state[0] / expand(at.alpha, state[0]), *state[1:]) if clock.scaled else state
+
+
+def leave(state: State, clock: Clock, at: Scales) -> State:
+    """Back from `enter`."""
+    return (state[0] * expand(at.alpha, state[0]), *state[1:]) if clock.scaled else state
 
 
 class FlowSolver(Solver):

@@ -1,7 +1,7 @@
 """Grids of times: each function gives a falling 1-D float64 tensor from a path's t_max to its t_min.
 
 Flip one (`ts.flip(0)`) to encode. `steps` intervals are `steps + 1` times, except where a function says that it counts
-times themselves, or takes them as they are (`geometric`, `leading`, `trailing`, `sigmas`).
+times themselves, or takes them as they are (`geometric`, `leading`, `trailing`, `linspace`, `sigmas`).
 """
 
 import math
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sde_lib import SDE
+from solvers.clocks import Saturated
 
 
 def uniform(sde: SDE, steps: int) -> Tensor:
@@ -26,6 +27,12 @@ def quadratic(sde: SDE, steps: int) -> Tensor:
 def log_snr(sde: SDE, steps: int) -> Tensor:
     """Equal steps in log-SNR, which are geometric noise levels (Lu et al. 2022, DPM-Solver, Section 3.4)."""
     return _spaced(sde, steps, sde.log_snr, sde.time)
+
+
+def saturated(sde: SDE, steps: int, low: float = 0.01, high: float = 20.0) -> Tensor:
+    """Equal steps in the saturated log-SNR: those of `log_snr` between the noise levels low and high, longer beyond."""
+    clock = Saturated(low, high)
+    return _spaced(sde, steps, lambda t: clock.reading(sde, t), lambda c: clock.time(sde, c))
 
 
 def geometric(sde: SDE, steps: int) -> Tensor:
@@ -76,6 +83,12 @@ def trailing(sde: SDE, steps: int, of: int = 1000) -> Tensor:
     """
     _at_least_one(steps, most=of)
     return _timesteps(sde, (torch.arange(steps, 0, -1) * of / steps).round().long() - 1, of)
+
+
+def linspace(sde: SDE, steps: int, of: int = 1000) -> Tensor:
+    """`steps` of `of` DDPM timesteps in equal strides from the last to the first, rounded: `steps` times."""
+    _at_least_one(steps, most=of)
+    return _timesteps(sde, torch.linspace(of - 1, 0, steps, dtype=torch.float64).round().long(), of)
 
 
 def _spaced(sde: SDE, steps: int, warp: Callable[[Tensor], Tensor], unwarp: Callable[[Tensor], Tensor]) -> Tensor:

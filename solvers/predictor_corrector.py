@@ -7,9 +7,13 @@ from torch import Tensor
 
 from sde_lib.broadcast import DenoiserLike
 from sde_lib.sde import Noise
+from solvers.belm import BELM
 from solvers.langevin import AnnealedLangevin
+from solvers.linear import LinearSolver
 from solvers.schedule import Schedule
 from solvers.solver import Solver
+
+ORDERS = ("predict_first", "correct_first")
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,30 @@ class PredictorCorrector(Solver):
         predictor: any solver that goes step by step; a multistep one extrapolates the corrector's noise too, which
             costs accuracy at few steps.
         corrector: Langevin dynamics, usually by `snr`; its last denoising is not used.
+        order: "predict_first" as in the paper, which ends on a correction, or "correct_first" as in its released
+            code, which corrects at each level before it leaves it, and ends on a prediction.
+
+    Raises:
+        ValueError: for another order, or a predictor that is none.
     """
 
     predictor: Solver
     corrector: AnnealedLangevin
+    order: str = "predict_first"
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise ValueError(f"expected order 'predict_first' or 'correct_first', got {self.order!r}")
+        if isinstance(self.predictor, BELM) or (isinstance(self.predictor, LinearSolver) and self.predictor.corrects):
+            raise ValueError(
+                f"{self.predictor} goes on from states that the Langevin corrector has left: "
+                "use corrector=False where it has one, or DPMSolver() or EulerMaruyama()"
+            )
+        if isinstance(self.predictor, AnnealedLangevin | PredictorCorrector):
+            raise ValueError(
+                f"{type(self.predictor).__name__} corrects and does not predict: use EulerMaruyama(), DDIM() or "
+                "another solver as the predictor, and steps= of the corrector for more of it"
+            )
 
     @property
     def stochastic(self) -> bool:
@@ -32,5 +56,8 @@ class PredictorCorrector(Solver):
     def step(
         self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
+        if self.order == "correct_first":
+            x = self.corrector.correct(denoiser, x, schedule, i, noise)
+            return self.predictor.step(denoiser, x, schedule, i, noise, memory)
         x, memory = self.predictor.step(denoiser, x, schedule, i, noise, memory)
         return self.corrector.correct(denoiser, x, schedule, i + 1, noise), memory

@@ -1,54 +1,96 @@
-"""Runge-Kutta on the probability flow, in time, on the grid that is given."""
+"""Runge-Kutta on the probability flow, on the grid that is given, in the clock that is asked for."""
 
-import abc
 from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Tensor
-
-from solvers.flow import Field, FlowSolver, State
+from solvers import clocks
+from solvers.clocks import Clock
+from solvers.flow import Field, FlowSolver, State, enter, leave, on_clock
 from solvers.schedule import Schedule
 from solvers.solver import OnStep, Progress
 
 ALL = slice(None)
 
 
-class _OnGrid(FlowSolver):
-    """A one-step method: it says how the state changes over an interval."""
+@dataclass(frozen=True)
+class RungeKutta(FlowSolver):
+    """k_j = F(c + a_j h, y + h sum_l A_jl k_l),  y' = y + h sum_j b_j k_j,  dy/dc = F the flow in a clock c.
+
+    Args:
+        clock: "time", "sigma" (of x / alpha, as Karras et al. 2022 integrate), "log_snr", "saturated", or a `Clock`.
+    """
+
+    clock: str | Clock = "time"
+
+    nodes: ClassVar[tuple[float, ...]]  # a
+    matrix: ClassVar[tuple[tuple[float, ...], ...]]  # A, below the diagonal
+    weights: ClassVar[tuple[float, ...]]  # b
+
+    def __post_init__(self) -> None:
+        clocks.find(self.clock)
 
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
+        """See `FlowSolver.integrate`."""
         for i in range(len(schedule) - 1):
             state = self.advance(field, state, schedule, i)
             if on_step is not None:
                 on_step(Progress(i + 1, len(schedule) - 1, float(schedule.ts[i + 1]), state[0]))
         return state
 
-    @abc.abstractmethod
     def advance(self, field: Field, state: State, schedule: Schedule, i: int) -> State:
         """The state at time i of the schedule, taken to time i + 1."""
+        clock = clocks.find(self.clock)
+        readings = schedule.once(clock, lambda: clock.reading(schedule.sde, schedule.ts).tolist())
+        h, slope = readings[i + 1] - readings[i], on_clock(field, clock)
+        start, slopes = enter(state, clock, schedule[i]), list[State]()
+        for node, row in zip(self.nodes, self.matrix, strict=True):
+            at = schedule[i + round(node)] if node in (0, 1) else schedule.within(i, node, clock)
+            slopes.append(slope(at, _along(start, h, row, slopes), ALL))
+        return leave(_along(start, h, self.weights, slopes), clock, schedule[i + 1])
 
 
 @dataclass(frozen=True)
-class Euler(_OnGrid):
-    """x' = x + h k(t, x): order 1, one evaluation a step."""
+class Euler(RungeKutta):
+    """x' = x + h k1: order 1, one evaluation a step."""
 
-    def advance(self, field: Field, state: State, schedule: Schedule, i: int) -> State:
-        h = schedule[i + 1].t - schedule[i].t
-        return _along(state, h, field(schedule[i], state, ALL))
+    nodes = (0.0,)
+    matrix = ((),)
+    weights = (1.0,)
 
 
 @dataclass(frozen=True)
-class Heun(_OnGrid):
+class Midpoint(RungeKutta):
+    """x' = x + h k2, k2 in the middle of the Euler step: order 2, two evaluations a step."""
+
+    nodes = (0.0, 0.5)
+    matrix = ((), (0.5,))
+    weights = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Heun(RungeKutta):
     """x' = x + h (k1 + k2) / 2, k2 at the Euler step's end: order 2, two evaluations a step.
 
     Karras et al. 2022, Alg. 1.
     """
 
-    def advance(self, field: Field, state: State, schedule: Schedule, i: int) -> State:
-        h = schedule[i + 1].t - schedule[i].t
-        k1 = field(schedule[i], state, ALL)
-        k2 = field(schedule[i + 1], _along(state, h, k1), ALL)
-        return _along(state, h / 2, tuple(a + b for a, b in zip(k1, k2, strict=True)))
+    nodes = (0.0, 1.0)
+    matrix = ((), (1.0,))
+    weights = (0.5, 0.5)
 
 
-def _along(state: State, h: Tensor, slope: State) -> State:
-    return tuple(y + h * k for y, k in zip(state, slope, strict=True))
+@dataclass(frozen=True)
+class RK4(RungeKutta):
+    """The classical method: order 4, four evaluations a step."""
+
+    nodes = (0.0, 0.5, 0.5, 1.0)
+    matrix = ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0))
+    weights = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+
+
+def _along(state: State, h: float, weights: tuple[float, ...], slopes: list[State]) -> State:
+    """State + h sum_j weights_j slopes_j."""
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight:
+            state = tuple(y + h * weight * k for y, k in zip(state, slope, strict=True))
+    return state

@@ -1,13 +1,18 @@
 """A path's scales along a grid of times, computed once in float64."""
 
 import copy
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from sde_lib import SDE
+
+if TYPE_CHECKING:
+    from solvers.clocks import Clock
+
+T = TypeVar("T")
 
 
 class Scales(NamedTuple):
@@ -42,27 +47,40 @@ class Schedule:
         self.ts = ts.detach().to("cpu", torch.float64)
         _check(sde, self.ts)
         self.ts = self.ts.clamp(sde.t_min, sde.t_max)  # what was forgiven at the ends
-        self._scales = self._on_device(self.ts)
+        self._host = Scales.at(sde, self.ts)
+        self._scales = self._on_device(self._host)
+        self._kept: dict[Hashable, Any] = {}
 
     @property
     def increasing(self) -> bool:
         return len(self.ts) > 1 and bool(self.ts[-1] > self.ts[0])
 
-    @cached_property
-    def middles(self) -> Scales:
-        """The scales half-way between neighbouring times, in log-SNR: one fewer than the grid has."""
-        log_snr = self.sde.log_snr(self.ts)
-        return self._on_device(self.sde.time((log_snr[1:] + log_snr[:-1]) / 2))
+    def host(self, i: int) -> Scales:
+        """The scales at time i on the CPU, for coefficients."""
+        return Scales(*(column[i] for column in self._host))
 
-    def middle(self, i: int) -> Scales:
-        return Scales(*(column[i] for column in self.middles))
+    def within(self, i: int, fraction: float, clock: "Clock") -> Scales:
+        """The scales at a fraction of the way from time i to i + 1 by a clock."""
+        return Scales(*(column[i] for column in self._between(fraction, clock)[1]))
+
+    def host_within(self, i: int, fraction: float, clock: "Clock") -> Scales:
+        """The same on the CPU."""
+        return Scales(*(column[i] for column in self._between(fraction, clock)[0]))
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed the first time this schedule is asked for it."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        kept: T = self._kept[key]
+        return kept
 
     def interval(self, i: int) -> "Schedule":
         """The grid of times i and i + 1 alone."""
         part = copy.copy(self)
         part.ts = self.ts[i : i + 2]
+        part._host = Scales(*(column[i : i + 2] for column in self._host))
         part._scales = Scales(*(column[i : i + 2] for column in self._scales))
-        part.__dict__.pop("middles", None)
+        part._kept = self.once(("interval", i), dict)
         return part
 
     def __len__(self) -> int:
@@ -71,9 +89,18 @@ class Schedule:
     def __getitem__(self, i: int) -> Scales:
         return Scales(*(column[i] for column in self._scales))
 
-    def _on_device(self, ts: Tensor) -> Scales:
+    def _between(self, fraction: float, clock: "Clock") -> tuple[Scales, Scales]:
+        def compute() -> tuple[Scales, Scales]:
+            readings = clock.reading(self.sde, self.ts)
+            ts = clock.time(self.sde, torch.lerp(readings[:-1], readings[1:], fraction))
+            host = Scales.at(self.sde, ts)
+            return host, self._on_device(host)
+
+        return self.once((fraction, clock), compute)
+
+    def _on_device(self, host: Scales) -> Scales:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        return Scales(*(column.to(self.device, dtype) for column in Scales.at(self.sde, ts)))
+        return Scales(*(column.to(self.device, dtype) for column in host))
 
 
 def _check(sde: SDE, ts: Tensor) -> None:

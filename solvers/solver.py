@@ -7,19 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sde_lib import SDE
-from sde_lib.broadcast import DenoiserLike
+from sde_lib import SDE, expand, predict_noise
+from sde_lib.broadcast import DenoiserLike, of_rows
 from sde_lib.sde import Noise
 from solvers.schedule import Schedule
 
 
 class Progress(NamedTuple):
-    """Where a solver is: `step` of `steps` are done, and `x` is at time `t`."""
+    """Where a solver is: `step` of `steps` are done, `x` is at time `t`, and the denoiser's last answer was `x0`."""
 
     step: int
     steps: int
     t: float
     x: Tensor
+    x0: Tensor | None = None
 
 
 OnStep = Callable[[Progress], None] | None
@@ -35,6 +36,11 @@ class Solver(abc.ABC):
     @property
     def stochastic(self) -> bool:
         """Whether it adds noise, and so can only go down the path."""
+        return False
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a step makes use of the steps before it."""
         return False
 
     def __call__(
@@ -57,13 +63,15 @@ class Solver(abc.ABC):
             x: where to start, (B, *D).
             ts: 1-D grid of times; see `solvers.grids`.
             noise: source of standard normals, `noise(x)` like `x`; `PerSampleNoise` gives each sample its own.
-            on_step: called with a `Progress` after each step.
+            on_step: called with a `Progress` after each step: where the solver is, x, and the denoiser's last x0.
 
         Raises:
             ValueError: for a grid that is not one, or a rising one when the solver is stochastic.
         """
         schedule = Schedule(sde, ts, x)
         self._check(schedule)
+        if on_step is not None:
+            denoiser, on_step = _showing(denoiser, on_step)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return self.run(denoiser, x, schedule, noise, on_step)
 
@@ -90,3 +98,30 @@ class Solver(abc.ABC):
                 f"{self} adds noise, so it cannot encode along an increasing grid: "
                 "flip the grid to sample, or encode with DDIM(), Heun() or Adaptive()"
             )
+
+
+class _Seen:
+    """A denoiser that keeps its last answer."""
+
+    def __init__(self, denoiser: DenoiserLike, answers: list[Callable[[], Tensor]]) -> None:
+        self.denoiser = denoiser
+        self.answers = answers
+
+    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        out: Tensor = self.denoiser(x, alpha, sigma)
+        self.answers[:] = [lambda: out]
+        return out
+
+    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        eps = predict_noise(self.denoiser, x, alpha, sigma)
+        self.answers[:] = [lambda: (x - expand(sigma, x) * eps) / expand(alpha, x)]
+        return eps
+
+    def rows(self, rows: slice | Tensor) -> "_Seen":
+        return _Seen(of_rows(self.denoiser, rows), self.answers)
+
+
+def _showing(denoiser: DenoiserLike, on_step: Callable[[Progress], None]) -> tuple[DenoiserLike, OnStep]:
+    """The same two, the second now told the first's last answer."""
+    answers: list[Callable[[], Tensor]] = []
+    return _Seen(denoiser, answers), lambda progress: on_step(progress._replace(x0=answers[0]() if answers else None))

@@ -1,0 +1,70 @@
+"""EDM's churn: a little noise before each step of another solver."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_lib.broadcast import DenoiserLike
+from sde_lib.sde import Noise
+from solvers.runge_kutta import Heun
+from solvers.schedule import Schedule
+from solvers.solver import Solver
+
+
+@dataclass(frozen=True)
+class Churn(Solver):
+    """Raise the noise from n to n (1 + gamma), then step down to the next level (Karras et al. 2022, Alg. 2).
+
+    gamma = min(amount / steps, sqrt(2) - 1) for low <= n <= high, else 0, with n = sigma / alpha on any path. Levels
+    stay on the path.
+
+    Args:
+        amount: S_churn.
+        low, high: S_tmin and S_tmax.
+        noise: S_noise, the standard deviation of the noise that is added.
+        solver: a deterministic one-step solver; EDM's is Heun in sigma.
+
+    Raises:
+        ValueError: for an amount below 0, or a solver that adds noise or remembers its steps.
+    """
+
+    amount: float = 40.0
+    low: float = 0.05
+    high: float = 50.0
+    noise: float = 1.003
+    solver: Solver = field(default_factory=lambda: Heun("sigma"))
+
+    def __post_init__(self) -> None:
+        if not self.amount >= 0 or not self.noise >= 0:
+            raise ValueError(f"expected amount and noise of 0 or more, got {self.amount} and {self.noise}")
+        if self.solver.stochastic or self.solver.remembers:
+            raise ValueError(
+                f"{self.solver} cannot be churned: it adds noise of its own, or remembers steps that the churn leaves; "
+                "use Heun('sigma'), Euler(), DDIM() or DPMSolver(multistep=False)"
+            )
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def step(
+        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        every = schedule.once(self, lambda: [self._raised(schedule, k, x) for k in range(len(schedule) - 1)])
+        up, keep, added = every[i]
+        x = keep * x + added * self.noise * noise(x)
+        return self.solver.step(denoiser, x, up, 0, noise, None)[0], None
+
+    def _raised(self, schedule: Schedule, i: int, x: Tensor) -> tuple[Schedule, float, float]:
+        """The grid from the raised level to the next one, and the step up to it: x' = keep x + added z."""
+        t, sde = schedule.host(i), schedule.sde
+        n = float(t.sigma / t.alpha)
+        gamma = min(self.amount / (len(schedule) - 1), math.sqrt(2) - 1) if self.low <= n <= self.high else 0.0
+        time = sde.time(t.log_snr - 2 * math.log1p(gamma)) if gamma else t.t
+        up = Schedule(sde, torch.stack([time, schedule.host(i + 1).t]), x)
+        raised = up.host(0)
+        keep = float(raised.alpha / t.alpha)
+        return up, keep, math.sqrt(max(float(raised.sigma) ** 2 - (keep * float(t.sigma)) ** 2, 0.0))

@@ -1,0 +1,123 @@
+"""Clocks: other variables than time to take equal or smooth steps in, all of them functions of the noise level.
+
+A clock says what it reads at a time, when it reads so, and how fast it runs:  c(t),  t(c)  and  dc/dt.
+"""
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sde_lib import SDE
+from solvers.schedule import Scales
+
+
+class Clock(abc.ABC):
+    """A strictly monotone function of time along a path.
+
+    A `scaled` clock belongs to the state x / alpha, whose flow has no drift: dy / dn = eps.
+    """
+
+    scaled = False
+
+    @abc.abstractmethod
+    def reading(self, sde: SDE, t: Tensor) -> Tensor:
+        """c(t), shaped as `t`."""
+
+    @abc.abstractmethod
+    def time(self, sde: SDE, reading: Tensor) -> Tensor:
+        """t(c), shaped as `reading`."""
+
+    @abc.abstractmethod
+    def rate(self, at: Scales) -> Tensor:
+        """dc/dt at these scales."""
+
+
+@dataclass(frozen=True)
+class Time(Clock):
+    """c = t."""
+
+    def reading(self, sde: SDE, t: Tensor) -> Tensor:
+        return t
+
+    def time(self, sde: SDE, reading: Tensor) -> Tensor:
+        return reading
+
+    def rate(self, at: Scales) -> Tensor:
+        return torch.ones_like(at.t)
+
+
+@dataclass(frozen=True)
+class LogSNR(Clock):
+    """c = lambda, the log-SNR (Lu et al. 2022, DPM-Solver):  d lambda / dt = -g^2 / sigma^2."""
+
+    def reading(self, sde: SDE, t: Tensor) -> Tensor:
+        return sde.log_snr(t)
+
+    def time(self, sde: SDE, reading: Tensor) -> Tensor:
+        return sde.time(reading)
+
+    def rate(self, at: Scales) -> Tensor:
+        return -((at.diffusion / at.sigma) ** 2)
+
+
+@dataclass(frozen=True)
+class Sigma(Clock):
+    """c = n = sigma / alpha, with x / alpha for the state (Karras et al. 2022):  dn/dt = g^2 n / (2 sigma^2)."""
+
+    scaled = True
+
+    def reading(self, sde: SDE, t: Tensor) -> Tensor:
+        return (-sde.log_snr(t) / 2).exp()
+
+    def time(self, sde: SDE, reading: Tensor) -> Tensor:
+        return sde.time(-2 * reading.log())
+
+    def rate(self, at: Scales) -> Tensor:
+        return at.diffusion**2 / (2 * at.sigma * at.alpha)
+
+
+@dataclass(frozen=True)
+class Saturated(Clock):
+    """c = -2 log((n + low) / (1 + n / high)),  n = sigma / alpha: the log-SNR where it matters, and slow beyond.
+
+    It follows lambda for low < n < high, and stands still below and above, where the denoiser does so too: data has
+    no detail finer than `low`, and is all one blur beyond `high`.
+    """
+
+    low: float = 0.01
+    high: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high:
+            raise ValueError(f"expected 0 < low < high, got {self.low} and {self.high}")
+
+    def reading(self, sde: SDE, t: Tensor) -> Tensor:
+        n = (-sde.log_snr(t) / 2).exp()
+        return -2 * ((n + self.low) / (1 + n / self.high)).log()
+
+    def time(self, sde: SDE, reading: Tensor) -> Tensor:
+        ratio = (-reading / 2).exp()
+        return sde.time(-2 * ((ratio - self.low) / (1 - ratio / self.high)).log())
+
+    def rate(self, at: Scales) -> Tensor:
+        n = at.sigma / at.alpha
+        share = n / (n + self.low) - n / (self.high + n)  # dc / dlambda
+        return -share * (at.diffusion / at.sigma) ** 2
+
+
+CLOCKS: dict[str, Clock] = {"time": Time(), "sigma": Sigma(), "log_snr": LogSNR(), "saturated": Saturated()}
+
+
+def find(clock: str | Clock) -> Clock:
+    """The clock of that name, or the clock itself.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if isinstance(clock, Clock):
+        return clock
+    if clock not in CLOCKS:
+        raise ValueError(f"expected a clock ({', '.join(CLOCKS)}), got {clock!r}")
+    return CLOCKS[clock]
