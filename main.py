@@ -2,6 +2,7 @@
 
 python main.py --mode=train --config=configs/digits.py:vp --workdir=runs/vp
 python main.py --mode=sample --workdir=runs/vp --num=64 --solver=dpm --steps=20 --seed=0
+python main.py --mode=compare --workdir=runs/vp --solver=ddim --solver=unipc --steps=10 --steps=20
 """
 
 import inspect
@@ -15,7 +16,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-MODES = ("train", "sample", "encode", "decode", "interpolate", "likelihood", "demo")
+MODES = ("train", "sample", "compare", "grid", "encode", "decode", "interpolate", "likelihood", "demo")
 FLAGS = flags.FLAGS
 
 config_flags.DEFINE_config_file(
@@ -24,13 +25,19 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_enum("mode", None, MODES, "what to do")
 flags.DEFINE_string("workdir", None, "directory of the run")
 flags.DEFINE_integer("num", None, "how many samples, images or interpolants")
-flags.DEFINE_string(
-    "solver", None, "ddim, euler, heun, dpm, euler_maruyama, langevin, pc or adaptive; with settings, ddim:eta=1.0"
+flags.DEFINE_multi_string(
+    "solver", None, "ddim, dpm, unipc, adams, heun, ancestral, pc, ... (docs/solvers.md); with settings, ddim:eta=1.0"
 )
 flags.DEFINE_string(
-    "grid", None, "uniform, quadratic, log_snr, geometric, karras, leading or trailing; with settings, karras:rho=5.0"
+    "grid",
+    None,
+    "uniform, quadratic, log_snr, saturated, geometric, karras, leading, trailing, linspace, sigmas, or optimal (by "
+    "--mode=grid); with settings, karras:rho=5.0",
 )
-flags.DEFINE_integer("steps", None, "steps of the grid")
+flags.DEFINE_multi_integer("steps", None, "steps of the grid")
+flags.DEFINE_integer("order", None, "order of the solver that a grid is measured for")
+flags.DEFINE_integer("trajectory", None, "keep the way of so many samples")
+flags.DEFINE_bool("compile", None, "put the network through torch.compile: slow to start, then faster")
 flags.DEFINE_bool("denoise", None, "end sampling with the denoiser's own answer")
 flags.DEFINE_integer("seed", None, "seed of noise; to train, use --config.seed")
 flags.DEFINE_integer("batch", None, "samples at once: memory and speed, never the result")
@@ -45,8 +52,8 @@ flags.DEFINE_bool("ema", None, "use the averaged weights rather than the raw one
 flags.DEFINE_string("device", None, "cpu, cuda or cuda:1; by default cuda where there is one")
 
 OPTIONS = (
-    "num", "solver", "grid", "steps", "denoise", "seed", "batch", "label", "guidance", "split", "pair", "divergence",
-    "input", "output", "ema", "device",
+    "num", "solver", "grid", "steps", "order", "denoise", "seed", "batch", "label", "guidance", "trajectory", "split",
+    "pair", "divergence", "input", "output", "ema", "compile", "device",
 )  # fmt: skip
 
 
@@ -133,6 +140,12 @@ def _options(mode: str) -> dict[str, Any]:
         if name not in takes:
             hint = "; the run's own configuration is in its config.json" if name == "config" else ""
             raise ValueError(f"--{name} is not an option of --mode={mode}, which takes {_dashed(takes)}{hint}")
+    for name in ("solver", "steps"):
+        if name in given and not isinstance(takes[name].default, tuple):
+            values: list[Any] = list(given[name] or ())
+            if len(values) > 1:
+                raise ValueError(f"expected --{name} once in --mode={mode}, got {values}: --mode=compare takes several")
+            given[name] = values[0]
     if "pair" in given:
         given["pair"] = _two(given["pair"])
     return given

@@ -96,9 +96,9 @@ def _round_trip(
         table[solver] = {}
         for n in steps:
             options = {"solver": solver, "grid": "log_snr", "steps": n}
-            latent = along_flow(run, trained.denoiser, x0, options, up=True, show=False)
-            back = along_flow(run, trained.denoiser, latent, options, up=False, show=False)
-            table[solver][n] = rms(back, x0)
+            latent, _ = along_flow(run, trained.denoiser, x0, options, up=True, show=False)
+            back, _ = along_flow(run, trained.denoiser, latent, options, up=False, show=False)
+            table[solver][n] = rms(back, x0.cpu())
             if solver == "ddim":
                 rows.append(run.viewable(run.to_stored(back[:16])))
     curves = {solver: (list(errors), list(errors.values())) for solver, errors in table.items()}

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commands.generate import as_spec, conditioned, grid, progress_bar
+from commands.generate import as_spec, conditioned, progress_bar
+from commands.generate import grid as grid_of
 from commands.run import Run, open_trained, output_path, stored_tensor, write_arrays, write_json
 from configs import build
 from evaluation import save_rows
 from sde_lib.broadcast import DenoiserLike
-from solvers import Solver
+from solvers import BELM, Solver
 from training.data import Dataset, image_files, read_images, whole_array
 from training.data.folder import SUFFIXES
 
@@ -36,6 +37,8 @@ def encode(
 ) -> dict[str, Any]:
     """Images to an .npz of `latent` (N, *D) float32 beside the images `x` and, with classes, their `label`.
 
+    With the exactly invertible solver, belm, also the state `before` the latent, with which decode comes back exactly.
+
     The images are those of `input` (a folder, an .npy or an .npz), or the first `num` of a split of the run's data (64
     unless said). The picture shows images over latents.
 
@@ -52,12 +55,13 @@ def encode(
     x0 = centred(run, stored)
 
     began = time.perf_counter()
-    latent = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=model_label)
+    latent, before = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=model_label)
     seconds = time.perf_counter() - began
 
-    write_arrays(path, latent=latent.cpu(), x=stored, label=label)
+    before_t = None if before is None else grid_of(run, options)[1]
+    write_arrays(path, latent=latent, before=before, before_t=before_t, x=stored, label=label)
     shown = min(len(stored), 16)
-    scaled = (latent[:shown].cpu() / float(run.sde.scales(run.sde.t_max)[1]) / 6 + 0.5).clamp(0, 1)  # three deviations
+    scaled = (latent[:shown] / float(run.sde.scales(run.sde.t_max)[1]) / 6 + 0.5).clamp(0, 1)  # three deviations
     picture = save_rows([run.viewable(stored[:shown]), scaled], path.with_suffix(".png"))
     spread = float(latent.std()) / float(run.sde.scales(run.sde.t_max)[1])
     summary = {
@@ -94,10 +98,13 @@ def decode(
     options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
     flow_solver(options)
     source = Path(input) if input else workdir / "latents.npz"
-    latent, stored, label = _latents(run, source)
+    latent, found = _latents(run, source)
+    stored, label = found.get("x"), found.get("label")
     model_label = label if run.num_classes is not None else None
 
-    x0 = along_flow(run, trained.denoiser, latent, options, up=False, batch=batch, labels=model_label)
+    before = _neighbour(run, options, found)
+
+    x0, _ = along_flow(run, trained.denoiser, latent, options, up=False, batch=batch, labels=model_label, before=before)
     back = run.to_stored(x0)
 
     write_arrays(path, x=back, label=label)
@@ -120,32 +127,46 @@ def along_flow(
     up: bool,
     batch: int = 256,
     labels: Tensor | None = None,
+    before: Tensor | None = None,
     show: bool = True,
-) -> Tensor:
-    """`x (N, *D)` from the data's end of the path to the noise's (`up`), or back, in chunks."""
+) -> tuple[Tensor, Tensor | None]:
+    """`x (N, *D)` from the data's end of the path to the noise's (`up`), or back, in chunks, on the CPU.
+
+    With BELM also the states before the last, (N, *D), and from those `before` if they are given.
+    """
     if batch < 1:
         raise ValueError(f"expected --batch of at least 1, got {batch}")
-    solver, ts = flow_solver(options), grid(run, options)
+    solver, ts = flow_solver(options), grid_of(run, options)
     ts = ts.flip(0) if up else ts
-    arrived = []
+    arrived, befores = [], []
     with progress_bar("encode" if up else "decode", len(x), show) as bar:
         for first in range(0, len(x), batch):
-            chunk = x[first : first + batch].to(run.device)
-            model = conditioned(denoiser, None if labels is None else labels[first : first + batch].to(run.device), 1.0)
-            arrived.append(solver(model, run.sde, chunk, ts, on_step=bar.steps(len(chunk))))
+            chunk, label, neighbour = (
+                None if each is None else each[first : first + batch].to(run.device) for each in (x, labels, before)
+            )
+            assert chunk is not None
+            model, on_step = conditioned(denoiser, label, 1.0), bar.steps(len(chunk))
+            if isinstance(solver, BELM):
+                there, neighbour = solver.pair(model, run.sde, chunk, ts, neighbour, on_step=on_step)
+                befores.append(neighbour.cpu())
+            else:
+                there = solver(model, run.sde, chunk, ts, on_step=on_step)
+            arrived.append(there.cpu())
     there = torch.cat(arrived)
     if not bool(there.isfinite().all()):
         raise ValueError(
             f"{solver} arrived at values that are not numbers: take more --steps, or look for NaN in the input"
         )
-    return there
+    return there, torch.cat(befores) if befores else None
 
 
 def flow_solver(options: Options) -> Solver:
     """The solver asked for, refused before any work if it cannot go up the path."""
     solver: Solver = build.build(build.SOLVERS, as_spec(options["solver"]))
     if solver.stochastic:
-        raise ValueError(f"{solver} adds noise and cannot encode: use ddim, heun, euler, dpm or adaptive")
+        raise ValueError(
+            f"{solver} adds noise and cannot encode: use ddim, heun, unipc, adaptive, or belm to come back exactly"
+        )
     return solver
 
 
@@ -180,7 +201,8 @@ def _images(run: Run, source: str | None, split: str | None, num: int | None) ->
     return stored_tensor(dataset, num), None
 
 
-def _latents(run: Run, path: Path) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _latents(run: Run, path: Path) -> tuple[Tensor, dict[str, Tensor]]:
+    """The latents of a file, and what else is in it."""
     if not path.is_file():
         raise ValueError(
             f"expected latents in {path}, which is not there: make them with --mode=encode, or give --input"
@@ -196,4 +218,15 @@ def _latents(run: Run, path: Path) -> tuple[Tensor, Tensor | None, Tensor | None
         raise ValueError(
             f"expected an array `latent` of shape (N, {', '.join(map(str, run.data.shape))}) in {path}, got {got}"
         )
-    return latent.float(), found.get("x"), found.get("label")
+    return latent.float(), found
+
+
+def _neighbour(run: Run, options: Options, found: dict[str, Tensor]) -> Tensor | None:
+    """The states before the latents, for a solver that comes back exactly from them."""
+    if "before" not in found or not isinstance(flow_solver(options), BELM):
+        return None
+    if abs(float(found["before_t"]) - float(grid_of(run, options)[1])) > 1e-9:
+        raise ValueError(
+            "expected the --grid and --steps that these latents were encoded with: belm comes back step by step"
+        )
+    return found["before"].float()

@@ -13,7 +13,7 @@ import models
 from commands.run import Run
 from configs import build
 from sde_lib.broadcast import DenoiserLike
-from solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver
+from solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver, Trajectory
 from solvers.solver import OnStep
 
 
@@ -28,8 +28,9 @@ def generate(
     labels: Tensor | None = None,
     guidance: float = 1.0,
     show: bool = True,
+    trajectory: Trajectory | None = None,
 ) -> Tensor:
-    """`num` samples (N, *D) in the model's values; the same for a seed whatever the batch.
+    """`num` samples (N, *D) in the model's values, on the CPU; the same for a seed whatever the batch.
 
     Args:
         run: whose path and shape.
@@ -41,6 +42,7 @@ def generate(
         labels: a class for each, (N,).
         guidance: scale of classifier-free guidance.
         show: whether to show a progress bar.
+        trajectory: to be told the way of the first batch.
     """
     solver: Solver = build.build(build.SOLVERS, as_spec(sampling["solver"]))
     if isinstance(solver, AnnealedLangevin):  # the one solver with a last denoising of its own: one is enough
@@ -54,11 +56,12 @@ def generate(
             shape = (rows.stop - rows.start, *run.data.shape)
             start = run.sde.prior(shape, noise=noise, device=run.device)
             model = conditioned(denoiser, None if labels is None else labels[rows].to(run.device), guidance)
-            x = solver(model, run.sde, start, ts, noise=noise, on_step=bar.steps(rows.stop - rows.start))
+            on_step = bar.steps(rows.stop - rows.start, trajectory if first == 0 else None)
+            x = solver(model, run.sde, start, ts, noise=noise, on_step=on_step)
             if sampling["denoise"]:
                 with torch.no_grad():
                     x = model(x, *run.sde.scales(float(ts[-1])))
-            samples.append(x)
+            samples.append(x.cpu())  # the device holds one batch at a time
     x = torch.cat(samples)
     if not bool(x.isfinite().all()):
         raise ValueError(f"{solver} gave values that are not numbers: take more --steps, or smaller ones")
@@ -67,7 +70,8 @@ def generate(
 
 def grid(run: Run, sampling: Mapping[str, Any]) -> Tensor:
     """The falling grid of times that `sampling` asks for."""
-    ts: Tensor = build.build(build.GRIDS, as_spec(sampling["grid"]), sde=run.sde, steps=sampling["steps"])
+    spec = as_spec(sampling["grid"])
+    ts: Tensor = build.build(build.GRIDS, spec, sde=run.sde, steps=sampling["steps"], workdir=run.workdir)
     return ts
 
 
@@ -91,12 +95,14 @@ class Bar:
     def __init__(self, bar: "tqdm[Any]") -> None:
         self._bar = bar
 
-    def steps(self, count: int) -> OnStep:
-        """What to call after each step of a solver on `count` samples."""
+    def steps(self, count: int, other: OnStep = None) -> OnStep:
+        """What to call after each step of a solver on `count` samples; it calls the other as well."""
         start = self._bar.n
 
         def on_step(progress: Progress) -> None:
             self._bar.update(start + round(count * progress.step / progress.steps) - self._bar.n)
+            if other is not None:
+                other(progress)
 
         return on_step
 

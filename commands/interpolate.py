@@ -45,14 +45,13 @@ def interpolate(
     if run.num_classes is not None and dataset.label is not None:
         label = torch.as_tensor(dataset.label[list(pair)])
 
-    latents = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, labels=label)
+    latents, _ = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, labels=label)
     path_of_latents = spherical(latents[0], latents[1], torch.linspace(0, 1, num, device=latents.device))
     labels = None if label is None else label[(torch.arange(num) >= num / 2).long()]
-    back = run.to_stored(
-        along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, labels=labels)
-    )
+    x0, _ = along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, labels=labels)
+    back = run.to_stored(x0)
 
-    write_arrays(path, x=back, latent=path_of_latents.cpu())
+    write_arrays(path, x=back, latent=path_of_latents)
     picture = save_pictures(run.viewable(back), path.with_suffix(".png"), columns=num)
     report = write_json(path.with_suffix(".json"), {"pair": list(pair), "split": split, **options, **trained.described})
     return {"files": [str(path), str(picture), str(report)]}

@@ -167,8 +167,8 @@ def open_run(workdir: Path, device: str | None = None) -> Run:
     return Run(workdir, config, facts, device_of(device))
 
 
-def open_trained(workdir: Path, device: str | None = None, ema: bool = True) -> Trained:
-    """The run in a working directory, with its newest weights.
+def open_trained(workdir: Path, device: str | None = None, ema: bool = True, compiled: bool = False) -> Trained:
+    """The run in a working directory, with its newest weights; `compiled`, its network goes through torch.compile.
 
     Raises:
         ValueError: if there is no run or no checkpoint, or it is of another architecture.
@@ -179,6 +179,8 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True) -> 
         raise ValueError(f"expected a checkpoint in {workdir / 'checkpoints'}, found none: train first")
     denoiser = run.new_denoiser()
     load_weights(checkpoint, denoiser, ema=ema)
+    if compiled:
+        denoiser.net.compile()
     return Trained(run, denoiser.eval().requires_grad_(False), checkpoint, ema)
 
 

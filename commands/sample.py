@@ -9,7 +9,9 @@ import torch
 from commands.generate import generate
 from commands.run import Run, open_trained, output_path, write_arrays, write_json
 from configs import build
-from evaluation import save_pictures
+from evaluation import save_pictures, save_rows
+from models import CountCalls
+from solvers import Trajectory
 
 
 def sample(
@@ -24,12 +26,16 @@ def sample(
     batch: int = 256,
     label: int | None = None,
     guidance: float = 1.0,
+    trajectory: int | None = None,
     ema: bool = True,
+    compile: bool = False,  # noqa: A002 - the flag's name
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
     """Samples to an .npz (`x` as the data is stored, (N, *D)), a picture and a JSON beside it.
 
+    With `trajectory` the way of the first so many samples too: NAME_trajectory.npz of `t` (T,), `x` and `x0` (T, n, *D)
+    in the model's values, and a picture with a column for each and, going down, x / alpha and the denoiser's x0.
     What is not given is the run's own choice. Sample i of a seed is the same whatever `num` and `batch`.
 
     Raises:
@@ -37,7 +43,9 @@ def sample(
     """
     if num < 1 or batch < 1:
         raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
-    trained = open_trained(workdir, device, ema)
+    if trajectory is not None and not 1 <= trajectory <= min(num, batch):
+        raise ValueError(f"expected --trajectory of 1 to {min(num, batch)} samples, got {trajectory}")
+    trained = open_trained(workdir, device, ema, compile)
     path = output_path(output, workdir / "samples.npz")
     run = trained.run
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
@@ -45,8 +53,9 @@ def sample(
     labels = labels_of(run, label, guidance, num)
 
     began = time.perf_counter()
+    kept, counted = None if trajectory is None else Trajectory(trajectory), CountCalls(trained.denoiser)
     x = generate(
-        run, trained.denoiser, num, sampling=sampling, seed=seed, batch=batch, labels=labels, guidance=guidance
+        run, counted, num, sampling=sampling, seed=seed, batch=batch, labels=labels, guidance=guidance, trajectory=kept
     )
     seconds = time.perf_counter() - began
 
@@ -55,9 +64,23 @@ def sample(
     picture = save_pictures(run.viewable(stored[:256]), path.with_suffix(".png"))
     told = {key: build.written(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
     told |= {"label": "each in turn" if labels is not None and label is None else label, "guidance": guidance}
-    summary = {"num": num, **told, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
+    nfe = counted.samples / num
+    summary = {"num": num, **told, "nfe": nfe, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
     report = write_json(path.with_suffix(".json"), summary)
-    return {"samples_per_second": round(num / seconds, 1), "files": [str(path), str(picture), str(report)]}
+    files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]
+    return {"samples_per_second": round(num / seconds, 1), "nfe": nfe, "files": [str(file) for file in files]}
+
+
+def _save_trajectory(run: Run, kept: Trajectory, path: Path) -> list[Path]:
+    """The arrays, and a picture of at most a dozen of the times."""
+    path = path.with_name(f"{path.stem}_trajectory.npz")
+    write_arrays(path, t=kept.t, x=kept.x, x0=kept.x0)
+    shown = torch.linspace(0, len(kept.t) - 1, min(12, len(kept.t))).round().long()
+    alpha = run.sde.scales(kept.t[shown])[0]
+    rows = []
+    for i, a in zip(shown.tolist(), alpha.tolist(), strict=True):
+        rows += [run.viewable(run.to_stored(kept.x[i] / a)), run.viewable(run.to_stored(kept.x0[i]))]
+    return [path, save_rows(rows, path.with_suffix(".png"))]
 
 
 def labels_of(run: Run, label: int | None, guidance: float, num: int) -> torch.Tensor | None:

@@ -7,10 +7,13 @@ On a command line it is written  vp:beta_max=15.0,t_min=0.001.
 import ast
 import difflib
 import inspect
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_collections
+from torch import Tensor
 
 import likelihood
 import models
@@ -28,9 +31,40 @@ def _itself(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
     return lambda: function
 
 
-def _predictor_corrector(snr: float = 0.16, steps: int = 1, norms: str = "expected") -> solvers.Solver:
+def _predictor_corrector(
+    predictor: str = "euler_maruyama",
+    snr: float = 0.16,
+    steps: int = 1,
+    norms: str = "expected",
+    order: str = "predict_first",
+) -> solvers.Solver:
     corrector = solvers.AnnealedLangevin(snr=snr, steps=steps, norms=norms)
-    return solvers.PredictorCorrector(solvers.EulerMaruyama(), corrector)
+    return solvers.PredictorCorrector(build(SOLVERS, {"name": predictor}), corrector, order)
+
+
+def _churn(
+    solver: str = "heun",
+    clock: str | None = "sigma",
+    amount: float = 40.0,
+    low: float = 0.05,
+    high: float = 50.0,
+    noise: float = 1.003,
+) -> solvers.Solver:
+    spec = {"name": solver} if clock is None else {"name": solver, "clock": clock}
+    return solvers.Churn(amount, low, high, noise, build(SOLVERS, spec))
+
+
+def _optimal(sde: sde_lib.SDE, steps: int, workdir: Path, file: str = "grid.json") -> Tensor:
+    """The grid measured by `--mode=grid`."""
+    path = workdir / file
+    if not path.is_file():
+        raise ValueError(f"expected a measured grid in {path}: measure one with --mode=grid --workdir={workdir}")
+    try:
+        found = json.loads(path.read_text())
+        measured = grids.StepDensity(tuple(found["log_snr"]), tuple(found["density"]))
+        return grids.optimal(sde, steps, measured)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not read ({error!r}): measure it again with --mode=grid") from None
 
 
 SDES: Table = {
@@ -77,26 +111,43 @@ DATASETS: Table = {
 SOLVERS: Table = {
     "ddim": solvers.DDIM,
     "euler": solvers.Euler,
+    "midpoint": solvers.Midpoint,
     "heun": solvers.Heun,
+    "rk4": solvers.RK4,
     "dpm": solvers.DPMSolver,
-    "euler_maruyama": solvers.EulerMaruyama,
-    "langevin": solvers.AnnealedLangevin,
-    "pc": _predictor_corrector,
+    "unipc": solvers.UniPC,
+    "deis": solvers.DEIS,
+    "adams": solvers.Adams,
+    "belm": solvers.BELM,
     "adaptive": solvers.Adaptive,
+    "ancestral": solvers.Ancestral,
+    "euler_maruyama": solvers.EulerMaruyama,
+    "reverse_diffusion": solvers.ReverseDiffusion,
+    "stochastic_dpm": solvers.StochasticDPMSolver,
+    "stochastic_adams": solvers.StochasticAdams,
+    "churn": _churn,
+    "adaptive_sde": solvers.AdaptiveSDE,
+    "langevin": solvers.AnnealedLangevin,
+    "consistent": solvers.ConsistentAnnealed,
+    "pc": _predictor_corrector,
 }
 GRIDS: Table = {
     "uniform": grids.uniform,
     "quadratic": grids.quadratic,
     "log_snr": grids.log_snr,
+    "saturated": grids.saturated,
     "geometric": grids.geometric,
     "karras": grids.karras,
     "leading": grids.leading,
     "trailing": grids.trailing,
+    "linspace": grids.linspace,
+    "sigmas": grids.sigmas,
+    "optimal": _optimal,
 }
 DIVERGENCES: Table = {"exact": likelihood.Exact, "hutchinson": likelihood.Hutchinson}
 
 # What the data set or the caller decides, and a configuration therefore does not.
-FROM_DATA = ("channels", "shape", "num_classes", "split", "sde")
+FROM_DATA = ("channels", "shape", "num_classes", "split", "sde", "workdir")
 
 
 def spec(table: Table, name: str, **keywords: Any) -> ml_collections.ConfigDict:

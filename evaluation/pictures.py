@@ -55,6 +55,36 @@ def save_rows(rows: Sequence[Tensor], path: Path, low: float = 0.0, high: float 
     return save_pictures(torch.cat(list(rows)), path, columns=len(rows[0]), low=low, high=high)
 
 
+def save_labelled_rows(rows: Mapping[str, Tensor], path: Path, low: float = 0.0, high: float = 1.0) -> Path:
+    """Named batches of one shape (N, *D), a row each with its name beside it; points are scattered side by side."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = next(iter(rows.values())).shape
+    points, images = shape[1:] == (2,), len(shape) == 4
+    columns = math.ceil(math.sqrt(len(rows))) if points else 1
+    lines = math.ceil(len(rows) / columns)
+    size = (3 * columns, 3 * lines) if points else (2.5 + 0.6 * shape[0], 0.7 * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, dpi=120, layout="constrained", squeeze=False)
+    try:
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for ax, (name, batch) in zip(axes.flat, rows.items(), strict=False):
+            x = batch.detach().float().cpu()
+            if points:
+                ax.scatter(x[:, 0], x[:, 1], s=4, linewidths=0)
+                ax.set_title(name, fontsize=8)
+                continue
+            ax.text(-0.01, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=8)
+            if images:
+                strip = image_grid((x - low) / (high - low), len(x)).permute(1, 2, 0)
+                ax.imshow(strip.squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            else:
+                ax.imshow(x.flatten(1), aspect="auto", vmin=low, vmax=high)
+        figure.savefig(path)
+    finally:
+        plt.close(figure)
+    return path
+
+
 def save_curve(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path, x: str, y: str, log: str = ""
 ) -> Path:

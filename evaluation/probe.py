@@ -33,7 +33,11 @@ class DigitProbe:
 
     def shares(self, images: NDArray[np.integer]) -> NDArray[np.float64]:
         """The share of images in each class, (10,)."""
-        return np.bincount(self._classifier.predict(_flat(images)), minlength=10) / len(images)
+        return np.bincount(self.classes(images), minlength=10) / len(images)
+
+    def classes(self, images: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The class of each image, (N,)."""
+        return np.asarray(self._classifier.predict(_flat(images)), np.int64)
 
 
 def _flat(images: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -17,11 +17,14 @@ from solvers.predictor_corrector import PredictorCorrector
 from solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
 from solvers.schedule import Scales, Schedule
 from solvers.solver import Progress, Solver
+from solvers.step_density import step_density
+from solvers.trajectory import Trajectory
 from solvers.unipc import UniPC
 
 __all__ = [
     "BELM", "DDIM", "DEIS", "RK4", "Adams", "Adaptive", "AdaptiveSDE", "Ancestral", "AnnealedLangevin", "Churn",
     "ConsistentAnnealed", "DPMSolver", "Euler", "EulerMaruyama", "FlowSolver", "Heun", "LinearSolver", "Midpoint",
     "PerSampleNoise", "PredictorCorrector", "Progress", "ReverseDiffusion", "RungeKutta", "Scales", "Schedule",
-    "Solver", "StochasticAdams", "StochasticDPMSolver", "UniPC", "clocks", "grids", "probability_flow",
+    "Solver", "StochasticAdams", "StochasticDPMSolver", "Trajectory", "UniPC", "clocks", "grids", "probability_flow",
+    "step_density",
 ]  # fmt: skip

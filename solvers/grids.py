@@ -6,7 +6,9 @@ times themselves, or takes them as they are (`geometric`, `leading`, `trailing`,
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,11 +93,33 @@ def linspace(sde: SDE, steps: int, of: int = 1000) -> Tensor:
     return _timesteps(sde, torch.linspace(of - 1, 0, steps, dtype=torch.float64).round().long(), of)
 
 
+class StepDensity(NamedTuple):
+    """How many steps a grid should have at a log-SNR, in proportion: `log_snr` (K,) rising, `density` (K,) positive."""
+
+    log_snr: tuple[float, ...]
+    density: tuple[float, ...]
+
+
+def optimal(sde: SDE, steps: int, measured: StepDensity) -> Tensor:
+    """Steps of a measured density, from `step_density`: many where the model's denoiser changes."""
+    _at_least_one(steps)
+    ends = [float(sde.log_snr(t)) for t in (sde.t_max, sde.t_min)]
+    at = np.linspace(ends[0], ends[1], 4001)
+    density = np.interp(at, measured.log_snr, measured.density)
+    share = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    log_snr = np.interp(np.linspace(0, share[-1], steps + 1), share, at)
+    return _between_ends(sde, sde.time(torch.from_numpy(log_snr)))
+
+
 def _spaced(sde: SDE, steps: int, warp: Callable[[Tensor], Tensor], unwarp: Callable[[Tensor], Tensor]) -> Tensor:
     """Equal steps in `warp(t)`, with the ends exactly the path's."""
     _at_least_one(steps)
     start, end = warp(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64))
-    ts = unwarp(torch.lerp(start, end, torch.linspace(0, 1, steps + 1, dtype=torch.float64)))
+    return _between_ends(sde, unwarp(torch.lerp(start, end, torch.linspace(0, 1, steps + 1, dtype=torch.float64))))
+
+
+def _between_ends(sde: SDE, ts: Tensor) -> Tensor:
+    """The times with their ends exactly the path's."""
     ts[0], ts[-1] = sde.t_max, sde.t_min
     return ts
 

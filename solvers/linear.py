@@ -14,6 +14,7 @@ from solvers.schedule import Scales, Schedule
 from solvers.solver import Solver
 
 PREDICTIONS = ("x0", "eps")
+GROWTH = 0.5  # log of the most that a correction at the start may amplify the prediction it rests on
 
 
 class Past(NamedTuple):
@@ -63,7 +64,7 @@ class LinearSolver(Solver):
         before: Past = memory or Past((), (), None)
         predictions = (predict(denoiser, x, schedule[i], self.predict), *before.predictions)
         past = len(before.predictions)
-        starting = 0 < past < self.order - 1 and not (self.plain_start or self.stochastic)
+        starting = 0 < past < self.order - 1 and self._corrects_start(schedule, i)
         if past and (self.corrects or starting):
             past = self._usable(schedule, i - 1, past)
             over = 2 if starting and past == 2 else 1  # steps taken again: order 4 begins with both of its first
@@ -76,6 +77,13 @@ class LinearSolver(Solver):
         jolt = line.noise * noise(x) if self.stochastic else None
         after = combine(line, x, predictions, jolt)
         return after, Past((x, *before.states[:1]), predictions[: self.order], jolt)
+
+    def _corrects_start(self, schedule: Schedule, i: int) -> bool:
+        # Over a long step the integral's kernel, e^h for eps on the way down, makes more of a poor prediction's error
+        # than the higher order takes away: with the steps too long for that, it is left.
+        h = float(schedule.host(i).log_snr - schedule.host(i - 1).log_snr) / 2
+        growth = h if self.predict == "eps" else -h
+        return growth <= GROWTH and not (self.plain_start or self.stochastic)
 
     def _again(self, schedule: Schedule, i: int, over: int, past: int) -> Line:
         if over == 1 and self.corrects:

@@ -1,0 +1,63 @@
+"""Where a run's model wants its steps: a grid measured on a few of its trajectories."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from commands.generate import conditioned
+from commands.run import open_trained, write_json
+from commands.sample import labels_of
+from evaluation import save_curve
+from solvers import PerSampleNoise, step_density
+
+
+def grid(
+    workdir: Path,
+    *,
+    num: int = 64,
+    steps: int = 100,
+    order: int = 2,
+    seed: int = 0,
+    label: int | None = None,
+    guidance: float = 1.0,
+    ema: bool = True,
+    device: str | None = None,
+    output: str | None = None,
+) -> dict[str, Any]:
+    """The density of steps for a solver of that order, to WORKDIR/grid.json and a picture; `--grid=optimal` uses it.
+
+    Args:
+        workdir: of the run.
+        num: trajectories to measure.
+        steps: of each.
+        order: of the solver that it is for.
+        seed: of their noise.
+        label: class to sample (all in turn by default).
+        guidance: scale of classifier-free guidance.
+        ema: the averaged weights.
+        device: see `open_run`.
+        output: a .json to write instead.
+
+    Raises:
+        ValueError: if there is no trained run, or too few trajectories or steps.
+    """
+    if not 1 <= order <= 4:
+        raise ValueError(f"expected --order of 1 to 4, got {order}")
+    trained = open_trained(workdir, device, ema)
+    path = Path(output) if output else workdir / "grid.json"
+    if path.suffix != ".json":
+        raise ValueError(f"expected --output to name a .json file, got {output!r}")
+    run = trained.run
+    labels = labels_of(run, label, guidance, max(num, 1))
+    noise = PerSampleNoise(seed, range(max(num, 1)))
+    x = run.sde.prior((max(num, 1), *run.data.shape), noise=noise, device=run.device)
+    model = conditioned(trained.denoiser, None if labels is None else labels.to(run.device), guidance)
+    with torch.no_grad():
+        measured = step_density(model, run.sde, x, order=order, steps=steps)
+
+    told = {"num": num, "steps": steps, "order": order, "seed": seed, **trained.described}
+    report = write_json(path, {**told, **measured._asdict()})
+    curve = {"steps": (measured.log_snr, measured.density)}
+    picture = save_curve(curve, path.with_suffix(".png"), "log-SNR", "density of steps")
+    return {"files": [str(report), str(picture)]}
