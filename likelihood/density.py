@@ -11,7 +11,7 @@ from sde_lib import SDE
 from sde_lib.broadcast import DenoiserLike, of_rows
 from sde_lib.sde import Noise
 from solvers import Adaptive, FlowSolver, Scales, Schedule, probability_flow
-from solvers.flow import State
+from solvers.flow import Rows, State
 from solvers.solver import OnStep
 
 
@@ -77,7 +77,7 @@ def log_likelihood(
     evaluations = 0
     directions = divergence.directions(x0, noise)
 
-    def field(at: Scales, state: State, rows: slice) -> State:
+    def field(at: Scales, state: State, rows: Rows) -> State:
         nonlocal evaluations
         x, model = state[0], of_rows(denoiser, rows)
         evaluations += len(x)

@@ -12,12 +12,12 @@ from solvers.euler_maruyama import EulerMaruyama, ReverseDiffusion
 from solvers.flow import FlowSolver, probability_flow
 from solvers.langevin import AnnealedLangevin
 from solvers.linear import LinearSolver
+from solvers.measured import step_density
 from solvers.noise import PerSampleNoise
 from solvers.predictor_corrector import PredictorCorrector
 from solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
 from solvers.schedule import Scales, Schedule
 from solvers.solver import Progress, Solver
-from solvers.step_density import step_density
 from solvers.trajectory import Trajectory
 from solvers.unipc import UniPC
 

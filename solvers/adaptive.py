@@ -7,11 +7,13 @@ from functools import partial
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
+from torch import Tensor
 from torchdiffeq import odeint
 
 from solvers import clocks
 from solvers.clocks import Clock
-from solvers.flow import Field, FlowSolver, State, enter, leave, on_clock
+from solvers.embedded import PAIRS, solve
+from solvers.flow import Field, FlowSolver, Rows, State, enter, leave, on_clock
 from solvers.schedule import Scales, Schedule
 from solvers.solver import OnStep, Progress
 
@@ -30,8 +32,9 @@ class Adaptive(FlowSolver):
             ("scipy:RK45", "scipy:DOP853", "scipy:LSODA", ...), which runs on the CPU in float64. Of these
             fehlberg2 misjudges its error, by 50 times and more on the exact models of the tests.
         rtol, atol: relative and absolute tolerance of a step.
-        per_sample: give each sample steps of its own, so that its result does not depend on its batch.
-            With False the batch shares them: faster, and a sample then follows its neighbours.
+        per_sample: give each sample steps of its own, so that its result does not depend on its batch. With "dopri5"
+            and "bosh3" all samples still go in one batch, by our own engine (`solvers.embedded`); the others take
+            them one by one. With False the batch shares its steps, and a sample follows its neighbours.
         clock: in which steps are taken and errors judged; see `RungeKutta`. In the log-SNR the flow is smooth on
             every path from end to end.
 
@@ -54,11 +57,13 @@ class Adaptive(FlowSolver):
             raise ValueError(f"expected positive tolerances, got rtol {self.rtol} and atol {self.atol}")
 
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
-        """See `FlowSolver.integrate`; `on_step` is called once for each sample that arrives."""
+        """See `FlowSolver.integrate`; `on_step` is told, as steps, how many samples have arrived."""
         if len(state[0]) == 0:
             return state
         if ":" in self.method and torch.is_grad_enabled() and any(y.requires_grad for y in state):
             raise ValueError(f"gradients do not pass through {self.method}: use one of {', '.join(TORCHDIFFEQ)}")
+        if self.per_sample and self.method in PAIRS:
+            return self._together(field, state, schedule, on_step)
         chunks = [slice(i, i + 1) for i in range(len(state[0]))] if self.per_sample else [slice(None)]
         arrived = []
         for i, rows in enumerate(chunks):
@@ -67,24 +72,43 @@ class Adaptive(FlowSolver):
                 on_step(Progress(i + 1, len(chunks), float(schedule.ts[-1]), arrived[-1][0]))
         return tuple(torch.cat(column) for column in zip(*arrived, strict=True))
 
-    def _solve(self, field: Field, state: State, rows: slice, schedule: Schedule) -> State:
-        # The engine's time runs up from 0, the distance by the clock: neither engine then steps backwards.
+    def _together(self, field: Field, state: State, schedule: Schedule, on_step: OnStep) -> State:
+        clock, count = clocks.find(self.clock), len(state[0])
+        slope, length = self._slope(field, schedule)
+
+        def told(arrived: int, y: State) -> None:
+            if on_step is not None:
+                on_step(Progress(arrived, count, float(schedule.ts[-1]), leave(y, clock, schedule[-1])[0]))
+
+        y = solve(PAIRS[self.method], slope, enter(state, clock, schedule[0]), length, self.rtol, self.atol, told)
+        return leave(y, clock, schedule[-1])
+
+    def _slope(self, field: Field, schedule: Schedule) -> tuple[Callable[[Tensor, State, Rows], State], float]:
+        """D state / ds of some rows and the length of the way: s is the distance by the clock, which only rises."""
         clock, ends = clocks.find(self.clock), schedule.ts[[0, -1]]
         first, last = clock.reading(schedule.sde, ends).tolist()
         direction = 1.0 if last > first else -1.0
         change = on_clock(field, clock)
 
-        def slope(distance: float, y: State) -> State:
-            reading = torch.tensor(first + direction * distance, dtype=torch.float64)
-            t = clock.time(schedule.sde, reading).clamp(ends.min(), ends.max())
+        def slope(distance: Tensor, y: State, rows: Rows) -> State:
+            t = clock.time(schedule.sde, first + direction * distance.double()).clamp(ends.min(), ends.max())
             return tuple(direction * k for k in change(Scales.at(schedule.sde, t), y, rows))
 
-        solve = (
+        return slope, abs(last - first)
+
+    def _solve(self, field: Field, state: State, rows: slice, schedule: Schedule) -> State:
+        clock = clocks.find(self.clock)
+        along, length = self._slope(field, schedule)
+
+        def slope(distance: float, y: State) -> State:
+            return along(torch.tensor(distance, dtype=torch.float64), y, rows)
+
+        engine = (
             partial(_scipy, self.method.removeprefix("scipy:"))
             if ":" in self.method
             else partial(_torchdiffeq, self.method)
         )
-        y = solve(slope, enter(state, clock, schedule[0]), abs(last - first), self.rtol, self.atol)
+        y = engine(slope, enter(state, clock, schedule[0]), length, self.rtol, self.atol)
         return leave(y, clock, schedule[-1])
 
 

@@ -18,8 +18,8 @@ from solvers.solver import Solver
 class Churn(Solver):
     """Raise the noise from n to n (1 + gamma), then step down to the next level (Karras et al. 2022, Alg. 2).
 
-    gamma = min(amount / steps, sqrt(2) - 1) for low <= n <= high, else 0, with n = sigma / alpha on any path. Levels
-    stay on the path.
+    gamma = min(amount / N, sqrt(2) - 1) for low <= n <= high, else 0, with n = sigma / alpha on any path and N the
+    number of the grid's levels (the paper's steps, of which the last goes to 0). Levels stay on the path.
 
     Args:
         amount: S_churn.
@@ -62,7 +62,7 @@ class Churn(Solver):
         """The grid from the raised level to the next one, and the step up to it: x' = keep x + added z."""
         t, sde = schedule.host(i), schedule.sde
         n = float(t.sigma / t.alpha)
-        gamma = min(self.amount / (len(schedule) - 1), math.sqrt(2) - 1) if self.low <= n <= self.high else 0.0
+        gamma = min(self.amount / len(schedule), math.sqrt(2) - 1) if self.low <= n <= self.high else 0.0
         time = sde.time(t.log_snr - 2 * math.log1p(gamma)) if gamma else t.t
         up = Schedule(sde, torch.stack([time, schedule.host(i + 1).t]), x)
         raised = up.host(0)

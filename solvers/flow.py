@@ -14,7 +14,8 @@ from solvers.schedule import Scales, Schedule
 from solvers.solver import OnStep, Solver
 
 State = tuple[Tensor, ...]
-Field = Callable[[Scales, State, slice], State]
+Rows = slice | Tensor  # which rows of the batch a field is asked about
+Field = Callable[[Scales, State, Rows], State]
 
 
 def probability_flow(denoiser: DenoiserLike, x: Tensor, at: Scales) -> Tensor:
@@ -26,7 +27,7 @@ def probability_flow(denoiser: DenoiserLike, x: Tensor, at: Scales) -> Tensor:
 def on_clock(field: Field, clock: Clock) -> Field:
     """The field in a clock's units, d state / dc, of the state that `enter` gives."""
 
-    def slope(at: Scales, state: State, rows: slice) -> State:
+    def slope(at: Scales, state: State, rows: Rows) -> State:
         inside = leave(state, clock, at)
         out = field(at, inside, rows)
         if clock.scaled:
@@ -59,7 +60,7 @@ class FlowSolver(Solver):
         """
 
     def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
-        def field(at: Scales, state: State, rows: slice) -> State:
+        def field(at: Scales, state: State, rows: Rows) -> State:
             return (probability_flow(of_rows(denoiser, rows), state[0], at),)
 
         return self.integrate(field, (x,), schedule, on_step)[0]

@@ -90,7 +90,9 @@ def trailing(sde: SDE, steps: int, of: int = 1000) -> Tensor:
 def linspace(sde: SDE, steps: int, of: int = 1000) -> Tensor:
     """`steps` of `of` DDPM timesteps in equal strides from the last to the first, rounded: `steps` times."""
     _at_least_one(steps, most=of)
-    return _timesteps(sde, torch.linspace(of - 1, 0, steps, dtype=torch.float64).round().long(), of)
+    # As numpy's linspace counts, from the first: strides that fall on a half then round as diffusers' do.
+    up = torch.arange(steps, dtype=torch.float64) * ((of - 1) / (steps - 1)) if steps > 1 else torch.tensor([of - 1.0])
+    return _timesteps(sde, up.round().long().flip(0), of)
 
 
 class StepDensity(NamedTuple):

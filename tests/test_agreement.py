@@ -465,5 +465,5 @@ def test_edms_churn(n: int, amount: float) -> None:
     # (and too quiet to churn); Churn shares its amount among the steps of its grid, one fewer.
     x, ts = 80 * start(), grids.karras(EDMSDE(), n - 1)
     theirs = edm_states(x, edm_levels(n), draws(n), amount, 0.05, 50.0, 1.003)
-    solver = Churn(amount * (n - 1) / n, 0.05, 50.0, 1.003)
+    solver = Churn(amount, 0.05, 50.0, 1.003)
     assert_agree(our_states(solver, EDMSDE(), EDM, x, ts), theirs, EXACT)

@@ -1,0 +1,171 @@
+"""docs/solvers.md, from the code: what each solver is, and its order as measured.
+
+python -m benchmarks.matrix > docs/solvers.md
+"""
+
+import inspect
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs import build
+from models import CountCalls, Gaussian
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
+from solvers import (
+    Adams,
+    Adaptive,
+    AdaptiveSDE,
+    AnnealedLangevin,
+    DPMSolver,
+    LinearSolver,
+    PredictorCorrector,
+    RungeKutta,
+    Solver,
+    UniPC,
+    grids,
+)  # fmt: skip
+
+PATHS: dict[str, SDE] = {
+    "VP": VPSDE(), "sub-VP": SubVPSDE(), "VE": VESDE(), "EDM": EDMSDE(), "cosine": CosineSDE(), "line": RectifiedSDE(),
+}  # fmt: skip
+# As on the command line; where a setting changes the row, a row of its own.
+ROWS = (
+    "ddim", "euler", "euler:clock=log_snr", "midpoint:clock=log_snr", "heun", "heun:clock=sigma", "heun:clock=log_snr",
+    "heun:clock=saturated", "rk4:clock=log_snr", "dpm:order=1", "dpm:order=2", "dpm:order=3",
+    "dpm:order=3,released=True",
+    "dpm:order=2,multistep=False", "dpm:order=3,multistep=False", "dpm:order=2,predict=eps", "dpm:order=3,predict=eps",
+    "unipc:order=1", "unipc:order=2", "unipc:order=3", "deis:order=1", "deis:order=2", "deis:order=3",
+    "deis:order=3,clock=time", "adams:order=2,corrector=False", "adams:order=3,corrector=False",
+    "adams:order=4,corrector=False", "adams:order=2", "adams:order=3", "adams:order=4", "belm", "adaptive",
+    "adaptive:method=dopri8", 'adaptive:method="scipy:RK45"', 'adaptive:method="scipy:DOP853"',
+    'adaptive:method="scipy:LSODA"', "ddim:eta=1.0", "ancestral", "ancestral:variance=large", "euler_maruyama",
+    "reverse_diffusion", "stochastic_dpm:order=1", "stochastic_dpm:order=2", "stochastic_dpm:order=3",
+    "stochastic_adams", "stochastic_adams:tau=0.5", "churn", "adaptive_sde", "langevin", "langevin:step_size=None",
+    "langevin:snr=0.16", "consistent", "pc", "pc:order=correct_first",
+)  # fmt: skip
+
+HEAD = """# Solvers
+
+Written by `python -m benchmarks.matrix > docs/solvers.md`; do not edit.
+
+Every solver is `solver(denoiser, sde, x, ts, *, noise, on_step) -> x`: any path, any parameterisation, any grid. On the
+command line it is `--solver=NAME:SETTING=VALUE,...`, as in the first column.
+
+- **order**: the slope of log error against log steps, for the exact denoiser of a Gaussian in the plane, on equal steps
+  in log-SNR from end to end of six paths, and the least of them ({steps} steps; more for `adams:order=2`, whose error
+  changes sign on the way). An exponent above the nominal order is real there: the denoiser stands still at both ends of
+  a path, so the leading errors of some methods cancel. For a stochastic solver it is the exponent of the bias of the
+  variance; `-` where steps adapt or a corrector has a bias of its own.
+- **both ways**: down a falling grid it samples, up a rising one it encodes. What adds noise only goes down.
+- **clock**: in which a step is a step; `grid` means that the step is exact in whatever the grid is.
+- **NFE a step**: evaluations of the denoiser, measured by `CountCalls` over 100 steps; for adaptive ones, of a whole
+  sample at the default tolerance.
+
+| solver | order | {paths} | stochastic | both ways | clock | NFE a step |
+|---|---|{columns}|---|---|---|---|"""
+
+TAIL = """
+Pairs that cannot work are refused when they are made, with the reason and what to use instead: a multistep or
+stochastic solver in `churn`, a solver with a corrector or memory of its own as the predictor of `pc`, a stochastic one
+on a rising grid, `consistent` with an eta that the grid's steps exceed, orders that there are not.
+
+The released DPM-Solver++ (3M) halves its second difference and starts with lower orders alone; `released=True` does as
+it does, and has order 2. Ours of order 3 and 4 correct their first steps by evaluations that they make anyway (one more
+in all for order 4).
+
+Which one? With 15 to 30 evaluations `adams:order=3,clock=saturated` or `unipc`, with 10 and fewer `deis` or
+`unipc:order=2`, with 50 and more `adams:order=4`; on `--grid=optimal`, measured for the run, from 15 on
+(benchmarks/RESULTS.md has the figures). A corrector that holds the noise (`predict=eps` in `adams` and `unipc`) is
+unstable below some 30 evaluations, ours and everybody's. A trained network errs more than any of them by then.
+"""
+
+
+def main() -> None:
+    paths = " | ".join(PATHS)
+    print(HEAD.format(steps="96, 192, 384", paths=paths, columns="---|" * (len(PATHS) - 1) + "---"))
+    for name in ROWS:
+        solver: Solver = build.build(build.SOLVERS, build.parse(name))
+        orders = [order(solver, sde) for sde in PATHS.values()]
+        least = min((o for o in orders if o is not None), default=None)
+        noisy = ["yes", "no"] if solver.stochastic else ["no", "yes"]
+        cells = [f"`{name}`", _shown(least), *map(_shown, orders), *noisy, _clock(solver), _nfe(solver)]
+        print(f"| {' | '.join(cells)} |")
+    print(TAIL, end="")
+    print("\n## Settings\n\n| name | settings and their defaults |\n|---|---|")
+    for name, constructor in build.SOLVERS.items():
+        settings = [f"`{p.name}={_default(p.default)}`" for p in inspect.signature(constructor).parameters.values()]
+        print(f"| `{name}` | {', '.join(settings) or 'none'} |")
+
+
+def order(solver: Solver, sde: SDE) -> float | None:
+    """The slope over three grids, of the error at the end or of the variance's bias."""
+    if isinstance(solver, Adaptive | AdaptiveSDE | AnnealedLangevin | PredictorCorrector):
+        return None
+    steps = (
+        [768, 1536, 3072] if isinstance(solver, Adams) and solver.corrector and solver.order == 2 else [96, 192, 384]
+    )
+    errors = [bias(solver, sde, n) if solver.stochastic else error(solver, sde, n) for n in steps]
+    return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+MODEL = Gaussian(torch.tensor([0.7, -0.4], dtype=torch.float64), torch.tensor([0.9, 0.4], dtype=torch.float64))
+
+
+def spread(sde: SDE, t: float) -> Tensor:
+    alpha, sigma = sde.scales(t)
+    return torch.sqrt((alpha * MODEL.stds[0]) ** 2 + sigma**2)
+
+
+def error(solver: Solver, sde: SDE, steps: int) -> float:
+    """The distance from the exact flow, which carries a Gaussian's quantiles."""
+    offsets = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start, end = (sde.scales(t)[0] * MODEL.means[0] + offsets * spread(sde, t) for t in (sde.t_max, sde.t_min))
+    return float((solver(MODEL, sde, start, grids.log_snr(sde, steps)) - end).norm())
+
+
+def bias(solver: Solver, sde: SDE, steps: int) -> float:
+    """How far the output is from the exact variance; its own is the sum of squared answers to impulses of noise."""
+    x = (sde.scales(sde.t_max)[0] * MODEL.means[0]).expand(2 + steps, 2).clone()
+    x[1] += spread(sde, sde.t_max)
+    row = 1
+
+    def impulse(like: Tensor) -> Tensor:
+        nonlocal row
+        row += 1
+        return torch.zeros_like(like).index_fill_(0, torch.tensor([row]), 1.0)
+
+    out = solver(MODEL, sde, x, grids.log_snr(sde, steps), noise=impulse)
+    variance = (out[1:] - out[0]).square().sum(0)
+    return float((variance / spread(sde, sde.t_min) ** 2 - 1).norm())
+
+
+def _nfe(solver: Solver) -> str:
+    counted, sde = CountCalls(MODEL), PATHS["VP"]
+    adapts = isinstance(solver, Adaptive | AdaptiveSDE)
+    solver(counted, sde, sde.prior((8, 2), dtype=torch.float64), grids.log_snr(sde, 100))
+    return f"{counted.samples / 8:.0f} in all" if adapts else f"{math.floor(counted.calls / 100)}"
+
+
+def _clock(solver: Solver) -> str:
+    if isinstance(solver, RungeKutta | Adaptive | AdaptiveSDE):
+        return str(solver.clock)
+    inner = getattr(solver, "solver", None)
+    if isinstance(inner, RungeKutta):
+        return str(inner.clock)
+    exponential = isinstance(solver, DPMSolver | UniPC) or (isinstance(solver, LinearSolver) and solver.order > 1)
+    return str(getattr(solver, "clock", "log_snr")) if exponential else "grid"
+
+
+def _shown(order: float | None) -> str:
+    return "-" if order is None else f"{order:.1f}"
+
+
+def _default(value: object) -> str:
+    return "required" if value is inspect.Parameter.empty else str(value)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
