@@ -14,7 +14,7 @@ from solvers import clocks
 from solvers.clocks import Clock
 from solvers.embedded import PAIRS, solve
 from solvers.flow import Field, FlowSolver, Rows, State, enter, leave, on_clock
-from solvers.schedule import Scales, Schedule
+from solvers.schedule import Schedule
 from solvers.solver import OnStep, Progress
 
 TORCHDIFFEQ = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
@@ -91,8 +91,8 @@ class Adaptive(FlowSolver):
         change = on_clock(field, clock)
 
         def slope(distance: Tensor, y: State, rows: Rows) -> State:
-            t = clock.time(schedule.sde, first + direction * distance.double()).clamp(ends.min(), ends.max())
-            return tuple(direction * k for k in change(Scales.at(schedule.sde, t), y, rows))
+            at = clocks.scales_at(schedule.sde, clock, first + direction * distance.double(), ends)
+            return tuple(direction * k for k in change(at, y, rows))
 
         return slope, abs(last - first)
 

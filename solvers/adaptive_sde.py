@@ -12,6 +12,7 @@ from sde_lib.broadcast import DenoiserLike, of_rows
 from sde_lib.sde import Noise
 from solvers import clocks
 from solvers.clocks import Clock
+from solvers.embedded import growth
 from solvers.schedule import Scales, Schedule
 from solvers.solver import OnStep, Progress, Solver
 
@@ -72,17 +73,14 @@ class AdaptiveSDE(Solver):
             rows = torch.nonzero(done < length).flatten()
             h, w = self._increments(rows, size.minimum(length - done), kept, z)
             after = torch.where(done[rows] + h < length * (1 - 1e-12), done[rows] + h, length)
-            at, to = (
-                Scales.at(schedule.sde, clock.time(schedule.sde, origin + direction * s).clamp(ends.min(), ends.max()))
-                for s in (done[rows], after)
-            )
+            at, to = (clocks.scales_at(schedule.sde, clock, origin + direction * s, ends) for s in (done[rows], after))
             model, y = of_rows(denoiser, rows), x[rows]
             plain = _step(model, y, y, at, h, w, clock)
             better = (plain + _step(model, y, plain, to, h, w, clock)) / 2
             error = self._error(plain, better, before[rows])
             self._guard(error, h / length)
             taken = error <= 1
-            size[rows] = (self.safety * h * error.clamp(min=1e-10) ** -self.exponent).clamp(max=length)
+            size[rows] = (h * growth(error, self.safety, self.exponent)).clamp(max=length)
             for i, row in enumerate(rows.tolist()):
                 if not taken[i]:
                     kept[row].append((float(h[i]), w[i]))

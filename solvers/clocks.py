@@ -107,6 +107,7 @@ class Saturated(Clock):
         return -share * (at.diffusion / at.sigma) ** 2
 
 
+LANES = 64  # a multiple of every vector's length
 CLOCKS: dict[str, Clock] = {"time": Time(), "sigma": Sigma(), "log_snr": LogSNR(), "saturated": Saturated()}
 
 
@@ -121,3 +122,16 @@ def find(clock: str | Clock) -> Clock:
     if clock not in CLOCKS:
         raise ValueError(f"expected a clock ({', '.join(CLOCKS)}), got {clock!r}")
     return CLOCKS[clock]
+
+
+def scales_at(sde: SDE, clock: Clock, readings: Tensor, ends: Tensor) -> Scales:
+    """The scales when the clock reads so, (), or for each sample (R,), between the times `ends`.
+
+    Each number is what it would be alone: a processor's vector units round functions otherwise than what is left over
+    at the end of a vector, so there is nothing left over.
+    """
+    count = readings.numel()
+    flat = readings.reshape(-1)
+    whole = torch.cat([flat, flat[-1:].expand(-count % LANES)])
+    t = clock.time(sde, whole).clamp(ends.min(), ends.max())
+    return Scales(*(column[:count].reshape(readings.shape) for column in Scales.at(sde, t)))

@@ -100,7 +100,7 @@ def solve(
                 "input or the weights, or take larger tolerances"
             )
         taken = error <= 1
-        size[rows] = h * (SAFETY * error.clamp(min=1e-10) ** (-1 / pair.order)).clamp(LEAST, MOST)
+        size[rows] = h * growth(error, SAFETY, 1 / pair.order).clamp(LEAST, MOST)
         there = rows[taken]
         done[there] = torch.where(h >= length - s, length, s + h)[taken]
         state = _with_rows(state, there, new, taken)
@@ -108,6 +108,11 @@ def solve(
         if told is not None and len(there):
             told(int((done >= length).sum()), state)
     return state
+
+
+def growth(error: Tensor, safety: float, exponent: float) -> Tensor:
+    """Safety error^-exponent, (R,): one by one, as `clocks.scales_at` says why."""
+    return torch.tensor([safety * max(e, 1e-10) ** -exponent for e in error.tolist()], dtype=torch.float64)
 
 
 def _along(state: State | None, h: Tensor, weights: tuple[float, ...], slopes: list[State]) -> State:

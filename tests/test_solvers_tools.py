@@ -82,8 +82,8 @@ def test_a_uniform_density_is_the_log_snr_grid() -> None:
 
 @pytest.mark.parametrize("dims", [2, 64])
 def test_optimal_grid_beats_the_log_snr_grid_on_the_model_it_was_measured_on(dims: int) -> None:
-    # Ten narrow modes, whose denoiser changes in a few places; measured on other trajectories than it is tried on. At 50
-    # steps it was seen to be 1.3 to 3 times better; at 15 the two are no series' leading terms, and either may win.
+    # Ten narrow modes, whose denoiser changes in a few places; measured on other trajectories than it is tried on. At
+    # 50 steps it was seen to be 1.3 to 3 times better; at 15 the two are no series' leading terms, and either may win.
     generator = torch.Generator().manual_seed(0)
     means = 2 * torch.rand(10, dims, generator=generator, dtype=torch.float64) - 1
     stds = 0.05 + 0.15 * torch.rand(10, generator=generator, dtype=torch.float64)
