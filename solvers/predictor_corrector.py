@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sde_lib.broadcast import DenoiserLike
 from sde_lib.sde import Noise
+from solvers.adaptive_sde import AdaptiveSDE
 from solvers.belm import BELM
 from solvers.langevin import AnnealedLangevin
 from solvers.linear import LinearSolver
@@ -42,6 +43,11 @@ class PredictorCorrector(Solver):
             raise ValueError(
                 f"{self.predictor} goes on from states that the Langevin corrector has left: "
                 "use corrector=False where it has one, or DPMSolver() or EulerMaruyama()"
+            )
+        if isinstance(self.predictor, AdaptiveSDE):
+            raise ValueError(
+                "AdaptiveSDE draws noise for as long as any sample of the batch has steps to take, so the corrector's "
+                "would depend on its mates: use EulerMaruyama(), or Adaptive() for adaptive steps along the flow"
             )
         if isinstance(self.predictor, AnnealedLangevin | PredictorCorrector):
             raise ValueError(

@@ -30,6 +30,25 @@ def gaussian(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Gaus
     return Gaussian(mean.reshape(shape).to(dtype), std.reshape(shape).to(dtype))
 
 
+class Plain(GaussianMixture):
+    """A Gaussian with both its answers written out: the same numbers as a mixture of one, several times quicker."""
+
+    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self.means[0] + alpha * self.stds[0] ** 2 * self._pull(x, alpha, sigma)
+
+    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return sigma * self._pull(x, alpha, sigma)
+
+    def _pull(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (x - alpha * self.means[0]) / ((alpha * self.stds[0]) ** 2 + sigma**2)
+
+
+def plain(shape: tuple[int, ...]) -> Plain:
+    """`gaussian`, for many calls with one scale for the batch."""
+    model = gaussian(shape)
+    return Plain(model.means, model.stds, model.weights)
+
+
 def mixture(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> GaussianMixture:
     """Two modes of weights 0.3 and 0.7, a unit from the origin each way along a slanted line, with
     standard deviations of 0.5 and 0.7: in any dimension they overlap a little, so both matter."""

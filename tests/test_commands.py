@@ -1,9 +1,11 @@
 """The command line as a user meets it: in its own process, by exit status, last line, and what it left on disk."""
 
 import hashlib
+import inspect
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -60,6 +62,7 @@ def test_every_mode_runs_writes_what_it_says_and_needs_only_the_workdir(workdir:
         ("--mode=decode", "--steps=3"),
         ("--mode=interpolate", "--num=4", "--steps=3", "--pair=2,7"),
         ("--mode=likelihood", "--num=5", "--steps=3", "--divergence=hutchinson:probes=2"),
+        ("--mode=compare", "--num=4", "--solver=ddim", "--solver=heun", "--solver=ancestral", "--steps=2", "--steps=3"),
     ):
         done = run(*arguments, f"--workdir={workdir}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -76,6 +79,80 @@ def test_every_mode_runs_writes_what_it_says_and_needs_only_the_workdir(workdir:
         assert samples["x"].shape == (5, 1, 8, 8)
         assert samples["x"].max() <= 16
         assert samples["label"].tolist() == [3] * 5
+
+
+def test_compare_tells_evaluations_and_distances_of_every_pair(workdir: Path, tmp_path: Path) -> None:
+    done = run(
+        "--mode=compare", f"--workdir={workdir}", "--num=3", "--solver=unipc", "--solver=heun:clock=log_snr",
+        "--solver=ancestral", "--solver=consistent:eta=0.001", "--steps=2", "--steps=250", "--grid=log_snr",
+        "--denoise=false", f"--output={tmp_path / 'c.npz'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = {(row["solver"], row["steps"]): row for row in json.loads((tmp_path / "c.json").read_text())["table"]}
+    assert len(table) == 8
+    assert [table[name, 2]["nfe"] for name in ("unipc", "heun:clock=log_snr", "ancestral")] == [2, 4, 2]
+    assert table["unipc", 250]["distance"] == 0.0  # the flow itself
+    assert 0 < table["heun:clock=log_snr", 250]["distance"] < table["heun:clock=log_snr", 2]["distance"]
+    assert "distance" not in table["ancestral", 2]
+    assert "take more steps" in table["consistent:eta=0.001", 2]["failed"]
+    with np.load(tmp_path / "c.npz") as file:
+        assert {"flow", "unipc 2", "ancestral 250"} <= set(file.files)
+        assert np.array_equal(file["flow"], file["unipc 250"])
+
+
+def test_a_measured_grid_and_a_trajectory_are_written_and_used(workdir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(workdir, tmp_path / "vp")
+    done = run("--mode=grid", f"--workdir={copy}", "--num=4", "--steps=20", "--order=1")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads((copy / "grid.json").read_text())
+    assert len(measured["density"]) == len(measured["log_snr"]) == 19
+    assert measured["checkpoint"]
+    done = run(
+        "--mode=sample", f"--workdir={copy}", "--grid=optimal", "--steps=6", "--num=5", "--trajectory=3", "--seed=4",
+        "--solver=unipc:order=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "nfe: 7" in done.stdout
+    with np.load(copy / "samples_trajectory.npz") as kept:
+        assert kept["x"].shape == kept["x0"].shape == (6, 3, 1, 8, 8)
+        assert kept["t"][-1] == pytest.approx(1e-3)
+    assert (copy / "samples_trajectory.png").stat().st_size > 0
+
+
+def test_belm_comes_back_to_the_image_it_encoded(workdir: Path, tmp_path: Path) -> None:
+    copy, grid = shutil.copytree(workdir, tmp_path / "vp"), ("--solver=belm", "--steps=5")
+    assert run("--mode=encode", f"--workdir={copy}", "--num=6", "--batch=4", *grid).returncode == 0
+    done = run("--mode=decode", f"--workdir={copy}", "--batch=5", *grid)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((copy / "decoded.json").read_text())["round_trip_rms"] < 1e-4
+    done = run("--mode=decode", f"--workdir={copy}", "--solver=belm", "--steps=6")
+    assert done.returncode == 2
+    assert "--grid and --steps that these latents were encoded with" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_samples(workdir: Path, tmp_path: Path) -> None:
+    arrays = []
+    for compiled in ("false", "true"):
+        file = tmp_path / f"{compiled}.npz"
+        done = run(
+            "--mode=sample", f"--workdir={workdir}", "--num=2", "--steps=2", f"--compile={compiled}", f"--output={file}"
+        )
+        assert done.returncode == 0, done.stderr
+        with np.load(file) as found:
+            arrays.append(found["x"].astype(int))
+    assert np.abs(arrays[0] - arrays[1]).max() <= 1  # rounding may move a value across the edge of its cell
+
+
+def test_the_solvers_table_of_the_docs_names_every_solver_and_setting() -> None:
+    text = (ROOT / "docs" / "solvers.md").read_text()
+    for name, constructor in build.SOLVERS.items():
+        settings = inspect.signature(constructor).parameters
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |") and line.count("|") == 3]
+        assert re.findall(r"`(\w+)=", row) == list(settings)
+    for line in text.splitlines():  # and every row of the matrix builds
+        if line.startswith("| `") and line.count("|") > 4:
+            build.build(build.SOLVERS, build.parse(line.split("`")[1]))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +190,17 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--mode=encode", "--batch=0"), "--batch of at least 1"),
         (("--mode=train", "--config=README.md"), "get_config"),
         (("--mode=sample", "--device=abacus"), "cpu, cuda"),
+        (("--mode=sample", "--solver=ddim", "--solver=dpm"), "--mode=compare takes several"),
+        (("--mode=sample", "--steps=3", "--steps=4"), "--mode=compare takes several"),
+        (("--mode=sample", "--grid=optimal"), "--mode=grid"),
+        (("--mode=sample", "--trajectory=999"), "--trajectory of 1 to"),
+        (("--mode=sample", "--solver=heun:clock=sundial"), "time, sigma, log_snr, saturated"),
+        (("--mode=sample", "--solver=pc:predictor=unipc"), "corrector=False"),
+        (("--mode=sample", "--solver=churn:solver=dpm,clock=None"), "cannot be churned"),
+        (("--mode=sample", "--solver=unipc:order=4"), "order 1 to 3"),
+        (("--mode=compare", "--solver=ddim", "--solver=dppm"), "did you mean 'dpm'"),
+        (("--mode=grid", "--order=9"), "--order of 1 to 4"),
+        (("--mode=encode", "--solver=churn"), "belm to come back exactly"),
     ],
 )
 def test_a_mistake_gets_one_line_and_nothing_is_overwritten(

@@ -5,6 +5,7 @@ x(s) = alpha_s m + (x - alpha_t m) std_s / std_t,  std^2 = alpha^2 s^2 + sigma^2
 the flow in the coordinates (x / alpha, sigma / alpha), where it is the same on every path and needs no drift.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -14,25 +15,116 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from oracles import PATHS, SHAPES, gaussian, mixture
+from oracles import PATHS, SHAPES, gaussian, mixture, plain
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from models import CountCalls
 from models.analytic import GaussianMixture
 from sde_lib import SDE, VPSDE
-from solvers import DDIM, Adaptive, DPMSolver, Euler, Heun, Solver, grids
+from solvers import (
+    BELM,
+    DDIM,
+    DEIS,
+    RK4,
+    Adams,
+    Adaptive,
+    DPMSolver,
+    Euler,
+    Heun,
+    Midpoint,
+    Schedule,
+    Solver,
+    UniPC,
+    clocks,
+    grids,
+)
+from solvers.clocks import Clock, Saturated
+from solvers.schedule import Scales
 
 SOLVERS: dict[str, tuple[Solver, int]] = {
     "ddim": (DDIM(), 1),
     "euler": (Euler(), 1),
+    "euler-sigma": (Euler("sigma"), 1),
+    "euler-log_snr": (Euler("log_snr"), 1),
+    "euler-saturated": (Euler("saturated"), 1),
+    "midpoint": (Midpoint(), 2),
+    "midpoint-sigma": (Midpoint("sigma"), 2),
+    "midpoint-log_snr": (Midpoint("log_snr"), 2),
+    "midpoint-saturated": (Midpoint("saturated"), 2),
     "heun": (Heun(), 2),
+    "heun-sigma": (Heun("sigma"), 2),
+    "heun-log_snr": (Heun("log_snr"), 2),
+    "heun-saturated": (Heun(Saturated(0.02, 10.0)), 2),
+    "rk4": (RK4(), 4),
+    "rk4-sigma": (RK4("sigma"), 4),
+    "rk4-log_snr": (RK4("log_snr"), 4),
+    "rk4-saturated": (RK4("saturated"), 4),
     "dpm1-x0": (DPMSolver(order=1, predict="x0"), 1),
     "dpm1-eps": (DPMSolver(order=1, predict="eps"), 1),
     "dpm2m-x0": (DPMSolver(order=2, predict="x0"), 2),
     "dpm2m-eps": (DPMSolver(order=2, predict="eps"), 2),
     "dpm2s-x0": (DPMSolver(order=2, multistep=False, predict="x0"), 2),
     "dpm2s-eps": (DPMSolver(order=2, multistep=False, predict="eps"), 2),
+    "dpm3m-x0": (DPMSolver(order=3, predict="x0"), 3),
+    "dpm3m-eps": (DPMSolver(order=3, predict="eps"), 3),
+    "dpm3s-x0": (DPMSolver(order=3, multistep=False, predict="x0"), 3),
+    "dpm3s-eps": (DPMSolver(order=3, multistep=False, predict="eps"), 3),
+    "unip1": (UniPC(1, corrector=False), 1),
+    "unip2-x0": (UniPC(2, corrector=False), 2),
+    "unip2-eps": (UniPC(2, corrector=False, predict="eps"), 2),
+    "unip2-bh1": (UniPC(2, corrector=False, variant="bh1"), 2),
+    "unip3": (UniPC(3, corrector=False), 3),
+    "unipc1": (UniPC(1), 1),
+    "unipc2": (UniPC(2), 2),
+    "unipc2-bh1": (UniPC(2, variant="bh1"), 2),
+    "unipc2-eps": (UniPC(2, predict="eps"), 2),
+    "unipc3": (UniPC(3), 3),
+    "unipc3-eps": (UniPC(3, predict="eps", variant="bh1"), 3),
+    "deis1": (DEIS(1), 1),
+    "deis2": (DEIS(2), 2),
+    "deis2-time": (DEIS(2, "time"), 2),
+    "deis2-sigma": (DEIS(2, "sigma"), 2),
+    "deis3": (DEIS(3), 3),
+    "deis3-time": (DEIS(3, "time"), 3),
+    "deis3-sigma": (DEIS(3, "sigma"), 3),
+    "ab1": (Adams(1, corrector=False), 1),
+    "ab2-x0": (Adams(2, corrector=False), 2),
+    "ab2-eps": (Adams(2, corrector=False, predict="eps"), 2),
+    "ab3": (Adams(3, corrector=False), 3),
+    "ab4-x0": (Adams(4, corrector=False), 4),
+    "ab4-eps": (Adams(4, corrector=False, predict="eps"), 4),
+    "abm1": (Adams(1), 1),
+    "abm2": (Adams(2), 2),
+    "abm3": (Adams(3), 3),
+    "abm3-eps": (Adams(3, predict="eps"), 3),
+    "abm3-saturated": (Adams(3, clock="saturated"), 3),
+    "abm4": (Adams(4), 4),
+    "belm": (BELM(), 2),
 }
+# Where an error's leading term vanishes the order is higher, on this flow or on every one, and only bounded from below:
+# a corrector adds one (UniPC, Theorem 3.1; Adams(1) with it is the trapezoidal rule); a quadratic or cubic through the
+# past, and the midpoint rule in sigma, gain one on whole paths, whose ends the leading term of the error cannot see.
+BETTER = ("unipc", "abm", "ab3", "ab4", "dpm3m", "unip3", "deis3", "midpoint", "rk4")
+STEPS = (64, 128)
+# The next term of these has a large constant, and needs shorter steps to fade. A corrector that gains an order at
+# coarse grids leaves it again: its error crosses zero on the way to its asymptote, where a slope says nothing. Adams(2)
+# is past that at 512 steps; for Adams(4) the whole range tells, down to errors of 1e-10.
+FINER: dict[str, tuple[int, ...]] = {
+    "rk4": (192, 384),
+    "euler-saturated": (192, 384),
+    "dpm3s-x0": (128, 256),
+    "dpm3s-eps": (128, 256),
+    "deis2-sigma": (128, 256),
+    "deis3-time": (192, 384),
+    "deis3-sigma": (192, 384),
+    "ab4-x0": (128, 256),
+    "ab4-eps": (192, 384),
+    "abm2": (512, 1024),
+    "abm4": (48, 96, 192, 384, 768),
+    "abm4-encoding": (96, 192, 384),
+}
+ROUGH = ("ddpm-linear", "ddpm-scaled-linear", "ddpm-cosine")
 METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun", "scipy:RK45", "scipy:DOP853", "scipy:LSODA")
 
 every_path = pytest.mark.parametrize("path", PATHS)
@@ -88,80 +180,137 @@ def directed(ts: Tensor, way: str) -> Tensor:
     return ts.flip(0) if way == "encoding" else ts
 
 
+def assert_order(name: str, slope: float, nominal: int) -> None:
+    assert slope > nominal - 0.2
+    if not name.startswith(BETTER):
+        assert slope < nominal + 0.2
+
+
 # The order
 
 
-@every_path
+@pytest.mark.parametrize("path", [path for path in PATHS if path not in ("ddpm-scaled-linear", "ddpm-cosine")])
 @every_solver
 @both_ways
 def test_order_is_the_nominal_one_on_every_path(path: str, name: str, way: str) -> None:
     # Equal steps in log-SNR: there the flow is smooth, with rates of order one, from end to end of every path (in time
-    # EDM's needs 1e4 steps to see the data, and VP's denoiser has a sqrt(t) at 0). 48 steps are then steps of
-    # at most 0.6 in log-SNR, small enough for the leading term of the error to rule.
+    # EDM's needs 1e4 steps to see the data, and VP's denoiser has a sqrt(t) at 0). 64 steps are then steps of
+    # at most 0.45 in log-SNR, small enough for the leading term of the error to rule.
     solver, order = SOLVERS[name]
-    sde, model = PATHS[path], gaussian((2,))
-    series = [directed(grids.log_snr(sde, steps), way) for steps in (48, 96, 192)]
+    sde, model = PATHS[path], plain((2,))
+    series = [directed(grids.log_snr(sde, steps), way) for steps in FINER.get(f"{name}-{way}", FINER.get(name, STEPS))]
     x = start(model, sde, series[0][0])
-    assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
+    exact = flow(model, sde, x, series[0])
+    if name == "rk4" and path in ROUGH:
+        # The betas' log alpha is a cubic spline, whose second derivative jumps at each of a thousand steps: in t that
+        # ends order 4 at an error of 1e-6 (in the log-SNR no path has it). There only what is left of it is bounded.
+        error, heun = (float((taken(model, sde, x, series[0]) - exact).norm()) for taken in (solver, Heun()))
+        assert error < 0.02 * heun
+    else:
+        assert_order(name, measured_order(solver, model, sde, x, series, exact), order)
 
 
-@pytest.mark.parametrize("shape", SHAPES[1:])
-@every_path
+@pytest.mark.parametrize("path", ["ddpm-scaled-linear", "ddpm-cosine"])
+@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "midpoint-log_snr", "rk4-log_snr", "dpm2m-x0", "dpm2s-eps",
+                                  "dpm3m-x0", "dpm3s-eps", "unipc2", "unipc3", "deis2-time", "deis3", "abm3",
+                                  "belm"])  # fmt: skip
+@both_ways
+def test_order_is_the_nominal_one_on_other_betas(path: str, name: str, way: str) -> None:
+    test_order_is_the_nominal_one_on_every_path(path, name, way)
+
+
+@pytest.mark.parametrize(("path", "shape"), [("vp", SHAPES[1]), ("ve", SHAPES[2])])
 @every_solver
 def test_order_is_the_nominal_one_for_images(shape: tuple[int, ...], path: str, name: str) -> None:
     solver, order = SOLVERS[name]
-    sde, model = PATHS[path], gaussian(shape)
-    series = [grids.log_snr(sde, steps) for steps in (48, 96)]
-    x = start(model, sde, series[0][0], n=3)
-    assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
+    sde, model = PATHS[path], plain(shape)
+    series = [grids.log_snr(sde, steps) for steps in FINER.get(name, STEPS)]
+    x = start(model, sde, series[0][0], n=2)
+    assert_order(name, measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])), order)
 
 
-@pytest.mark.parametrize("path", ["vp", "ve", "edm", "rectified", "ddpm-linear"])
+@functools.cache
+def followed(path: str) -> tuple[Tensor, Tensor]:
+    """Draws at the path's noisy end and where the mixture's flow takes them."""
+    sde, model = PATHS[path], mixture((2,))
+    ends = torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)
+    x = start(model, sde, ends[0])
+    return x, mixture_flow(model, sde, x, ends)
+
+
+@pytest.mark.parametrize("path", ["vp", "edm"])
 @every_solver
 def test_order_is_the_nominal_one_for_a_mixture(path: str, name: str) -> None:
     solver, order = SOLVERS[name]
-    sde, model = PATHS[path], mixture((2,))
-    series = [grids.log_snr(sde, steps) for steps in (48, 96, 192)]
+    sde = PATHS[path]
+    x, exact = followed(path)
+    series = [grids.log_snr(sde, steps) for steps in FINER.get(name, STEPS)]
+    assert_order(name, measured_order(solver, mixture((2,)), sde, x, series, exact), order)
+
+
+@pytest.mark.parametrize("path", ["vp", "ve", "edm"])
+@both_ways
+def test_released_form_of_order_3_is_of_order_2(path: str, way: str) -> None:
+    # Why ours differs from the authors' code: it has half a second difference.
+    sde, model = PATHS[path], plain((2,))
+    series = [directed(grids.log_snr(sde, steps), way) for steps in (192, 384)]
     x = start(model, sde, series[0][0])
-    assert abs(measured_order(solver, model, sde, x, series, mixture_flow(model, sde, x, series[0])) - order) < 0.2
+    exact = flow(model, sde, x, series[0])
+    assert abs(measured_order(DPMSolver(3, released=True), model, sde, x, series, exact) - 2) < 0.2
+    assert measured_order(DPMSolver(3), model, sde, x, series, exact) > 2.8
+
+
+def test_plain_start_of_order_3_is_of_order_2_where_the_data_can_be_seen() -> None:
+    # At the noisy end of VE's path, sigma = 20, it can. Ours has the third order there.
+    sde, model = PATHS["ve"], plain((2,))
+    series = [grids.log_snr(sde, steps) for steps in (96, 192, 384)]
+    x = start(model, sde, series[0][0])
+    exact = flow(model, sde, x, series[0])
+    assert abs(measured_order(DEIS(3, plain_start=True), model, sde, x, series, exact) - 2) < 0.3
+    assert measured_order(DEIS(3), model, sde, x, series, exact) > 2.8
 
 
 @pytest.mark.parametrize("path", ["vp", "subvp", "ve", "cosine", "rectified", "ddpm-linear", "ddpm-scaled-linear"])
-@pytest.mark.parametrize("name", ["ddim", "euler", "heun"])
+@pytest.mark.parametrize("name", ["ddim", "euler", "midpoint", "heun"])
 @both_ways
 def test_order_holds_on_equal_steps_in_time(path: str, name: str, way: str) -> None:
     # Where the flow is smooth in t too. Not EDM (sigma = t falls from 80 past the data's 0.5 in one step), and not
     # DDPM's cosine betas, whose clamp at 0.999 puts a jump into the drift of the last of a thousand steps.
     solver, order = SOLVERS[name]
-    sde, model = PATHS[path], gaussian((2,))
-    series = [directed(grids.uniform(sde, steps), way) for steps in (48, 96, 192)]
+    sde, model = PATHS[path], plain((2,))
+    series = [directed(grids.uniform(sde, steps), way) for steps in STEPS]
     x = start(model, sde, series[0][0])
-    assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
+    assert_order(name, measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])), order)
+
+
+# Where an error crosses zero on Karras steps too.
+KARRAS = {"dpm3s-eps": (512, 1024), "abm3-eps": (256, 512)}
 
 
 @pytest.mark.parametrize("path", ["ve", "edm"])
 @every_solver
 def test_order_holds_on_karras_steps(path: str, name: str) -> None:
     solver, order = SOLVERS[name]
-    sde, model = PATHS[path], gaussian((2,))
-    series = [grids.karras(sde, steps) for steps in (48, 96, 192)]
+    sde, model = PATHS[path], plain((2,))
+    series = [grids.karras(sde, steps) for steps in (FINER | KARRAS).get(name, STEPS)]
     x = start(model, sde, series[0][0])
-    assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
+    assert_order(name, measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])), order)
 
 
-@pytest.mark.parametrize("path", ["vp", "edm", "rectified"])
+@pytest.mark.parametrize("path", ["vp", "edm"])
 @every_solver
 def test_order_holds_when_long_and_short_steps_alternate(path: str, name: str) -> None:
     # Twice as long every other step, and no smoother as the steps grow many: a multistep solver that takes all steps
     # for equal is of order 2 on every grid above, and of order 1 here.
     solver, order = SOLVERS[name]
-    sde, model = PATHS[path], gaussian((2,))
-    series = [grids.log_snr(sde, 3 * pairs)[torch.arange(3 * pairs + 1) % 3 != 1] for pairs in (24, 48, 96)]
+    sde, model = PATHS[path], plain((2,))
+    pairs = [steps // 2 for steps in FINER.get(name, STEPS)]
+    series = [grids.log_snr(sde, 3 * k)[torch.arange(3 * k + 1) % 3 != 1] for k in pairs]
     x = start(model, sde, series[0][0])
-    assert abs(measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])) - order) < 0.2
+    assert_order(name, measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])), order)
 
 
-@every_path
+@pytest.mark.parametrize("path", ["vp", "edm"])
 @every_solver
 def test_float32_agrees_with_float64_to_rounding(path: str, name: str) -> None:
     # A hundred steps of a few operations, each with 6e-8 of rounding relative to the state, which may all add up;
@@ -188,8 +337,19 @@ def constant_noise(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return (x - sigma * 0.3) / alpha
 
 
-@every_path
-@pytest.mark.parametrize("solver", [DDIM(), *(DPMSolver(order, many) for order in (1, 2) for many in (True, False))])
+def steady(predict: str) -> list[Solver]:
+    """Solvers that are exact when this prediction stands still."""
+    orders = (1, 2, 3)
+    return [
+        *(DPMSolver(order, many, predict) for order in orders for many in (True, False)),
+        *(UniPC(order, corrects, predict, v) for order in orders for corrects in (True, False) for v in ("bh1", "bh2")),
+        *(Adams(order, corrects, predict) for order in (*orders, 4) for corrects in (True, False)),
+        *((DEIS(order, clock) for order in orders for clock in clocks.CLOCKS) if predict == "eps" else [DDIM()]),
+    ]
+
+
+@pytest.mark.parametrize("path", ["vp", "ve", "rectified", "ddpm-linear"])
+@pytest.mark.parametrize("solver", steady("x0"), ids=repr)
 def test_one_step_is_exact_when_the_denoiser_stands_still(path: str, solver: Solver) -> None:
     sde = PATHS[path]
     ts = torch.tensor([sde.t_max, (sde.t_min + sde.t_max) / 3, sde.t_min], dtype=torch.float64)
@@ -199,8 +359,8 @@ def test_one_step_is_exact_when_the_denoiser_stands_still(path: str, solver: Sol
     torch.testing.assert_close(solver(constant_x0, sde, x, ts), expected, rtol=1e-12, atol=1e-12)
 
 
-@every_path
-@pytest.mark.parametrize("solver", [DPMSolver(n, many, "eps") for n in (1, 2) for many in (True, False)])
+@pytest.mark.parametrize("path", ["vp", "ve", "rectified", "ddpm-linear"])
+@pytest.mark.parametrize("solver", steady("eps"), ids=repr)
 def test_one_step_is_exact_when_the_noise_stands_still(path: str, solver: Solver) -> None:
     sde = PATHS[path]
     lowest = float(sde.time(-8.0))  # further down alpha is so small that x / alpha loses the noise's digits
@@ -250,6 +410,61 @@ def test_heun_is_karras_second_order_step() -> None:
     torch.testing.assert_close(Heun()(model, sde, x, ts), expected, rtol=1e-12, atol=1e-12)
 
 
+TABLEAUS = {  # in the words of Hairer, Norsett and Wanner 1993, Table 1.1 and 1.2: nodes, matrix, weights
+    "euler": (Euler, [0], [[]], [1]),
+    "midpoint": (Midpoint, [0, 1 / 2], [[], [1 / 2]], [0, 1]),
+    "heun": (Heun, [0, 1], [[], [1]], [1 / 2, 1 / 2]),
+    "rk4": (RK4, [0, 1 / 2, 1 / 2, 1], [[], [1 / 2], [0, 1 / 2], [0, 0, 1]], [1 / 6, 2 / 6, 2 / 6, 1 / 6]),
+}
+
+
+@every_path
+@pytest.mark.parametrize("name", TABLEAUS)
+def test_steps_in_sigma_are_those_of_the_state_over_alpha(path: str, name: str) -> None:
+    # Karras et al. 2022, Eq. 1 with dy / dn = (y - D) / n for y = x / alpha and n = sigma / alpha, on every path.
+    make, nodes, matrix, weights = TABLEAUS[name]
+    sde, model = PATHS[path], gaussian((2,))
+    levels = [5.0, 3.0, 0.4]
+    ts = grids.sigmas(sde, levels)
+    x = start(model, sde, ts[0])
+    y = x / sde.scales(ts[0])[0]
+    for n, n_next in itertools.pairwise(levels):
+        slopes = list[Tensor]()
+        for node, row in zip(nodes, matrix, strict=True):
+            at = y + (n_next - n) * sum(a * k for a, k in zip(row, slopes, strict=True))
+            level = torch.tensor(n + node * (n_next - n), dtype=torch.float64)
+            slopes.append((at - model(at, torch.ones_like(level), level)) / level)
+        y = y + (n_next - n) * sum(b * k for b, k in zip(weights, slopes, strict=True))
+    expected = sde.scales(ts[-1])[0] * y
+    torch.testing.assert_close(make("sigma")(model, sde, x, ts), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("path", ["vp", "edm", "rectified"])
+@pytest.mark.parametrize("name", TABLEAUS)
+@pytest.mark.parametrize("clock", ["log_snr", "saturated"])
+def test_steps_by_another_clock_are_those_of_its_equation(path: str, name: str, clock: str) -> None:
+    # dx/dc = (dx/dt) / (dc/dt), both derivatives by differences: neither drift nor rate enters.
+    make, nodes, matrix, weights = TABLEAUS[name]
+    sde, model = PATHS[path], gaussian((2,))
+    by = clocks.find(clock)
+    ts = grids.sigmas(sde, [5.0, 3.0, 0.4])
+    x = y = start(model, sde, ts[0])
+    # The flow in the half log-SNR by its closed form: dx = (d log alpha) x - sigma eps dl, d log alpha by differences.
+    for t, t_next in itertools.pairwise(ts):
+        c, c_next = by.reading(sde, t), by.reading(sde, t_next)
+        slopes = list[Tensor]()
+        for node, row in zip(nodes, matrix, strict=True):
+            at = y + (c_next - c) * sum(a * k for a, k in zip(row, slopes, strict=True))
+            reading, d = c + node * (c_next - c), 1e-5
+            (a0, s0), (a1, s1) = (sde.scales(by.time(sde, reading + e)) for e in (-d, d))
+            alpha, sigma = sde.scales(by.time(sde, reading))
+            eps = model.noise(at, alpha, sigma)
+            slopes.append(((a1 / a0).log() * at - sigma * ((a1 / s1) / (a0 / s0)).log() * eps) / (2 * d))
+        y = y + (c_next - c) * sum(b * k for b, k in zip(weights, slopes, strict=True))
+    # A second difference of 1e-5: 1e-10, and the rounding of readings over it.
+    torch.testing.assert_close(make(clock)(model, sde, x, ts), y, rtol=1e-7, atol=1e-7)
+
+
 def test_second_step_of_dpm_2m_is_the_papers() -> None:
     # DPM-Solver++, Alg. 2, written with its own r = h_{i-1} / h_i, on steps of unequal length.
     sde, model = VPSDE(), gaussian((2,))
@@ -264,34 +479,195 @@ def test_second_step_of_dpm_2m_is_the_papers() -> None:
     torch.testing.assert_close(DPMSolver()(model, sde, x, ts), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("name", "per_step"), [(n, 2 if n == "heun" or n.startswith("dpm2s") else 1) for n in SOLVERS])
-def test_evaluations_a_step_are_as_promised(name: str, per_step: int) -> None:
-    calls = 0
+EVALUATIONS = {"midpoint": 2, "heun": 2, "rk4": 4, "dpm2s": 2, "dpm3s": 3}
 
-    def counting(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return 0.5 * x
 
+@every_solver
+def test_evaluations_a_step_are_as_promised(name: str) -> None:
+    counted = CountCalls(lambda x, alpha, sigma: 0.5 * x)
     sde = PATHS["vp"]
-    SOLVERS[name][0](counting, sde, torch.ones(2, 2), grids.log_snr(sde, 9))
-    assert calls == 9 * per_step
+    SOLVERS[name][0](counted, sde, torch.ones(3, 2), grids.log_snr(sde, 60)[:10])
+    per_step = next((calls for prefix, calls in EVALUATIONS.items() if name.startswith(prefix)), 1)
+    more = int(name.startswith(("ab4", "abm4")))  # order 4 starts with one more
+    assert counted.calls == 9 * per_step + more
+    assert counted.samples == 3 * counted.calls
+
+
+@every_path
+@both_ways
+@pytest.mark.parametrize(
+    "solver",
+    [DEIS(1), DEIS(1, "time"), *(s(1, False, p) for s in (Adams, UniPC) for p in ("x0", "eps"))],
+    ids=repr,
+)
+def test_every_method_of_order_1_is_ddim(path: str, way: str, solver: Solver) -> None:
+    sde, model = PATHS[path], plain((2,))
+    ts = directed(grids.log_snr(sde, 7), way)
+    x = start(model, sde, ts[0])
+    torch.testing.assert_close(solver(model, sde, x, ts), DDIM()(model, sde, x, ts), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("path", ["vp", "edm"])
+def test_methods_through_the_same_points_have_the_same_weights(path: str) -> None:
+    sde = PATHS[path]
+    schedule = Schedule(sde, grids.karras(sde, 9), torch.empty(0))
+    for past, solvers in (
+        (3, (DPMSolver(3), UniPC(3, False), UniPC(3, False, variant="bh1"), Adams(3, False))),
+        (3, (DPMSolver(3, predict="eps"), DEIS(3), DEIS(3, clocks.LogSNR()), Adams(3, False, "eps"))),
+        (2, (DPMSolver(2), UniPC(2, False))),  # with e^h - 1 for B
+        (2, (DEIS(2), Adams(2, False, "eps"))),
+    ):
+        first, *others = (solver.line(schedule, 5, past).weights for solver in solvers)
+        for other in others:
+            assert other == pytest.approx(first, rel=1e-10)
+
+
+@pytest.mark.parametrize("path", ["vp", "edm"])
+@pytest.mark.parametrize("make", [DPMSolver, UniPC, Adams, DEIS])
+@pytest.mark.parametrize("order", [2, 3])
+def test_last_steps_fall_to_lower_orders_when_asked(path: str, make: Any, order: int) -> None:
+    # The last is DDIM's, the one before is of order 2, so nothing of the newest but two evaluations reaches the end.
+    settings: dict[str, Any] = {"corrector": False} if make in (UniPC, Adams) else {}
+    lowering, plainly = make(order, lower_order_final=True, **settings), make(order, **settings)
+    sde, model = PATHS[path], plain((2,))
+    ts = grids.log_snr(sde, 8)
+    x = start(model, sde, ts[0])
+    states = list[Tensor]()
+    end = lowering(model, sde, x, ts, on_step=lambda progress: states.append(progress.x))
+    torch.testing.assert_close(end, DDIM()(model, sde, states[-2], ts[-2:]), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(states[5], plainly(model, sde, x, ts[:7]), rtol=1e-10, atol=1e-10)
+    assert not torch.equal(plainly(model, sde, x, ts), end)
+
+
+# Clocks
+
+
+EVERY_CLOCK: dict[str, Clock] = {**clocks.CLOCKS, "saturated-narrow": Saturated(0.1, 3.0)}
+every_clock = pytest.mark.parametrize("clock", EVERY_CLOCK.values(), ids=EVERY_CLOCK.keys())
+
+
+@every_path
+@every_clock
+def test_clock_tells_the_time_it_was_read_at(path: str, clock: Clock) -> None:
+    sde = PATHS[path]
+    ts = torch.cat([grids.log_snr(sde, 40), grids.uniform(sde, 40)])
+    # To 1e-9 of the noise level; a narrow clock stands still at the ends, by up to 1e-4, and loses that many digits.
+    again = sde.log_snr(clock.time(sde, clock.reading(sde, ts)))
+    torch.testing.assert_close(again, sde.log_snr(ts), rtol=0, atol=1e-6)
+
+
+@every_path
+@every_clock
+def test_clock_runs_at_the_rate_of_its_readings(path: str, clock: Clock) -> None:
+    sde = PATHS[path]
+    ts = grids.log_snr(sde, 12)[1:-1]
+    # Central differences over 1e-5 of t (1 - t): good to 1e-6 of a rate whose own rate is of order 1 / t (1 - t), and
+    # the readings' rounding over 1e-5.
+    d = 1e-5 * torch.minimum(ts - sde.t_min, sde.t_max - ts)
+    slope = (clock.reading(sde, ts + d) - clock.reading(sde, ts - d)) / (2 * d)
+    torch.testing.assert_close(clock.rate(Scales.at(sde, ts)), slope, rtol=1e-4, atol=1e-6)
+
+
+@every_path
+def test_saturated_clock_follows_the_log_snr_between_its_ends_and_stands_still_beyond(path: str) -> None:
+    sde, clock = PATHS[path], Saturated(0.05, 5.0)
+    ts = grids.sigmas(sde, [0.5 * 1.01, 0.5, 0.5 / 1.01])
+    pace = clock.reading(sde, ts).diff() / sde.log_snr(ts).diff()
+    n = 0.5
+    assert float(pace.mean()) == pytest.approx(n / (n + 0.05) - n / (n + 5.0), rel=1e-3)
+    assert float(clock.reading(sde, torch.tensor(sde.t_max))) > -2 * math.log(5.0)
+    assert float(clock.reading(sde, torch.tensor(sde.t_min))) < -2 * math.log(0.05)
+
+
+def test_a_clock_and_its_name_are_the_same() -> None:
+    sde, model = PATHS["vp"], plain((2,))
+    ts = grids.log_snr(sde, 5)
+    x = start(model, sde, ts[0])
+    for name, clock in clocks.CLOCKS.items():
+        for make in (Heun, RK4):
+            assert torch.equal(make(name)(model, sde, x, ts), make(clock)(model, sde, x, ts))
+
+
+@pytest.mark.parametrize("path", ["vp", "edm", "rectified", "ddpm-linear"])
+@every_clock
+@both_ways
+def test_adaptive_arrives_within_tolerance_by_every_clock(path: str, clock: Clock, way: str) -> None:
+    sde, recorder, tolerance = PATHS[path], Recorder(gaussian((2,))), 1e-4
+    ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
+    x = start(recorder.model, sde, ts[0], n=1)
+    exact = flow(recorder.model, sde, x, ts)
+    error = (Adaptive("dopri5", tolerance, tolerance, clock=clock)(recorder, sde, x, ts) - exact).abs()
+    growth = marginal_std(recorder.model, sde, ts[-1]) / marginal_std(recorder.model, sde, ts[0])
+    if clock.scaled:  # errors are judged in x / alpha
+        growth = growth * max(1.0, float(1 / sde.scales(ts[0])[0]))
+    assert bool((error < len(recorder.levels) * tolerance * (growth.clamp(min=1) + exact.abs())).all())
+    assert within(recorder.levels, sde)
 
 
 # There and back
 
 
 @every_path
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 3), ("dpm2s-x0", 3)])
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("ddim", 1), ("euler", 1), ("heun", 3), ("dpm2s-x0", 3), ("midpoint-log_snr", 3), ("dpm3s-x0", 3)],
+)
 def test_round_trip_error_falls_with_the_steps(path: str, name: str, order: int) -> None:
     # A one-step solver of order p goes there by the field f + h^p e and back by f + (-h)^p e. For odd p the errors add
     # up and the round trip is of order p; for even p the leading ones undo each other, and it is of order p + 1.
-    sde, model = PATHS[path], gaussian((2,))
-    solver, series = SOLVERS[name][0], [grids.log_snr(sde, steps) for steps in (64, 128, 256)]
+    sde, model = PATHS[path], plain((2,))
+    solver, series = SOLVERS[name][0], [grids.log_snr(sde, steps) for steps in (96, 192)]
     x = start(model, sde, series[0][-1])
     errors = [float((solver(model, sde, solver(model, sde, x, ts.flip(0)), ts) - x).norm()) for ts in series]
     slope = -np.polyfit([math.log(len(ts) - 1) for ts in series], np.log(errors), 1)[0]
     assert abs(slope - order) < 0.3  # a wider band: two errors that cancel leave the asymptotic regime later
+
+
+MODELS = {"gaussian": gaussian((2,)), "mixture": mixture((2,)), "images": gaussian((3, 8, 8))}
+
+
+@every_path
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [*(("gaussian", n) for n in (1, 2, 3, 7, 50, 300)), *((k, n) for k in ("mixture", "images") for n in (7, 50))],
+)
+def test_belm_comes_back_exactly(path: str, steps: int, kind: str) -> None:
+    # Step for step the same line solved for its other end: only rounding is left, of 600 steps at most, that neither
+    # way grows; relative to the largest state, which the noisy end of EDM's path has.
+    sde, model = PATHS[path], MODELS[kind]
+    up = grids.log_snr(sde, steps).flip(0)
+    x = start(model, sde, up[0], n=3)
+    z, before = BELM().pair(model, sde, x, up)
+    back, after = BELM().pair(model, sde, z, up.flip(0), before)
+    scale = float(z.abs().max()) + float(x.abs().max())
+    assert float((back - x).abs().max()) < 1e-12 * scale
+    assert after.shape == x.shape
+    single = x.float()
+    z, before = BELM().pair(model, sde, single, up)
+    back, _ = BELM().pair(model, sde, z, up.flip(0), before)
+    assert back.dtype == torch.float32
+    assert float((back - single).abs().max()) < 1e-5 * scale
+
+
+@pytest.mark.parametrize("path", ["vp", "edm"])
+def test_belm_with_its_last_two_states_goes_on_as_one_run_and_without_them_does_not_come_back(path: str) -> None:
+    sde, model = PATHS[path], mixture((2,))
+    ts = grids.log_snr(sde, 20)
+    x = start(model, sde, ts[0])
+    whole = BELM()(model, sde, x, ts)
+    half, before = BELM().pair(model, sde, x, ts[:11])
+    # The next run starts from the state before, at the time before.
+    end, _ = BELM().pair(model, sde, before, ts[9:], half)
+    torch.testing.assert_close(end, whole, rtol=1e-12, atol=1e-12)
+    up = ts.flip(0)
+    z = BELM()(model, sde, whole, up)
+    assert float((BELM()(model, sde, z, ts) - whole).abs().max()) > 1e-4
+
+
+def test_belm_refuses_a_neighbour_of_another_shape() -> None:
+    sde = PATHS["vp"]
+    with pytest.raises(ValueError, match=r"neighbour of shape \(2, 2\), got \(3, 2\)"):
+        BELM().pair(gaussian((2,)), sde, torch.ones(2, 2), grids.log_snr(sde, 3), torch.ones(3, 2))
 
 
 @pytest.mark.parametrize(("path", "shape"), [(p, s) for p in PATHS for s in SHAPES if s == (2,) or p in ("vp", "edm")])
@@ -330,7 +706,7 @@ def within(levels: list[float], sde: SDE, ts: Tensor | None = None) -> bool:
 @pytest.mark.parametrize("method", METHODS)
 @both_ways
 def test_adaptive_arrives_within_tolerance_and_never_leaves_the_path(path: str, method: str, way: str) -> None:
-    sde, model, tolerance = PATHS[path], gaussian((2,)), {"adaptive_heun": 1e-3, "bosh3": 1e-4}.get(method, 1e-5)
+    sde, model, tolerance = PATHS[path], plain((2,)), {"adaptive_heun": 1e-3, "bosh3": 1e-4}.get(method, 1e-5)
     ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
     x, recorder = start(model, sde, ts[0], n=1), Recorder(model)
     exact = flow(model, sde, x, ts)
