@@ -68,8 +68,9 @@ command line it is `--solver=NAME:SETTING=VALUE,...`, as in the first column.
 
 TAIL = """
 Pairs that cannot work are refused when they are made, with the reason and what to use instead: a multistep or
-stochastic solver in `churn`, a solver with a corrector or memory of its own as the predictor of `pc`, a stochastic one
-on a rising grid, `consistent` with an eta that the grid's steps exceed, orders that there are not.
+stochastic solver in `churn`, a solver with a corrector or steps of its own as the predictor of `pc`, orders and
+settings that there are not. What depends on the grid is refused before the first step: a stochastic solver on a rising
+one, `consistent` with an eta that its steps exceed.
 
 The released DPM-Solver++ (3M) halves its second difference and starts with lower orders alone; `released=True` does as
 it does, and has order 2. Ours of order 3 and 4 correct their first steps by evaluations that they make anyway (one more
@@ -77,8 +78,21 @@ in all for order 4).
 
 Which one? With 15 to 30 evaluations `adams:order=3,clock=saturated` or `unipc`, with 10 and fewer `deis` or
 `unipc:order=2`, with 50 and more `adams:order=4`; on `--grid=optimal`, measured for the run, from 15 on
-(benchmarks/RESULTS.md has the figures). A corrector that holds the noise (`predict=eps` in `adams` and `unipc`) is
-unstable below some 30 evaluations, ours and everybody's. A trained network errs more than any of them by then.
+(benchmarks/RESULTS.md has the figures). In thousands of dimensions a corrector that holds the noise (`predict=eps` in
+`adams` and `unipc`) is unstable below some 20 evaluations, ours and everybody's; `belm` pays for its exactness, and
+at 10 steps is behind `ddim`. `--mode=compare` shows what holds for a model at hand.
+"""
+
+
+GRIDS = """
+## Grids
+
+As `--grid=NAME:SETTING=VALUE,...`, or functions of `solvers.grids`. `--steps` counts steps, or times where the meaning
+says so; sampling ends with one evaluation more, the last denoising, unless `--nodenoise` leaves it out. A measured
+grid (`--mode=grid --order=2`) serves solvers of its order best, and few of them below 15 steps.
+
+| name | settings and their defaults | meaning |
+|---|---|---|
 """
 
 
@@ -97,6 +111,12 @@ def main() -> None:
     for name, constructor in build.SOLVERS.items():
         settings = [f"`{p.name}={_default(p.default)}`" for p in inspect.signature(constructor).parameters.values()]
         print(f"| `{name}` | {', '.join(settings) or 'none'} |")
+    print(GRIDS, end="")
+    for name, constructor in build.GRIDS.items():
+        parameters = inspect.signature(constructor).parameters.values()
+        own = [f"`{p.name}={_default(p.default)}`" for p in parameters if p.name not in ("sde", "steps", "workdir")]
+        meaning = " ".join((constructor.__doc__ or "").split("\n\n")[0].split())
+        print(f"| `{name}` | {', '.join(own) or 'none'} | {meaning} |")
 
 
 def order(solver: Solver, sde: SDE) -> float | None:
@@ -154,7 +174,7 @@ def _clock(solver: Solver) -> str:
     inner = getattr(solver, "solver", None)
     if isinstance(inner, RungeKutta):
         return str(inner.clock)
-    exponential = isinstance(solver, DPMSolver | UniPC) or (isinstance(solver, LinearSolver) and solver.order > 1)
+    exponential = isinstance(solver, DPMSolver | UniPC | LinearSolver) and solver.order > 1
     return str(getattr(solver, "clock", "log_snr")) if exponential else "grid"
 
 

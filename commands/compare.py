@@ -4,9 +4,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from commands.generate import as_spec, generate
+from commands.generate import grid as grid_of
 from commands.run import Run, open_trained, output_path, write_arrays, write_json
 from commands.sample import labels_of
 from configs import build
@@ -15,7 +17,7 @@ from models import CountCalls
 from sde_lib.broadcast import DenoiserLike
 from solvers import Solver
 
-REFERENCE = ("unipc", 250)
+REFERENCE, FINE = "unipc", 250
 
 
 def compare(
@@ -57,17 +59,22 @@ def compare(
         **({} if denoise is None else {"denoise": denoise}),
     }
 
-    def made(model: DenoiserLike, name: str, count: int) -> Tensor:
-        chosen = {**sampling, "solver": name, "steps": count}
+    def made(model: DenoiserLike, **chosen: Any) -> Tensor:
         return generate(
-            run, model, num, sampling=chosen, seed=seed, batch=batch, labels=labels, guidance=guidance, show=False
-        )
+            run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, labels=labels,
+            guidance=guidance, show=False,
+        )  # fmt: skip
 
-    exact = made(trained.denoiser, *REFERENCE)
-    table, arrays = [], {"flow": exact}
+    flows: dict[tuple[float, float], Tensor] = {}  # by the ends of a grid, which some grids have of their own
+    for count in steps:
+        ends = _ends(run, {**sampling, "steps": count})
+        if ends not in flows:
+            flows[ends] = made(trained.denoiser, solver=REFERENCE, grid=_fine(run, ends), steps=FINE)
+    table, arrays = [], {"flow": next(iter(flows.values()))}
     for name, one in solvers.items():
         for count in steps:
-            row, x = _row(trained.denoiser, made, name, count, None if one.stochastic else exact)
+            exact = None if one.stochastic else flows[_ends(run, {**sampling, "steps": count})]
+            row, x = _row(trained.denoiser, made, name, count, exact)
             table.append(row)
             print(_told(row), flush=True)
             if x is not None:
@@ -80,12 +87,24 @@ def compare(
     return {"files": [str(path), str(picture), str(report)]}
 
 
+def _ends(run: Run, sampling: dict[str, Any]) -> tuple[float, float]:
+    ts = grid_of(run, sampling)
+    return float(ts[0]), float(ts[-1])
+
+
+def _fine(run: Run, ends: tuple[float, float]) -> dict[str, Any]:
+    """Many equal steps in log-SNR between these times."""
+    start, end = (float(run.sde.log_snr(t)) for t in ends)
+    log_snr = torch.linspace(start, end, FINE + 1, dtype=torch.float64)
+    return {"name": "sigmas", "levels": (-log_snr / 2).exp().tolist()}
+
+
 def _row(
     denoiser: DenoiserLike, made: Any, name: str, steps: int, exact: Tensor | None
 ) -> tuple[dict[str, Any], Tensor | None]:
     counted, began = CountCalls(denoiser), time.perf_counter()
     try:
-        x = made(counted, name, steps)
+        x = made(counted, solver=name, steps=steps)
     except ValueError as error:
         return {"solver": name, "steps": steps, "failed": str(error)}, None
     row = {"solver": name, "steps": steps, "nfe": counted.samples / len(x), "seconds": time.perf_counter() - began}

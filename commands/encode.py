@@ -79,7 +79,7 @@ def decode(
     workdir: Path,
     *,
     input: str | None = None,  # noqa: A002 - the flag's name
-    solver: str = "ddim",
+    solver: str | None = None,
     grid: str | None = None,
     steps: int = 100,
     batch: int = 256,
@@ -89,16 +89,22 @@ def decode(
 ) -> dict[str, Any]:
     """The images of a file of latents: an .npz of `x`, a picture, and their distance from the images encoded.
 
+    The solver is ddim unless given, or belm for latents that were encoded with it.
+
     Raises:
         ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
     """
     trained = open_trained(workdir, device, ema)
     path = output_path(output, workdir / "decoded.npz")
     run = trained.run
-    options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
-    flow_solver(options)
     source = Path(input) if input else workdir / "latents.npz"
     latent, found = _latents(run, source)
+    options = {
+        "solver": solver or ("belm" if "before" in found else "ddim"),
+        "grid": grid or "log_snr",
+        "steps": steps,
+    }
+    flow_solver(options)
     stored, label = found.get("x"), found.get("label")
     model_label = label if run.num_classes is not None else None
 
@@ -210,8 +216,8 @@ def _latents(run: Run, path: Path) -> tuple[Tensor, dict[str, Tensor]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             found: dict[str, Tensor] = {key: torch.as_tensor(file[key]) for key in file.files}
-    except Exception as error:  # numpy and zipfile raise anything for a damaged file
-        raise ValueError(f"{path} does not read ({error}): encode again") from None
+    except Exception:  # numpy and zipfile raise anything for a damaged file
+        raise ValueError(f"{path} does not read, it is damaged or no .npz of arrays: encode again") from None
     latent = found.get("latent")
     if latent is None or tuple(latent.shape[1:]) != run.data.shape:
         got = "none" if latent is None else str(tuple(latent.shape))

@@ -39,19 +39,13 @@ def _predictor_corrector(
     order: str = "predict_first",
 ) -> solvers.Solver:
     corrector = solvers.AnnealedLangevin(snr=snr, steps=steps, norms=norms)
-    return solvers.PredictorCorrector(build(SOLVERS, {"name": predictor}), corrector, order)
+    return solvers.PredictorCorrector(build(SOLVERS, parse(predictor)), corrector, order)
 
 
 def _churn(
-    solver: str = "heun",
-    clock: str | None = "sigma",
-    amount: float = 40.0,
-    low: float = 0.05,
-    high: float = 50.0,
-    noise: float = 1.003,
+    solver: str = "heun:clock=sigma", amount: float = 40.0, low: float = 0.05, high: float = 50.0, noise: float = 1.003
 ) -> solvers.Solver:
-    spec = {"name": solver} if clock is None else {"name": solver, "clock": clock}
-    return solvers.Churn(amount, low, high, noise, build(SOLVERS, spec))
+    return solvers.Churn(amount, low, high, noise, build(SOLVERS, parse(solver)))
 
 
 def _optimal(sde: sde_lib.SDE, steps: int, workdir: Path, file: str = "grid.json") -> Tensor:
@@ -61,10 +55,10 @@ def _optimal(sde: sde_lib.SDE, steps: int, workdir: Path, file: str = "grid.json
         raise ValueError(f"expected a measured grid in {path}: measure one with --mode=grid --workdir={workdir}")
     try:
         found = json.loads(path.read_text())
-        measured = grids.StepDensity(tuple(found["log_snr"]), tuple(found["density"]))
-        return grids.optimal(sde, steps, measured)
+        measured = grids.StepDensity(tuple(map(float, found["log_snr"])), tuple(map(float, found["density"])))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not read ({error!r}): measure it again with --mode=grid") from None
+    return grids.optimal(sde, steps, measured)
 
 
 SDES: Table = {
@@ -176,7 +170,9 @@ def parse(text: str) -> dict[str, Any]:
             raise ValueError(rest)
         return {"name": name, **{str(keyword.arg): _literal(keyword.value) for keyword in parsed.keywords}}
     except (SyntaxError, ValueError):
-        raise ValueError(f"expected name:key=value,key=value, got {text!r}") from None
+        raise ValueError(
+            f"expected name:key=value,key=value, values with : or , in quotes or brackets, got {text!r}"
+        ) from None
 
 
 def written(spec: str | Mapping[str, Any]) -> str:
@@ -234,7 +230,9 @@ def _perhaps(word: str, known: Any) -> str:
 
 
 def _literal(node: ast.expr) -> Any:
-    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+    if isinstance(node, ast.Name):
+        return float(node.id) if node.id in ("nan", "inf") else node.id
+    return ast.literal_eval(node)
 
 
 def _plain(value: Any) -> Any:

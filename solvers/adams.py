@@ -74,8 +74,8 @@ class Adams(_Adams):
 class DEIS(_Adams):
     """DEIS of order 1 to 3: the noise as a polynomial of its last values, one evaluation a step.
 
-    Zhang and Chen 2023, "Fast sampling of diffusion models with exponential integrator", Eq. 15. Its polynomial is in
-    log rho = log(sigma / alpha), as in diffusers; the paper's tAB-DEIS is clock="time", its rhoAB clock="sigma".
+    Zhang and Chen 2023, "Fast sampling of diffusion models with exponential integrator", Section 3. Its polynomial is
+    in log rho = log(sigma / alpha), as in diffusers; the paper's tAB-DEIS is clock="time", its rhoAB clock="sigma".
 
     Args:
         order: 1 to 3; 1 is DDIM.
@@ -100,7 +100,7 @@ class DEIS(_Adams):
 class StochasticAdams(_Adams):
     """The reverse process at any noise level, by Adams methods under its exponential integral: one evaluation a step.
 
-    SA-Solver (Xue et al. 2023, Eq. 14 to 18): tau = 0 is the probability flow, tau = 1 the reverse-time SDE, and all
+    SA-Solver (Xue et al. 2023, Section 4): tau = 0 is the probability flow, tau = 1 the reverse-time SDE, and all
     between and beyond have the same marginals. The corrector meets the same noise as the predictor.
 
     Args:

@@ -1,5 +1,6 @@
 """The probability flow by adaptive solvers: torchdiffeq's and scipy's."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +70,7 @@ class Adaptive(FlowSolver):
         for i, rows in enumerate(chunks):
             arrived.append(self._solve(field, tuple(y[rows] for y in state), rows, schedule))
             if on_step is not None:
-                on_step(Progress(i + 1, len(chunks), float(schedule.ts[-1]), arrived[-1][0]))
+                on_step(Progress(i + 1, len(chunks), math.nan, arrived[-1][0]))
         return tuple(torch.cat(column) for column in zip(*arrived, strict=True))
 
     def _together(self, field: Field, state: State, schedule: Schedule, on_step: OnStep) -> State:
@@ -78,7 +79,7 @@ class Adaptive(FlowSolver):
 
         def told(arrived: int, y: State) -> None:
             if on_step is not None:
-                on_step(Progress(arrived, count, float(schedule.ts[-1]), leave(y, clock, schedule[-1])[0]))
+                on_step(Progress(arrived, count, math.nan, leave(y, clock, schedule[-1])[0]))
 
         y = solve(PAIRS[self.method], slope, enter(state, clock, schedule[0]), length, self.rtol, self.atol, told)
         return leave(y, clock, schedule[-1])
@@ -101,7 +102,10 @@ class Adaptive(FlowSolver):
         along, length = self._slope(field, schedule)
 
         def slope(distance: float, y: State) -> State:
-            return along(torch.tensor(distance, dtype=torch.float64), y, rows)
+            out = along(torch.tensor(distance, dtype=torch.float64), y, rows)
+            if not all(bool(k.isfinite().all()) for k in out):
+                raise ValueError(f"{self} met a flow that is not finite: look for NaN in the input or the weights")
+            return out
 
         engine = (
             partial(_scipy, self.method.removeprefix("scipy:"))
@@ -114,16 +118,19 @@ class Adaptive(FlowSolver):
 
 def _torchdiffeq(method: str, slope: Slope, state: State, length: float, rtol: float, atol: float) -> State:
     ends = torch.tensor([0.0, length], dtype=torch.float64, device=state[0].device)
-    # step_t: without it the last step goes past the end, where the path may not be defined.
-    solution = odeint(
-        lambda s, y: slope(float(s.detach()), y),
-        state,
-        ends,
-        rtol=rtol,
-        atol=atol,
-        method=method,
-        options={"step_t": ends[1:]},
-    )
+    try:
+        solution = odeint(
+            lambda s, y: slope(float(s.detach()), y),
+            state,
+            ends,
+            rtol=rtol,
+            atol=atol,
+            method=method,
+            # without it the last step goes past the end, where the path may not be defined
+            options={"step_t": ends[1:]},
+        )
+    except AssertionError as error:
+        raise ValueError(f"{method} found no step small enough ({error}): take larger tolerances") from None
     return tuple(column[-1] for column in solution)
 
 
@@ -131,7 +138,7 @@ def _scipy(method: str, slope: Slope, state: State, length: float, rtol: float, 
     sizes = [y.numel() for y in state]
 
     def pack(y: State) -> np.ndarray:
-        return torch.cat([part.detach().flatten().double().cpu() for part in y]).numpy()
+        return torch.cat([part.detach().flatten().cpu().double() for part in y]).numpy()
 
     def unpack(flat: np.ndarray) -> State:
         parts = torch.split(torch.as_tensor(flat), sizes)

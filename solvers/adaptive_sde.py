@@ -12,7 +12,7 @@ from sde_lib.broadcast import DenoiserLike, of_rows
 from sde_lib.sde import Noise
 from solvers import clocks
 from solvers.clocks import Clock
-from solvers.embedded import growth
+from solvers.embedded import growth, with_rows
 from solvers.schedule import Scales, Schedule
 from solvers.solver import OnStep, Progress, Solver
 
@@ -37,7 +37,7 @@ class AdaptiveSDE(Solver):
         safety, exponent: of the next step's size.
         first: the first step, as a share of the way.
         per_sample: with False the batch shares its steps, by its mean error.
-        clock: of the steps; see `RungeKutta`. The paper's is "time".
+        clock: in which a step is a step: "time" as in the paper, "sigma", "log_snr", "saturated", or a `Clock`.
 
     Raises:
         ValueError: for settings that are not positive, or when no step is small enough.
@@ -86,10 +86,10 @@ class AdaptiveSDE(Solver):
                     kept[row].append((float(h[i]), w[i]))
             there = rows[taken]
             done[there] = after[taken]
-            x, before = _with_rows(x, there, better[taken]), _with_rows(before, there, plain[taken])
+            x, before = with_rows((x, before), there, (better, plain), taken)
             if on_step is not None and len(there):
                 arrived = int((done >= length).sum())
-                on_step(Progress(arrived, len(x), float(schedule.ts[-1]), x))
+                on_step(Progress(arrived, len(x), math.nan, x))
         return x
 
     def step(
@@ -117,7 +117,7 @@ class AdaptiveSDE(Solver):
 
     def _error(self, plain: Tensor, better: Tensor, before: Tensor) -> Tensor:
         scale = (self.rtol * torch.maximum(plain.abs(), before.abs())).clamp(min=self.atol)
-        error = ((plain - better) / scale).flatten(1).square().mean(1).sqrt().detach().double().cpu()
+        error = ((plain - better) / scale).flatten(1).square().mean(1).sqrt().detach().cpu().double()
         return error if self.per_sample else error.square().mean().sqrt().expand_as(error)
 
     def _guard(self, error: Tensor, share: Tensor) -> None:
@@ -135,7 +135,3 @@ def _step(denoiser: DenoiserLike, x: Tensor, y: Tensor, at: Scales, h: Tensor, w
     eps = predict_noise(denoiser, y, at.alpha, at.sigma)
     drift = expand(-pace * at.drift * h, x) * y - expand(pace * at.diffusion**2 / at.sigma * h, x) * eps
     return x + drift + expand(pace.sqrt() * at.diffusion, x) * w
-
-
-def _with_rows(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    return x.index_copy(0, rows.to(x.device), values)

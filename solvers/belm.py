@@ -24,8 +24,9 @@ class BELM(Solver):
 
     with z = x / sqrt(alpha^2 + sigma^2), l half the log-SNR, and dz/dl = -alpha sigma v / (alpha^2 + sigma^2) for
     v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2). A bidirectional explicit linear multistep method (Wang et al.
-    2024, "BELM", Eq. 15 and 18, with coefficients of order 2 in the log-SNR, where equal steps have r = 1 and so
-    neither way grows the rounding).
+    2024, "BELM", with coefficients of order 2 in the log-SNR, where equal steps have r = 1, so that the rule itself
+    grows no rounding either way; where the flow contracts, its other root grows as the flow shrinks, and in float32 the
+    way back is exact to 2e-5 for data of standard deviation 0.05). It wants more steps than DDIM to be better: 20.
 
     Called as any solver it starts with a step of DDIM. To come back exactly, keep the state before the last as well:
 

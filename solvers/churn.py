@@ -53,18 +53,23 @@ class Churn(Solver):
     def step(
         self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
-        every = schedule.once(self, lambda: [self._raised(schedule, k, x) for k in range(len(schedule) - 1)])
-        up, keep, added = every[i]
-        x = keep * x + added * self.noise * noise(x)
-        return self.solver.step(denoiser, x, up, 0, noise, None)[0], None
+        detour, keeps, added = schedule.once(self, lambda: self._detour(schedule, x))
+        x = keeps[i] * x + added[i] * self.noise * noise(x)
+        return self.solver.step(denoiser, x, detour, 2 * i, noise, None)[0], None
 
-    def _raised(self, schedule: Schedule, i: int, x: Tensor) -> tuple[Schedule, float, float]:
-        """The grid from the raised level to the next one, and the step up to it: x' = keep x + added z."""
-        t, sde = schedule.host(i), schedule.sde
-        n = float(t.sigma / t.alpha)
-        gamma = min(self.amount / len(schedule), math.sqrt(2) - 1) if self.low <= n <= self.high else 0.0
-        time = sde.time(t.log_snr - 2 * math.log1p(gamma)) if gamma else t.t
-        up = Schedule(sde, torch.stack([time, schedule.host(i + 1).t]), x)
-        raised = up.host(0)
-        keep = float(raised.alpha / t.alpha)
-        return up, keep, math.sqrt(max(float(raised.sigma) ** 2 - (keep * float(t.sigma)) ** 2, 0.0))
+    def _detour(self, schedule: Schedule, x: Tensor) -> tuple[Schedule, list[float], list[float]]:
+        """The times of raised levels and of next ones in turn, and what each rise does: x' = keep x + added z."""
+        sde, count = schedule.sde, len(schedule)
+        times = []
+        for i in range(count - 1):
+            t = schedule.host(i)
+            gamma = min(self.amount / count, math.sqrt(2) - 1)
+            churned = gamma > 0 and self.low <= float(t.sigma / t.alpha) <= self.high
+            times += [sde.time(t.log_snr - 2 * math.log1p(gamma)) if churned else t.t, schedule.host(i + 1).t]
+        detour = Schedule(sde, torch.stack(times), x, monotone=False)
+        keeps, added = [], []
+        for i in range(count - 1):
+            t, raised = schedule.host(i), detour.host(2 * i)
+            keeps.append(float(raised.alpha / t.alpha))
+            added.append(math.sqrt(max(float(raised.sigma) ** 2 - (keeps[-1] * float(t.sigma)) ** 2, 0.0)))
+        return detour, keeps, added

@@ -43,7 +43,8 @@ class Ancestral(LinearSolver):
     Ho et al. 2020, Eq. 7 and Section 3.2, on any path: the mean is DDIM's of eta = 1, and the variance
 
         "small":  sigma_s^2 (1 - exp(lambda_t - lambda_s)), the posterior's, beta-tilde;
-        "large":  sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, that of a forward step, beta.
+        "large":  sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, that of a forward step, beta. It leaves the noise of the
+                  level before on the last one; a last denoising removes it.
 
     Raises:
         ValueError: for another variance.
@@ -95,13 +96,17 @@ class ConsistentAnnealed(LinearSolver):
         t, s = schedule.host(i), schedule.host(i + 1)
         least = -math.expm1((t.log_snr - s.log_snr) / 2)
         eta = min(1.5 * least, 1.0) if self.eta is None else self.eta
-        if eta < least:
-            raise ValueError(
-                f"expected steps of at most {eta:g} of the noise level for eta={eta:g}, got one of {least:.3g}: "
-                "take more steps on a geometric grid, a larger eta, or eta=None"
-            )
         left = (1 - eta) / (1 - least)  # of the next level's noise
         return renoised(t, s, float(s.sigma) * math.sqrt(1 - left**2))
+
+    def _check(self, schedule: Schedule) -> None:
+        super()._check(schedule)
+        longest = -math.expm1(-float(schedule.sde.log_snr(schedule.ts).diff().max()) / 2)
+        if self.eta is not None and self.eta < longest:
+            raise ValueError(
+                f"expected steps of at most {self.eta:g} of the noise level for eta={self.eta:g}, got one of "
+                f"{longest:.3g}: take more steps on a geometric grid, a larger eta, or eta=None"
+            )
 
 
 def renoised(t: Scales, s: Scales, tau: float) -> Line:

@@ -46,6 +46,10 @@ class DPMSolver(LinearSolver):
 
     def __post_init__(self) -> None:
         check_order("DPMSolver", self.order, 3, self.predict)
+        if self.released and not (self.multistep and self.order == 3):
+            raise ValueError("expected released=True with multistep order 3 alone: the others are as released")
+        if self.lower_order_final and not self.multistep:
+            raise ValueError("expected lower_order_final=True with multistep=True: singlestep orders do not fall")
 
     @property
     def plain_start(self) -> bool:  # type: ignore[override]
@@ -73,9 +77,7 @@ class DPMSolver(LinearSolver):
         t, s = schedule.host(i), schedule.host(i + 1)
         nodes = [schedule.host(i - j) for j in range(past)]
         if past == 2:
-            whole = exponential(schedule, t, s, nodes[:1], self.predict)
-            ratio = float((s.log_snr - t.log_snr) / (t.log_snr - nodes[1].log_snr)) / 2
-            return whole._replace(weights=((1 + ratio) * whole.weights[0], -ratio * whole.weights[0]))
+            return _extrapolated(exponential(schedule, t, s, nodes[:1], self.predict), t, s, nodes[1])
         line = exponential(schedule, t, s, nodes, self.predict)
         if past < 3 or not self.released:
             return line
@@ -88,7 +90,7 @@ class DPMSolver(LinearSolver):
         first = exponential(schedule, t, stages[0], [t], self.predict)
         if self.order == 2:  # the prediction in the middle stands for the whole step
             whole = exponential(schedule, t, s, [t], self.predict)
-            return [first, whole._replace(weights=(*whole.weights, 0.0))]
+            return [first, whole]
         second = exponential(schedule, t, stages[1], [stages[0], t], self.predict)
         return [first, second, exponential(schedule, t, s, [stages[1], t], self.predict)]
 
@@ -99,7 +101,7 @@ class StochasticDPMSolver(LinearSolver):
 
         x_s = sigma_s / sigma_t e^(-eta h) x + alpha_s (1 - e^(-(1 + eta) h)) P + sigma_s sqrt(1 - e^(-2 eta h)) z
 
-    Lu et al. 2022, DPM-Solver++, Eq. 18 (order 1) and Section 5 (2M), for eta = 1. P is the prediction at t (order 1,
+    Lu et al. 2022, DPM-Solver++, Section 5, for eta = 1. P is the prediction at t (order 1,
     for eta = 1 `Ancestral()`), or extrapolated from the step before (order 2); order 3 integrates the parabola
     through the last three.
 
@@ -128,9 +130,13 @@ class StochasticDPMSolver(LinearSolver):
         nodes, tau = [schedule.host(i - j) for j in range(past)], math.sqrt(self.eta)
         if past != 2:
             return exponential(schedule, t, s, nodes, "x0", tau=tau)
-        whole = exponential(schedule, t, s, nodes[:1], "x0", tau=tau)
-        ratio = float((s.log_snr - t.log_snr) / (t.log_snr - nodes[1].log_snr)) / 2
-        return whole._replace(weights=((1 + ratio) * whole.weights[0], -ratio * whole.weights[0]))
+        return _extrapolated(exponential(schedule, t, s, nodes[:1], "x0", tau=tau), t, s, nodes[1])
+
+
+def _extrapolated(line: Line, t: Scales, s: Scales, before: Scales) -> Line:
+    """The step with the prediction in its middle on the line through the last two, from that with the last alone."""
+    ratio = float((s.log_snr - t.log_snr) / (t.log_snr - before.log_snr)) / 2
+    return line._replace(weights=((1 + ratio) * line.weights[0], -ratio * line.weights[0]))
 
 
 def _curvature(t: Scales, s: Scales, nodes: list[Scales], predict: str) -> tuple[float, ...]:

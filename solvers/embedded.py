@@ -103,8 +103,8 @@ def solve(
         size[rows] = h * growth(error, SAFETY, 1 / pair.order).clamp(LEAST, MOST)
         there = rows[taken]
         done[there] = torch.where(h >= length - s, length, s + h)[taken]
-        state = _with_rows(state, there, new, taken)
-        first = _with_rows(first, there, slopes[-1], taken)
+        state = with_rows(state, there, new, taken)
+        first = with_rows(first, there, slopes[-1], taken)
         if told is not None and len(there):
             told(int((done >= length).sum()), state)
     return state
@@ -130,9 +130,10 @@ def _error(errors: State, old: State, new: State, rtol: float, atol: float) -> T
     shares = []
     for e, y, z in zip(errors, old, new, strict=True):
         scaled = e / (atol + rtol * torch.maximum(y.abs(), z.abs()))
-        shares.append(scaled.reshape(len(scaled), -1).square().mean(1).sqrt().detach().double().cpu())
+        shares.append(scaled.reshape(len(scaled), -1).square().mean(1).sqrt().detach().cpu().double())
     return torch.stack(shares).amax(0)
 
 
-def _with_rows(state: State, rows: Tensor, values: State, taken: Tensor) -> State:
+def with_rows(state: State, rows: Tensor, values: State, taken: Tensor) -> State:
+    """The state with those of the values that were taken in these rows."""
     return tuple(y.index_copy(0, rows.to(y.device), v[taken.to(v.device)]) for y, v in zip(state, values, strict=True))

@@ -8,7 +8,7 @@ reverse-time SDE) is linear but for what the network predicts:
     eps:  x_s = alpha_s / alpha_t x_t - sigma_s (1 + tau^2) int e^(l_s - l) eps(l) dl + c z,
           c^2 = sigma_s^2 tau^2 (e^(2 h) - 1),                                          h = l_s - l_t
 
-(Lu et al. 2022, DPM-Solver, Eq. 3.4, and DPM-Solver++, Eq. 8; Xue et al. 2023, SA-Solver, Eq. 14 and 15.) A prediction
+(Lu et al. 2022, DPM-Solver, Eq. 3.4, and DPM-Solver++, Section 4; Xue et al. 2023, SA-Solver, Section 4.) A prediction
 is known at some times and taken for the polynomial through them, in the log-SNR or in another clock.
 """
 
@@ -33,8 +33,9 @@ class Line(NamedTuple):
 
 
 Array = NDArray[np.float64]
-# Exact for polynomials of degree 63: the exponentials over any step of any path to rounding. The phi functions of the
-# literature are the same integrals in closed form, and cancel all their digits when steps are short.
+# Exact for polynomials of degree 63, and so for the exponentials over a whole path to rounding (for tau up to 2, and
+# for smooth clocks). The phi functions of the literature are the same integrals in closed form, and cancel all their
+# digits when steps are short.
 POINTS, WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 

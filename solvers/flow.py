@@ -24,6 +24,15 @@ def probability_flow(denoiser: DenoiserLike, x: Tensor, at: Scales) -> Tensor:
     return expand(at.drift, x) * x + expand(at.diffusion**2 / (2 * at.sigma), x) * eps
 
 
+def flow_of(denoiser: DenoiserLike) -> Field:
+    """The probability flow of a denoiser as a field of the state (x,)."""
+
+    def field(at: Scales, state: State, rows: Rows) -> State:
+        return (probability_flow(of_rows(denoiser, rows), state[0], at),)
+
+    return field
+
+
 def on_clock(field: Field, clock: Clock) -> Field:
     """The field in a clock's units, d state / dc, of the state that `enter` gives."""
 
@@ -60,10 +69,7 @@ class FlowSolver(Solver):
         """
 
     def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
-        def field(at: Scales, state: State, rows: Rows) -> State:
-            return (probability_flow(of_rows(denoiser, rows), state[0], at),)
-
-        return self.integrate(field, (x,), schedule, on_step)[0]
+        return self.integrate(flow_of(denoiser), (x,), schedule, on_step)[0]
 
     def step(
         self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any

@@ -45,6 +45,8 @@ def geometric(sde: SDE, steps: int) -> Tensor:
 
 def karras(sde: SDE, steps: int, rho: float = 7.0) -> Tensor:
     """Equal steps in (sigma / alpha)^(1 / rho)  (Karras et al. 2022, Eq. 5)."""
+    if not rho > 0:
+        raise ValueError(f"expected a positive rho, got {rho}")
 
     def warp(t: Tensor) -> Tensor:
         return (-sde.log_snr(t) / (2 * rho)).exp()
@@ -58,7 +60,10 @@ def sigmas(sde: SDE, levels: Sequence[float]) -> Tensor:
     Raises:
         ValueError: if a level is not on the path, or they do not fall.
     """
-    values = torch.tensor(list(levels), dtype=torch.float64)
+    try:
+        values = torch.tensor([float(level) for level in levels], dtype=torch.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected a list of noise levels, as levels=(10,1,0.1), got {levels!r}") from None
     low, high = (math.exp(-float(sde.log_snr(t)) / 2) for t in (sde.t_min, sde.t_max))
     if len(values) == 0 or bool((values < low * (1 - 1e-6)).any()) or bool((values > high * (1 + 1e-6)).any()):
         raise ValueError(
@@ -79,7 +84,7 @@ def leading(sde: SDE, steps: int, of: int = 1000) -> Tensor:
 
 
 def trailing(sde: SDE, steps: int, of: int = 1000) -> Tensor:
-    """Every (of / steps)-th of `of` DDPM timesteps counted down from the last: `steps` times
+    """Every (of / steps)-th of `of` DDPM timesteps counted down from the last: `steps` times.
 
     Lin et al. 2024, Table 2.
     """
@@ -105,6 +110,9 @@ class StepDensity(NamedTuple):
 def optimal(sde: SDE, steps: int, measured: StepDensity) -> Tensor:
     """Steps of a measured density, from `step_density`: many where the model's denoiser changes."""
     _at_least_one(steps)
+    at, density = np.array(measured.log_snr), np.array(measured.density)
+    if len(at) != len(density) or len(at) < 2 or not (np.diff(at) > 0).all() or not (density > 0).all():
+        raise ValueError("expected a density of positive numbers at two or more rising log-SNRs: measure it again")
     ends = [float(sde.log_snr(t)) for t in (sde.t_max, sde.t_min)]
     at = np.linspace(ends[0], ends[1], 4001)
     density = np.interp(at, measured.log_snr, measured.density)

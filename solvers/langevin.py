@@ -50,6 +50,10 @@ class AnnealedLangevin(Solver):
     def __post_init__(self) -> None:
         if self.norms not in NORMS:
             raise ValueError(f"expected norms to be one of {', '.join(NORMS)}, got {self.norms!r}")
+        if self.snr is None and self.norms != "expected":
+            raise ValueError(f"expected an snr with norms={self.norms!r}: NCSN's rule has no norms")
+        if self.snr is not None and self.step_size != AnnealedLangevin.step_size:
+            raise ValueError(f"expected snr or step_size, got {self.snr} and {self.step_size}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"expected at least 1 Langevin step a level, got {self.steps}")
         if (self.step_size is not None and not self.step_size > 0) or (self.snr is not None and not self.snr > 0):
@@ -107,7 +111,7 @@ class AnnealedLangevin(Solver):
 
 
 def _steadiest(schedule: Schedule, steps: int) -> float:
-    """The step, in units of sigma^2, that best keeps the variance across levels (Song and Ermon 2020, Eq. 4 and 5).
+    """The step, in units of sigma^2, that best keeps the variance across levels (Song and Ermon 2020, Proposition 3).
 
     With e = epsilon / sigma_L^2 and gamma the ratio of levels, the variance after `steps` steps at a level is
     (1 - e)^(2 steps) (gamma^2 - 2 / (2 - e)) + 2 / (2 - e)  of the one it should be.

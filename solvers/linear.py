@@ -18,7 +18,10 @@ GROWTH = 0.5  # log of the most that a correction at the start may amplify the p
 
 
 class Past(NamedTuple):
-    """What the next step needs: the last states and predictions, newest first, and the noise of the last step."""
+    """What the next step needs: the last states and predictions, newest first, and the noise of the last step.
+
+    Without states no step is taken again: for whoever moves x between steps.
+    """
 
     states: tuple[Tensor, ...]
     predictions: tuple[Tensor, ...]
@@ -31,9 +34,10 @@ class LinearSolver(Solver):
     They are computed on the CPU in float64, once for a grid, and enter the loop as plain numbers.
 
     A solver with a corrector improves the state it predicted by the evaluation made there, before going on from it
-    (PEC: predict, evaluate, correct), which costs no evaluation more. Any of order 3 does so in its first step, and
-    one of order 4 in its first two and with one evaluation more: a method that is begun by lower orders alone keeps
-    their error, and is of order 2 wherever the data can be seen at the grid's first time.
+    (PEC: predict, evaluate, correct), which costs no evaluation more. A deterministic one of order 3 does so in its
+    first step at least, and one of order 4 in its first two and with one evaluation more, unless it is asked for a
+    plain start or `_corrects_start` advises against it: a method that is begun by lower orders alone keeps their error,
+    and is of order 2 wherever the data can be seen at the grid's first time.
     """
 
     order: int = 1  # of how many predictions a step may make use
@@ -64,7 +68,7 @@ class LinearSolver(Solver):
         before: Past = memory or Past((), (), None)
         predictions = (predict(denoiser, x, schedule[i], self.predict), *before.predictions)
         past = len(before.predictions)
-        starting = 0 < past < self.order - 1 and self._corrects_start(schedule, i)
+        starting = 0 < past < self.order - 1 and bool(before.states) and self._corrects_start(schedule, i)
         if past and (self.corrects or starting):
             past = self._usable(schedule, i - 1, past)
             over = 2 if starting and past == 2 else 1  # steps taken again: order 4 begins with both of its first

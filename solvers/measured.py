@@ -11,13 +11,11 @@ from sde_lib import SDE
 from sde_lib.broadcast import DenoiserLike
 from solvers import grids
 from solvers.grids import StepDensity
-from solvers.solver import Progress, Solver
+from solvers.solver import Progress
 from solvers.unipc import UniPC
 
 
-def step_density(
-    denoiser: DenoiserLike, sde: SDE, x: Tensor, *, order: int = 2, steps: int = 100, solver: Solver | None = None
-) -> StepDensity:
+def step_density(denoiser: DenoiserLike, sde: SDE, x: Tensor, *, order: int = 2, steps: int = 100) -> StepDensity:
     """The density of steps that makes a solver's error at the end least, from trajectories that start at x (B, *D).
 
     A step of h in the log-SNR with an exponential integrator of order p errs by c h^(p+1) |d^p D / d lambda^p| in
@@ -34,21 +32,23 @@ def step_density(
         sde: the path.
         x: draws from the prior, (B, *D); a few dozen will do.
         order: of the solver that the grid is for.
-        steps: of the trajectories.
-        solver: that makes them.
+        steps: of the trajectories, which UniPC makes.
+
+    Raises:
+        ValueError: for too few trajectories or steps, or a denoiser that does not change, or gives NaN.
     """
     if len(x) < 2 or steps < 8 * order:
         raise ValueError(f"expected at least 2 trajectories of {8 * order} steps, got {len(x)} of {steps}")
-    answers, spreads = list[Tensor](), list[float]()
     ts = grids.log_snr(sde, steps)
-    scales = [float(a) for a in sde.scales(ts)[0]]
+    scales = sde.scales(ts)[0].tolist()
+    answers, spreads = list[Tensor](), [_spread(x / scales[0])]
 
-    def keep(progress: Progress) -> None:
+    def keep(progress: Progress) -> None:  # an answer is of the time before the step, and x of the time after it
         assert progress.x0 is not None
-        answers.append(progress.x0.detach().double().cpu())
-        spreads.append(float((progress.x / scales[progress.step]).double().std(0).square().mean().sqrt()))
+        answers.append(progress.x0.detach().cpu().double())
+        spreads.append(_spread(progress.x / scales[progress.step]))
 
-    (solver or UniPC())(denoiser, sde, x, ts, on_step=keep)
+    UniPC()(denoiser, sde, x, ts, on_step=keep)
     change = [torch.stack(answers[i : i + order + 1]).diff(n=order, dim=0).square().mean().sqrt()
               for i in range(len(answers) - order)]  # fmt: skip
     carried = spreads[-1] / np.array(spreads[order // 2 : order // 2 + len(change)])
@@ -58,6 +58,11 @@ def step_density(
     density = _smooth(density, width=max(steps // 25, 1))
     at = sde.log_snr(ts)[order // 2 : order // 2 + len(change)]
     return StepDensity(tuple(at.tolist()), tuple((density / density.mean()).tolist()))
+
+
+def _spread(x: Tensor) -> float:
+    """The root mean square over coordinates of the samples' standard deviation."""
+    return float(x.detach().cpu().double().std(0).square().mean().sqrt())
 
 
 def _smooth(density: NDArray[np.float64], width: int) -> NDArray[np.float64]:

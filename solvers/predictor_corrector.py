@@ -10,7 +10,7 @@ from sde_lib.sde import Noise
 from solvers.adaptive_sde import AdaptiveSDE
 from solvers.belm import BELM
 from solvers.langevin import AnnealedLangevin
-from solvers.linear import LinearSolver
+from solvers.linear import LinearSolver, Past
 from solvers.schedule import Schedule
 from solvers.solver import Solver
 
@@ -62,6 +62,8 @@ class PredictorCorrector(Solver):
     def step(
         self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
+        if isinstance(memory, Past):
+            memory = memory._replace(states=())  # the corrector has left them
         if self.order == "correct_first":
             x = self.corrector.correct(denoiser, x, schedule, i, noise)
             return self.predictor.step(denoiser, x, schedule, i, noise, memory)

@@ -1,11 +1,15 @@
 """Runge-Kutta on the probability flow, on the grid that is given, in the clock that is asked for."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from torch import Tensor
+
+from sde_lib.broadcast import DenoiserLike
+from sde_lib.sde import Noise
 from solvers import clocks
 from solvers.clocks import Clock
-from solvers.flow import Field, FlowSolver, State, enter, leave, on_clock
+from solvers.flow import Field, FlowSolver, State, enter, flow_of, leave, on_clock
 from solvers.schedule import Schedule
 from solvers.solver import OnStep, Progress
 
@@ -36,6 +40,11 @@ class RungeKutta(FlowSolver):
             if on_step is not None:
                 on_step(Progress(i + 1, len(schedule) - 1, float(schedule.ts[i + 1]), state[0]))
         return state
+
+    def step(
+        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        return self.advance(flow_of(denoiser), (x,), schedule, i)[0], None
 
     def advance(self, field: Field, state: State, schedule: Schedule, i: int) -> State:
         """The state at time i of the schedule, taken to time i + 1."""

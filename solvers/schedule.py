@@ -38,14 +38,14 @@ class Schedule:
     never waits for it.
 
     Raises:
-        ValueError: if `ts` is not a 1-D, finite, strictly monotone grid within [t_min, t_max].
+        ValueError: if `ts` is not a 1-D, finite grid within [t_min, t_max], strictly monotone unless told otherwise.
     """
 
-    def __init__(self, sde: SDE, ts: Tensor, x: Tensor) -> None:
+    def __init__(self, sde: SDE, ts: Tensor, x: Tensor, monotone: bool = True) -> None:
         self.sde = sde
         self.device = x.device
         self.ts = ts.detach().to("cpu", torch.float64)
-        _check(sde, self.ts)
+        _check(sde, self.ts, monotone)
         self.ts = self.ts.clamp(sde.t_min, sde.t_max)  # what was forgiven at the ends
         self._host = Scales.at(sde, self.ts)
         self._scales = self._on_device(self._host)
@@ -103,11 +103,11 @@ class Schedule:
         return Scales(*(column.to(self.device, dtype) for column in host))
 
 
-def _check(sde: SDE, ts: Tensor) -> None:
+def _check(sde: SDE, ts: Tensor, monotone: bool) -> None:
     if ts.ndim != 1 or len(ts) == 0 or not bool(ts.isfinite().all()):
         raise ValueError(f"expected a 1-D grid of finite times, got {ts}: make one with solvers.grids")
     steps = ts.diff()
-    if not (bool((steps < 0).all()) or bool((steps > 0).all())):
+    if monotone and not (bool((steps < 0).all()) or bool((steps > 0).all())):
         raise ValueError(
             "expected a grid that only falls (to sample) or only rises (to encode); this one turns or stays"
         )

@@ -14,7 +14,11 @@ from solvers.schedule import Schedule
 
 
 class Progress(NamedTuple):
-    """Where a solver is: `step` of `steps` are done, `x` is at time `t`, and the denoiser's last answer was `x0`."""
+    """Where a solver is: `step` of `steps` are done, `x` is at time `t`, and the denoiser's last answer was `x0`.
+
+    Where samples have steps of their own, these are counted in samples that have arrived, `t` is nan, and `x0` is None
+    while it is not of all of them.
+    """
 
     step: int
     steps: int
@@ -58,7 +62,8 @@ class Solver(abc.ABC):
         Gradients flow through the steps when `x` requires them.
 
         Args:
-            denoiser: E[x0 | x], called as `denoiser(x, alpha, sigma)`.
+            denoiser: E[x0 | x], called as `denoiser(x, alpha, sigma)` with float64 scales of shape (), or (B,) by
+                solvers that give samples steps of their own; it answers (B, *D).
             sde: the path.
             x: where to start, (B, *D).
             ts: 1-D grid of times; see `solvers.grids`.
@@ -66,12 +71,17 @@ class Solver(abc.ABC):
             on_step: called with a `Progress` after each step: where the solver is, x, and the denoiser's last x0.
 
         Raises:
-            ValueError: for a grid that is not one, or a rising one when the solver is stochastic.
+            ValueError: for a grid that is not one, or a rising one when the solver is stochastic; for integer x, and
+                answers of another shape than x.
         """
+        if not x.is_floating_point():
+            raise ValueError(f"expected floating-point samples, got {x.dtype}: dequantise integers, or cast them")
         schedule = Schedule(sde, ts, x)
         self._check(schedule)
+        answers: list[Callable[[], Tensor]] = []
+        denoiser = _Asked(denoiser, answers)
         if on_step is not None:
-            denoiser, on_step = _showing(denoiser, on_step)
+            on_step = _telling(on_step, answers)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return self.run(denoiser, x, schedule, noise, on_step)
 
@@ -100,28 +110,43 @@ class Solver(abc.ABC):
             )
 
 
-class _Seen:
-    """A denoiser that keeps its last answer."""
+class _Asked:
+    """A denoiser whose answers have the shape and dtype of x, and the last of which is kept."""
 
     def __init__(self, denoiser: DenoiserLike, answers: list[Callable[[], Tensor]]) -> None:
         self.denoiser = denoiser
         self.answers = answers
 
     def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        out: Tensor = self.denoiser(x, alpha, sigma)
+        out = _fitting(self.denoiser(x, alpha, sigma), x)
         self.answers[:] = [lambda: out]
         return out
 
     def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        eps = predict_noise(self.denoiser, x, alpha, sigma)
+        direct = getattr(self.denoiser, "noise", None)
+        if not callable(direct):
+            return predict_noise(self.__call__, x, alpha, sigma)
+        eps = _fitting(direct(x, alpha, sigma), x)
         self.answers[:] = [lambda: (x - expand(sigma, x) * eps) / expand(alpha, x)]
         return eps
 
-    def rows(self, rows: slice | Tensor) -> "_Seen":
-        return _Seen(of_rows(self.denoiser, rows), self.answers)
+    def rows(self, rows: slice | Tensor) -> "_Asked":
+        return _Asked(of_rows(self.denoiser, rows), self.answers)
 
 
-def _showing(denoiser: DenoiserLike, on_step: Callable[[Progress], None]) -> tuple[DenoiserLike, OnStep]:
-    """The same two, the second now told the first's last answer."""
-    answers: list[Callable[[], Tensor]] = []
-    return _Seen(denoiser, answers), lambda progress: on_step(progress._replace(x0=answers[0]() if answers else None))
+def _fitting(answer: Tensor, x: Tensor) -> Tensor:
+    if answer.shape != x.shape:
+        raise ValueError(
+            f"expected the denoiser to answer in the shape of x, {tuple(x.shape)}, got {tuple(answer.shape)}"
+        )
+    return answer.to(x.dtype)
+
+
+def _telling(on_step: Callable[[Progress], None], answers: list[Callable[[], Tensor]]) -> OnStep:
+    """`on_step`, told the last answer as well."""
+
+    def tell(progress: Progress) -> None:
+        x0 = answers[0]() if answers else None
+        on_step(progress._replace(x0=x0 if x0 is not None and x0.shape == progress.x.shape else None))
+
+    return tell

@@ -1,5 +1,7 @@
 """What a solver passed on its way."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,10 +16,11 @@ class Trajectory:
         path = Trajectory(rows=8)
         DPMSolver()(denoiser, sde, x, ts, on_step=path)
 
-    A solver that takes each sample by itself has no common times, and passes only its ends.
-
     Args:
         rows: keep only the first so many samples.
+
+    Raises:
+        ValueError: when it is given to a solver that has samples take steps of their own: they have no common times.
     """
 
     def __init__(self, rows: int | None = None) -> None:
@@ -28,10 +31,15 @@ class Trajectory:
 
     def __call__(self, progress: Progress) -> None:
         """Keep one state."""
-        assert progress.x0 is not None
+        if math.isnan(progress.t):
+            raise ValueError(
+                "expected a solver that keeps to the grid: in this one samples take steps of their own, and have no "
+                "common times for a trajectory"
+            )
+        x0 = torch.full_like(progress.x, torch.nan) if progress.x0 is None else progress.x0  # none was asked for yet
         self._t.append(progress.t)
         self._x.append(progress.x[: self.rows].detach().cpu())
-        self._x0.append(progress.x0[: self.rows].detach().cpu())
+        self._x0.append(x0[: self.rows].detach().cpu())
 
     @property
     def t(self) -> Tensor:

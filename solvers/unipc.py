@@ -12,15 +12,17 @@ from solvers.schedule import Schedule
 class UniPC(LinearSolver):
     """Zhao et al. 2023, "UniPC": order 1 to 3, corrected to one more, one evaluation a step.
 
-    UniP-p integrates the polynomial through the last p predictions and UniC-p through the next as well (Eq. 3 and 9:
-    conditions that as many points determine are those of the polynomial, whatever B(h)). B(h) = h ("bh1") or e^h - 1
-    ("bh2") enters where the paper takes a half for the solution: UniP-2 and UniC-1, Appendix F.
+    UniP-p integrates the polynomial through the last p predictions and UniC-p through the next as well (the paper's
+    conditions, as many as points, are those of the polynomial, whatever B(h)). B(h) = h ("bh1") or e^h - 1 ("bh2"),
+    with -h for h where x0 is predicted, enters where the paper takes a half for the solution, UniP-2 and UniC-1:
 
-        UniP-2:  x_s = exact step with P_0  +  K B(h) / 2 (P_0 - P_1) / r,   UniC-1 likewise with P(s) - P_0
+        UniP-2:  x_s = exact step with P_0  -  k B(h) / 2 (P_0 - P_1) / r,     UniC-1:  ... -  k B(h) / 2 (P(s) - P_0)
+
+    with k = alpha_s or sigma_s for "x0" or "eps", and r the last step over this one, in log-SNR.
 
     Args:
         order: 1 to 3.
-        corrector: whether to correct; without, it is UniP.
+        corrector: whether to correct; without, it is UniP (whose order 3 corrects its first step all the same).
         predict: "x0" or "eps".
         variant: B(h), "bh1" or "bh2".
         lower_order_final: let the last steps fall to lower orders, as the released code does.

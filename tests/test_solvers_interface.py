@@ -35,9 +35,12 @@ from solvers import (
     PredictorCorrector,
     Progress,
     ReverseDiffusion,
+    Scales,
+    Schedule,
     Solver,
     StochasticAdams,
     StochasticDPMSolver,
+    Trajectory,
     UniPC,
     grids,
 )
@@ -499,23 +502,109 @@ def test_progress_is_told_once_a_step(solver: Solver) -> None:
         steps, arrived = len(told), [progress.step for progress in told]
         assert arrived == sorted(arrived)
         assert arrived[-1] == 3
-        assert {(progress.steps, progress.t, progress.x.shape) for progress in told} == {(3, sde.t_min, (3, 2))}
+        assert {(progress.steps, progress.x.shape) for progress in told} == {(3, (3, 2))}
+        assert all(math.isnan(progress.t) for progress in told)  # each row is at a time of its own
         assert torch.equal(told[-1].x, end)
         return
     if isinstance(solver, Adaptive):  # once a sample: it goes from end to end
-        steps, times, rows = 3, [sde.t_min] * 3, 1
+        steps, times, rows = 3, [math.nan] * 3, 1
     elif isinstance(solver, AnnealedLangevin):  # once a level, the first among them
         steps, times, rows = 6, ts.tolist(), 3
     else:
         steps, times, rows = 5, ts[1:].tolist(), 3
     assert [progress.step for progress in told] == list(range(1, steps + 1))
     assert {progress.steps for progress in told} == {steps}
-    assert [progress.t for progress in told] == times
+    np.testing.assert_array_equal([progress.t for progress in told], times)
     assert {progress.x.shape for progress in told} == {(rows, 2)}
     last = torch.cat([progress.x for progress in told]) if isinstance(solver, Adaptive) else told[-1].x
     if isinstance(solver, AnnealedLangevin) and solver.denoise:
         last = half(last, *sde.scales(ts[-1]))
     torch.testing.assert_close(last, end, rtol=0, atol=0)
+
+
+@every_solver
+def test_trajectory_is_kept_or_refused(solver: Solver) -> None:
+    sde, ts, path = VPSDE(), grids.log_snr(VPSDE(), 5), Trajectory(rows=2)
+    if isinstance(solver, Adaptive | AdaptiveSDE):
+        with pytest.raises(ValueError, match="keeps to the grid"):
+            solver(half, sde, normal(3, 2), ts, on_step=path)
+    else:
+        solver(half, sde, normal(3, 2), ts, on_step=path)
+        assert path.x.shape == path.x0.shape == (len(path.t), 2, 2)
+        assert bool(path.x0.isfinite().all())
+
+
+@every_solver
+def test_answers_of_another_dtype_become_that_of_x(solver: Solver) -> None:
+    # As a denoiser's own do that reckons with its float64 scales in tensors of one dimension or more.
+    def promoting(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        return x * (alpha / (alpha**2 + sigma**2)).reshape(-1, 1)
+
+    sde = VPSDE()
+    x = solver(promoting, sde, normal(3, 2).float(), grids.log_snr(sde, 5))
+    assert x.dtype == torch.float32
+
+
+@every_solver
+def test_answers_of_another_shape_and_samples_of_integers_are_refused(solver: Solver) -> None:
+    sde, ts = VPSDE(), grids.log_snr(VPSDE(), 5)
+    with pytest.raises(ValueError, match=r"shape of x, \(\d, 2\), got \(\d, 1\)"):
+        solver(lambda x, alpha, sigma: x[:, :1], sde, normal(3, 2), ts)
+    with pytest.raises(ValueError, match="floating-point samples"):
+        solver(half, sde, torch.ones(3, 2, dtype=torch.int64), ts)
+
+
+@each(ADAPTIVE | {"dopri8-shared": Adaptive("dopri5", per_sample=False), "sde": AdaptiveSDE()})
+def test_adaptive_solvers_end_on_nan(solver: Solver) -> None:
+    sde = VPSDE()
+    with pytest.raises(ValueError, match="NaN"):
+        solver(lambda x, alpha, sigma: x * torch.nan, sde, normal(2, 2), grids.log_snr(sde, 5))
+
+
+@pytest.mark.parametrize(
+    "inner", [Heun(), RK4("log_snr"), Midpoint(), DPMSolver(multistep=False), DPMSolver(3, multistep=False)], ids=repr
+)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: Churn(solver=s), lambda s: PredictorCorrector(s, CORRECTOR)])
+def test_scales_go_to_the_device_before_the_loop_and_not_within(inner: Solver, wrap: Any, monkeypatch: Any) -> None:
+    # A copy to a GPU waits for it. However many steps, there are as many copies.
+    copies = list[int]()
+    original = Schedule._on_device
+
+    def counting(self: Schedule, host: Scales) -> Scales:
+        copies[-1] += 1
+        return original(self, host)
+
+    monkeypatch.setattr(Schedule, "_on_device", counting)
+    for steps in (3, 9):
+        copies.append(0)
+        wrap(inner)(half, VPSDE(), normal(2, 2), grids.log_snr(VPSDE(), steps))
+    assert copies[0] == copies[1] <= 5
+
+
+@pytest.mark.parametrize("order", ["predict_first", "correct_first"])
+@pytest.mark.parametrize(
+    "predictor", [DPMSolver(3), DEIS(), Adams(3, corrector=False), Adams(4, corrector=False)], ids=repr
+)
+def test_a_corrector_is_not_undone_by_a_predictor_that_starts_with_care(predictor: Solver, order: str) -> None:
+    # What it adds at any level is still there at the end.
+    sde, x = VPSDE(), normal(1, 2)
+    ts = grids.log_snr(sde, 40)
+    solver = PredictorCorrector(predictor, CORRECTOR, order)
+
+    def end(loud: int) -> Tensor:
+        calls = iter(range(100))
+        return solver(half, sde, x, ts, noise=lambda like: torch.full_like(like, float(next(calls) == loud)))
+
+    for level in range(5):
+        assert float((end(level) - end(-1)).abs().max()) > 1e-6
+
+
+def test_consistent_annealing_is_refused_before_any_work() -> None:
+    counted, sde = CountCalls(half), VPSDE()
+    with pytest.raises(ValueError, match="take more steps"):
+        ConsistentAnnealed(0.5)(counted, sde, normal(2, 2), grids.uniform(sde, 50))  # only its last step is too long
+    assert counted.calls == 0
 
 
 class Recorded:
@@ -545,7 +634,9 @@ def test_progress_has_the_denoisers_last_answer(solver: Solver, kind: type[Recor
                  on_step=lambda progress: told.append((progress, recorded.said[-1])))  # fmt: skip
     assert told
     for progress, said in told:
-        assert progress.x0 is not None
+        assert (progress.x0 is None) is (said.shape != progress.x.shape)  # some rows' answers say nothing of the others
+        if progress.x0 is None:
+            continue
         # x0 from the noise: x - sigma eps over alpha, which is 0.007 at the end of this path, loses three digits.
         torch.testing.assert_close(progress.x0, said, rtol=1e-9, atol=1e-9)
     silent = solver(kind(gaussian((2,))), sde, x, grids.log_snr(sde, 5), noise=PerSampleNoise(0, range(3)))
