@@ -115,14 +115,13 @@ class Timed:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.weight = torch.randn(1200, 1200) / 1200**0.5
+        self.weight, self.work = torch.randn(600, 600) / 600**0.5, torch.randn(2, 600, 600)
 
     def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         start = time.perf_counter()
-        work = self.weight
         while time.perf_counter() - start < 0.01:
-            work = (work @ self.weight[:, :64]) @ self.weight[:64]
-        out: Tensor = 0.5 * x + 0 * work[0, 0]
+            torch.mm(self.work[0], self.weight, out=self.work[1])
+        out: Tensor = 0.5 * x
         self.seconds += time.perf_counter() - start
         return out
 

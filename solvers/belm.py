@@ -1,9 +1,9 @@
 """An exactly invertible solver: the explicit midpoint rule over two steps."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sde_lib import SDE
@@ -78,7 +78,7 @@ class BELM(Solver):
     def _line(self, schedule: Schedule, i: int) -> tuple[float, Line, str]:
         """What x_{i-1}, and x_i and its prediction, are multiplied with; and which prediction."""
         p, t, s = (schedule.host(k) for k in (i - 1, i, i + 1))
-        size = [torch.hypot(at.alpha, at.sigma) for at in (p, t, s)]
+        size = [math.hypot(at.alpha, at.sigma) for at in (p, t, s)]
         h = (s.log_snr - t.log_snr) / 2
         ratio = (s.log_snr - t.log_snr) / (t.log_snr - p.log_snr)
         # v by the prediction that keeps its digits: (alpha x - R^2 x0) / (sigma R) or (R^2 eps - sigma x) / (alpha R)
@@ -89,8 +89,8 @@ class BELM(Solver):
             of_x, of_prediction, what = -(t.sigma**2), t.sigma * size[1] ** 2, "eps"
         keep = (1 - ratio**2) * size[2] / size[1] + pace * of_x / size[1]
         return (
-            float(ratio**2 * size[2] / size[0]),
-            Line(float(keep), (float(pace * of_prediction / size[1]),)),
+            ratio**2 * size[2] / size[0],
+            Line(keep, (pace * of_prediction / size[1],)),
             what,
         )
 

@@ -64,12 +64,12 @@ class Churn(Solver):
         for i in range(count - 1):
             t = schedule.host(i)
             gamma = min(self.amount / count, math.sqrt(2) - 1)
-            churned = gamma > 0 and self.low <= float(t.sigma / t.alpha) <= self.high
-            times += [sde.time(t.log_snr - 2 * math.log1p(gamma)) if churned else t.t, schedule.host(i + 1).t]
-        detour = Schedule(sde, torch.stack(times), x, monotone=False)
+            churned = gamma > 0 and self.low <= t.sigma / t.alpha <= self.high
+            times += [float(sde.time(t.log_snr - 2 * math.log1p(gamma))) if churned else t.t, schedule.host(i + 1).t]
+        detour = Schedule(sde, torch.tensor(times, dtype=torch.float64), x, monotone=False)
         keeps, added = [], []
         for i in range(count - 1):
             t, raised = schedule.host(i), detour.host(2 * i)
-            keeps.append(float(raised.alpha / t.alpha))
-            added.append(math.sqrt(max(float(raised.sigma) ** 2 - (keeps[-1] * float(t.sigma)) ** 2, 0.0)))
+            keeps.append(raised.alpha / t.alpha)
+            added.append(math.sqrt(max(raised.sigma**2 - (keeps[-1] * t.sigma) ** 2, 0.0)))
         return detour, keeps, added

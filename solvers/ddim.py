@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from solvers.exponential import Line
 from solvers.linear import LinearSolver
-from solvers.schedule import Scales, Schedule
+from solvers.schedule import Numbers, Schedule
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DDIM(LinearSolver):
         t, s = schedule.host(i), schedule.host(i + 1)
         if self.eta == 0:
             return renoised(t, s, 0.0)
-        return renoised(t, s, self.eta * float(s.sigma) * math.sqrt(-math.expm1(t.log_snr - s.log_snr)))
+        return renoised(t, s, self.eta * s.sigma * math.sqrt(-math.expm1(t.log_snr - s.log_snr)))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Ancestral(LinearSolver):
         line = DDIM(eta=1.0).line(schedule, i, past)
         if self.variance == "small":
             return line
-        return line._replace(noise=line.noise * float(schedule.host(i).sigma / schedule.host(i + 1).sigma))
+        return line._replace(noise=line.noise * schedule.host(i).sigma / schedule.host(i + 1).sigma)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ConsistentAnnealed(LinearSolver):
         least = -math.expm1((t.log_snr - s.log_snr) / 2)
         eta = min(1.5 * least, 1.0) if self.eta is None else self.eta
         left = (1 - eta) / (1 - least)  # of the next level's noise
-        return renoised(t, s, float(s.sigma) * math.sqrt(1 - left**2))
+        return renoised(t, s, s.sigma * math.sqrt(1 - left**2))
 
     def _check(self, schedule: Schedule) -> None:
         super()._check(schedule)
@@ -109,7 +109,7 @@ class ConsistentAnnealed(LinearSolver):
             )
 
 
-def renoised(t: Scales, s: Scales, tau: float) -> Line:
+def renoised(t: Numbers, s: Numbers, tau: float) -> Line:
     """x_s = alpha_s D + sqrt(sigma_s^2 - tau^2) eps + tau z,  with  eps = (x - alpha_t D) / sigma_t."""
-    kept = math.sqrt(max(float(s.sigma) ** 2 - tau**2, 0.0)) / float(t.sigma)
-    return Line(kept, (float(s.alpha) - float(t.alpha) * kept,), tau)
+    kept = math.sqrt(max(s.sigma**2 - tau**2, 0.0)) / t.sigma
+    return Line(kept, (s.alpha - t.alpha * kept,), tau)

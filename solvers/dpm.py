@@ -12,7 +12,7 @@ from sde_lib.sde import Noise
 from solvers.clocks import LogSNR
 from solvers.exponential import Line, exponential
 from solvers.linear import LinearSolver, check_order, combine, predict
-from solvers.schedule import Scales, Schedule
+from solvers.schedule import Numbers, Schedule
 
 
 @dataclass(frozen=True)
@@ -133,19 +133,19 @@ class StochasticDPMSolver(LinearSolver):
         return _extrapolated(exponential(schedule, t, s, nodes[:1], "x0", tau=tau), t, s, nodes[1])
 
 
-def _extrapolated(line: Line, t: Scales, s: Scales, before: Scales) -> Line:
+def _extrapolated(line: Line, t: Numbers, s: Numbers, before: Numbers) -> Line:
     """The step with the prediction in its middle on the line through the last two, from that with the last alone."""
-    ratio = float((s.log_snr - t.log_snr) / (t.log_snr - before.log_snr)) / 2
+    ratio = (s.log_snr - t.log_snr) / (t.log_snr - before.log_snr) / 2
     return line._replace(weights=((1 + ratio) * line.weights[0], -ratio * line.weights[0]))
 
 
-def _curvature(t: Scales, s: Scales, nodes: list[Scales], predict: str) -> tuple[float, ...]:
+def _curvature(t: Numbers, s: Numbers, nodes: list[Numbers], predict: str) -> tuple[float, ...]:
     """What half the second difference of three predictions adds to a step, as weights of theirs."""
-    h = float(s.log_snr - t.log_snr) / 2
-    r0, r1 = (float(a.log_snr - b.log_snr) / 2 / h for a, b in itertools.pairwise(nodes))
+    h = (s.log_snr - t.log_snr) / 2
+    r0, r1 = ((a.log_snr - b.log_snr) / 2 / h for a, b in itertools.pairwise(nodes))
     if predict == "x0":
-        factor = -float(s.alpha) * ((math.expm1(-h) + h) / h**2 - 0.5)
+        factor = -s.alpha * ((math.expm1(-h) + h) / h**2 - 0.5)
     else:
-        factor = -float(s.sigma) * ((math.expm1(h) - h) / h**2 - 0.5)
+        factor = -s.sigma * ((math.expm1(h) - h) / h**2 - 0.5)
     factor /= r0 + r1
     return factor / r0, -factor * (1 / r0 + 1 / r1), factor / r1

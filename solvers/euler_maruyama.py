@@ -24,7 +24,7 @@ class EulerMaruyama(LinearSolver):
     def line(self, schedule: Schedule, i: int, past: int) -> Line:
         t, dt = schedule.host(i), schedule.host(i + 1).t - schedule.host(i).t
         weight = t.diffusion**2 / t.sigma * dt
-        return Line(float(1 + t.drift * dt), (float(weight),), float(t.diffusion) * math.sqrt(-dt))
+        return Line(1 + t.drift * dt, (weight,), t.diffusion * math.sqrt(-dt))
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,5 @@ class ReverseDiffusion(LinearSolver):
 
     def line(self, schedule: Schedule, i: int, past: int) -> Line:
         t, s = schedule.host(i), schedule.host(i + 1)
-        variance = float(t.sigma**2) * -math.expm1(t.log_snr - s.log_snr)
-        return Line(float(2 - t.alpha / s.alpha), (-variance / float(t.sigma),), math.sqrt(variance))
+        variance = t.sigma**2 * -math.expm1(t.log_snr - s.log_snr)
+        return Line(2 - t.alpha / s.alpha, (-variance / t.sigma,), math.sqrt(variance))

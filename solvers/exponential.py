@@ -12,6 +12,7 @@ reverse-time SDE) is linear but for what the network predicts:
 is known at some times and taken for the polynomial through them, in the log-SNR or in another clock.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from solvers.clocks import Clock, LogSNR
-from solvers.schedule import Scales, Schedule
+from solvers.schedule import Numbers, Schedule
 
 
 class Line(NamedTuple):
@@ -41,42 +42,40 @@ POINTS, WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 def exponential(
     schedule: Schedule,
-    t: Scales,
-    s: Scales,
-    nodes: Sequence[Scales],
+    t: Numbers,
+    s: Numbers,
+    nodes: Sequence[Numbers],
     predict: str,
     *,
     tau: float = 0.0,
     clock: Clock = LogSNR(),  # noqa: B008 - frozen
 ) -> Line:
-    """The step from t to s with predictions known at the nodes (scales of the schedule on the CPU)."""
-    start, end = float(t.log_snr) / 2, float(s.log_snr) / 2
+    """The step from t to s with predictions known at the nodes."""
+    start, end = t.log_snr / 2, s.log_snr / 2
     h, more = end - start, 1 + tau**2
     l = start + h * (POINTS + 1) / 2  # noqa: E741 - half the log-SNR
     if predict == "x0":
-        keep = float(s.sigma / t.sigma) * math.exp(-(tau**2) * h)
-        kernel = float(s.alpha) * more * np.exp(more * (l - end))
-        noise = float(s.sigma) * math.sqrt(-math.expm1(-2 * tau**2 * h))
+        keep = s.sigma / t.sigma * math.exp(-(tau**2) * h)
+        kernel = s.alpha * more * np.exp(more * (l - end))
+        noise = s.sigma * math.sqrt(-math.expm1(-2 * tau**2 * h))
     else:
-        keep = float(s.alpha / t.alpha)
-        kernel = -float(s.sigma) * more * np.exp(end - l)
-        noise = float(s.sigma) * tau * math.sqrt(math.expm1(2 * h)) if tau else 0.0
+        keep = s.alpha / t.alpha
+        kernel = -s.sigma * more * np.exp(end - l)
+        noise = s.sigma * tau * math.sqrt(math.expm1(2 * h)) if tau else 0.0
     if isinstance(clock, LogSNR):
-        at, knots = 2 * l, [float(node.log_snr) for node in nodes]
+        at, knots = 2 * l, [node.log_snr for node in nodes]
     else:
         at = clock.reading(schedule.sde, schedule.sde.time(torch.from_numpy(2 * l))).numpy()
-        knots = clock.reading(schedule.sde, torch.stack([node.t for node in nodes])).tolist()
+        knots = clock.reading(schedule.sde, torch.tensor([node.t for node in nodes], dtype=torch.float64)).tolist()
     measure = kernel * WEIGHTS * h / 2
     return Line(keep, tuple(float(measure @ basis) for basis in _lagrange(knots, at)), noise)
 
 
 def _lagrange(knots: Sequence[float], at: Array) -> list[Array]:
     """The polynomials that are 1 at one knot and 0 at the others."""
-    out = []
+    from_knots, out = [at - knot for knot in knots], []
     for j, own in enumerate(knots):
-        basis = np.ones_like(at)
-        for k, other in enumerate(knots):
-            if k != j:
-                basis = basis * (at - other) / (own - other)
-        out.append(basis)
+        others = [k for k in range(len(knots)) if k != j]
+        size = math.prod(own - knots[k] for k in others)
+        out.append(functools.reduce(np.multiply, [from_knots[k] for k in others], np.full_like(at, 1 / size)))
     return out

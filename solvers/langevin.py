@@ -117,7 +117,7 @@ def _steadiest(schedule: Schedule, steps: int) -> float:
     (1 - e)^(2 steps) (gamma^2 - 2 / (2 - e)) + 2 / (2 - e)  of the one it should be.
     """
     levels = max(len(schedule) - 1, 1)
-    gamma = math.exp(float(schedule.host(-1).log_snr - schedule.host(0).log_snr) / 2 / levels)
+    gamma = math.exp((schedule.host(-1).log_snr - schedule.host(0).log_snr) / 2 / levels)
 
     def excess(e: float) -> float:
         return abs((1 - e) ** (2 * steps) * (gamma**2 - 2 / (2 - e)) + 2 / (2 - e) - 1)

@@ -4,6 +4,7 @@ import abc
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from sde_lib import predict_noise
@@ -112,7 +113,7 @@ def combine(line: Line, x: Tensor, predictions: Sequence[Tensor], jolt: Tensor |
     """Keep x + sum_j weights_j P_j + jolt."""
     out = line.keep * x
     for weight, prediction in zip(line.weights, predictions, strict=False):
-        out = out + weight * prediction
+        out = torch.add(out, prediction, alpha=weight)
     return out if jolt is None else out + jolt
 
 

@@ -31,6 +31,17 @@ class Scales(NamedTuple):
         return cls(t, alpha, sigma, sde.log_snr(t), sde.drift(t), sde.diffusion(t))
 
 
+class Numbers(NamedTuple):
+    """`Scales` at one time as plain numbers, for coefficients."""
+
+    t: float
+    alpha: float
+    sigma: float
+    log_snr: float
+    drift: float
+    diffusion: float
+
+
 class Schedule:
     """The scales of a path along `ts`: `schedule[i]` is `Scales` of scalars, `len(schedule)` the number of times.
 
@@ -47,25 +58,26 @@ class Schedule:
         self.ts = ts.detach().to("cpu", torch.float64)
         _check(sde, self.ts, monotone)
         self.ts = self.ts.clamp(sde.t_min, sde.t_max)  # what was forgiven at the ends
-        self._host = Scales.at(sde, self.ts)
-        self._scales = self._on_device(self._host)
+        host = Scales.at(sde, self.ts)
+        self._scales = self._on_device(host)
+        self._numbers = _numbers(host)
         self._kept: dict[Hashable, Any] = {}
 
     @property
     def increasing(self) -> bool:
         return len(self.ts) > 1 and bool(self.ts[-1] > self.ts[0])
 
-    def host(self, i: int) -> Scales:
-        """The scales at time i on the CPU, for coefficients."""
-        return Scales(*(column[i] for column in self._host))
+    def host(self, i: int) -> Numbers:
+        """The scales at time i as numbers."""
+        return self._numbers[i]
 
     def within(self, i: int, fraction: float, clock: "Clock") -> Scales:
         """The scales at a fraction of the way from time i to i + 1 by a clock."""
         return Scales(*(column[i] for column in self._between(fraction, clock)[1]))
 
-    def host_within(self, i: int, fraction: float, clock: "Clock") -> Scales:
-        """The same on the CPU."""
-        return Scales(*(column[i] for column in self._between(fraction, clock)[0]))
+    def host_within(self, i: int, fraction: float, clock: "Clock") -> Numbers:
+        """The same as numbers."""
+        return self._between(fraction, clock)[0][i]
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What `compute` gives, computed the first time this schedule is asked for it."""
@@ -78,7 +90,7 @@ class Schedule:
         """The grid of times i and i + 1 alone."""
         part = copy.copy(self)
         part.ts = self.ts[i : i + 2]
-        part._host = Scales(*(column[i : i + 2] for column in self._host))
+        part._numbers = self._numbers[i : i + 2]
         part._scales = Scales(*(column[i : i + 2] for column in self._scales))
         part._kept = self.once(("interval", i), dict)
         return part
@@ -89,18 +101,22 @@ class Schedule:
     def __getitem__(self, i: int) -> Scales:
         return Scales(*(column[i] for column in self._scales))
 
-    def _between(self, fraction: float, clock: "Clock") -> tuple[Scales, Scales]:
-        def compute() -> tuple[Scales, Scales]:
+    def _between(self, fraction: float, clock: "Clock") -> tuple[list[Numbers], Scales]:
+        def compute() -> tuple[list[Numbers], Scales]:
             readings = clock.reading(self.sde, self.ts)
             ts = clock.time(self.sde, torch.lerp(readings[:-1], readings[1:], fraction))
             host = Scales.at(self.sde, ts)
-            return host, self._on_device(host)
+            return _numbers(host), self._on_device(host)
 
         return self.once((fraction, clock), compute)
 
     def _on_device(self, host: Scales) -> Scales:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         return Scales(*(column.to(self.device, dtype) for column in host))
+
+
+def _numbers(host: Scales) -> list[Numbers]:
+    return [Numbers(*row) for row in zip(*(column.tolist() for column in host), strict=True)]
 
 
 def _check(sde: SDE, ts: Tensor, monotone: bool) -> None:

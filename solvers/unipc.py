@@ -45,10 +45,8 @@ class UniPC(LinearSolver):
 
     def line(self, schedule: Schedule, i: int, past: int) -> Line:
         if past == 2:
-            ratio = (schedule.host(i).log_snr - schedule.host(i - 1).log_snr) / (
-                schedule.host(i + 1).log_snr - schedule.host(i).log_snr
-            )
-            return self._with_half(schedule, i, 1 / float(ratio), newest_first=True)
+            before, t, s = (schedule.host(k).log_snr for k in (i - 1, i, i + 1))
+            return self._with_half(schedule, i, (s - t) / (t - before), newest_first=True)
         return self._through(schedule, i, [i - j for j in range(past)])
 
     def correction(self, schedule: Schedule, i: int, past: int) -> Line:
@@ -64,8 +62,8 @@ class UniPC(LinearSolver):
         """The exact step with P_0, and half of B(h) times a slope of P_0 - P_1, or of P(s) - P_0."""
         t, s = schedule.host(i), schedule.host(i + 1)
         step = self._through(schedule, i, [i])
-        h = float(s.log_snr - t.log_snr) / 2
-        signed, scale = (-h, -float(s.alpha)) if self.predict == "x0" else (h, -float(s.sigma))
+        h = (s.log_snr - t.log_snr) / 2
+        signed, scale = (-h, -s.alpha) if self.predict == "x0" else (h, -s.sigma)
         half = scale * (signed if self.variant == "bh1" else math.expm1(signed)) * slope / 2
         (own,) = step.weights
         return step._replace(weights=(own + half, -half) if newest_first else (half, own - half))
