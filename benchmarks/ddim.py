@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo/vp"))
     parser.add_argument("--output", type=Path, default=Path("docs/ddim"))
-    parser.add_argument("--num", type=int, default=2000)
+    parser.add_argument("--num", type=int, default=1000)
     arguments = parser.parse_args()
     trained, data = open_trained(arguments.workdir), digits("train")
     assert data.label is not None
