@@ -86,7 +86,7 @@ class LinearSolver(Solver):
     def _corrects_start(self, schedule: Schedule, i: int) -> bool:
         # Over a long step the integral's kernel, e^h for eps on the way down, makes more of a poor prediction's error
         # than the higher order takes away: with the steps too long for that, it is left.
-        h = float(schedule.host(i).log_snr - schedule.host(i - 1).log_snr) / 2
+        h = (schedule.host(i).log_snr - schedule.host(i - 1).log_snr) / 2
         growth = h if self.predict == "eps" else -h
         return growth <= GROWTH and not (self.plain_start or self.stochastic)
 
