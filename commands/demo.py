@@ -54,7 +54,7 @@ def demo(workdir: Path, *, device: str | None = None, seed: int = 0, quick: bool
     between = interpolate(workdir / "vp", device=device, output=str(workdir / "interpolation.npz"))
     _say("scoring the held-out split")
     score = likelihood(
-        workdir / "vp", steps=4 if quick else 75, num=20 if quick else None, device=device,
+        workdir / "vp", steps=4 if quick else 50, num=20 if quick else None, device=device,
         output=str(workdir / "likelihood.json"),
     )  # fmt: skip
     _say(f"showing {count} samples of each model to a classifier of the real digits")

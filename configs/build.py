@@ -21,6 +21,7 @@ import sde_lib
 import solvers
 from models import precondition
 from solvers import grids
+from solvers.clocks import Saturated
 from training import data, times, weighting
 
 Table = Mapping[str, Callable[..., Any]]
@@ -29,6 +30,10 @@ Table = Mapping[str, Callable[..., Any]]
 def _itself(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
     """A constructor, without arguments, of the function."""
     return lambda: function
+
+
+def _adams_moulton(order: int = 3, low: float = 0.02, high: float = 10.0, spread: float = 0.5) -> solvers.Solver:
+    return solvers.AdamsMoulton(order, Saturated(low, high, spread))
 
 
 def _predictor_corrector(
@@ -112,6 +117,7 @@ SOLVERS: Table = {
     "unipc": solvers.UniPC,
     "deis": solvers.DEIS,
     "adams": solvers.Adams,
+    "adams_moulton": _adams_moulton,
     "belm": solvers.BELM,
     "adaptive": solvers.Adaptive,
     "ancestral": solvers.Ancestral,

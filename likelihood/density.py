@@ -54,7 +54,7 @@ def log_likelihood(
         sde: the path.
         x0: (B, *D), continuous: see `dequantise`.
         divergence: `Hutchinson(...)` (the default, one probe) or `Exact()`.
-        solver: any that integrates a flow: `Adaptive(...)` (the default), `Heun()`, `Euler()`.
+        solver: any that integrates a flow: `AdamsMoulton()`, `Adaptive(...)` (the default), `Heun()`, ...
         ts: the grid for solvers that keep one, rising; the others need only its ends, t_min and t_max.
         prior_log_prob: log-density of the latents in nats, (B, *D) -> (B,); by default the path's prior.
         noise: source of the probes; `PerSampleNoise` gives each sample its own.
@@ -65,7 +65,7 @@ def log_likelihood(
     """
     divergence, solver = divergence or Hutchinson(), solver or Adaptive()
     if not isinstance(solver, FlowSolver):
-        raise ValueError(f"{solver} cannot integrate a density along the flow: use Heun(), Euler() or Adaptive()")
+        raise ValueError(f"{solver} cannot integrate a density: use AdamsMoulton(), Heun() or Adaptive()")
     if ts is None:
         if not isinstance(solver, Adaptive):
             raise ValueError(f"{solver} keeps to a grid: pass a rising one, ts=grids.log_snr(sde, 100).flip(0)")

@@ -2,6 +2,7 @@
 
 from solvers import clocks, grids
 from solvers.adams import DEIS, Adams, StochasticAdams
+from solvers.adams_moulton import AdamsMoulton
 from solvers.adaptive import Adaptive
 from solvers.adaptive_sde import AdaptiveSDE
 from solvers.belm import BELM
@@ -22,9 +23,9 @@ from solvers.trajectory import Trajectory
 from solvers.unipc import UniPC
 
 __all__ = [
-    "BELM", "DDIM", "DEIS", "RK4", "Adams", "Adaptive", "AdaptiveSDE", "Ancestral", "AnnealedLangevin", "Churn",
-    "ConsistentAnnealed", "DPMSolver", "Euler", "EulerMaruyama", "FlowSolver", "Heun", "LinearSolver", "Midpoint",
-    "PerSampleNoise", "PredictorCorrector", "Progress", "ReverseDiffusion", "RungeKutta", "Scales", "Schedule",
-    "Solver", "StochasticAdams", "StochasticDPMSolver", "Trajectory", "UniPC", "clocks", "grids", "probability_flow",
-    "step_density",
+    "BELM", "DDIM", "DEIS", "RK4", "Adams", "AdamsMoulton", "Adaptive", "AdaptiveSDE", "Ancestral",
+    "AnnealedLangevin", "Churn", "ConsistentAnnealed", "DPMSolver", "Euler", "EulerMaruyama", "FlowSolver", "Heun",
+    "LinearSolver", "Midpoint", "PerSampleNoise", "PredictorCorrector", "Progress", "ReverseDiffusion", "RungeKutta",
+    "Scales", "Schedule", "Solver", "StochasticAdams", "StochasticDPMSolver", "Trajectory", "UniPC", "clocks",
+    "grids", "probability_flow", "step_density",
 ]  # fmt: skip

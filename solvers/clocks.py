@@ -14,12 +14,19 @@ from solvers.schedule import Scales
 
 
 class Clock(abc.ABC):
-    """A strictly monotone function of time along a path.
+    """A strictly monotone function of time along a path, and the size of the state that is followed by it.
 
-    A `scaled` clock belongs to the state x / alpha, whose flow has no drift: dy / dn = eps.
+    The state by a clock is y = x / size: one whose size is that of the data's marginal leaves the flow nothing to do
+    but what the denoiser learned.
     """
 
-    scaled = False
+    def size(self, at: Scales) -> Tensor | None:
+        """What x is divided by; None for nothing."""
+        return None
+
+    def growth(self, at: Scales) -> Tensor:
+        """D log size / dt."""
+        return torch.zeros_like(at.t)
 
     @abc.abstractmethod
     def reading(self, sde: SDE, t: Tensor) -> Tensor:
@@ -66,7 +73,11 @@ class LogSNR(Clock):
 class Sigma(Clock):
     """c = n = sigma / alpha, with x / alpha for the state (Karras et al. 2022):  dn/dt = g^2 n / (2 sigma^2)."""
 
-    scaled = True
+    def size(self, at: Scales) -> Tensor:
+        return at.alpha
+
+    def growth(self, at: Scales) -> Tensor:
+        return at.drift
 
     def reading(self, sde: SDE, t: Tensor) -> Tensor:
         return (-sde.log_snr(t) / 2).exp()
@@ -84,14 +95,27 @@ class Saturated(Clock):
 
     It follows lambda for low < n < high, and stands still below and above, where the denoiser does so too: data has
     no detail finer than `low`, and is all one blur beyond `high`.
+
+    With a `spread`, the data's standard deviation or so, the state is x / sqrt(sigma^2 + (alpha spread)^2), which the
+    flow of a Gaussian of that spread leaves as it is:  d log size / dt = f + g^2 / (2 size^2).
     """
 
     low: float = 0.01
     high: float = 20.0
+    spread: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high:
             raise ValueError(f"expected 0 < low < high, got {self.low} and {self.high}")
+        if self.spread is not None and not self.spread > 0:
+            raise ValueError(f"expected a positive spread, got {self.spread}")
+
+    def size(self, at: Scales) -> Tensor | None:
+        return None if self.spread is None else torch.hypot(at.sigma, at.alpha * self.spread)
+
+    def growth(self, at: Scales) -> Tensor:
+        size = self.size(at)
+        return super().growth(at) if size is None else at.drift + (at.diffusion / size) ** 2 / 2
 
     def reading(self, sde: SDE, t: Tensor) -> Tensor:
         n = (-sde.log_snr(t) / 2).exp()

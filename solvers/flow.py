@@ -15,6 +15,7 @@ from solvers.solver import OnStep, Solver
 
 State = tuple[Tensor, ...]
 Rows = slice | Tensor  # which rows of the batch a field is asked about
+ALL = slice(None)
 Field = Callable[[Scales, State, Rows], State]
 
 
@@ -37,25 +38,39 @@ def on_clock(field: Field, clock: Clock) -> Field:
     """The field in a clock's units, d state / dc, of the state that `enter` gives."""
 
     def slope(at: Scales, state: State, rows: Rows) -> State:
-        inside = leave(state, clock, at)
-        out = field(at, inside, rows)
-        if clock.scaled:
-            alpha, drift = expand(at.alpha, out[0]), expand(at.drift, out[0])
-            out = ((out[0] - drift * inside[0]) / alpha, *out[1:])
+        inside, size = leave(state, clock, at), clock.size(at)
+        velocity, *divergences = field(at, inside, rows)
+        if size is not None:
+            growth = clock.growth(at)
+            velocity = (velocity - expand(growth, velocity) * inside[0]) / expand(size, velocity)
+            divergences = [d - dims(velocity) * expand(growth, d) for d in divergences]
         rate = clock.rate(at)
-        return tuple(k / expand(rate, k) for k in out)
+        return tuple(k / expand(rate, k) for k in (velocity, *divergences))
 
     return slope
 
 
 def enter(state: State, clock: Clock, at: Scales) -> State:
-    """The state as its clock has it: x / alpha for x where the clock is `scaled`."""
-    return (state[0] / expand(at.alpha, state[0]), *state[1:]) if clock.scaled else state
+    """The state by a clock: x / size, and the integral of that state's divergence, which is less by dims log size."""
+    size = clock.size(at)
+    if size is None:
+        return state
+    x, *integrals = state
+    return (x / expand(size, x), *(c - dims(x) * expand(size.log(), c) for c in integrals))
 
 
 def leave(state: State, clock: Clock, at: Scales) -> State:
     """Back from `enter`."""
-    return (state[0] * expand(at.alpha, state[0]), *state[1:]) if clock.scaled else state
+    size = clock.size(at)
+    if size is None:
+        return state
+    y, *integrals = state
+    return (y * expand(size, y), *(c + dims(y) * expand(size.log(), c) for c in integrals))
+
+
+def dims(x: Tensor) -> int:
+    """Of a sample."""
+    return x[0].numel() if len(x) else 0
 
 
 class FlowSolver(Solver):
@@ -65,7 +80,8 @@ class FlowSolver(Solver):
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
         """The state of  d state / dt = field(scales at t, state, rows),  from the schedule's first time to its last.
 
-        The state is a tuple of tensors that share the batch dimension, or those rows of it that the field is told.
+        The state is a tuple of x (B, *D) and of integrals of the field's divergence (B, ...), if any; or of those rows
+        that the field is told.
         """
 
     def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:

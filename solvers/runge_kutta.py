@@ -9,11 +9,9 @@ from sde_lib.broadcast import DenoiserLike
 from sde_lib.sde import Noise
 from solvers import clocks
 from solvers.clocks import Clock
-from solvers.flow import Field, FlowSolver, State, enter, flow_of, leave, on_clock
+from solvers.flow import ALL, Field, FlowSolver, State, enter, flow_of, leave, on_clock
 from solvers.schedule import Schedule
 from solvers.solver import OnStep, Progress
-
-ALL = slice(None)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from solvers import (
     DEIS,
     RK4,
     Adams,
+    AdamsMoulton,
     Adaptive,
     AdaptiveSDE,
     Ancestral,
@@ -75,6 +76,8 @@ FIXED: dict[str, Solver] = {
     "abm3": Adams(),
     "abm4": Adams(4),
     "belm": BELM(),
+    "adams-moulton": AdamsMoulton(),
+    "adams-moulton-sigma": AdamsMoulton(2, "sigma"),
 }
 ADAPTIVE: dict[str, Solver] = {
     "dopri5": Adaptive(),
@@ -388,6 +391,9 @@ def test_what_is_forgiven_at_the_ends_does_not_reach_sigma_zero(name: str) -> No
         ),
         (lambda: PredictorCorrector(AdaptiveSDE(), CORRECTOR), r"its mates.*EulerMaruyama\(\)"),
         (lambda: PredictorCorrector(DDIM(), CORRECTOR, order="both"), "'predict_first' or 'correct_first', got 'both'"),
+        (lambda: AdamsMoulton(4), "order 1 to 3, got 4"),
+        (lambda: AdamsMoulton(clock="hours"), "clock.*'hours'"),
+        (lambda: Saturated(spread=0.0), "positive spread"),
         (lambda: Adaptive("rk4"), "dopri5.*scipy:RK45.*'rk4'"),
         (lambda: Adaptive("scipy:dopri5"), "scipy:RK45.*'scipy:dopri5'"),
         (lambda: Adaptive("RK45"), "scipy:RK45.*'RK45'"),
