@@ -95,6 +95,7 @@ WEIGHTINGS: Table = {
 TIMES: Table = {
     "uniform": _itself(times.uniform),
     "stratified": _itself(times.stratified),
+    "log_snr": _itself(times.log_snr),
     "log_normal": times.log_normal,
     "discrete": times.discrete,
 }

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, 28x28, as configs/mnist.py. Variants: vp (the default), ve, subvp, edm, cosine, flow."""
+"""Fashion-MNIST, 28x28, as configs/mnist.py. Variants: vp (the default), ve, subvp, edm, cosine, flow, vdm."""
 
 import ml_collections
 

@@ -1,4 +1,4 @@
-"""MNIST, 28x28: a small U-Net. Variants: vp (the default), ve, subvp, edm, cosine, flow."""
+"""MNIST, 28x28: a small U-Net. Variants: vp (the default), ve, subvp, edm, cosine, flow, vdm."""
 
 import ml_collections
 

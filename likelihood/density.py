@@ -1,7 +1,7 @@
 """The exact log-density of a probability flow, by the instantaneous change of variables."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,19 +17,22 @@ from solvers.solver import OnStep
 
 @dataclass(frozen=True)
 class Density:
-    """What `log_likelihood` found.
+    """What an estimator of log-likelihood found: the flow's own value (`log_likelihood`), or a bound (`bounds`).
 
     Args:
-        log_prob: log-density of x at t_min, in nats, (B,).
-        latent: where the flow took x at t_max, (B, *D).
-        nfe: evaluations of the flow with its divergence, a sample's mean.
-        std_error: of log_prob from the spread of its probes, (B,); zero when exact, None with one probe.
+        log_prob: in nats, (B,); what it is the logarithm of, the estimator says.
+        latent: where the flow took x at t_max, (B, *D); None of a bound.
+        nfe: evaluations of the network (with its divergence, for a flow), a sample's mean.
+        std_error: of log_prob from the estimator's own draws, probes or times and noise, (B,); zero when there is
+            nothing random in it, None when one draw does not tell.
+        parts: what log_prob is the sum of, each (B,) in nats.
     """
 
     log_prob: Tensor
-    latent: Tensor
+    latent: Tensor | None
     nfe: float
     std_error: Tensor | None
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def log_likelihood(
@@ -77,7 +80,7 @@ def log_likelihood(
     evaluations = 0
     directions = divergence.directions(x0, noise)
 
-    def field(at: Scales, state: State, rows: Rows) -> State:
+    def flow(at: Scales, state: State, rows: Rows) -> State:
         nonlocal evaluations
         x, model = state[0], of_rows(denoiser, rows)
         evaluations += len(x)
@@ -88,7 +91,7 @@ def log_likelihood(
     with torch.no_grad():
         estimates = 1 if divergence.shared else len(directions)
         start = (x0, torch.zeros(len(x0), estimates, dtype=x0.dtype, device=x0.device))
-        latent, change = solver.integrate(field, start, schedule, on_step)
+        latent, change = solver.integrate(flow, start, schedule, on_step)
         log_prob = (prior_log_prob or sde.prior_log_prob)(latent) + change.mean(1)
         error = torch.zeros_like(log_prob) if divergence.shared else None
         if estimates > 1:

@@ -1,5 +1,6 @@
-"""The U-Net of DDPM (Ho et al. 2020, Appendix B)."""
+"""The U-Net of DDPM (Ho et al. 2020, Appendix B), with VDM's Fourier features of its input as an option."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,8 @@ class UNet(nn.Module):
         attention: the levels, counted from 0 at full size, that have attention.
         heads: of each attention.
         dropout: inside the residual blocks.
+        fourier: powers n for which the network is also shown sin and cos of 2^n pi x, (6, 7) for 256 levels in [-1, 1]
+            (Kingma et al. 2021, Appendix C). It sees the finest detail, and its flow turns sharply between levels.
         num_classes: with it, the network takes `label (B,)`; no label means "unknown".
     """
 
@@ -34,9 +37,11 @@ class UNet(nn.Module):
         attention: Sequence[int] = (1,),
         heads: int = 1,
         dropout: float = 0.0,
+        fourier: Sequence[int] = (),
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        self.channels, self.fourier = channels, tuple(fourier)
         widths = [width * m for m in multipliers]
         self.stride = 2 ** (len(widths) - 1)
         self.embed = NoiseEmbedding(width, 4 * width, num_classes)
@@ -46,7 +51,7 @@ class UNet(nn.Module):
             attend = Attention(widths[level], heads) if level in attention else nn.Identity()
             return nn.ModuleList([residual, attend])
 
-        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.stem = nn.Conv2d(channels * (1 + 2 * len(self.fourier)), width, 3, padding=1)
         skips, current = [width], width
         self.down = nn.ModuleList()
         for level in range(len(widths)):
@@ -78,9 +83,9 @@ class UNet(nn.Module):
         Raises:
             ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
         """
-        if x.ndim != 4 or x.shape[1] != self.stem.in_channels:
+        if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(
-                f"expected images (B, {self.stem.in_channels}, H, W), got {tuple(x.shape)}: vectors take an MLP"
+                f"expected images (B, {self.channels}, H, W), got {tuple(x.shape)}: vectors take an MLP"
             )
         if x.shape[-2] % self.stride or x.shape[-1] % self.stride:
             raise ValueError(
@@ -89,7 +94,8 @@ class UNet(nn.Module):
             )
         embedding = self.embed(c_noise, label)
 
-        h = self.stem(x)
+        phases = [2**n * math.pi * x for n in self.fourier]
+        h = self.stem(torch.cat([x, *(p.sin() for p in phases), *(p.cos() for p in phases)], 1))
         skips = [h]
         for layer in self.down:
             h = layer(h) if isinstance(layer, Downsample) else _apply(layer, h, embedding)

@@ -24,6 +24,16 @@ def stratified(sde: SDE, n: int, generator: Generator | None = None) -> Tensor:
     return _between(sde, (strata + _uniforms(n, generator)) / n)
 
 
+def log_snr(sde: SDE, n: int, generator: Generator | None = None) -> Tensor:
+    """Uniform in the log-SNR, stratified: with the `simple` weight, the continuous ELBO on every path.
+
+    Kingma et al. 2021, Eq. 12 and Appendix I.1; its weight in time is `weighting.elbo`.
+    """
+    ends = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)).tolist()
+    strata = torch.arange(n, dtype=torch.float64, device=generator.device if generator else None)
+    return sde.time(ends[0] + (ends[1] - ends[0]) * (strata + _uniforms(n, generator)) / n)
+
+
 def log_normal(mean: float = -1.2, std: float = 1.2) -> Times:
     """log(sigma / alpha) ~ N(mean, std^2), clamped to the path (Karras et al. 2022, Table 1)."""
 
