@@ -2,17 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from likelihood.divergence import Divergence, Hutchinson
+from likelihood.flow import FlowWithDivergence, check_finite, draws_fresh
+from likelihood.pilot import plan_for
 from sde_lib import SDE
-from sde_lib.broadcast import DenoiserLike, of_rows
+from sde_lib.broadcast import DenoiserLike
 from sde_lib.sde import Noise
-from solvers import Adaptive, FlowSolver, Scales, Schedule, probability_flow
-from solvers.flow import Rows, State
+from solvers import Adaptive, FlowSolver, Schedule
+from solvers.flow import State
 from solvers.solver import OnStep
+
+LogProb = Callable[[Tensor], Tensor]  # (B, *D) -> (B,), nats
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Density:
         std_error: of log_prob from the estimator's own draws, probes or times and noise, (B,); zero when there is
             nothing random in it, None when one draw does not tell.
         parts: what log_prob is the sum of, each (B,) in nats.
+        solver_error: what the solver is estimated to leave in a value, in bits/dim, where a tolerance was asked for.
     """
 
     log_prob: Tensor
@@ -33,6 +39,7 @@ class Density:
     nfe: float
     std_error: Tensor | None
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    solver_error: float | None = None
 
 
 def log_likelihood(
@@ -43,9 +50,11 @@ def log_likelihood(
     divergence: Divergence | None = None,
     solver: FlowSolver | None = None,
     ts: Tensor | None = None,
-    prior_log_prob: Callable[[Tensor], Tensor] | None = None,
+    tolerance: float | None = None,
+    prior_log_prob: LogProb | None = None,
     noise: Noise = torch.randn_like,
     on_step: OnStep = None,
+    differentiable: bool | Literal["adjoint"] = False,
 ) -> Density:
     """Log p(x0) = log prior(x_T) + int_{t_min}^{t_max} div v dt  along  dx/dt = v  from x0  (Song et al. 2021, Eq. 39).
 
@@ -56,44 +65,73 @@ def log_likelihood(
         denoiser: E[x0 | x].
         sde: the path.
         x0: (B, *D), continuous: see `dequantise`.
-        divergence: `Hutchinson(...)` (the default, one probe) or `Exact()`.
+        divergence: `Hutchinson(...)` (the default, one probe), `HutchPlusPlus(...)` or `Exact()`.
         solver: any that integrates a flow: `AdamsMoulton()`, `Adaptive(...)` (the default), `Heun()`, ...
         ts: the grid for solvers that keep one, rising; the others need only its ends, t_min and t_max.
+        tolerance: in place of a solver and a grid, the error in bits/dim that the solver may leave in a value. They are
+            chosen on the first 32 samples, `plan_for`; to score a set in batches choose them once and pass them on.
         prior_log_prob: log-density of the latents in nats, (B, *D) -> (B,); by default the path's prior.
         noise: source of the probes; `PerSampleNoise` gives each sample its own.
         on_step: see `Solver`.
+        differentiable: keep the graph, so that log_prob can be differentiated by x0 and by the denoiser's weights;
+            "adjoint" does so in constant memory by torchdiffeq's adjoint, with `Adaptive(per_sample=False)`.
 
     Raises:
-        ValueError: for a falling grid, or a solver that needs a grid and got none.
+        ValueError: for x0 that is not finite, a falling grid, a solver that needs a grid and got none, or a solver
+            beside a tolerance.
     """
-    divergence, solver = divergence or Hutchinson(), solver or Adaptive()
+    divergence = divergence or Hutchinson()
+    check_finite(x0)
+    with torch.inference_mode(False):  # whose tensors carry no gradient, and a divergence is one
+        x0 = x0.clone() if x0.is_inference() else x0
+        plan = None
+        if tolerance is not None:
+            if solver is not None or ts is not None:
+                raise ValueError("expected a tolerance, or a solver and its grid, got both: leave one out")
+            plan = plan_for(denoiser, sde, x0, tolerance, divergence=divergence, noise=noise)
+            solver, ts = plan.solver, plan.ts
+        solver = solver or Adaptive()
+        fresh = draws_fresh(divergence, solver)
+        flow = FlowWithDivergence(denoiser, divergence, fresh, noise, bool(differentiable))
+        schedule = _schedule(solver, sde, ts, x0)
+        with torch.set_grad_enabled(bool(differentiable)):
+            start = flow.begin(x0)
+            if differentiable == "adjoint":
+                latent, change = _by_adjoint(solver, flow, start, schedule, denoiser)
+            else:
+                latent, change = solver.integrate(flow, start, schedule, on_step)
+            prior = (prior_log_prob or sde.prior_log_prob)(latent)
+            log_prob = prior + change.mean(1)
+    error = None
+    if divergence.shared:
+        error = torch.zeros_like(log_prob).detach()
+    elif divergence.count > 1:
+        error = change.detach().std(1) / divergence.count**0.5
+    parts = {"prior": prior.detach(), "change": change.detach().mean(1)}
+    return Density(
+        log_prob, latent, flow.evaluations / max(len(x0), 1), error, parts, None if plan is None else plan.error
+    )
+
+
+def _schedule(solver: FlowSolver, sde: SDE, ts: Tensor | None, x0: Tensor) -> Schedule:
     if not isinstance(solver, FlowSolver):
         raise ValueError(f"{solver} cannot integrate a density: use AdamsMoulton(), Heun() or Adaptive()")
     if ts is None:
         if not isinstance(solver, Adaptive):
-            raise ValueError(f"{solver} keeps to a grid: pass a rising one, ts=grids.log_snr(sde, 100).flip(0)")
+            raise ValueError(
+                f"{solver} keeps to a grid: pass a rising one, ts=grids.log_snr(sde, 100).flip(0), or a tolerance alone"
+            )
         ts = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
     schedule = Schedule(sde, ts, x0)
     if not schedule.increasing:
         raise ValueError("expected a rising grid, from the data's end to the noise's: flip it, ts.flip(0)")
+    return schedule
 
-    evaluations = 0
-    directions = divergence.directions(x0, noise)
 
-    def flow(at: Scales, state: State, rows: Rows) -> State:
-        nonlocal evaluations
-        x, model = state[0], of_rows(denoiser, rows)
-        evaluations += len(x)
-        along = directions if divergence.shared else directions[:, rows]
-        velocity, div = divergence(lambda y: probability_flow(model, y, at), x, along)
-        return velocity, div
-
-    with torch.no_grad():
-        estimates = 1 if divergence.shared else len(directions)
-        start = (x0, torch.zeros(len(x0), estimates, dtype=x0.dtype, device=x0.device))
-        latent, change = solver.integrate(flow, start, schedule, on_step)
-        log_prob = (prior_log_prob or sde.prior_log_prob)(latent) + change.mean(1)
-        error = torch.zeros_like(log_prob) if divergence.shared else None
-        if estimates > 1:
-            error = change.std(1) / estimates**0.5
-    return Density(log_prob, latent, evaluations / len(x0), error)
+def _by_adjoint(
+    solver: FlowSolver, flow: FlowWithDivergence, start: State, schedule: Schedule, denoiser: DenoiserLike
+) -> State:
+    if not isinstance(solver, Adaptive):
+        raise ValueError(f"the adjoint is torchdiffeq's: use Adaptive(per_sample=False), got {solver}")
+    weights = tuple(p for p in denoiser.parameters() if p.requires_grad) if isinstance(denoiser, nn.Module) else ()
+    return solver.by_adjoint(flow, start, schedule, weights)

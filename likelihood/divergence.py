@@ -1,55 +1,97 @@
 """The divergence of a field: exact, or by random probes."""
 
 import abc
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import jvp, vmap
 
 from sde_lib.sde import Noise
 
 Field = Callable[[Tensor], Tensor]
+Products = Callable[[Tensor], Tensor]  # directions v (P, B, *D) -> J v or J^T v, (P, B, *D)
 MODES = ("reverse", "forward")
-DISTRIBUTIONS = ("rademacher", "gaussian")
+DISTRIBUTIONS = ("rademacher", "gaussian", "orthogonal")
 
 
 class Divergence(abc.ABC):
     """tr J of a field `(B, *D) -> (B, *D)` at x, where no sample's value depends on another's.
 
-    `mode` is "reverse" (vector-Jacobian products that share one forward pass) or "forward"
-    (Jacobian-vector products). `chunk` directions are followed at once.
+    `mode` is "reverse" (vector-Jacobian products: with one probe, the field and its divergence cost two evaluations of
+    the field), or "forward" (Jacobian-vector products). A network that has no forward mode, as some attention has not,
+    is taken in reverse, with a warning. `chunk` directions are followed at once.
     """
 
     mode: str
     chunk: int
-    shared: ClassVar[bool]  # whether all samples look along the same directions
+    shared: ClassVar[bool]  # whether nothing is random, and all samples look along the same directions
 
     @abc.abstractmethod
     def directions(self, x: Tensor, noise: Noise) -> Tensor:
-        """The v to look along, kept for a whole trajectory: (P, B, *D), or (P, 1, *D) for all samples alike."""
+        """The v to look along: (P, B, *D), or (P, 1, *D) for all samples alike."""
 
     @abc.abstractmethod
-    def estimates(self, products: Tensor) -> Tensor:
-        """The products v . J v (P, B), as E estimates of the trace, (E, B)."""
+    def estimates(self, products: Products, directions: Tensor) -> Tensor:
+        """E estimates of the trace, (E, B)."""
 
-    def __call__(self, field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """The field at x, (B, *D), and the estimates of its divergence, (B, E)."""
-        value, pull = vjp(field, x)[:2]
+    @property
+    def count(self) -> int:
+        """E, how many estimates there are."""
+        return 1
 
-        def product(v: Tensor) -> Tensor:
-            v = v.expand_as(x)
-            along: Tensor = pull(v)[0] if self.mode == "reverse" else jvp(field, (x,), (v,))[1]
-            return (v * along).flatten(1).sum(1)
+    def __call__(
+        self, field: Field, x: Tensor, directions: Tensor, differentiable: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The field at x, (B, *D), and the estimates of its divergence, (B, E); differentiable, with their graph."""
+        if self.mode == "forward":
+            try:
+                return self._forward(field, x, directions)
+            except (RuntimeError, NotImplementedError) as error:
+                if "forward" not in str(error).lower():
+                    raise
+                warnings.warn(f"no forward mode in this network, reverse taken instead: {error}", stacklevel=2)
+        with torch.enable_grad():
+            start = x if differentiable and x.requires_grad else x.detach().requires_grad_()
+            value = field(start)
 
-        products: Tensor = vmap(product, chunk_size=self.chunk)(directions)
-        return value, self.estimates(products).T
+            def pull(v: Tensor) -> Tensor:
+                keep = {"retain_graph": True, "create_graph": differentiable, "materialize_grads": True}
+                if len(v) == 1:
+                    return torch.autograd.grad(value, start, v[0], **keep)[0][None]
+                return torch.autograd.grad(value, start, v, is_grads_batched=True, **keep)[0]
 
-    def _check(self) -> None:
-        if self.mode not in MODES or self.chunk < 1:
-            raise ValueError(f"expected mode 'reverse' or 'forward' and a chunk of 1 or more, got {self}")
+            estimates = self.estimates(self._chunked(pull, x), directions).T
+        return (value, estimates) if differentiable else (value.detach(), estimates.detach())
+
+    def _forward(self, field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        values = []
+
+        def push(v: Tensor) -> Tensor:
+            def along(u: Tensor) -> tuple[Tensor, Tensor]:
+                pair: tuple[Tensor, Tensor] = jvp(field, (x,), (u,))
+                return pair
+
+            value, product = vmap(along, out_dims=(None, 0))(v) if len(v) > 1 else along(v[0])
+            values.append(value)
+            return product if len(v) > 1 else product[None]
+
+        estimates = self.estimates(self._chunked(push, x), directions).T
+        return values[0], estimates
+
+    def _chunked(self, products: Products, x: Tensor) -> Products:
+        def all_of(directions: Tensor) -> Tensor:
+            chunks = directions.split(self.chunk)
+            return torch.cat([products(v.expand(len(v), *x.shape)) for v in chunks])
+
+        return all_of
+
+    def _check(self, probes: int = 1) -> None:
+        if self.mode not in MODES or self.chunk < 1 or probes < 1:
+            raise ValueError(f"expected mode 'reverse' or 'forward', a chunk and probes of 1 or more, got {self}")
 
 
 @dataclass(frozen=True)
@@ -67,8 +109,8 @@ class Exact(Divergence):
         dims = x[0].numel()
         return torch.eye(dims, dtype=x.dtype, device=x.device).reshape(dims, 1, *x.shape[1:])
 
-    def estimates(self, products: Tensor) -> Tensor:
-        return products.sum(0, keepdim=True)
+    def estimates(self, products: Products, directions: Tensor) -> Tensor:
+        return sum((_dots(v, products(v)).sum(0, keepdim=True) for v in directions.split(self.chunk)), start=0)
 
 
 @dataclass(frozen=True)
@@ -77,23 +119,94 @@ class Hutchinson(Divergence):
 
     Args:
         probes: how many v; two or more give each sample a standard error.
-        distribution: of v, "rademacher" or "gaussian".
+        distribution: of v, "rademacher", "gaussian", or "orthogonal": of length sqrt(D) and at right angles to one
+            another, which pays where the probes are not few beside the D dimensions (then the standard error, which
+            takes them for independent, is on the safe side). An antithetic pair v, -v would say the same thing twice.
+        fresh: draw new probes at every evaluation rather than keep them for the whole trajectory. By default on a
+            grid, where the errors of many evaluations then average out; a step that is controlled by its error needs
+            them kept.
     """
 
     probes: int = 1
     distribution: str = "rademacher"
     mode: str = "reverse"
-    chunk: int = 32
+    chunk: int = 1
+    fresh: bool | None = None
     shared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self._check()
-        if self.distribution not in DISTRIBUTIONS or self.probes < 1:
-            raise ValueError(f"expected {' or '.join(DISTRIBUTIONS)} and 1 probe or more, got {self}")
+        self._check(self.probes)
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(f"expected {', '.join(DISTRIBUTIONS)}, got {self.distribution!r}")
+
+    @property
+    def count(self) -> int:
+        return self.probes
 
     def directions(self, x: Tensor, noise: Noise) -> Tensor:
         normals = torch.stack([noise(x) for _ in range(self.probes)])
-        return normals if self.distribution == "gaussian" else torch.where(normals < 0, -1.0, 1.0).to(x)
+        if self.distribution == "orthogonal":
+            if self.probes > x[0].numel():
+                raise ValueError(f"expected at most {x[0].numel()} orthogonal probes, got {self.probes}")
+            return orthonormal(normals) * x[0].numel() ** 0.5
+        return normals if self.distribution == "gaussian" else signs(normals)
 
-    def estimates(self, products: Tensor) -> Tensor:
-        return products
+    def estimates(self, products: Products, directions: Tensor) -> Tensor:
+        return _dots(directions, products(directions))
+
+
+@dataclass(frozen=True)
+class HutchPlusPlus(Divergence):
+    """The trace on the range of J S exactly, the rest by probes  (Meyer et al. 2021, "Hutch++", Algorithm 1).
+
+        tr(Q^T J Q) + mean_i g_i^T (1 - Q Q^T) J (1 - Q Q^T) g_i,    Q an orthonormal basis of J S
+
+    Unbiased. It pays where few directions carry most of the trace, or D is small.
+
+    Args:
+        rank: columns of S, each two products.
+        probes: g, each one product; two or more give each sample a standard error.
+        fresh: see `Hutchinson`.
+    """
+
+    rank: int = 4
+    probes: int = 4
+    mode: str = "reverse"
+    chunk: int = 8
+    fresh: bool | None = None
+    shared: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._check(min(self.probes, self.rank))
+
+    @property
+    def count(self) -> int:
+        return self.probes
+
+    def directions(self, x: Tensor, noise: Noise) -> Tensor:
+        return signs(torch.stack([noise(x) for _ in range(self.rank + self.probes)]))
+
+    def estimates(self, products: Products, directions: Tensor) -> Tensor:
+        start, probes = directions[: min(self.rank, directions[0, 0].numel())], directions[self.rank :]
+        basis = orthonormal(products(start).detach())
+        inside = torch.einsum("rb...,pb...->rpb", basis, probes)
+        rest = probes - torch.einsum("rpb,rb...->pb...", inside, basis)
+        return _dots(basis, products(basis)).sum(0) + _dots(rest, products(rest))
+
+
+def signs(normals: Tensor) -> Tensor:
+    """Their signs, as numbers of their type."""
+    return torch.where(normals < 0, -1.0, 1.0).to(normals)
+
+
+def orthonormal(vectors: Tensor) -> Tensor:
+    """Vectors (P, B, *D) as P orthonormal ones of each sample, uniform in direction if they are normal."""
+    columns = vectors.flatten(2).permute(1, 2, 0)
+    q, r = torch.linalg.qr(columns)
+    q = q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q)[:, None]
+    return q.permute(2, 0, 1).reshape(vectors.shape)
+
+
+def _dots(v: Tensor, w: Tensor) -> Tensor:
+    """The inner products of each sample, (P, B)."""
+    return (v * w).flatten(2).sum(2)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
-from torchdiffeq import odeint
+from torchdiffeq import odeint, odeint_adjoint
 
 from solvers import clocks
 from solvers.clocks import Clock
@@ -72,6 +72,33 @@ class Adaptive(FlowSolver):
             if on_step is not None:
                 on_step(Progress(i + 1, len(chunks), math.nan, arrived[-1][0]))
         return tuple(torch.cat(column) for column in zip(*arrived, strict=True))
+
+    def by_adjoint(self, field: Field, state: State, schedule: Schedule, weights: tuple[Tensor, ...]) -> State:
+        """`integrate`, differentiable by state and weights in constant memory: the flow is followed back for them.
+
+        Chen et al. 2018, "Neural Ordinary Differential Equations", Algorithm 1.
+        """
+        if ":" in self.method or self.per_sample:
+            raise ValueError(f"the adjoint is torchdiffeq's, for a batch that shares its steps: got {self}")
+        clock = clocks.find(self.clock)
+        along, length = self._slope(field, schedule)
+
+        def slope(distance: Tensor, y: State) -> State:
+            return along(distance.detach(), y, slice(None))
+
+        ends = torch.tensor([0.0, length], dtype=torch.float64, device=state[0].device)
+        solution = odeint_adjoint(
+            slope,
+            enter(state, clock, schedule[0]),
+            ends,
+            rtol=self.rtol,
+            atol=self.atol,
+            method=self.method,
+            options={"step_t": ends[1:]},
+            adjoint_options={"step_t": ends[:1]},
+            adjoint_params=weights,
+        )
+        return leave(tuple(column[-1] for column in solution), clock, schedule[-1])
 
     def _together(self, field: Field, state: State, schedule: Schedule, on_step: OnStep) -> State:
         clock, count = clocks.find(self.clock), len(state[0])

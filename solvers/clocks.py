@@ -4,6 +4,7 @@ A clock says what it reads at a time, when it reads so, and how fast it runs:  c
 """
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -91,10 +92,11 @@ class Sigma(Clock):
 
 @dataclass(frozen=True)
 class Saturated(Clock):
-    """c = -2 log((n + low) / (1 + n / high)),  n = sigma / alpha: the log-SNR where it matters, and slow beyond.
+    """c = -2 log((n + low) / (1 + n / high)) - pace t,  n = sigma / alpha: the log-SNR where it matters, slow beyond.
 
     It follows lambda for low < n < high, and stands still below and above, where the denoiser does so too: data has
-    no detail finer than `low`, and is all one blur beyond `high`.
+    no detail finer than `low`, and is all one blur beyond `high`. A `pace` keeps it going there, for networks that
+    are rough in an embedding of time.
 
     With a `spread`, the data's standard deviation or so, the state is x / sqrt(sigma^2 + (alpha spread)^2), which the
     flow of a Gaussian of that spread leaves as it is:  d log size / dt = f + g^2 / (2 size^2).
@@ -103,12 +105,15 @@ class Saturated(Clock):
     low: float = 0.01
     high: float = 20.0
     spread: float | None = None
+    pace: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high:
             raise ValueError(f"expected 0 < low < high, got {self.low} and {self.high}")
         if self.spread is not None and not self.spread > 0:
             raise ValueError(f"expected a positive spread, got {self.spread}")
+        if not self.pace >= 0:
+            raise ValueError(f"expected a pace of 0 or more, got {self.pace}")
 
     def size(self, at: Scales) -> Tensor | None:
         return None if self.spread is None else torch.hypot(at.sigma, at.alpha * self.spread)
@@ -119,16 +124,28 @@ class Saturated(Clock):
 
     def reading(self, sde: SDE, t: Tensor) -> Tensor:
         n = (-sde.log_snr(t) / 2).exp()
-        return -2 * ((n + self.low) / (1 + n / self.high)).log()
+        return -2 * ((n + self.low) / (1 + n / self.high)).log() - self.pace * t
 
     def time(self, sde: SDE, reading: Tensor) -> Tensor:
+        if self.pace:
+            return _bisect(lambda t: self.reading(sde, t), reading, sde.t_min, sde.t_max)
         ratio = (-reading / 2).exp()
         return sde.time(-2 * ((ratio - self.low) / (1 - ratio / self.high)).log())
 
     def rate(self, at: Scales) -> Tensor:
         n = at.sigma / at.alpha
         share = n / (n + self.low) - n / (self.high + n)  # dc / dlambda
-        return -share * (at.diffusion / at.sigma) ** 2
+        return -share * (at.diffusion / at.sigma) ** 2 - self.pace
+
+
+def _bisect(falling: Callable[[Tensor], Tensor], value: Tensor, low: float, high: float) -> Tensor:
+    """The t in [low, high] at which a falling function has this value, to rounding."""
+    below, above = torch.full_like(value, low), torch.full_like(value, high)
+    for _ in range(60):
+        middle = (below + above) / 2
+        later = falling(middle) > value
+        below, above = torch.where(later, middle, below), torch.where(later, above, middle)
+    return (below + above) / 2
 
 
 LANES = 64  # a multiple of every vector's length

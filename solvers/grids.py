@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sde_lib import SDE
-from solvers.clocks import Saturated
+from solvers.clocks import Clock, Saturated
 
 
 def uniform(sde: SDE, steps: int) -> Tensor:
@@ -31,9 +31,13 @@ def log_snr(sde: SDE, steps: int) -> Tensor:
     return _spaced(sde, steps, sde.log_snr, sde.time)
 
 
-def saturated(sde: SDE, steps: int, low: float = 0.01, high: float = 20.0) -> Tensor:
+def saturated(sde: SDE, steps: int, low: float = 0.01, high: float = 20.0, pace: float = 0.0) -> Tensor:
     """Equal steps in the saturated log-SNR: those of `log_snr` between the noise levels low and high, longer beyond."""
-    clock = Saturated(low, high)
+    return by_clock(sde, steps, Saturated(low, high, pace=pace))
+
+
+def by_clock(sde: SDE, steps: int, clock: Clock) -> Tensor:
+    """Equal steps by any clock of `solvers.clocks`."""
     return _spaced(sde, steps, lambda t: clock.reading(sde, t), lambda c: clock.time(sde, c))
 
 

@@ -32,6 +32,12 @@ class PerSampleNoise:
             row.normal_(generator=generator)
         return out
 
+    def first(self, count: int) -> "PerSampleNoise":
+        """The same streams, from their beginning, of the first samples alone."""
+        part = PerSampleNoise(0, ())
+        part._seeds = self._seeds[:count]
+        return part
+
     def uniform(self, x: Tensor) -> Tensor:
         """Uniform on [0, 1), like `x (B, *D)`, from the same streams."""
         out = x.new_empty(x.shape)

@@ -387,9 +387,9 @@ def test_probes_of_a_field_with_a_diagonal_jacobian_are_exact() -> None:
     ("make", "message"),
     [
         (lambda: Exact(mode="backward"), "expected mode 'reverse' or 'forward'"),
-        (lambda: Exact(chunk=0), "a chunk of 1 or more"),
-        (lambda: Hutchinson(probes=0), "1 probe or more"),
-        (lambda: Hutchinson(distribution="normal"), "expected rademacher or gaussian"),
+        (lambda: Exact(chunk=0), "a chunk and probes of 1 or more"),
+        (lambda: Hutchinson(probes=0), "probes of 1 or more"),
+        (lambda: Hutchinson(distribution="normal"), "expected rademacher, gaussian, orthogonal"),
         (lambda: Hutchinson(mode="both"), "expected mode 'reverse' or 'forward'"),
     ],
 )

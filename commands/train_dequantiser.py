@@ -1,0 +1,229 @@
+"""Train the dequantiser of a trained run, and find it again."""
+
+import hashlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from commands.generate import conditioned
+from commands.run import Trained, open_trained, write_json
+from evaluation import save_curve
+from likelihood import mean_and_error
+from models.dequantiser import Dequantiser
+from solvers import PerSampleNoise
+from training import EMA, Batches, TrainingState
+from training.batches import tensor
+from training.data import Dataset
+from training.dequantiser import dequantiser_gain
+from training.dequantiser import train_dequantiser as train
+
+VERSION = 1
+LEARNING_RATE = 2e-3
+CHECKED = 64  # images on which the gain is measured, from the end of the training split
+MEASURED = 10  # times that it is, along the way
+
+
+def train_dequantiser(
+    workdir: Path,
+    *,
+    num: int = 50_000,
+    seed: int = 0,
+    batch: int = 128,
+    ema: bool = True,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Train q(u | k) for a run's newest weights, on `num` images of its training split.
+
+    Writes dequantiser.safetensors, dequantiser.json and a curve, at the end and not before: a training that is
+    interrupted leaves what was there, and starts over.
+
+    Args:
+        workdir: of the run.
+        num: images to see, each as often as it takes.
+        seed: of the weights, the order and the noise.
+        batch: images a step.
+        ema: for the run's averaged weights.
+        device: see `open_run`.
+
+    Raises:
+        ValueError: if there is no trained run, its data are no integer images, or q stops being a number.
+    """
+    if num < 1 or batch < 1 or seed < 0:
+        raise ValueError(
+            f"expected --num and --batch of at least 1 and a seed of 0 or more, got {num}, {batch} and {seed}"
+        )
+    trained = open_trained(workdir, device, ema)
+    run, levels = trained.run, _levels(trained)
+    dataset = run.dataset("train")
+    labels = run.num_classes is not None and dataset.label is not None
+
+    torch.manual_seed(seed)
+    settings = {"channels": run.data.shape[0]}
+    module = Dequantiser(**settings).to(run.device)
+    state = TrainingState(
+        module,
+        torch.optim.Adam(module.parameters(), lr=LEARNING_RATE),
+        EMA(module, 0.999),
+        Generator(run.device).manual_seed(seed),
+    )
+    steps = train(
+        module, trained.denoiser, run.sde, Batches(dataset, batch, seed=seed, transform=_as_stored, labels=labels),
+        levels=levels, low=run.low, high=run.high, images=num, state=state,
+        schedule=lambda images: (1 + math.cos(math.pi * images / num)) / 2,
+    )  # fmt: skip
+
+    began, due = time.perf_counter(), 0.0
+    history: list[dict[str, Any]] = []
+    dims = math.prod(run.data.shape)
+    with tqdm(total=num, desc="train dequantiser", unit="image", disable=None) as bar:
+        for step in steps:
+            bar.update(step.images - bar.n)
+            if step.images < min(due, num):
+                continue
+            due += num / MEASURED
+            gain, error = mean_and_error(_gains(trained, state.ema.model, dataset, seed, batch, labels))
+            row = {
+                "images": step.images,
+                "log_q": float(step.log_q) / math.log(2),
+                "grad_norm": float(step.grad_norm),
+                "gain": gain / dims / math.log(2),
+                "gain_error": error / dims / math.log(2) if math.isfinite(error) else None,
+            }
+            if not all(math.isfinite(row[name] or 0.0) for name in ("log_q", "grad_norm", "gain")):
+                raise ValueError(
+                    f"q is not finite after {step.images} images, so nothing was saved: is the run trained?"
+                )
+            history.append(row)
+            bar.set_postfix(gain=f"{row['gain']:.4f}")
+            if bar.disable:
+                print(f"{step.images:>12,} images  gain {row['gain']:.4f} bits/dim", flush=True)
+    seconds = time.perf_counter() - began
+
+    weights = _save(workdir, state.ema.model)
+    facts = {
+        "version": VERSION,
+        "dequantiser": settings,
+        "images": state.images,
+        "batch": batch,
+        "learning_rate": LEARNING_RATE,
+        "seed": seed,
+        "unit": "bits_per_dim",
+        "history": history,
+        "t_min": run.sde.t_min,
+        "levels": levels,
+        "data": dataset.name,
+        "data_sha256": dataset.fingerprint,
+        **trained.described,
+        "dequantiser_sha256": _digest(weights),
+        "seconds": round(seconds, 2),
+        "torch": torch.__version__,
+    }
+    report = write_json(_files(workdir)[1], facts)
+    xs = [row["images"] for row in history]
+    curves = {name: (xs, [row[name] for row in history]) for name in ("gain", "log_q")}
+    picture = save_curve(curves, workdir / "dequantiser.png", "images seen", "bits/dim")
+    return {
+        "images": state.images,
+        "log_q": round(history[-1]["log_q"], 5),
+        "gain in bits/dim over uniform": _told(history[-1]),
+        "seconds": round(seconds, 1),
+        "files": [str(path) for path in (weights, report, picture)],
+    }
+
+
+def load_dequantiser(trained: Trained) -> tuple[Dequantiser, dict[str, Any]]:
+    """The dequantiser of a run in evaluation mode, on its device, and what its training wrote down.
+
+    Raises:
+        ValueError: if there is none, it does not read, or it was trained for other weights than these.
+    """
+    workdir = trained.run.workdir
+    weights, report = _files(workdir)
+    again = f"train one with --mode=train_dequantiser --workdir={workdir}" + ("" if trained.ema else " --ema=false")
+    if not weights.is_file() or not report.is_file():
+        raise ValueError(f"expected a dequantiser in {workdir}, found no {weights.name} with its .json: {again}")
+    try:
+        facts = json.loads(report.read_text())
+        there, file = facts["checkpoint_sha256"], facts["dequantiser_sha256"]
+        named = f"{facts['weights']} of {facts['checkpoint']}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{report} does not read ({error!r}): {again}") from None
+    here = trained.described
+    if there != here["checkpoint_sha256"]:
+        raise ValueError(
+            f"{weights} was trained for other weights, {named} ({there[:12]}), than these, {here['weights']} of "
+            f"{here['checkpoint']} ({here['checkpoint_sha256'][:12]}): {again}"
+        )
+    if file != _digest(weights):
+        raise ValueError(f"{weights} is not the file that {report.name} describes: {again}")
+    try:
+        module = Dequantiser(**facts["dequantiser"])
+        module.load_state_dict(load_file(weights))
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{weights} is of another architecture ({error!r}): {again}") from None
+    return module.to(trained.run.device).eval().requires_grad_(False), facts
+
+
+def _levels(trained: Trained) -> int:
+    data = trained.run.data
+    if data.levels is None:
+        raise ValueError(f"expected integers, got continuous data, {data.name}: it needs no dequantiser")
+    if len(data.shape) != 3:
+        raise ValueError(
+            f"expected images (C, H, W), got data of shape {data.shape}: what is no image, dequantise by uniform noise"
+        )
+    return data.levels
+
+
+def _as_stored(stored: Tensor, generator: Generator) -> Tensor:
+    return stored
+
+
+def _gains(trained: Trained, module: torch.nn.Module, dataset: Dataset, seed: int, batch: int, labels: bool) -> Tensor:
+    """What q adds to the uniform bound on the last images of the split, in nats, (N,)."""
+    run, found = trained.run, []
+    first = max(0, len(dataset) - CHECKED)
+    for start in range(first, len(dataset), batch):
+        rows = slice(start, min(start + batch, len(dataset)))
+        k = tensor(dataset.x[rows]).to(run.device)
+        uniform = PerSampleNoise(seed, range(rows.start, rows.stop)).uniform(k.float())
+        known = torch.as_tensor(dataset.label[rows]).to(run.device) if labels and dataset.label is not None else None
+        model = conditioned(trained.denoiser, known, 1.0)
+        found.append(
+            dequantiser_gain(
+                module, model, run.sde, k, uniform, levels=_levels(trained), low=run.low, high=run.high
+            ).cpu()
+        )
+    return torch.cat(found)
+
+
+def _save(workdir: Path, module: torch.nn.Module) -> Path:
+    """The weights, whole or not at all."""
+    path = _files(workdir)[0]
+    part = path.with_name(f".{path.name}.part")
+    try:
+        save_file({name: weight.contiguous().cpu() for name, weight in module.state_dict().items()}, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _files(workdir: Path) -> tuple[Path, Path]:
+    return workdir / "dequantiser.safetensors", workdir / "dequantiser.json"
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _told(row: dict[str, Any]) -> str:
+    return f"{row['gain']:.4f}" + ("" if row["gain_error"] is None else f" +- {row['gain_error']:.4f}")

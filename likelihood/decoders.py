@@ -1,0 +1,148 @@
+"""How a bound ends: the probability of the data given the first point of the path, log p(x0 | x_{t_min})."""
+
+import abc
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from likelihood.quantised import quantise
+from sde_lib.broadcast import DenoiserLike, expand, precise
+
+OFF_CENTRE = 0.05  # of a cell: float32 keeps 16 bits' centres to 1e-2 of one, and dequantised data is further off
+CHUNK = 2**22  # numbers at a time in a softmax over the levels
+
+
+class Decoder(abc.ABC):
+    """A distribution of x0 given x_{t_min} = alpha x0 + sigma eps.
+
+    `evaluations` is how often `log_prob` calls the denoiser.
+    """
+
+    evaluations: ClassVar[int] = 1
+
+    @abc.abstractmethod
+    def log_prob(
+        self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
+    ) -> Tensor:
+        """Log p(x0 | x) in nats, shape (B,), float64.
+
+        Args:
+            denoiser: E[x0 | x].
+            x0: the data, (B, *D).
+            x: the path's point at t_min, (B, *D).
+            alpha: its scale there, (B,).
+            sigma: its noise there, (B,).
+            std: of the model's last step, where it is one of a chain (`vlb`); decoders that know better leave it.
+        """
+
+
+@dataclass(frozen=True)
+class GaussianDecoder(Decoder):
+    """N(x0; D(x), sigma^2 / alpha^2), for continuous data: a log-density.
+
+    Song, Durkan, Murray and Ermon 2021, Appendix B, their correction for a path that starts at t_min.
+    """
+
+    def log_prob(
+        self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
+    ) -> Tensor:
+        ratio = expand(precise(sigma / alpha), precise(x0))
+        z = precise(x0 - denoiser(x, alpha, sigma)) / ratio
+        return -(z.square() / 2 + ratio.log() + math.log(2 * math.pi) / 2).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class LevelDecoder(Decoder):
+    """p(k | x) = softmax_k(-(x - alpha x_k)^2 / (2 sigma^2)) in each dimension, x_k the centres of the levels' cells.
+
+    A probability, of x0 on those centres: x_k = low + (high - low) (k + 1/2) / levels. The network has no part in it.
+    The decoder of Kingma et al. 2021, Section 3.2.
+
+    Args:
+        levels: how many values a dimension has.
+        low: where the first cell begins.
+        high: where the last one ends.
+    """
+
+    evaluations: ClassVar[int] = 0
+
+    levels: int
+    low: float = -1.0
+    high: float = 1.0
+
+    def log_prob(
+        self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
+    ) -> Tensor:
+        k = _levels_of(x0, self.levels, self.low, self.high)
+        x = precise(x)
+        width = (self.high - self.low) / self.levels
+        centres = self.low + width * (torch.arange(self.levels, device=x.device, dtype=x.dtype) + 0.5)
+        scale = expand(precise(sigma / alpha), x)
+        seen = x / expand(precise(alpha), x)  # x in units of the data, where its noise is sigma / alpha
+        columns = torch.stack([seen, scale.expand_as(x), k.to(x)], dim=-1).reshape(-1, 3)
+        log_prob = []
+        for part in torch.split(columns, max(CHUNK // self.levels, 1)):
+            log_p = (-((part[:, :1] - centres) / part[:, 1:2]).square() / 2).log_softmax(1)
+            log_prob.append(log_p.gather(1, part[:, 2:].long()))
+        return torch.cat(log_prob).reshape(x.shape).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class DiscretisedDecoder(Decoder):
+    """N(D(x), std^2) integrated over the cell of x0 in each dimension, the first and the last cell without end.
+
+    A probability, of x0 on the cells' centres. Ho et al. 2020, Eq. 13, whose images k / 127.5 - 1 are 256 levels from
+    low = -1 - 1 / 255 to high = 1 + 1 / 255; without their tanh for the normal's integral and their floor of 1e-12.
+
+    Args:
+        levels: how many values a dimension has.
+        low: where the first cell begins.
+        high: where the last one ends.
+        std: in units of the data; by default that of the chain's last step where there is one, else sigma / alpha.
+    """
+
+    levels: int
+    low: float = -1.0
+    high: float = 1.0
+    std: float | None = None
+
+    def log_prob(
+        self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
+    ) -> Tensor:
+        k = _levels_of(x0, self.levels, self.low, self.high)
+        mean = precise(denoiser(x, alpha, sigma))
+        if self.std is not None:
+            scale: Tensor | float = self.std
+        else:
+            scale = expand(precise(sigma / alpha if std is None else std), mean)
+        width = (self.high - self.low) / self.levels
+        below, above = ((self.low + width * (k.to(mean) + side) - mean) / scale for side in (0, 1))
+        below = torch.where(k == 0, -math.inf, below)
+        above = torch.where(k == self.levels - 1, math.inf, above)
+        return _log_normal_between(below, above).flatten(1).sum(1)
+
+
+def _log_normal_between(a: Tensor, b: Tensor) -> Tensor:
+    """Log (Phi(b) - Phi(a)) for a < b, in the tail where it does not cancel: Phi(b) - Phi(a) = Phi(-a) - Phi(-b)."""
+    upper = a + b > 0
+    a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
+    log_b = torch.special.log_ndtr(b)
+    between: Tensor = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a) - log_b))
+    return between
+
+
+def _levels_of(x0: Tensor, levels: int, low: float, high: float) -> Tensor:
+    """The integers whose cells' centres x0 is on, int64, shaped as x0."""
+    x0 = precise(x0)
+    k = quantise(x0, levels, low=low, high=high)
+    width = (high - low) / levels
+    off = float((x0 - low - width * (k.to(x0) + 0.5)).abs().max()) / width
+    if off > OFF_CENTRE:
+        raise ValueError(
+            f"expected x0 on the centres of {levels} cells from {low:g} to {high:g}, got one {off:.2g} of a cell away: "
+            "a probability of levels needs integers k as low + (high - low) (k + 0.5) / levels, without dequantising"
+        )
+    return k

@@ -1,0 +1,397 @@
+"""The dequantiser against its own Jacobian, quadrature, and the exact probabilities of a mixture's cells."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.testing import assert_close
+
+import commands.train_dequantiser as command
+from commands.run import open_trained
+from commands.train import train
+from commands.train_dequantiser import load_dequantiser, train_dequantiser
+from configs import digits, own
+from models.analytic import GaussianMixture
+from models.dequantiser import Dequantiser, checkerboard
+from sde_lib import VPSDE
+from training import TrainingState
+from training.dequantiser import centres, dequantiser_gain
+from training.dequantiser import train_dequantiser as steps_of
+
+
+def random(shape: tuple[int, ...], spread: float = 1.0, **settings: int) -> Dequantiser:
+    """One whose weights are all at random, in float64."""
+    module, generator = Dequantiser(shape[0], width=8, **settings).double(), Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in module.parameters():
+            draw = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+            weight.copy_(spread * draw / math.sqrt(weight[0].numel() if weight.ndim > 1 else 4))
+    return module.requires_grad_(False)
+
+
+def draws(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """An image within [-1, 1], and uniform numbers."""
+    generator = Generator().manual_seed(seed)
+    first, second = (torch.rand(shape, generator=generator, dtype=dtype) for _ in range(2))
+    return 2 * first - 1, second
+
+
+SHAPES = [(1, 3, 5), (2, 2, 3), (3, 1, 1), (1, 1, 2)]
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+# The module
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 28, 28)], ids=str)
+def test_untrained_it_is_uniform(shape: tuple[int, ...]) -> None:
+    image, uniform = draws(64, *shape, dtype=torch.float32)
+    uniform[0], uniform[1] = 0.0, 1 - 2**-24  # the ends of what torch.rand gives
+    u, log_q = Dequantiser(shape[0])(image, uniform)
+    assert log_q.dtype == u.dtype == torch.float32
+    assert_close(u, uniform, rtol=0, atol=2e-7)
+    assert_close(log_q, torch.zeros(64), rtol=0, atol=0)
+
+
+@shapes
+def test_log_q_is_the_log_determinant_of_the_jacobian(shape: tuple[int, ...]) -> None:
+    module = random(shape, spread=0.7)
+    image, uniform = draws(3, *shape)
+    u, log_q = module(image, uniform)
+    assert u.min() > 0 and u.max() < 1
+    assert log_q.abs().max() > 0.1  # something to compare
+    for b in range(3):
+        one = slice(b, b + 1)
+        jacobian = torch.autograd.functional.jacobian(lambda v, one=one: module(image[one], v)[0], uniform[one])
+        _, log_det = torch.linalg.slogdet(jacobian.reshape(math.prod(shape), -1))
+        assert_close(log_q[b], -log_det, rtol=0, atol=1e-9)
+
+
+def test_in_float32_it_is_what_it_is_in_float64() -> None:
+    module = random((3, 16, 16), spread=1.0)
+    image, uniform = draws(4, 3, 16, 16, dtype=torch.float32)
+    u, log_q = module(image.double(), uniform.double())
+    u32, log_q32 = module.float()(image, uniform)
+    assert_close(u32.double(), u, rtol=0, atol=1e-5)
+    assert_close(log_q32.double(), log_q, rtol=0, atol=2e-3)  # of 768 dimensions
+    far = random((1, 8, 8), spread=10.0).float()
+    image, uniform = draws(64, 1, 8, 8, dtype=torch.float32)
+    u, log_q = far(image, uniform)
+    assert bool(log_q.isfinite().all()) and u.min() >= 0 and u.max() < 1
+
+
+def test_the_density_of_one_pixel_integrates_to_one() -> None:
+    module = random((1, 1, 1), spread=1.5)
+    ends = torch.linspace(-25, 25, 100_001, dtype=torch.float64).sigmoid()  # of U, dense at both its ends
+    for value in (-0.9, 0.0, 0.7):
+        image = torch.full((len(ends), 1, 1, 1), value, dtype=torch.float64)
+        u, log_q = module(image, ends.reshape(-1, 1, 1, 1))
+        assert u.std() > 0.05 and log_q.std() > 0.05
+        assert float(torch.trapezoid(log_q.exp(), u.flatten())) == pytest.approx(1, abs=1e-4)
+
+
+@shapes
+def test_each_coupling_moves_one_half_by_the_other_and_two_move_everything(shape: tuple[int, ...]) -> None:
+    even, odd = (checkerboard(torch.zeros(1, *shape), parity) for parity in (0, 1))
+    assert_close(even + odd, torch.ones(shape))
+    index = torch.tensor([sum(place) for place in np.ndindex(*shape)]).reshape(shape)
+    assert_close(even.bool(), index % 2 == 1)
+
+    image, uniform = draws(1, *shape)
+    for couplings in (0, 1, 2):
+        module = random(shape, couplings=couplings)
+        jacobian = torch.autograd.functional.jacobian(lambda v, m=module: m(image, v)[0], uniform)
+        jacobian = jacobian.reshape(math.prod(shape), -1)
+        across = (jacobian - jacobian.diag().diag()).abs() > 1e-12
+        moved = even.flatten().bool()
+        if couplings == 0:
+            assert not across.any()
+        if couplings == 1:
+            assert not across[~moved].any() and not across[moved][:, moved].any()
+        if couplings and math.prod(shape) > 1:
+            assert across[moved][:, ~moved].any(1).all()
+        if couplings == 2:
+            assert across[~moved][:, moved].any(1).all()
+
+
+def test_every_part_looks_at_the_image() -> None:
+    image, uniform = draws(1, 1, 5, 5)
+    other = image.clone()
+    other[0, 0, 2, 2] += 0.1
+    for mean_field in (True, False):
+        module = random((1, 5, 5))
+        if not mean_field:
+            module.head.weight.zero_()
+            module.head.bias.zero_()
+        moved = module(other, uniform)[0] - module(image, uniform)[0]
+        assert moved[0, 0, 2, 2].abs() > 1e-6 and moved[0, 0, 1, 2].abs() > 1e-6
+
+
+def test_what_is_no_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="dequantise uniformly"):
+        Dequantiser(3)(torch.zeros(2, 12), torch.zeros(2, 12))
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+        Dequantiser(3)(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
+    with pytest.raises(ValueError, match="as many uniform numbers"):
+        Dequantiser(3)(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4))
+    with pytest.raises(ValueError, match="at least 1"):
+        Dequantiser(0)
+
+
+# Training, on a mixture whose cells have probabilities
+
+LEVELS, SHAPE = 4, (1, 3, 3)
+
+
+def mixture() -> GaussianMixture:
+    """Two faint images, narrower than the cells, whose pixels are independent within each."""
+    pattern = torch.linspace(-0.7, 0.7, 9, dtype=torch.float64).reshape(SHAPE)
+    return GaussianMixture(
+        torch.stack([pattern, pattern.flip(-1)]),
+        torch.tensor([0.12, 0.2], dtype=torch.float64),
+        torch.tensor([0.6, 0.4], dtype=torch.float64),
+    )
+
+
+def log_mass(model: GaussianMixture, k: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Log P(k) of the marginal: sums over the components of products of normal probabilities, (B,)."""
+    k = k.unsqueeze(1).double()
+    mean, std = alpha * model.means, ((alpha * model.stds) ** 2 + sigma**2).sqrt()
+    below, above = (torch.special.ndtr((2 * edge / LEVELS - 1 - mean) / std) for edge in (k, k + 1))
+    return (model.weights.log() + (above - below).log().flatten(2).sum(2)).logsumexp(1)
+
+
+def integers(model: GaussianMixture, n: int, seed: int) -> Tensor:
+    x = model.sample(n, Generator().manual_seed(seed))
+    return ((x + 1) * LEVELS / 2).floor().clamp(0, LEVELS - 1).long()
+
+
+def bound(
+    place: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], model: GaussianMixture, k: Tensor
+) -> tuple[float, float]:
+    """What the bound lacks of log P(k), in nats, on average over images and draws, and its standard error."""
+    scales = VPSDE().scales(VPSDE().t_min)
+    uniform = torch.rand(k.shape, generator=Generator().manual_seed(5))
+    u, log_q = place(centres(k, LEVELS), uniform)
+    log_p = model.log_prob((2 * (k + u.double()) / LEVELS - 1), *scales) + k[0].numel() * math.log(2 / LEVELS)
+    gap = log_mass(model, k, *scales) - (log_p - log_q.double())
+    return float(gap.mean()), float(gap.std() / len(gap) ** 0.5)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Dequantiser:
+    """The average of a training on the mixture's own integers."""
+    torch.manual_seed(0)
+    model, module = mixture(), Dequantiser(1, width=16)
+    batches = [integers(model, 128, seed) for seed in range(100)]
+    state = TrainingState(module, torch.optim.Adam(module.parameters(), lr=5e-3))
+    images = 128 * 400
+    steps = list(
+        steps_of(module, model, VPSDE(), batches, levels=LEVELS, images=images, state=state,
+                 schedule=lambda seen: 1 - seen / images)
+    )  # fmt: skip
+    assert [step.images for step in steps] == [128 * n for n in range(1, 401)]
+    assert steps[0].log_q == 0 < steps[-1].log_q
+    assert all(math.isfinite(step.grad_norm) and step.grad_norm > 0 for step in steps)
+    return state.ema.model
+
+
+def test_training_closes_most_of_the_bound_and_never_passes_it(fitted: Dequantiser) -> None:
+    model = mixture()
+    k = integers(model, 20_000, 1000)
+    uniform, uniform_error = bound(lambda image, u: (u, torch.zeros(len(u))), model, k)
+    gap, error = bound(fitted, model, k)
+    assert uniform > 1.0 and uniform_error < 0.05
+    assert -4 * error < gap < 0.15 * uniform
+    # Each image's own weights exp(log p - log q) average P(k): that q is a density where the bound says it is.
+    one = integers(model, 4, 1001).repeat_interleave(20_000, 0)
+    draws = torch.rand(one.shape, generator=Generator().manual_seed(6))
+    with torch.no_grad():
+        u, log_q = fitted(centres(one, LEVELS), draws)
+    scales = VPSDE().scales(VPSDE().t_min)
+    log_p = model.log_prob((2 * (one + u.double()) / LEVELS - 1), *scales) + 9 * math.log(2 / LEVELS)
+    weights = (log_p - log_q.double() - log_mass(model, one, *scales)).exp().reshape(4, -1)
+    assert (weights.mean(1) - 1).abs().max() < 5 * float(weights.std(1).max()) / 20_000**0.5
+
+
+def test_the_gain_is_what_the_density_says(fitted: Dequantiser) -> None:
+    model, sde = mixture(), VPSDE()
+    k = integers(model, 200, 2)
+    uniform = torch.rand(k.shape, generator=Generator().manual_seed(3))
+    found = dequantiser_gain(fitted, model, sde, k, uniform, levels=LEVELS, nodes=12)
+    u, log_q = fitted(centres(k, LEVELS), uniform)
+    after, before = (model.log_prob(2 * (k + v.double()) / LEVELS - 1, *sde.scales(sde.t_min)) for v in (u, uniform))
+    assert_close(found, after - before - log_q, rtol=0, atol=2e-3)
+    assert found.mean() > 1
+
+
+def test_the_gradient_without_a_backward_pass_is_that_of_the_bound_itself() -> None:
+    model, sde = mixture(), VPSDE()
+    k = integers(model, 32, 7)
+    module = random(SHAPE, spread=0.5).float().requires_grad_(True)
+    before = [weight.detach().clone() for weight in module.parameters()]
+    uniform = torch.rand(k.shape, generator=Generator().manual_seed(0))
+    u, log_q = module(centres(k, LEVELS), uniform)
+    log_p = model.log_prob((k + u) / LEVELS, *sde.scales(sde.t_min))  # cells of [0, 1]
+    expected = torch.autograd.grad((log_p - log_q).mean() / 9, list(module.parameters()))
+
+    state = TrainingState(module, torch.optim.SGD(module.parameters(), lr=1.0))
+    settings = {"levels": LEVELS, "low": 0.0, "images": 32, "limit": math.inf, "clip": None}
+    (step,) = steps_of(module, model, sde, [k], state=state, **settings)
+    for old, new, gradient in zip(before, module.parameters(), expected, strict=True):
+        assert_close(new - old, gradient, rtol=1e-3, atol=1e-5)
+    assert_close(step.grad_norm, torch.stack([g.norm() for g in expected]).norm(), rtol=1e-4, atol=0)
+    assert_close(step.log_q, log_q.mean() / 9)
+
+
+def test_only_the_score_at_a_time_within_the_path_is_asked_for() -> None:
+    asked = []
+
+    def denoiser(x: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        assert not x.requires_grad
+        asked.append((float(alpha), float(sigma), label.tolist()))
+        return 0 * x
+
+    sde, batches = VPSDE(), [{"x0": torch.zeros(2, 1, 2, 2, dtype=torch.int32), "label": torch.tensor([1, 2])}]
+    for time in (None, 0.01):
+        for _ in steps_of(Dequantiser(1, width=4), denoiser, sde, batches, levels=4, images=4, time=time):
+            pass
+        alpha, sigma = sde.scales(time or sde.t_min)
+        assert asked[-2:] == [(float(alpha), float(sigma), [1, 2])] * 2
+    assert len(asked) == 4
+    with pytest.raises(ValueError, match="within the path's"):
+        next(steps_of(Dequantiser(1), denoiser, sde, batches, levels=4, images=4, time=2.0))
+    with pytest.raises(ValueError, match="empty one"):
+        next(steps_of(Dequantiser(1), denoiser, sde, [], levels=4, images=4))
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps, with classes, and its dequantiser."""
+    folder = tmp_path_factory.mktemp("runs") / "vp"
+    config = digits.get_config("vp")
+    config.net.width = 8
+    config.training.update(images=64, batch=32, labels=True, sample_every=0, decay=False)
+    train(folder, config, device="cpu")
+    train_dequantiser(folder, num=80, batch=32, seed=3, device="cpu")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_command_writes_what_it_says_and_load_finds_it(workdir: Path, tmp_path: Path) -> None:
+    trained = open_trained(workdir, "cpu")
+    module, facts = load_dequantiser(trained)
+    assert not module.training and not any(weight.requires_grad for weight in module.parameters())
+    assert facts["checkpoint_sha256"] == trained.described["checkpoint_sha256"]
+    assert facts["images"] == 96 and facts["seed"] == 3 and facts["levels"] == 17
+    assert [row["images"] for row in facts["history"]] == [32, 64, 96]
+    assert all(math.isfinite(row["gain"]) and row["gain_error"] > 0 for row in facts["history"])
+    image, uniform = draws(2, 1, 8, 8, dtype=torch.float32)
+    assert (module(image, uniform)[1] != 0).all()
+
+    copy = Path(shutil.copytree(workdir, tmp_path / "vp"))
+    told = train_dequantiser(copy, num=80, batch=32, seed=3, device="cpu")
+    assert [Path(file).suffix for file in told["files"]] == [".safetensors", ".json", ".png"]
+    assert all(Path(file).stat().st_size > 0 for file in told["files"])
+    assert contents(copy)["dequantiser.safetensors"] == contents(workdir)["dequantiser.safetensors"]
+    train_dequantiser(copy, num=80, batch=32, seed=4, device="cpu")
+    assert contents(copy)["dequantiser.safetensors"] != contents(workdir)["dequantiser.safetensors"]
+
+
+@pytest.mark.parametrize("flags", [{"num": 0}, {"batch": 0}, {"seed": -1}, {"device": "abacus"}])
+def test_a_mistake_gets_one_line_and_nothing_is_overwritten(workdir: Path, flags: dict[str, Any]) -> None:
+    before = contents(workdir)
+    with pytest.raises(ValueError, match=r"^expected [^\n]*$"):
+        train_dequantiser(workdir, **flags)
+    assert contents(workdir) == before
+
+
+@pytest.mark.parametrize(("dtype", "says"), [(np.float32, "needs no dequantiser"), (np.uint8, "uniform noise")])
+def test_continuous_data_and_vectors_are_refused(dtype: Any, says: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).integers(0, 9, size=(40, 6)).astype(dtype))
+    config = own.get_config("array")
+    config.data.path = str(tmp_path / "data.npy")
+    config.training.update(images=32, batch=32, sample_every=0)
+    train(tmp_path / "run", config, device="cpu")
+    with pytest.raises(ValueError, match=f"^expected i[^\n]*{says}$"):
+        train_dequantiser(tmp_path / "run", num=32, device="cpu")
+    with pytest.raises(ValueError, match="--mode=train_dequantiser"):
+        load_dequantiser(open_trained(tmp_path / "run", "cpu"))
+
+
+def test_load_refuses_what_is_missing_broken_or_of_other_weights(workdir: Path, tmp_path: Path) -> None:
+    def refused(folder: Path, says: str, ema: bool = True) -> None:
+        with pytest.raises(ValueError, match=says) as caught:
+            load_dequantiser(open_trained(folder, "cpu", ema))
+        assert f"--mode=train_dequantiser --workdir={folder}" in str(caught.value)
+
+    refused(workdir, r"other weights, ema of 0000000064 \(\w{12}\), than these, raw of 0000000064 \(\w{12}\)", False)
+    copy = Path(shutil.copytree(workdir, tmp_path / "vp"))
+    config = open_trained(copy, "cpu").run.config
+    config.training.images = 128
+    train(copy, config, device="cpu")
+    refused(copy, "ema of 0000000064 .* than these, ema of 0000000128")
+    train_dequantiser(copy, num=32, batch=32, device="cpu")
+    facts = load_dequantiser(open_trained(copy, "cpu"))[1]
+
+    report = copy / "dequantiser.json"
+    report.write_text(json.dumps({**facts, "dequantiser": {"channels": 2}}))
+    refused(copy, "another architecture")
+    report.write_text(json.dumps({**facts, "dequantiser": {"channel": 1}}))
+    refused(copy, "another architecture")
+    report.write_text("{")
+    refused(copy, "does not read")
+    report.write_text(json.dumps(facts))
+    shutil.copy(workdir / "dequantiser.safetensors", copy)
+    refused(copy, "not the file that dequantiser.json describes")
+    (copy / "dequantiser.safetensors").unlink()
+    refused(copy, "found no dequantiser.safetensors")
+
+
+@pytest.mark.parametrize("where", ["dequantiser_gain", "save_file", "write_json"])
+def test_ctrl_c_leaves_no_half_of_anything(
+    workdir: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "vp"))
+    before = contents(copy)
+
+    def interrupted(weights: object, path: object = None, *_: object, **__: object) -> None:
+        if where == "save_file":
+            assert isinstance(path, Path)
+            path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, where, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_dequantiser(copy, num=32, batch=32, seed=9, device="cpu")
+    if where == "write_json":  # the new weights lie beside the old report: seen, and said
+        with pytest.raises(ValueError, match="not the file that"):
+            load_dequantiser(open_trained(copy, "cpu"))
+    else:
+        assert contents(copy) == before
+
+
+def test_a_dequantiser_that_stops_being_a_number_is_not_saved(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "vp"))
+    before = contents(copy)
+    monkeypatch.setattr(command, "LEARNING_RATE", math.inf)
+    with pytest.raises(ValueError, match="nothing was saved"):
+        train_dequantiser(copy, num=64, batch=32, device="cpu")
+    assert contents(copy) == before
