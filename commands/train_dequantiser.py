@@ -42,7 +42,8 @@ def train_dequantiser(
 ) -> dict[str, Any]:
     """Train q(u | k) for a run's newest weights, on `num` images of its training split.
 
-    Writes dequantiser.safetensors, dequantiser.json and a curve, at the end and not before: a training that is
+    The gain it tells is `dequantiser_gain`'s, by the score at t_min; what the flow's bits/dim gain, --mode=likelihood
+    tells. Writes dequantiser.safetensors, dequantiser.json and a curve, at the end and not before: a training that is
     interrupted leaves what was there, and starts over.
 
     Args:
@@ -115,7 +116,7 @@ def train_dequantiser(
         "batch": batch,
         "learning_rate": LEARNING_RATE,
         "seed": seed,
-        "unit": "bits_per_dim",
+        "unit": "bits_per_dim, the gain over uniform by the score at t_min",
         "history": history,
         "t_min": run.sde.t_min,
         "levels": levels,
@@ -133,7 +134,7 @@ def train_dequantiser(
     return {
         "images": state.images,
         "log_q": round(history[-1]["log_q"], 5),
-        "gain in bits/dim over uniform": _told(history[-1]),
+        "gain over uniform by the score, bits/dim": _told(history[-1]),
         "seconds": round(seconds, 1),
         "files": [str(path) for path in (weights, report, picture)],
     }

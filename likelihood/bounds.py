@@ -70,8 +70,9 @@ def elbo(
 
     Returns:
         log_prob, the bound's unbiased estimate in nats, the sum of the parts "prior", "diffusion" and "reconstruction".
-        std_error is of these draws, from differences between neighbouring strata, which is on average no smaller than
-        the truth; None where there is one draw of either expectation.
+        std_error is of these draws, from differences between neighbouring strata: on average no smaller than the truth,
+        and larger by as much as the strata's means differ (1.6 times in 784 dimensions with 32 draws, 1.2 with 128).
+        It is None where there is one draw of either expectation.
 
     Raises:
         ValueError: for data that is not finite floating-point numbers (B, *D), counts below 1, or a grid that is none.
@@ -142,15 +143,8 @@ def vlb(
     has sigma / alpha at t_min, where Ho et al.'s code keeps the small one. A DDPM is `DiscreteVPSDE(...)` with steps
     one fewer than its own: the last, from t_min to the data, is L_0.
 
-    Args:
-        denoiser, sde, x0, decoder, decodings, prior, noise, uniform: as of `elbo`.
-        steps: equal steps in time from t_min to t_max.
-        ts: or the grid itself, rising or falling.
-        variance: "small" or "large".
-        draws: how many of the steps, a stratified random subset; None is all, one normal each.
-
-    Returns:
-        As `elbo`.
+    Arguments and results are those of `elbo`, but that one of `steps` and `ts` is needed, that `draws=None` takes every
+    step, with one normal each, and for `variance`: "small" or "large".
 
     Raises:
         ValueError: as `elbo`, and for neither steps nor ts, or an unknown variance.

@@ -20,14 +20,15 @@ from sde_lib.sde import Noise
 from solvers import AdamsMoulton, PerSampleNoise, Scales, Schedule, grids
 from solvers.clocks import Saturated
 from solvers.exponential import polynomial
-from solvers.flow import ALL, Rows, State
+from solvers.flow import Rows, State
 
 Array = NDArray[np.float64]
 
 PILOTS = 32
+TRIED = 3  # clocks that are tried out, of those that the record finds best
 RECORDED = 96  # steps of the way that is recorded
 LADDER = (12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)
-LOWS, HIGHS = (0.005, 0.01, 0.02, 0.05, 0.1), (2.5, 5.0, 10.0, 30.0)
+LOWS, HIGHS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1), (2.5, 5.0, 10.0, 30.0)
 SPREADS = (0.5, 1.0)  # of the data's standard deviation
 PACES = (0.0, 2.0)  # over the whole way
 
@@ -98,9 +99,7 @@ def plan_for(
     record = pilots.recorded()
     steps, tried = _first_rung(record, tolerance), dict[int, tuple[AdamsMoulton, float, float]]()
     while True:
-        solver = record.best(steps)
-        error, bias = pilots.error(solver, steps)
-        tried[steps] = solver, error, bias
+        tried[steps] = pilots.best(record.best(steps), steps)
         following = _next(tried, tolerance, most)
         if following is None:
             break
@@ -108,11 +107,11 @@ def plan_for(
     good = [n for n, (_, error, _) in tried.items() if error <= tolerance]
     steps = min(good) if good else max(tried)
     solver, error, bias = tried[steps]
-    return Plan(solver, pilots.grid(solver, steps), tolerance, error, bias, _evaluations(solver, steps), pilots.spent)
+    return Plan(solver, pilots.grid(solver, steps), tolerance, error, bias, solver.evaluations(steps), pilots.spent)
 
 
 def _first_rung(record: "_Record", tolerance: float) -> int:
-    return next((n for n in LADDER if record.error(record.best(n), n) <= tolerance), LADDER[-1])
+    return next((n for n in LADDER if record.error(record.best(n)[0], n) <= tolerance), LADDER[-1])
 
 
 def _next(tried: dict[int, tuple[AdamsMoulton, float, float]], tolerance: float, most: int) -> int | None:
@@ -127,10 +126,6 @@ def _next(tried: dict[int, tuple[AdamsMoulton, float, float]], tolerance: float,
     error = max(tried[least][1], 1e-12)
     lower = math.ceil(least * max(0.6, (error / tolerance) ** (1 / 3)))
     return None if lower <= bad or lower >= 0.93 * least or len(tried) > 5 else max(lower, 6)
-
-
-def _evaluations(solver: AdamsMoulton, steps: int) -> int:
-    return steps + (5 if solver.order == 4 and steps > 1 else 3 if solver.order == 4 else 1)
 
 
 class _Pilots:
@@ -151,17 +146,20 @@ class _Pilots:
 
     def recorded(self) -> "_Record":
         solver = AdamsMoulton(3, Saturated(0.01, 10.0, spread=_deviation(self.x)))
-        ts, divergences = self.grid(solver, RECORDED), list[Tensor]()
+        divergences = dict[float, Tensor]()
 
         def listening(at: Scales, state: State, rows: Rows) -> State:
             slopes: State = self.flow(at, state, rows)
-            divergences.append(slopes[1].mean(1).double().cpu())
+            divergences[float(at.t)] = slopes[1].mean(1).double().cpu()  # the last word, where it is asked again
             return slopes
 
         with torch.no_grad():
-            solver.integrate(listening, self.start, Schedule(self.sde, ts, self.x))
-        self.spent += len(divergences)
-        return _Record(self.sde, ts, torch.stack(divergences), self.x)
+            solver.integrate(listening, self.start, Schedule(self.sde, self.grid(solver, RECORDED), self.x))
+        self.spent += solver.evaluations(RECORDED)
+        ts = sorted(divergences)
+        return _Record(
+            self.sde, torch.tensor(ts, dtype=torch.float64), torch.stack([divergences[t] for t in ts]), self.x
+        )
 
     def value(self, solver: AdamsMoulton, steps: int) -> Tensor:
         """Log-densities of the pilots, in nats; the prior's part belongs to it, as x has errors too."""
@@ -169,14 +167,18 @@ class _Pilots:
             schedule = Schedule(self.sde, self.grid(solver, steps), self.x)
             with torch.no_grad():
                 latent, change = solver.integrate(self.flow, self.start, schedule)
-            self.spent += _evaluations(solver, steps)
+            self.spent += solver.evaluations(steps)
             self._solved[solver, steps] = (self.sde.prior_log_prob(latent) + change.mean(1)).double().cpu()
         return self._solved[solver, steps]
 
-    def error(self, solver: AdamsMoulton, steps: int) -> tuple[float, float]:
-        """The largest and the mean of what twice the steps change, in bits/dim."""
-        change = (self.value(solver, steps) - self.value(solver, 2 * steps)) / (self.x[0].numel() * math.log(2))
-        return float(change.abs().max()), float(change.mean())
+    def best(self, solvers: list[AdamsMoulton], steps: int) -> tuple[AdamsMoulton, float, float]:
+        """The solver that twice the steps of the first change least: the largest change and the mean, in bits/dim."""
+        reference, found = self.value(solvers[0], 2 * steps), list[tuple[float, float, AdamsMoulton]]()
+        for solver in solvers:
+            change = (self.value(solver, steps) - reference) / (self.x[0].numel() * math.log(2))
+            found.append((float(change.abs().max()), -float(change.mean()), solver))
+        error, bias, solver = min(found, key=lambda each: each[0])
+        return solver, error, bias
 
 
 class _Record:
@@ -213,9 +215,15 @@ class _Record:
         found = span * (weights @ values) + self.dims / 2 * np.log((noise[-1] ** 2 + square) / (noise[0] ** 2 + square))
         return float(np.abs(found - self._whole).max()) / (self.dims * math.log(2))
 
-    def best(self, steps: int) -> AdamsMoulton:
-        """The solver, by clock and order, with the least such error."""
-        return min(self._candidates(), key=lambda solver: self.error(solver, steps))
+    def best(self, steps: int) -> list[AdamsMoulton]:
+        """The solvers with the least such error, each of another `low`, the best first."""
+        leading = dict[float, tuple[float, AdamsMoulton]]()
+        for solver in self._candidates():
+            assert isinstance(solver.clock, Saturated)
+            error, low = self.error(solver, steps), solver.clock.low
+            if low not in leading or error < leading[low][0]:
+                leading[low] = error, solver
+        return [solver for _, solver in sorted(leading.values(), key=lambda each: each[0])[:TRIED]]
 
     def _candidates(self) -> Iterator[AdamsMoulton]:
         for low, high, spread, pace, order in itertools.product(LOWS, HIGHS, SPREADS, PACES, (3, 4)):
@@ -225,14 +233,14 @@ class _Record:
 @lru_cache(maxsize=64)
 def _quadrature(order: int, steps: int) -> tuple[Array, Array]:
     """Where `AdamsMoulton` evaluates on equal steps over [0, 1], and with what weights in the end."""
-    weights = np.zeros(steps + 3)  # the last two for the middles of Kutta's steps
+    places = np.arange(steps + 1.0)
+    if order > 2:
+        places = np.insert(places, 1, 0.5)
+    weights, known = np.zeros(len(places)), 1
     for i in range(steps):
-        if order == 4 and i < 2:
-            weights[[i, i + 1, steps + 1 + i]] += np.array([1, 1, 4]) / 6
-        else:
-            knots = [i + 1 - j for j in range(min(order, i + 2))]
-            weights[knots] += polynomial(knots, i, i + 1)
-    places = np.append(np.arange(steps + 1), [0.5, min(1.5, steps)])
+        known += 2 if order > 2 and i == 0 else 1
+        nodes = range(known - 1, max(known - 1 - order, -1), -1)
+        weights[list(nodes)] += polynomial([places[j] for j in nodes], i, i + 1)
     return places / steps, weights / steps
 
 

@@ -1,33 +1,38 @@
-"""Adams-Bashforth-Moulton on any field along a path: the flow with its divergence, for few evaluations."""
+"""Adams-Bashforth-Moulton for the flow with its divergence: likelihoods for few evaluations."""
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from sde_lib import expand
 from solvers import clocks
 from solvers.clocks import Clock, Saturated
-from solvers.exponential import polynomial
-from solvers.flow import ALL, Field, FlowSolver, State, enter, leave, on_clock
-from solvers.schedule import Schedule
+from solvers.exponential import POINTS, WEIGHTS, lagrange, polynomial
+from solvers.flow import ALL, Field, FlowSolver, State, dims
+from solvers.schedule import Numbers, Scales, Schedule
 from solvers.solver import OnStep, Progress
 
 
 @dataclass(frozen=True)
 class AdamsMoulton(FlowSolver):
-    """Predict by the polynomial through the last slopes, evaluate, correct by that through the new one as well (PEC).
+    """Predict by the polynomial through the last evaluations, evaluate, correct by that through the new one too (PEC).
 
-        y' = y + sum_j k_j int L_j(c) dc
+        x' = alpha' / alpha x + alpha' sum_j eps_j int L_j(c) dn,    c' = c + sum_j k_j int L_j(c) dc,    n = sigma / alpha
 
-    with k = dy/dc and L_j the Lagrange polynomials on the last `order` readings of the clock, whatever their spacing.
-    One evaluation a step and one at the end. Orders to 3 are begun by the lower ones, whose errors the correction
-    takes away; the fourth by two steps of Kutta's third-order method, for four evaluations more. For likelihoods: the
-    flow's divergence is integrated beside x. To sample alone `Adams` is better, which has the flow's linear part exact
-    (Hairer, Norsett and Wanner 1993, Section III.1 and III.5).
+    x goes by the noise that the field amounts to, eps = (v - f x) 2 sigma / g^2, under the exact integral, as in
+    `Adams`: what the flow does to noise, it does without error. The integral of the divergence goes by its own slope in
+    the clock. L_j are the Lagrange polynomials on the last `order` readings, whatever their spacing (Hairer, Norsett
+    and Wanner 1993, Section III.1 and III.5). One evaluation a step and one at the end; orders to 3 are begun by lower
+    ones, whose errors the correction takes away, the fourth by a step over its middle, for two evaluations more.
 
     Args:
         order: 1 to 4.
-        clock: of the steps and of the state (`RungeKutta`). By default y = x / sqrt(sigma^2 + (alpha / 2)^2), for data
-            in [-1, 1], in the saturated log-SNR; its grid is `grids.saturated(sde, steps, 0.02, 10.0)`.
+        clock: of the steps and the divergence. By default the saturated log-SNR with the divergence of
+            x / sqrt(sigma^2 + (alpha / 2)^2), for data in [-1, 1]: its grid is `grids.saturated(sde, steps, 0.02, 10.0)`.
 
     Raises:
         ValueError: for another order or clock.
@@ -41,38 +46,116 @@ class AdamsMoulton(FlowSolver):
             raise ValueError(f"expected AdamsMoulton of order 1 to 4, got {self.order!r}")
         clocks.find(self.clock)
 
+    def evaluations(self, steps: int) -> int:
+        """How many evaluations so many steps take."""
+        return steps + (3 if self.order > 2 else 1)
+
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
         """See `FlowSolver.integrate`."""
-        clock = clocks.find(self.clock)
-        readings = schedule.once(clock, lambda: clock.reading(schedule.sde, schedule.ts).tolist())
-        slope, steps = on_clock(field, clock), len(schedule) - 1
-        y = enter(state, clock, schedule[0])
-        slopes = [slope(schedule[0], y, ALL)]  # newest first
+        clock, steps = clocks.find(self.clock), len(schedule) - 1
+        state = _sized(state, clock, schedule[0], -1)
+        known = [_look(field, state, clock, schedule, schedule.host(0), schedule[0])]  # newest first
         for i in range(steps):
-            past, span = min(self.order, i + 1), (readings[i], readings[i + 1])
-            if self.order == 4 and i < 2:
-                y = _kutta(slope, y, slopes[0], schedule, i, clock, span[1] - span[0])
-                slopes = [slope(schedule[i + 1], y, ALL), *slopes]
+            start, end, at = schedule.host(i), schedule.host(i + 1), schedule[i + 1]
+            if self.order > 2 and i == 0:
+                known = _over_the_middle(field, state, clock, schedule, known)
             else:
-                predicted = _along(y, slopes, polynomial([readings[i - j] for j in range(past)], *span))
-                slopes = [slope(schedule[i + 1], predicted, ALL), *slopes[: self.order - 1]]
-                knots = [readings[i + 1 - j] for j in range(len(slopes))]
-                y = _along(y, slopes, polynomial(knots, *span))
+                predicted = _through(known[: self.order], state, clock, schedule, start, end)
+                known = [_look(field, predicted, clock, schedule, end, at), *known[: max(self.order - 1, 1)]]
+            state = _through(known, state, clock, schedule, start, end)
             if on_step is not None:
-                x = leave(y, clock, schedule[i + 1])[0]
-                on_step(Progress(i + 1, steps, float(schedule.ts[i + 1]), x))
-        return leave(y, clock, schedule[steps])
+                on_step(Progress(i + 1, steps, end.t, state[0]))
+        return _sized(state, clock, schedule[steps], 1)
 
 
-def _kutta(slope: Field, y: State, first: State, schedule: Schedule, i: int, clock: Clock, h: float) -> State:
-    """Y after a step of Kutta's third-order method from time i, where the slope is `first`."""
-    middle = slope(schedule.within(i, 0.5, clock), _along(y, [first], [h / 2]), ALL)
-    end = slope(schedule[i + 1], _along(y, [first, middle], [-h, 2 * h]), ALL)
-    return _along(y, [first, middle, end], [h / 6, 4 * h / 6, h / 6])
+class _Known(NamedTuple):
+    """An evaluation: where, what the clock read, the noise, and the slopes of the divergences' integrals."""
+
+    at: Numbers
+    reading: float
+    slopes: State
 
 
-def _along(state: State, slopes: list[State], weights: list[float]) -> State:
-    """State + sum_j weights_j slopes_j."""
-    for weight, slope in zip(weights, slopes, strict=False):
-        state = tuple(torch.add(y, k, alpha=weight) for y, k in zip(state, slope, strict=True))
-    return state
+def _look(field: Field, state: State, clock: Clock, schedule: Schedule, host: Numbers, at: Scales) -> _Known:
+    x, *integrals = state
+    velocity, *divergences = field(at, (x, *integrals), ALL)
+    spread, n, size = _spread(clock), host.sigma / host.alpha, _size(clock, host)
+    # dy/dt = (velocity - d log size / dt x) / size, by dtheta/dt = (dn/dt) spread / (n^2 + spread^2)
+    rate = host.diffusion**2 / (2 * host.sigma * host.alpha) * spread / (n**2 + spread**2)
+    growth = host.drift + (host.diffusion / size) ** 2 / 2
+    turn = torch.add(velocity, x, alpha=-growth) * (1 / (size * rate))
+    shrink, pace = clock.growth(at), clock.rate(at)
+    slopes = ((k - dims(x) * expand(shrink, k)) / expand(pace, k) for k in divergences)
+    return _Known(host, _reading(clock, schedule, host), (turn, *slopes))
+
+
+def _reading(clock: Clock, schedule: Schedule, host: Numbers) -> float:
+    return schedule.once(
+        ("reading", clock, host.t),
+        lambda: float(clock.reading(schedule.sde, torch.tensor(host.t, dtype=torch.float64))),
+    )
+
+
+def _through(
+    known: list[_Known], state: State, clock: Clock, schedule: Schedule, start: Numbers, end: Numbers
+) -> State:
+    """The state at the end, by the polynomial through what is known."""
+
+    def numbers() -> tuple[float, float, list[float], list[float]]:
+        knots = [k.reading for k in known]
+        ends = [_reading(clock, schedule, host) for host in (start, end)]
+        sizes = [_size(clock, host) for host in (start, end)]
+        turns = _under_the_angle(clock, schedule, knots, start, end)
+        return sizes[1] / sizes[0], sizes[1], [sizes[1] * w for w in turns], polynomial(knots, *ends)
+
+    keep, _, to_x, to_integrals = schedule.once((clock, start.t, end.t, *(k.at.t for k in known)), numbers)
+    x, *integrals = state
+    slopes = list(zip(*(k.slopes for k in known), strict=True))
+    return (
+        _sum(keep * x, to_x, slopes[0]),
+        *(_sum(c, to_integrals, ks) for c, ks in zip(integrals, slopes[1:], strict=True)),
+    )
+
+
+def _under_the_angle(clock: Clock, schedule: Schedule, knots: list[float], start: Numbers, end: Numbers) -> list[float]:
+    spread = _spread(clock)
+    angles = [math.atan(host.sigma / host.alpha / spread) for host in (start, end)]
+    half = (angles[1] - angles[0]) / 2
+    at = angles[0] + half * (POINTS + 1)
+    t = schedule.sde.time(torch.from_numpy(-2 * np.log(spread * np.tan(at))))
+    bases = lagrange(knots, clock.reading(schedule.sde, t).numpy())
+    return [float(half * WEIGHTS @ basis) for basis in bases]
+
+
+def _spread(clock: Clock) -> float:
+    return getattr(clock, "spread", None) or 1.0
+
+
+def _size(clock: Clock, host: Numbers) -> float:
+    return math.hypot(host.sigma, host.alpha * _spread(clock))
+
+
+def _over_the_middle(field: Field, state: State, clock: Clock, schedule: Schedule, known: list[_Known]) -> list[_Known]:
+    """What is known after the first step, with its middle, to the third order."""
+    start, middle, end = schedule.host(0), schedule.host_within(0, 0.5, clock), schedule.host(1)
+    halfway = schedule.within(0, 0.5, clock)
+    for nodes in (1, 2):
+        there = _through(known[-nodes:], state, clock, schedule, start, middle)
+        known = [_look(field, there, clock, schedule, middle, halfway), known[-1]]
+    predicted = _through(known, state, clock, schedule, start, end)
+    return [_look(field, predicted, clock, schedule, end, schedule[1]), *known]
+
+
+def _sized(state: State, clock: Clock, at: Scales, sign: int) -> State:
+    """The integrals of x / size's divergence, less by dims log size than x's own; or, with the sign, back."""
+    size = clock.size(at)
+    if size is None:
+        return state
+    x, *integrals = state
+    return (x, *(c + sign * dims(x) * expand(size.log(), c) for c in integrals))
+
+
+def _sum(y: Tensor, weights: tuple[float, ...] | list[float], slopes: tuple[Tensor, ...]) -> Tensor:
+    for weight, k in zip(weights, slopes, strict=True):
+        y = torch.add(y, k, alpha=weight)
+    return y

@@ -68,16 +68,16 @@ def exponential(
         at = clock.reading(schedule.sde, schedule.sde.time(torch.from_numpy(2 * l))).numpy()
         knots = clock.reading(schedule.sde, torch.tensor([node.t for node in nodes], dtype=torch.float64)).tolist()
     measure = kernel * WEIGHTS * h / 2
-    return Line(keep, tuple(float(measure @ basis) for basis in _lagrange(knots, at)), noise)
+    return Line(keep, tuple(float(measure @ basis) for basis in lagrange(knots, at)), noise)
 
 
 def polynomial(knots: Sequence[float], start: float, end: float) -> list[float]:
     """The integrals from start to end of the Lagrange polynomials on the knots: weights of a plain Adams step."""
     measure = WEIGHTS * (end - start) / 2
-    return [float(measure @ basis) for basis in _lagrange(knots, start + (end - start) * (POINTS + 1) / 2)]
+    return [float(measure @ basis) for basis in lagrange(knots, start + (end - start) * (POINTS + 1) / 2)]
 
 
-def _lagrange(knots: Sequence[float], at: Array) -> list[Array]:
+def lagrange(knots: Sequence[float], at: Array) -> list[Array]:
     """The polynomials that are 1 at one knot and 0 at the others."""
     from_knots, out = [at - knot for knot in knots], []
     for j, own in enumerate(knots):

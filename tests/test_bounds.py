@@ -151,19 +151,18 @@ def test_the_standard_error_is_conservative_and_close(bound: str, draws: int) ->
     assert below < ratio < above
 
 
-def test_the_standard_error_of_equal_strata_is_exact() -> None:
-    # eps_hat = 0: |eps|^2 is chi-squared at all times, and two levels are told apart: Var = range^2 D / (2 draws).
-    sde, zero = PATHS["ve"], Shifted(gaussian((5,)), torch.zeros(5))
-    zero.noise = lambda x, alpha, sigma: torch.zeros_like(x)  # type: ignore[method-assign]
+@pytest.mark.parametrize(("draws", "decodings"), [(2, 4), (3, 4), (8, 2), (9, 3)])
+def test_the_standard_error_of_equal_strata_is_exact(draws: int, decodings: int) -> None:
+    # eps_hat = 0: |eps|^2 is chi-squared throughout, so that Var = range^2 D / (2 draws) + D / (2 decodings).
+    sde, zero = EDMSDE(t_min=1.0, t_max=3.0), lambda x, alpha, sigma: x
     x0 = torch.full((4000, 5), 0.5, dtype=torch.float64)
-    length = float(sde.log_snr(sde.t_min) - sde.log_snr(sde.t_max))
-    for draws in (2, 3, 8, 9):
-        found = elbo(zero, sde, x0, decoder=LevelDecoder(2), draws=draws, **seeded(3))
-        assert found.std_error is not None
-        variance = length**2 * 5 / (2 * draws)
-        # 4000 squared differences or more: five of sqrt((kurtosis - 1) / n) < sqrt(6 / n), false alarm 5e-6 in all.
-        assert float(found.std_error.square().mean()) / variance == pytest.approx(1, abs=5 * math.sqrt(6 / 4000))
-        assert float(found.log_prob.var()) / variance == pytest.approx(1, abs=5 * math.sqrt(6 / 4000))
+    length = 2 * math.log(3)
+    found = dsm_bound(zero, sde, x0, draws=draws, decodings=decodings, **seeded(3))
+    assert found.std_error is not None
+    variance = 5 / 2 * (length**2 / draws + 1 / decodings)
+    # From 4000 values or more: five of sqrt((kurtosis - 1) / n) < sqrt(6 / n), false alarm 5e-6 in all.
+    assert float(found.std_error.square().mean()) / variance == pytest.approx(1, abs=5 * math.sqrt(6 / 4000))
+    assert float(found.log_prob.var()) / variance == pytest.approx(1, abs=5 * math.sqrt(6 / 4000))
 
 
 def test_one_draw_has_no_standard_error() -> None:

@@ -21,6 +21,7 @@ from commands.train_dequantiser import load_dequantiser, train_dequantiser
 from configs import digits, own
 from models.analytic import GaussianMixture
 from models.dequantiser import Dequantiser, checkerboard
+from models.unet import UNet
 from sde_lib import VPSDE
 from training import TrainingState
 from training.dequantiser import centres, dequantiser_gain
@@ -311,6 +312,20 @@ def test_the_command_writes_what_it_says_and_load_finds_it(workdir: Path, tmp_pa
     assert contents(copy)["dequantiser.safetensors"] == contents(workdir)["dequantiser.safetensors"]
     train_dequantiser(copy, num=80, batch=32, seed=4, device="cpu")
     assert contents(copy)["dequantiser.safetensors"] != contents(workdir)["dequantiser.safetensors"]
+
+
+def test_a_run_with_classes_is_asked_for_the_score_of_each_image_s_own(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, real = [], UNet.forward
+
+    def forward(self: UNet, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        asked.append(label is not None and len(label) == len(x) and int(label.max()) < 10)
+        return real(self, x, c_noise, label)
+
+    monkeypatch.setattr(UNet, "forward", forward)
+    train_dequantiser(Path(shutil.copytree(workdir, tmp_path / "vp")), num=64, batch=32, device="cpu")
+    assert len(asked) > 4 and all(asked)
 
 
 @pytest.mark.parametrize("flags", [{"num": 0}, {"batch": 0}, {"seed": -1}, {"device": "abacus"}])
