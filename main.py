@@ -16,7 +16,18 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-MODES = ("train", "sample", "compare", "grid", "encode", "decode", "interpolate", "likelihood", "demo")
+MODES = (
+    "train",
+    "sample",
+    "compare",
+    "grid",
+    "encode",
+    "decode",
+    "interpolate",
+    "likelihood",
+    "train_dequantiser",
+    "demo",
+)
 FLAGS = flags.FLAGS
 
 config_flags.DEFINE_config_file(
@@ -24,7 +35,7 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_enum("mode", None, MODES, "what to do")
 flags.DEFINE_string("workdir", None, "directory of the run")
-flags.DEFINE_integer("num", None, "how many samples, images or interpolants")
+flags.DEFINE_integer("num", None, "how many samples, interpolants, or images (to train a dequantiser on, for one)")
 flags.DEFINE_multi_string(
     "solver", None, "ddim, dpm, unipc, adams, heun, ancestral, pc, ... (docs/solvers.md); with settings, ddim:eta=1.0"
 )
@@ -45,7 +56,18 @@ flags.DEFINE_integer("label", None, "class to sample (all in turn by default)")
 flags.DEFINE_float("guidance", None, "scale of classifier-free guidance")
 flags.DEFINE_string("split", None, "train or test")
 flags.DEFINE_list("pair", None, "the two images to interpolate between, as 0,1")
-flags.DEFINE_string("divergence", None, "exact or hutchinson; with settings, hutchinson:probes=4")
+flags.DEFINE_list("estimators", None, "of the likelihood: ode, dsm, vlb, elbo")
+flags.DEFINE_float("tolerance", None, "error that the ode's solver may leave in a value, in bits/dim")
+flags.DEFINE_string("divergence", None, "exact, hutchinson or hutchpp; with settings, hutchinson:probes=4")
+flags.DEFINE_string(
+    "dequantisation",
+    None,
+    "uniform, importance:samples=8, truncated_normal, or variational (by --mode=train_dequantiser)",
+)
+flags.DEFINE_string("prior", None, "standard, or data: with the training data's mean and variance")
+flags.DEFINE_integer("draws", None, "evaluations that a bound spends on an image")
+flags.DEFINE_integer("chain", None, "steps of the variational bound")
+flags.DEFINE_string("variance", None, "of those steps, small or large")
 flags.DEFINE_string("input", None, "images to encode (folder, .npy, .npz), or latents to decode (.npz)")
 flags.DEFINE_string("output", None, "file to write; pictures and reports go beside it")
 flags.DEFINE_bool("ema", None, "use the averaged weights rather than the raw ones")
@@ -53,7 +75,8 @@ flags.DEFINE_string("device", None, "cpu, cuda or cuda:1; by default cuda where 
 
 OPTIONS = (
     "num", "solver", "grid", "steps", "order", "denoise", "seed", "batch", "label", "guidance", "trajectory", "split",
-    "pair", "divergence", "input", "output", "ema", "compile", "device",
+    "pair", "estimators", "tolerance", "divergence", "dequantisation", "prior", "draws", "chain", "variance",
+    "input", "output", "ema", "compile", "device",
 )  # fmt: skip
 
 

@@ -95,6 +95,10 @@ class Bar:
     def __init__(self, bar: "tqdm[Any]") -> None:
         self._bar = bar
 
+    def skip(self, count: int) -> None:
+        """So many are done."""
+        self._bar.update(count)
+
     def steps(self, count: int, other: OnStep = None) -> OnStep:
         """What to call after each step of a solver on `count` samples; it calls the other as well."""
         start = self._bar.n

@@ -1,24 +1,33 @@
-"""The likelihood of a data set under a trained run, in bits/dim."""
+"""The likelihood of a data set under a trained run, by one estimator or several side by side."""
 
-import importlib.metadata
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from commands.generate import as_spec, conditioned, progress_bar
+from commands.estimates import FEW, MEANINGS, PILOTS, Columns, Task
+from commands.generate import as_spec, progress_bar
 from commands.generate import grid as grid_of
-from commands.run import Trained, open_trained, output_path, stored_tensor, write_arrays, write_json
+from commands.likelihood_report import estimate, prior_kl, told_of, versions
+from commands.parts import Parts, Ranks
+from commands.run import Run, Trained, open_trained, output_path, stored_tensor, write_arrays, write_json
+from commands.train_dequantiser import load_dequantiser
 from configs import build
 from evaluation import save_bars
-from likelihood import Divergence, bits_per_dim, log_likelihood, mean_and_error
-from solvers import Adaptive, FlowSolver, PerSampleNoise
+from likelihood import Dequantisation, Exact, GaussianPrior, Hutchinson, Moments
+from likelihood.quantised import centres
+from solvers import AdamsMoulton, Adaptive, FlowSolver
 from solvers.clocks import Saturated
 
-CHECKED = 32  # images that are scored again with half the steps, to show what the steps cost
+TOLERANCE = 1e-3  # bits/dim, where neither it nor a solver is given
+MOMENTS = 10_000  # training images that a fitted prior is of
+PRIORS = ("standard", "data")
 
 
 def likelihood(
@@ -26,138 +35,238 @@ def likelihood(
     *,
     split: str = "test",
     num: int | None = None,
-    solver: str = "adams_moulton",
+    estimators: Sequence[str] = ("ode",),
+    tolerance: float | None = None,
+    solver: str | None = None,
     grid: str | None = None,
-    steps: int = 50,
-    divergence: str = "hutchinson",
+    steps: int | None = None,
+    divergence: str | None = None,
+    dequantisation: str | None = None,
+    prior: str = "standard",
+    draws: int = 32,
+    chain: int = 1000,
+    variance: str = "small",
     seed: int = 0,
     batch: int = 128,
     ema: bool = True,
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
-    """Bits/dim of a split (or its first `num`), or nats/dim where the data is continuous, with its standard error.
+    """Bits/dim of a split (or its first `num`), nats/dim where the data is continuous, by each of the estimators.
 
-    The grid is, unless given, equal steps by the solver's own clock if that is saturated, else in log-SNR. Every image
-    is counted once. On a grid, the first 32 are scored again with half the steps, and the report says how far that
-    moved them. Writes a report (JSON), the values and latents of each image (.npz), and a histogram.
+    Every image is counted once. The work is kept in parts beside the output: killed and run again the command goes on
+    where it was, to the same number, and under torchrun the ranks share it. Writes a report (JSON), each image's values
+    and latents (.npz), and a histogram.
+
+    Args:
+        workdir: of the run.
+        split: "train" or "test".
+        num: the first so many images.
+        estimators: of "ode", "dsm", "vlb" and "elbo" (`commands.estimates.MEANINGS`).
+        tolerance: what the solver of the ode may leave in a value, in bits/dim: solver, grid and the number of probes
+            are then chosen on the first 32 images. 1e-3 unless a solver, grid or steps are given.
+        solver: chosen by hand instead; what half the steps would change is then measured on the first 32 images.
+        grid: of its times.
+        steps: of the grid, 50 by default.
+        divergence: "exact", "hutchinson" or "hutchpp"; exact in up to 16 dimensions, else Hutchinson's, by default.
+        dequantisation: "uniform" (the default), "importance:samples=8", "truncated_normal", or "variational" (after
+            --mode=train_dequantiser).
+        prior: "standard", what the model samples from, or "data", with the mean and variance of the training data.
+        draws: evaluations that a bound spends on an image.
+        chain: steps of the vlb.
+        variance: of those steps, "small" or "large".
+        seed: of dequantisation, probes, times and noise.
+        batch: images at once.
+        ema: use the averaged weights.
+        device: see `open_run`.
+        output: the report, .json.
 
     Raises:
-        ValueError: if there is no trained run, or the solver cannot integrate a density.
+        ValueError: if there is no trained run, or something is asked for that it cannot give.
     """
-    if batch < 1 or (num is not None and num < 1):
-        raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
+    if batch < 1 or (num is not None and num < 1) or draws < 2 or chain < 1 or seed < 0:
+        raise ValueError(
+            f"expected --num, --batch and --chain of at least 1, --draws of 2 and --seed of 0, got {num}, {batch}, "
+            f"{chain}, {draws} and {seed}"
+        )
+    if variance not in ("small", "large"):
+        raise ValueError(f"expected --variance of small or large, got {variance!r}")
+    names = _checked(estimators)
+    ranks = Ranks.of_environment()
     trained = open_trained(workdir, device, ema)
     path = output_path(output, workdir / f"likelihood_{split}.json")
-    run = trained.run
-    engine = build.build(build.SOLVERS, as_spec(solver))
-    if not isinstance(engine, FlowSolver):
-        raise ValueError(f"{engine} cannot integrate a density: use adams_moulton, heun, euler or adaptive")
-    trace = build.build(build.DIVERGENCES, as_spec(divergence))
-    grid = grid or _own_grid(engine)
-    ts = grid_of(run, {"grid": grid, "steps": steps}).flip(0)
-    dataset = run.dataset(split)
+    run, dataset = trained.run, trained.run.dataset(split)
     stored = stored_tensor(dataset, num)
+    if not bool(torch.as_tensor(stored, dtype=torch.float64).isfinite().all()):
+        raise ValueError(f"expected finite values, got NaN or infinity in {dataset.name}: mend or leave out its images")
     labels = torch.as_tensor(dataset.label[:num]) if run.num_classes and dataset.label is not None else None
-
-    began = time.perf_counter()
-    columns, nfe = _densities(trained, stored, labels, trace, engine, ts, seed, batch)
-    seconds = time.perf_counter() - began
-
-    dims = stored[0].numel()
-    discrete = run.data.levels is not None
-    values = bits_per_dim(columns["log_prob"], dims) if discrete else -columns["log_prob"] / dims
-    unit = "bits_per_dim" if discrete else "nats_per_dim"
-    mean, error = mean_and_error(values)
-    if not math.isfinite(mean):
-        raise ValueError(f"the likelihood is {mean}: take more --steps, or --solver=adaptive")
-    change = None
-    if not isinstance(engine, Adaptive) and steps > 1:
-        part = slice(0, min(len(stored), CHECKED))
-        coarse = grid_of(run, {"grid": grid, "steps": steps // 2}).flip(0)
-        some = None if labels is None else labels[part]
-        again, _ = _densities(trained, stored[part], some, trace, engine, coarse, seed, batch)
-        change = _per_dim((again["log_prob"] - columns["log_prob"][part]), dims, discrete)
+    how, told = _dequantisation(trained, dequantisation)
+    task = Task(trained, stored, labels, how, _prior(run, prior), seed, draws, chain, variance)
+    if divergence is not None:
+        task.divergence = build.build(build.DIVERGENCES, as_spec(divergence))
+    by_hand = _by_hand(task, solver, grid, steps, tolerance)
+    settings = {
+        "split": split, "num": len(stored), "estimators": names, "tolerance": tolerance, "solver": solver, "grid": grid,
+        "steps": steps, "divergence": divergence, "dequantisation": told, "prior": prior, "draws": draws,
+        "chain": chain, "variance": variance, "seed": seed, "batch": batch, "data_sha256": dataset.fingerprint,
+        "versions": versions(), **trained.described,
+    }  # fmt: skip
+    parts = Parts(path, settings)
+    found: dict[str, Any] = {}
+    if "ode" in names:
+        found = by_hand or _plan(task, parts, ranks, tolerance or TOLERANCE, divergence is None)
+        if by_hand is not None and divergence is None and task.dims <= FEW:
+            task.divergence = Exact()
+    _score(task, names, parts, ranks, batch)
+    if ranks.rank > 0:
+        ranks.wait()
+        return {}
+    if by_hand is not None and "ode" in names:
+        found["change_from_half_the_steps"] = _change_from_half(task)
+    columns = _gathered(parts, names, len(stored), batch)
+    unit = "bits_per_dim" if run.data.levels is not None else "nats_per_dim"
+    values = {name: -columns[name] / task.unit for name in names}
+    estimates = {name: estimate(task, name, unit, values[name], columns, found) for name in names}
+    for name, each in estimates.items():
+        if not math.isfinite(each[unit]):
+            raise ValueError(f"the likelihood by {name} is {each[unit]}: take more --steps, or --solver=adaptive")
     report = {
-        "kind": "probability-flow ODE" + (", uniform dequantisation: an upper bound" if discrete else ""),
-        unit: mean,
-        "standard_error": error if math.isfinite(error) else None,
-        "n": len(values),
-        "split": split,
-        "solver": str(engine),
-        "grid": grid,
-        "steps": steps,
-        "nfe": nfe,
-        "change_from_half_the_steps": change,
-        "divergence": str(trace),
-        "probe_error": _per_dim(columns.get("probe_error"), dims, discrete),
-        "prior_kl": _per_dim(columns["prior_kl"], dims, discrete),
+        unit: estimates[names[0]][unit],
+        "standard_error": estimates[names[0]]["standard_error"],
+        "n": len(stored),
+        "estimates": estimates,
+        "dequantisation": told,
+        "prior": prior,
+        "prior_kl": prior_kl(task),
         "t_min": run.sde.t_min,
         "t_max": run.sde.t_max,
         "levels": run.data.levels,
-        "seed": seed,
         "data": dataset.name,
-        "data_sha256": dataset.fingerprint,
+        **{key: settings[key] for key in ("split", "seed", "batch", "data_sha256", "versions")},
         **trained.described,
-        "seconds": round(seconds, 2),
-        "torch": torch.__version__,
-        "scorefield": _version(),
     }
     write_json(path, report)
-    write_arrays(path.with_suffix(".npz"), **{unit: values}, **columns)
-    picture = save_bars(values, path.with_suffix(".png"), unit.replace("_", " "))
-    told: dict[str, Any] = {unit: f"{mean:.4f} +- {error:.4f} (n = {len(values)})", "nfe": nfe}
-    if change is not None:
-        told["change from half the steps"] = f"{change:+.4f} (order 2 still owes about a third, order 3 a seventh)"
-    return {**told, "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
+    errors = {f"{name}_error": columns[f"{name}_error"] / task.unit for name in names if f"{name}_error" in columns}
+    write_arrays(path.with_suffix(".npz"), **{unit: values[names[0]]}, **values, **errors, latent=columns.get("latent"))
+    picture = save_bars(torch.as_tensor(values[names[0]]), path.with_suffix(".png"), unit.replace("_", " "))
+    parts.remove()
+    ranks.wait()
+    return {**told_of(estimates, unit), "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
 
 
-def _own_grid(engine: FlowSolver) -> str:
-    clock = getattr(engine, "clock", None)
-    return f"saturated:low={clock.low},high={clock.high}" if isinstance(clock, Saturated) else "log_snr"
+def _checked(estimators: Sequence[str]) -> list[str]:
+    names = [estimators] if isinstance(estimators, str) else list(estimators)
+    odd = [name for name in names if name not in MEANINGS]
+    if odd or not names or len(set(names)) < len(names):
+        raise ValueError(f"expected --estimators among {', '.join(MEANINGS)}, each once, got {', '.join(names)!r}")
+    return names
 
 
-def _densities(
-    trained: Trained,
-    stored: Tensor,
-    labels: Tensor | None,
-    trace: Divergence,
-    engine: FlowSolver,
-    ts: Tensor,
-    seed: int,
-    batch: int,
-) -> tuple[dict[str, Tensor], float]:
-    """Log-densities in nats and what belongs to them, each (N, ...), and the evaluations a sample took."""
-    run, evaluations = trained.run, 0.0
-    found: dict[str, list[Tensor]] = {"log_prob": [], "latent": [], "prior_kl": [], "probe_error": []}
-    with progress_bar("likelihood", len(stored)) as bar:
-        for first in range(0, len(stored), batch):
-            rows = slice(first, min(first + batch, len(stored)))
-            indices = range(rows.start, rows.stop)
-            x0, log_det = run.to_model(stored[rows], uniform=PerSampleNoise(seed, indices).uniform)
-            model = conditioned(trained.denoiser, None if labels is None else labels[rows].to(run.device), 1.0)
-            density = log_likelihood(
-                model, run.sde, x0.to(run.device), divergence=trace, solver=engine, ts=ts,
-                noise=PerSampleNoise(seed + 1, indices), on_step=bar.steps(len(indices)),
-            )  # fmt: skip
-            found["log_prob"].append(density.log_prob.double().cpu() + log_det)
-            found["latent"].append(density.latent.cpu())
-            found["prior_kl"].append(run.sde.prior_kl(x0).double())
-            if density.std_error is not None:
-                found["probe_error"].append(density.std_error.double().cpu())
-            evaluations += density.nfe * len(indices)
-    return {name: torch.cat(values) for name, values in found.items() if values}, evaluations / len(stored)
+def _dequantisation(trained: Trained, asked: str | None) -> tuple[Dequantisation | None, str | None]:
+    if trained.run.data.levels is None:
+        if asked is not None:
+            raise ValueError(
+                "continuous data has a density, whose value changes with the unit it is measured in: it is given in "
+                "nats/dim, and bits/dim, which count levels, are refused. Leave out --dequantisation"
+            )
+        return None, None
+    spec = as_spec(asked or "uniform")
+    if spec["name"] == "variational":
+        flow, _ = load_dequantiser(trained)
+        return build.build(build.DEQUANTISATIONS, spec, flow=flow), build.written(spec)
+    found: Dequantisation = build.build(build.DEQUANTISATIONS, spec)
+    return found, build.written(spec)
 
 
-def _per_dim(nats: Tensor | None, dims: int, bits: bool) -> float | None:
-    """The mean of a quantity in nats, in the report's unit."""
-    if nats is None:
+def _prior(run: Run, name: str) -> GaussianPrior:
+    if name not in PRIORS:
+        raise ValueError(f"expected --prior of {' or '.join(PRIORS)}, got {name!r}")
+    if name == "standard":
+        return GaussianPrior.standard(run.sde)
+    return GaussianPrior.matched(run.sde, Moments.of(_clean(run, stored_tensor(run.dataset("train"), MOMENTS))))
+
+
+def _clean(run: Run, stored: Tensor) -> Tensor:
+    if run.data.levels is None:
+        return stored.float()
+    return centres(stored, run.data.levels, low=run.low, high=run.high)
+
+
+def _by_hand(
+    task: Task, solver: str | None, grid: str | None, steps: int | None, tolerance: float | None
+) -> dict[str, Any] | None:
+    """The solver and grid that were asked for, or None where a tolerance is to choose them."""
+    if solver is None and grid is None and steps is None:
         return None
-    return float(nats.mean()) / dims / (math.log(2) if bits else 1.0)
+    if tolerance is not None:
+        raise ValueError("expected --tolerance, or --solver, --grid and --steps, got both: the tolerance chooses them")
+    engine = build.build(build.SOLVERS, as_spec(solver or "adams_moulton"))
+    if not isinstance(engine, FlowSolver):
+        raise ValueError(f"{engine} cannot integrate a density: use adams_moulton, heun, euler or adaptive")
+    clock = getattr(engine, "clock", None)
+    if grid is None and isinstance(engine, AdamsMoulton) and isinstance(clock, Saturated):
+        grid = f"saturated:low={clock.low},high={clock.high},pace={clock.pace}"
+    grid = grid or "log_snr"
+    task.solver = engine
+    task.ts = grid_of(task.run, {"grid": grid, "steps": steps or 50}).flip(0)
+    return {"grid": grid, "steps": steps or 50}
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("scorefield")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _plan(task: Task, parts: Parts, ranks: Ranks, tolerance: float, choose: bool) -> dict[str, Any]:
+    """What the pilots found, by one rank for all, and once for a work that is taken up again."""
+    if ranks.rank == 0 and parts.noted("plan") is None:
+        found = task.planned(tolerance, choose)
+        assert isinstance(task.solver, AdamsMoulton)
+        assert isinstance(task.solver.clock, Saturated)
+        clock, assured = task.solver.clock, task.ts
+        assert assured is not None
+        constants = {"low": clock.low, "high": clock.high, "spread": clock.spread, "pace": clock.pace}
+        written = build.written({"name": "adams_moulton", "order": task.solver.order, **constants})
+        parts.note("plan", {**found, "adams_moulton": written, "steps": len(assured) - 1, "ts": assured.tolist()})
+    ranks.wait()
+    noted = parts.noted("plan")
+    assert noted is not None
+    task.solver = build.build(build.SOLVERS, build.parse(noted.pop("adams_moulton")))
+    task.ts = torch.tensor(noted.pop("ts"), dtype=torch.float64)
+    if choose:
+        task.divergence = Hutchinson(probes=noted.pop("probes")) if "probes" in noted else Exact()
+    return noted
+
+
+def _score(task: Task, names: Sequence[str], parts: Parts, ranks: Ranks, batch: int) -> None:
+    """Score what is not scored yet, a batch and an estimator at a time."""
+    total = len(task.stored)
+    todo = [(name, first) for name in names for first in range(0, total, batch)]
+    with progress_bar("likelihood", total * len(names), ranks.rank == 0) as bar:
+        for name, first in ranks.share(todo):
+            part, rows = f"{name}_{first:09d}", slice(first, min(first + batch, total))
+            if part in parts:
+                bar.skip(rows.stop - rows.start)
+                continue
+            began = time.perf_counter()
+            columns = task.ode(rows, bar.steps) if name == "ode" else getattr(task, name)(rows)
+            if name != "ode":
+                bar.skip(rows.stop - rows.start)
+            seconds = np.full(rows.stop - rows.start, (time.perf_counter() - began) / (rows.stop - rows.start))
+            parts.put(part, {**{key: column.numpy() for key, column in columns.items()}, f"{name}_seconds": seconds})
+    ranks.wait()
+
+
+def _change_from_half(task: Task) -> float | None:
+    """What half the steps change in the mean of the first images, in nats; they keep their probes. None off a grid."""
+    assert task.solver is not None
+    assert task.ts is not None
+    if isinstance(task.solver, Adaptive) or len(task.ts) < 3:
+        return None
+    kept = replace(task.divergence, fresh=False) if isinstance(task.divergence, Hutchinson) else task.divergence
+    rows, half = slice(0, min(PILOTS, len(task.stored))), torch.cat([task.ts[:-1:2], task.ts[-1:]])
+    values = [replace(task, ts=ts, divergence=kept).ode(rows)["ode"] for ts in (task.ts, half)]
+    return float((values[1] - values[0]).mean())
+
+
+def _gathered(parts: Parts, names: Sequence[str], total: int, batch: int) -> Columns:
+    columns: Columns = {}
+    for name in names:
+        found = [parts.get(f"{name}_{first:09d}") for first in range(0, total, batch)]
+        columns |= {key: torch.as_tensor(np.concatenate([part[key] for part in found])) for key in found[0]}
+    return columns

@@ -32,8 +32,14 @@ def _itself(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
     return lambda: function
 
 
-def _adams_moulton(order: int = 3, low: float = 0.02, high: float = 10.0, spread: float = 0.5) -> solvers.Solver:
-    return solvers.AdamsMoulton(order, Saturated(low, high, spread))
+def _adams_moulton(
+    order: int = 3, low: float = 0.02, high: float = 10.0, spread: float = 0.5, pace: float = 0.0
+) -> solvers.Solver:
+    return solvers.AdamsMoulton(order, Saturated(low, high, spread, pace))
+
+
+def _importance(samples: int = 8) -> likelihood.Uniform:
+    return likelihood.Uniform(samples)
 
 
 def _predictor_corrector(
@@ -145,10 +151,20 @@ GRIDS: Table = {
     "sigmas": grids.sigmas,
     "optimal": _optimal,
 }
-DIVERGENCES: Table = {"exact": likelihood.Exact, "hutchinson": likelihood.Hutchinson}
+DIVERGENCES: Table = {
+    "exact": likelihood.Exact,
+    "hutchinson": likelihood.Hutchinson,
+    "hutchpp": likelihood.HutchPlusPlus,
+}
+DEQUANTISATIONS: Table = {
+    "uniform": likelihood.Uniform,
+    "importance": _importance,
+    "truncated_normal": likelihood.TruncatedNormal,
+    "variational": likelihood.Variational,
+}
 
 # What the data set or the caller decides, and a configuration therefore does not.
-FROM_DATA = ("channels", "shape", "num_classes", "split", "sde", "workdir")
+FROM_DATA = ("channels", "shape", "num_classes", "split", "sde", "workdir", "flow")
 
 
 def spec(table: Table, name: str, **keywords: Any) -> ml_collections.ConfigDict:

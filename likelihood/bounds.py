@@ -14,7 +14,7 @@ References:
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,8 +52,8 @@ def elbo(
     Kingma et al. 2021, Eq. 11, with 17 and 13-14 for the diffusion.
 
     In continuous time every image has its own times, stratified and uniform in the log-SNR from t_min to t_max: the
-    integral's own importance sampling. Fewer draws than steps are a stratified random subset of the steps, each
-    weighted for those it stands for; otherwise every step is taken once.
+    integral's own importance sampling. Fewer draws than steps are a stratified random choice of steps, by weight and
+    log-SNR; otherwise every step is taken once.
 
     Args:
         denoiser: E[x0 | x], called with alpha and sigma (B,).
@@ -182,12 +182,13 @@ class _LogSNR:
 
 @dataclass(frozen=True)
 class _Chain:
-    """sum_i weight_i E|eps_hat - eps|^2 over steps as an expectation over a uniform share of their number.
+    """sum_i weight_i E|eps_hat - eps|^2 over steps as an expectation over a uniform share of their chances.
 
     Args:
         start: time of the chain's end next to the data.
         noisier: the other time of each step, (T,), rising.
         weight: (T,).
+        chance: of each step to be drawn, (T,): half by its weight, half by its share of the log-SNR, where the sum is.
         mismatch: what the steps' variances cost, twice the nats a dimension.
         first_std: sqrt(beta_tilde) of the step next to the data, ().
     """
@@ -195,6 +196,7 @@ class _Chain:
     start: float
     noisier: Tensor
     weight: Tensor
+    chance: Tensor
     mismatch: float
     first_std: Tensor
 
@@ -207,7 +209,8 @@ class _Chain:
         weight, mismatch = torch.expm1(fall), 0.0
         if large:
             weight, mismatch = weight * log_ratio.exp(), float((torch.expm1(log_ratio) - log_ratio).sum())
-        return cls(float(ts[0]), ts[1:], weight, mismatch, first_std)
+        chance = (weight / weight.sum() + fall / fall.sum()) / 2
+        return cls(float(ts[0]), ts[1:], weight, chance, mismatch, first_std)
 
     @property
     def end(self) -> float:
@@ -219,8 +222,8 @@ class _Chain:
 
     def at(self, share: Tensor) -> tuple[Tensor, Tensor]:
         """The time (B,) and the weight (B,) of |eps_hat - eps|^2 there."""
-        i = (share * self.steps).long().clamp(max=self.steps - 1)
-        return self.noisier.to(share)[i], self.weight.to(share)[i] * self.steps
+        i = torch.searchsorted(self.chance.cumsum(0).to(share), share, right=True).clamp(max=self.steps - 1)
+        return self.noisier.to(share)[i], (self.weight / self.chance).to(share)[i]
 
 
 def _bound(
@@ -243,6 +246,8 @@ def _bound(
         return Density(blank, None, 0.0, blank, dict.fromkeys(("prior", "diffusion", "reconstruction"), blank))
     with torch.no_grad():
         losses = []
+        if isinstance(times, _Chain) and (draws is None or draws >= times.steps):
+            times = replace(times, chance=torch.full_like(times.chance, 1 / times.steps))
         for share in _strata(blank, draws, times.steps, uniform):
             t, weight = times.at(share)
             eps = noise(x0)

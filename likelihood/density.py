@@ -31,6 +31,7 @@ class Density:
         std_error: of log_prob from the estimator's own draws, probes or times and noise, (B,); zero when there is
             nothing random in it, None when one draw does not tell.
         parts: what log_prob is the sum of, each (B,) in nats.
+        nfe_max: evaluations of the sample that took most, where they differ.
         solver_error: what the solver is estimated to leave in a value, in bits/dim, where a tolerance was asked for.
     """
 
@@ -39,6 +40,7 @@ class Density:
     nfe: float
     std_error: Tensor | None
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    nfe_max: int | None = None
     solver_error: float | None = None
 
 
@@ -108,8 +110,15 @@ def log_likelihood(
     elif divergence.count > 1:
         error = change.detach().std(1) / divergence.count**0.5
     parts = {"prior": prior.detach(), "change": change.detach().mean(1)}
+    counts = flow.counts.double()
     return Density(
-        log_prob, latent, flow.evaluations / max(len(x0), 1), error, parts, None if plan is None else plan.error
+        log_prob,
+        latent,
+        nfe=float(counts.mean()) if len(x0) else 0.0,
+        nfe_max=int(counts.max()) if len(x0) else 0,
+        std_error=error,
+        solver_error=None if plan is None else plan.error,
+        parts=parts,
     )
 
 

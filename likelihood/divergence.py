@@ -1,6 +1,7 @@
 """The divergence of a field: exact, or by random probes."""
 
 import abc
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,23 +69,23 @@ class Divergence(abc.ABC):
         return (value, estimates) if differentiable else (value.detach(), estimates.detach())
 
     def _forward(self, field: Field, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        values = []
+        values = list[Tensor]()
 
         def push(v: Tensor) -> Tensor:
             def along(u: Tensor) -> tuple[Tensor, Tensor]:
-                pair: tuple[Tensor, Tensor] = jvp(field, (x,), (u,))
-                return pair
+                value, product = jvp(field, (x,), (u,))[:2]
+                return value, product
 
-            value, product = vmap(along, out_dims=(None, 0))(v) if len(v) > 1 else along(v[0])
-            values.append(value)
-            return product if len(v) > 1 else product[None]
+            value, product = vmap(along)(v)
+            values.append(value[0])
+            return product
 
         estimates = self.estimates(self._chunked(push, x), directions).T
         return values[0], estimates
 
     def _chunked(self, products: Products, x: Tensor) -> Products:
         def all_of(directions: Tensor) -> Tensor:
-            chunks = directions.split(self.chunk)
+            chunks = torch.split(directions, self.chunk)
             return torch.cat([products(v.expand(len(v), *x.shape)) for v in chunks])
 
         return all_of
@@ -110,7 +111,8 @@ class Exact(Divergence):
         return torch.eye(dims, dtype=x.dtype, device=x.device).reshape(dims, 1, *x.shape[1:])
 
     def estimates(self, products: Products, directions: Tensor) -> Tensor:
-        return sum((_dots(v, products(v)).sum(0, keepdim=True) for v in directions.split(self.chunk)), start=0)
+        chunks = torch.split(directions, self.chunk)
+        return torch.stack([_dots(v, products(v)).sum(0, keepdim=True) for v in chunks]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Hutchinson(Divergence):
         if self.distribution == "orthogonal":
             if self.probes > x[0].numel():
                 raise ValueError(f"expected at most {x[0].numel()} orthogonal probes, got {self.probes}")
-            return orthonormal(normals) * x[0].numel() ** 0.5
+            return orthonormal(normals) * math.sqrt(x[0].numel())
         return normals if self.distribution == "gaussian" else signs(normals)
 
     def estimates(self, products: Products, directions: Tensor) -> Tensor:
@@ -204,9 +206,11 @@ def orthonormal(vectors: Tensor) -> Tensor:
     columns = vectors.flatten(2).permute(1, 2, 0)
     q, r = torch.linalg.qr(columns)
     q = q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q)[:, None]
-    return q.permute(2, 0, 1).reshape(vectors.shape)
+    turned: Tensor = q.permute(2, 0, 1).reshape(vectors.shape)
+    return turned
 
 
 def _dots(v: Tensor, w: Tensor) -> Tensor:
     """The inner products of each sample, (P, B)."""
-    return (v * w).flatten(2).sum(2)
+    dots: Tensor = (v * w).flatten(2).sum(2)
+    return dots

@@ -11,7 +11,7 @@ from solvers.flow import Rows, State
 
 
 class FlowWithDivergence:
-    """State (x, integrals of E estimates of the divergence (B, E)); it counts its evaluations.
+    """State (x, integrals of E estimates of the divergence (B, E)); `counts` are each sample's evaluations.
 
     Args:
         denoiser: E[x0 | x].
@@ -31,17 +31,18 @@ class FlowWithDivergence:
     ) -> None:
         self.denoiser, self.divergence, self.fresh, self.noise = denoiser, divergence, fresh, noise
         self.differentiable = differentiable
-        self.evaluations = 0
+        self.counts = torch.zeros(0, dtype=torch.long)
         self._kept: Tensor | None = None
 
     def begin(self, x: Tensor) -> State:
         """The state at x; the probes that are kept are drawn."""
+        self.counts = torch.zeros(len(x), dtype=torch.long)
         self._kept = None if self.fresh else self.divergence.directions(x.detach(), self.noise)
         return x, torch.zeros(len(x), self.divergence.count, dtype=x.dtype, device=x.device)
 
     def __call__(self, at: Scales, state: State, rows: Rows) -> State:
         x, model = state[0], of_rows(self.denoiser, rows)
-        self.evaluations += len(x)
+        self.counts[rows.cpu() if isinstance(rows, Tensor) else rows] += 1
         if self._kept is None:
             along = self.divergence.directions(x.detach(), self.noise)
         else:

@@ -95,7 +95,7 @@ def plan_for(
     pilots = _Pilots(denoiser, sde, x[:PILOTS], divergence or Hutchinson(), noise)
     if len(x) == 0:
         solver = AdamsMoulton()
-        return Plan(solver, grids.by_clock(sde, 1, solver.clock).flip(0), tolerance, 0.0, 0.0, 2, 0)
+        return Plan(solver, grids.saturated(sde, 1).flip(0), tolerance, 0.0, 0.0, 2, 0)
     record = pilots.recorded()
     steps, tried = _first_rung(record, tolerance), dict[int, tuple[AdamsMoulton, float, float]]()
     while True:

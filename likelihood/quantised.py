@@ -30,13 +30,18 @@ def dequantise(
             f"expected integers 0 .. {levels - 1}, got {images.dtype}: continuous data needs no dequantising"
         )
     images = images.long()  # torch has no min of uint16
-    if int(images.min()) < 0 or int(images.max()) >= levels:
+    if images.numel() and (int(images.min()) < 0 or int(images.max()) >= levels):
         raise ValueError(
             f"expected integers 0 .. {levels - 1} for {levels} levels, got {int(images.min())} to {int(images.max())}"
         )
     k = images.float()
-    log_det = torch.tensor(images[0].numel() * math.log((high - low) / levels))
+    log_det = torch.tensor(math.prod(images.shape[1:]) * math.log((high - low) / levels))
     return low + (high - low) / levels * (k + uniform(k)), log_det
+
+
+def centres(images: Tensor, levels: int, *, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """The middles of the integers' cells, (B, *D) in float32; raises as `dequantise` does."""
+    return dequantise(images, levels, low=low, high=high, uniform=lambda k: torch.full_like(k, 0.5))[0]
 
 
 def quantise(x: Tensor, levels: int, *, low: float = -1.0, high: float = 1.0) -> Tensor:

@@ -4,6 +4,7 @@ from models import precondition
 from models.analytic import Empirical, Gaussian, GaussianMixture
 from models.counting import CountCalls
 from models.denoiser import Denoiser
+from models.dequantiser import Dequantiser
 from models.guidance import ClassifierFree, Conditioned
 from models.mlp import MLP
 from models.ncsn import NCSN
@@ -16,6 +17,7 @@ __all__ = [
     "Conditioned",
     "CountCalls",
     "Denoiser",
+    "Dequantiser",
     "Empirical",
     "Gaussian",
     "GaussianMixture",

@@ -21,18 +21,20 @@ from solvers.solver import OnStep, Progress
 class AdamsMoulton(FlowSolver):
     """Predict by the polynomial through the last evaluations, evaluate, correct by that through the new one too (PEC).
 
-        x' = alpha' / alpha x + alpha' sum_j eps_j int L_j(c) dn,    c' = c + sum_j k_j int L_j(c) dc,    n = sigma / alpha
+        y = x / sqrt(sigma^2 + (alpha s)^2),    tan theta = sigma / (alpha s)
+        y' = y + sum_j v_j int L_j(c) dtheta,   I' = I + sum_j k_j int L_j(c) dc
 
-    x goes by the noise that the field amounts to, eps = (v - f x) 2 sigma / g^2, under the exact integral, as in
-    `Adams`: what the flow does to noise, it does without error. The integral of the divergence goes by its own slope in
-    the clock. L_j are the Lagrange polynomials on the last `order` readings, whatever their spacing (Hairer, Norsett
-    and Wanner 1993, Section III.1 and III.5). One evaluation a step and one at the end; orders to 3 are begun by lower
-    ones, whose errors the correction takes away, the fourth by a step over its middle, for two evaluations more.
+    v = dy / dtheta is the velocity of Salimans and Ho 2022 ("Progressive distillation", Eq. 9) for data of standard
+    deviation s: as data and as noise it is smooth along the whole path, and its integral is taken under the exact
+    angle, as `Adams` does under the log-SNR. k = dI / dc is the slope of the divergence's integral in the clock, for y.
+    L_j are the Lagrange polynomials on the last `order` readings of the clock, whatever their spacing (Hairer, Norsett
+    and Wanner 1993, Section III.1 and III.5). One evaluation a step and one at the end. Order 1 and 2 begin with order
+    1, whose error the correction takes away; 3 and 4 with a step over its middle, for two evaluations more.
 
     Args:
         order: 1 to 4.
-        clock: of the steps and the divergence. By default the saturated log-SNR with the divergence of
-            x / sqrt(sigma^2 + (alpha / 2)^2), for data in [-1, 1]: its grid is `grids.saturated(sde, steps, 0.02, 10.0)`.
+        clock: of the steps and the divergence, and whose `spread`, if any, is s (else s is 1). By default the saturated
+            log-SNR for data in [-1, 1]; its grid is `grids.by_clock(sde, steps, clock)`.
 
     Raises:
         ValueError: for another order or clock.
@@ -69,7 +71,7 @@ class AdamsMoulton(FlowSolver):
 
 
 class _Known(NamedTuple):
-    """An evaluation: where, what the clock read, the noise, and the slopes of the divergences' integrals."""
+    """An evaluation: where, what the clock read, v, and the slopes of the divergences' integrals."""
 
     at: Numbers
     reading: float
@@ -101,14 +103,14 @@ def _through(
 ) -> State:
     """The state at the end, by the polynomial through what is known."""
 
-    def numbers() -> tuple[float, float, list[float], list[float]]:
+    def numbers() -> tuple[float, list[float], list[float]]:
         knots = [k.reading for k in known]
         ends = [_reading(clock, schedule, host) for host in (start, end)]
         sizes = [_size(clock, host) for host in (start, end)]
         turns = _under_the_angle(clock, schedule, knots, start, end)
-        return sizes[1] / sizes[0], sizes[1], [sizes[1] * w for w in turns], polynomial(knots, *ends)
+        return sizes[1] / sizes[0], [sizes[1] * weight for weight in turns], polynomial(knots, *ends)
 
-    keep, _, to_x, to_integrals = schedule.once((clock, start.t, end.t, *(k.at.t for k in known)), numbers)
+    keep, to_x, to_integrals = schedule.once((clock, start.t, end.t, *(k.at.t for k in known)), numbers)
     x, *integrals = state
     slopes = list(zip(*(k.slopes for k in known), strict=True))
     return (
@@ -118,6 +120,7 @@ def _through(
 
 
 def _under_the_angle(clock: Clock, schedule: Schedule, knots: list[float], start: Numbers, end: Numbers) -> list[float]:
+    """Int L_j(c) dtheta from start to end."""
     spread = _spread(clock)
     angles = [math.atan(host.sigma / host.alpha / spread) for host in (start, end)]
     half = (angles[1] - angles[0]) / 2

@@ -13,7 +13,7 @@ from torchdiffeq import odeint, odeint_adjoint
 
 from solvers import clocks
 from solvers.clocks import Clock
-from solvers.embedded import PAIRS, solve
+from solvers.embedded import PAIRS, UnsolvedError, solve
 from solvers.flow import Field, FlowSolver, Rows, State, enter, leave, on_clock
 from solvers.schedule import Schedule
 from solvers.solver import OnStep, Progress
@@ -68,7 +68,10 @@ class Adaptive(FlowSolver):
         chunks = [slice(i, i + 1) for i in range(len(state[0]))] if self.per_sample else [slice(None)]
         arrived = []
         for i, rows in enumerate(chunks):
-            arrived.append(self._solve(field, tuple(y[rows] for y in state), rows, schedule))
+            try:
+                arrived.append(self._solve(field, tuple(y[rows] for y in state), rows, schedule))
+            except ValueError as error:
+                raise self._named(error, i if self.per_sample else None, schedule) from error
             if on_step is not None:
                 on_step(Progress(i + 1, len(chunks), math.nan, arrived[-1][0]))
         return tuple(torch.cat(column) for column in zip(*arrived, strict=True))
@@ -108,8 +111,23 @@ class Adaptive(FlowSolver):
             if on_step is not None:
                 on_step(Progress(arrived, count, math.nan, leave(y, clock, schedule[-1])[0]))
 
-        y = solve(PAIRS[self.method], slope, enter(state, clock, schedule[0]), length, self.rtol, self.atol, told)
+        start = enter(state, clock, schedule[0])
+        try:
+            y = solve(PAIRS[self.method], slope, start, length, self.rtol, self.atol, told)
+        except UnsolvedError as error:
+            raise self._named(error, error.sample, schedule, error.place) from None
         return leave(y, clock, schedule[-1])
+
+    def _named(self, error: ValueError, sample: int | None, schedule: Schedule, place: float = math.nan) -> UnsolvedError:
+        """The error, with the sample and the time that it came from."""
+        where = "" if sample is None else f"sample {sample}"
+        if not math.isnan(place):
+            clock = clocks.find(self.clock)
+            first, last = clock.reading(schedule.sde, schedule.ts[[0, -1]])
+            t = clock.time(schedule.sde, first + (place if last > first else -place))
+            where += f" at t = {float(t):g}"
+        told = f"{self.method} on {where}: {error}" if where else str(error)
+        return UnsolvedError(told, -1 if sample is None else sample, place, getattr(error, "error", math.nan))
 
     def _slope(self, field: Field, schedule: Schedule) -> tuple[Callable[[Tensor, State, Rows], State], float]:
         """D state / ds of some rows and the length of the way: s is the distance by the clock, which only rises."""

@@ -57,6 +57,14 @@ PAIRS = {
 }
 
 
+class UnsolvedError(ValueError):
+    """An adaptive solve that does not converge: for which sample, how far along, and with what error."""
+
+    def __init__(self, message: str, sample: int, place: float, error: float) -> None:
+        super().__init__(message)
+        self.sample, self.place, self.error = sample, place, error
+
+
 def solve(
     pair: Pair,
     slope: RowSlope,
@@ -80,7 +88,7 @@ def solve(
         told: called after each step with the number of samples that have arrived, and the state.
 
     Raises:
-        ValueError: when no step is small enough.
+        UnsolvedError: when no step is small enough.
     """
     done = torch.zeros(len(state[0]), dtype=torch.float64)
     size = torch.full_like(done, FIRST * length)
@@ -94,11 +102,14 @@ def solve(
             new = _along(start, h, row, slopes)
             slopes.append(slope((s + node * h).clamp(max=length), new, rows))
         error = _error(_along(None, h, pair.error, slopes), start, new, rtol, atol)
-        if not bool(error.isfinite().all()) or bool(((h < 1e-12 * length) & (error > 1)).any()):
-            raise ValueError(
-                f"found no step small enough (error {float(error.max()):g} of the tolerance): look for NaN in the "
-                "input or the weights, or take larger tolerances"
-            )
+        stuck = (~error.isfinite() | ((h < 1e-12 * length) & (error > 1))).nonzero().flatten().tolist()
+        if stuck:
+            worst = stuck[0]
+            raise UnsolvedError(
+                f"found no step small enough (error {float(error[worst]):g} of the tolerance): look for NaN in the "
+                "input or the weights, or take larger tolerances",
+                int(rows[worst]), float(s[worst]), float(error[worst]),
+            )  # fmt: skip
         taken = error <= 1
         size[rows] = h * growth(error, SAFETY, 1 / pair.order).clamp(LEAST, MOST)
         there = rows[taken]

@@ -3,6 +3,7 @@
 from training import times, weighting
 from training.batches import Batches
 from training.checkpoint import latest, load, load_weights, save
+from training.dequantiser import DequantiserStep, dequantiser_gain, train_dequantiser
 from training.ema import EMA
 from training.loop import Step, TrainingState, train
 from training.loss import dsm_loss
@@ -10,8 +11,10 @@ from training.loss import dsm_loss
 __all__ = [
     "EMA",
     "Batches",
+    "DequantiserStep",
     "Step",
     "TrainingState",
+    "dequantiser_gain",
     "dsm_loss",
     "latest",
     "load",
@@ -19,5 +22,6 @@ __all__ = [
     "save",
     "times",
     "train",
+    "train_dequantiser",
     "weighting",
 ]

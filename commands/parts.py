@@ -1,0 +1,86 @@
+"""Work done in parts: what is finished survives an interruption, and ranks share what is left."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from commands.run import write_arrays, write_json
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that torchrun started; alone, rank 0 of 1."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def of_environment(cls) -> "Ranks":
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world > 1 and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+        return cls(int(os.environ.get("RANK", "0")) if world > 1 else 0, world)
+
+    def wait(self) -> None:
+        """For the others to come as far."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+    def share(self, items: Sequence[Any]) -> Sequence[Any]:
+        """The items that are this rank's to do."""
+        return items[self.rank :: self.world]
+
+
+class Parts:
+    """A folder of results beside the file they will become, named by a hash of all that decides them.
+
+    Run again with the same facts, they are found; with others, they are not taken for theirs.
+
+    Args:
+        output: the file that is made of them.
+        facts: settings, weights, data.
+    """
+
+    def __init__(self, output: Path, facts: dict[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        self.folder = output.with_name(f".{output.stem}.{digest}.parts")
+
+    def __contains__(self, name: str) -> bool:
+        return self._file(name).is_file()
+
+    def put(self, name: str, arrays: Arrays) -> None:
+        """Keep a part, whole or not at all."""
+        write_arrays(self._file(name), **arrays)
+
+    def get(self, name: str) -> Arrays:
+        """A part that was kept."""
+        with np.load(self._file(name)) as stored:
+            return {key: stored[key] for key in stored.files}
+
+    def note(self, name: str, content: dict[str, Any]) -> None:
+        """Keep facts as JSON."""
+        write_json(self.folder / f"{name}.json", content)
+
+    def noted(self, name: str) -> dict[str, Any] | None:
+        """Facts that were kept, or None."""
+        file = self.folder / f"{name}.json"
+        found: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+        return found
+
+    def remove(self) -> None:
+        """Forget everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"
