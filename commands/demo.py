@@ -54,14 +54,14 @@ def demo(workdir: Path, *, device: str | None = None, seed: int = 0, quick: bool
     between = interpolate(workdir / "vp", device=device, output=str(workdir / "interpolation.npz"))
     _say("scoring the held-out split")
     score = likelihood(
-        workdir / "vp", steps=4 if quick else 50, num=20 if quick else None, device=device,
+        workdir / "vp", steps=4 if quick else None, num=20 if quick else None, device=device,
         output=str(workdir / "likelihood.json"),
     )  # fmt: skip
     _say(f"showing {count} samples of each model to a classifier of the real digits")
     probed = _probe(vp, ncsn, workdir, seed, count)
     files += [*pictures, *map(Path, between["files"]), *map(Path, score["files"]), workdir / "ncsn.png"]
 
-    summary = {"round_trip_rms": table, "bits_per_dim": score["bits_per_dim"], **probed}
+    summary = {"round_trip_rms": table, "bits_per_dim": score["ode, bits_per_dim"], **probed}
     _print_table(summary)
     report = write_json(workdir / "demo.json", summary)
     return {"files": [str(path) for path in [*files, report]]}

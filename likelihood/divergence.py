@@ -52,7 +52,7 @@ class Divergence(abc.ABC):
             try:
                 return self._forward(field, x, directions)
             except (RuntimeError, NotImplementedError) as error:
-                if "forward" not in str(error).lower():
+                if not any(word in str(error).lower() for word in ("forward", "functorch", "vmap")):
                     raise
                 warnings.warn(f"no forward mode in this network, reverse taken instead: {error}", stacklevel=2)
         with torch.enable_grad():

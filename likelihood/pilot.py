@@ -25,6 +25,7 @@ from solvers.flow import Rows, State
 Array = NDArray[np.float64]
 
 PILOTS = 32
+SLACK = 4 / 3  # of a difference from twice the steps, which may have a quarter of the error themselves
 TRIED = 3  # clocks that are tried out, of those that the record finds best
 RECORDED = 96  # steps of the way that is recorded
 LADDER = (12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)
@@ -42,7 +43,7 @@ class Plan:
         ts: its rising grid.
         tolerance: that was asked for, in bits/dim.
         error: that the solver is estimated to leave in a value, in bits/dim: the largest difference from twice as many
-            steps among the pilots.
+            steps among the pilots, and a third more, for the error that these leave themselves.
         bias: the mean of that difference, signed: what it leaves in the mean of a set.
         nfe: evaluations of a sample under this plan.
         spent: evaluations that the choice took, of a pilot.
@@ -97,7 +98,7 @@ def plan_for(
         solver = AdamsMoulton()
         return Plan(solver, grids.saturated(sde, 1).flip(0), tolerance, 0.0, 0.0, 2, 0)
     record = pilots.recorded()
-    steps, tried = _first_rung(record, tolerance), dict[int, tuple[AdamsMoulton, float, float]]()
+    steps, tried = min(_first_rung(record, tolerance), most), dict[int, tuple[AdamsMoulton, float, float]]()
     while True:
         tried[steps] = pilots.best(record.best(steps), steps)
         following = _next(tried, tolerance, most)
@@ -124,8 +125,8 @@ def _next(tried: dict[int, tuple[AdamsMoulton, float, float]], tolerance: float,
         return None if steps >= most else min(most, math.ceil(steps * factor))
     least, bad = min(good), max((n for n in tried if n < min(good)), default=0)
     error = max(tried[least][1], 1e-12)
-    lower = math.ceil(least * max(0.6, (error / tolerance) ** (1 / 3)))
-    return None if lower <= bad or lower >= 0.93 * least or len(tried) > 5 else max(lower, 6)
+    lower = max(math.ceil(least * max(0.6, (error / tolerance) ** (1 / 3))), 6)
+    return None if lower <= bad or lower >= 0.93 * least or len(tried) > 5 else lower
 
 
 class _Pilots:
@@ -176,7 +177,7 @@ class _Pilots:
         reference, found = self.value(solvers[0], 2 * steps), list[tuple[float, float, AdamsMoulton]]()
         for solver in solvers:
             change = (self.value(solver, steps) - reference) / (self.x[0].numel() * math.log(2))
-            found.append((float(change.abs().max()), -float(change.mean()), solver))
+            found.append((SLACK * float(change.abs().max()), -float(change.mean()), solver))
         error, bias, solver = min(found, key=lambda each: each[0])
         return solver, error, bias
 

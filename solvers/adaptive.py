@@ -118,7 +118,9 @@ class Adaptive(FlowSolver):
             raise self._named(error, error.sample, schedule, error.place) from None
         return leave(y, clock, schedule[-1])
 
-    def _named(self, error: ValueError, sample: int | None, schedule: Schedule, place: float = math.nan) -> UnsolvedError:
+    def _named(
+        self, error: ValueError, sample: int | None, schedule: Schedule, place: float = math.nan
+    ) -> UnsolvedError:
         """The error, with the sample and the time that it came from."""
         where = "" if sample is None else f"sample {sample}"
         if not math.isnan(place):

@@ -1,0 +1,477 @@
+"""Likelihoods to a tolerance in bits/dim: the clocks, steps and pilots that keep it, judged by closed forms."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from oracles import PATHS, batch, gaussian, mixture
+from scipy.integrate import quad
+from torch import Tensor
+from torch.testing import assert_close
+
+from likelihood import Divergence, Exact, Hutchinson, HutchPlusPlus, log_likelihood, plan_for
+from likelihood.divergence import orthonormal
+from models import MLP, Denoiser, precondition
+from models.analytic import Empirical, Gaussian, GaussianMixture
+from models.counting import CountCalls
+from sde_lib import SDE, VPSDE
+from solvers import AdamsMoulton, Adaptive, PerSampleNoise, Scales, grids
+from solvers.clocks import Saturated
+from training import TrainingState, train
+
+PAPER_PATHS = ["vp", "subvp", "ve", "edm", "cosine", "rectified"]
+CLOCKS = [
+    Saturated(),
+    Saturated(pace=1.0),
+    Saturated(0.001, 2.5, spread=0.3, pace=20.0),
+    Saturated(0.05, 5.0, pace=0.02),
+]
+
+
+def seeded(seed: int) -> Callable[[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+
+def at_the_end(model: Any, sde: SDE) -> Callable[[Tensor], Tensor]:
+    return lambda z: model.log_prob(z, *sde.scales(sde.t_max))
+
+
+def on_the_path(model: GaussianMixture, sde: SDE, n: int, seed: int) -> Tensor:
+    """Samples of the path's marginal at t_min, which is where a likelihood starts."""
+    alpha, sigma = sde.scales(sde.t_min)
+    x0, noise = batch(model, n, seed), seeded(seed + 1000)
+    return alpha * x0 + sigma * noise(x0)
+
+
+def bits(nats: Tensor, x: Tensor) -> Tensor:
+    return nats / (x[0].numel() * math.log(2))
+
+
+def slope(steps: tuple[int, ...], errors: list[float]) -> float:
+    return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+# Clocks with a pace
+
+
+@pytest.mark.parametrize("clock", CLOCKS, ids=repr)
+@pytest.mark.parametrize("name", PATHS)
+def test_a_saturated_clocks_rate_is_its_readings_derivative_and_its_time_their_inverse(
+    name: str, clock: Saturated
+) -> None:
+    sde = PATHS[name]
+    share = torch.tensor([1e-3, 0.02, 0.3, 0.5, 0.77, 0.98], dtype=torch.float64)
+    t = sde.t_min + share * (sde.t_max - sde.t_min)
+    h = 1e-5 * (t - sde.t_min).clamp(max=1.0)  # the readings bend most at t_min
+    difference = (clock.reading(sde, t + h) - clock.reading(sde, t - h)) / (2 * h)
+    assert_close(clock.rate(Scales.at(sde, t)), difference, rtol=1e-4, atol=1e-5)
+    assert_close(clock.time(sde, clock.reading(sde, t)), t, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("clock", CLOCKS, ids=repr)
+@pytest.mark.parametrize("name", PATHS)
+def test_a_grid_by_a_clock_falls_from_end_to_end_in_equal_readings(name: str, clock: Saturated) -> None:
+    sde = PATHS[name]
+    for steps in (1, 7, 100):
+        ts = grids.by_clock(sde, steps, clock)
+        assert len(ts) == steps + 1
+        assert ts.dtype == torch.float64
+        assert (float(ts[0]), float(ts[-1])) == (sde.t_max, sde.t_min)
+        assert bool((ts.diff() < 0).all())
+        strides = clock.reading(sde, ts).diff()
+        assert_close(strides, strides.mean().expand(steps), rtol=1e-5, atol=1e-8)
+    assert_close(grids.saturated(sde, 9, 0.02, 5.0, 0.3), grids.by_clock(sde, 9, Saturated(0.02, 5.0, None, 0.3)))
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"pace": -1.0}, "a pace of 0 or more"), ({"low": 0.0}, "0 < low")])
+def test_a_clock_that_cannot_run_is_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Saturated(**settings)
+
+
+# Adams-Bashforth-Moulton
+
+
+@pytest.mark.parametrize("order", [3, 4])
+@pytest.mark.parametrize("name", PAPER_PATHS)
+def test_adams_moulton_of_order_three_and_four_has_its_order(name: str, order: int) -> None:
+    """In the value, whose closed form is that a Gaussian's flow keeps (x - alpha m) / s_t, and in its density.
+
+    At least: where errors change their sign between two grids, the slope is larger.
+    """
+    sde, model = PATHS[name], gaussian((2,))
+    x, steps, clock = batch(model, 4), (50, 100, 200), Saturated(0.1, 5.0, spread=0.5)
+    ends = [sde.scales(t) for t in (sde.t_min, sde.t_max)]
+    spreads = [torch.hypot(alpha * model.stds[0], sigma) for alpha, sigma in ends]
+    latent = ends[1][0] * model.means[0] + (x - ends[0][0] * model.means[0]) / spreads[0] * spreads[1]
+    errors = list[tuple[float, float]]()
+    for n in steps:
+        found = log_likelihood(
+            model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
+            ts=grids.by_clock(sde, n, clock).flip(0), prior_log_prob=at_the_end(model, sde),
+        )  # fmt: skip
+        assert found.latent is not None
+        value = ((found.latent - latent) / spreads[1]).norm()
+        errors.append((float(value), float((found.log_prob - model.log_prob(x, *ends[0])).norm())))
+    for error in zip(*errors, strict=True):
+        assert slope(steps, list(error)) > order - 0.25
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", PATHS)
+def test_a_gaussian_of_the_clocks_spread_takes_no_steps_at_all(name: str, order: int) -> None:
+    """Its flow leaves x / size as it is, so the latents and the density are exact, whatever the grid."""
+    sde, std = PATHS[name], torch.tensor(0.37, dtype=torch.float64)
+    model = Gaussian(torch.zeros(3, 2, dtype=torch.float64), std)
+    x = batch(model, 4)
+    for steps in (1, 3):
+        clock = Saturated(0.02, 10.0, spread=0.37)
+        found = log_likelihood(
+            model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
+            ts=grids.by_clock(sde, steps, clock).flip(0), prior_log_prob=at_the_end(model, sde),
+        )  # fmt: skip
+        sizes = [torch.hypot(alpha * std, sigma) for alpha, sigma in map(sde.scales, (sde.t_min, sde.t_max))]
+        assert_close(found.latent, x / sizes[0] * sizes[1], rtol=1e-9, atol=1e-9)
+        assert_close(found.log_prob, model.log_prob(x, *sde.scales(sde.t_min)), rtol=0, atol=1e-8)
+
+
+@dataclass(frozen=True)
+class Turning:
+    """A denoiser whose velocity dy / dtheta is a polynomial in the clock's reading, the same for every x.
+
+    D = s (y cos theta - v sin theta), with y = x / size and s the spread.
+    """
+
+    sde: SDE
+    clock: Saturated
+    coefficients: tuple[float, ...]
+
+    def velocity(self, theta: float) -> float:
+        n = self.spread * math.tan(theta)
+        t = self.sde.time(torch.tensor(-2 * math.log(n), dtype=torch.float64))
+        return float(np.polyval(self.coefficients, float(self.clock.reading(self.sde, t)) / 10))
+
+    @property
+    def spread(self) -> float:
+        assert self.clock.spread is not None
+        return self.clock.spread
+
+    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        theta = torch.atan2(sigma, alpha * self.spread)
+        y = x / torch.hypot(sigma, alpha * self.spread)
+        return self.spread * (y * theta.cos() - self.velocity(float(theta)) * theta.sin())
+
+
+@pytest.mark.parametrize(("order", "degree"), [(1, 0), (1, 1), (2, 1), (3, 2), (4, 2)])
+@pytest.mark.parametrize("name", ["vp", "ve", "rectified"])
+def test_a_velocity_that_is_a_polynomial_of_the_clock_is_integrated_to_rounding(
+    name: str, order: int, degree: int
+) -> None:
+    """Under the exact angle:  y' = y + int p(c) dtheta, by quadrature. The start of order 4 knows three evaluations."""
+    sde, clock = PATHS[name], Saturated(0.05, 5.0, spread=0.5)
+    model = Turning(sde, clock, (0.7, -0.4, 0.5)[-degree - 1 :])
+    x = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
+    ends = [sde.scales(t) for t in (sde.t_min, sde.t_max)]
+    angles = [math.atan2(float(sigma), 0.5 * float(alpha)) for alpha, sigma in ends]
+    sizes = [math.hypot(float(sigma), 0.5 * float(alpha)) for alpha, sigma in ends]
+    change = quad(model.velocity, *angles, epsabs=1e-10, epsrel=1e-10, limit=400)[0]
+    for steps in (2, 5):
+        found = log_likelihood(
+            model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
+            ts=grids.by_clock(sde, steps, clock).flip(0), prior_log_prob=lambda z: torch.zeros(1).double(),
+        )  # fmt: skip
+        assert_close(found.latent, (x / sizes[0] + change) * sizes[1], rtol=1e-6, atol=1e-6)
+        # The volume grows as the size: nothing of y's own.
+        assert_close(found.log_prob, torch.tensor([2 * math.log(sizes[1] / sizes[0])]).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [3, 4])
+@pytest.mark.parametrize("name", PAPER_PATHS)
+def test_data_that_is_one_point_sends_noise_where_it_belongs(name: str, order: int) -> None:
+    """X - alpha m scales with sigma: y's noise is sin theta a, whose velocity turns as cos theta."""
+    sde, point = PATHS[name], torch.tensor([[0.6, -0.3]], dtype=torch.float64)
+    (alpha, sigma), (last_alpha, last_sigma) = (sde.scales(t) for t in (sde.t_min, sde.t_max))
+    noise = seeded(0)(torch.zeros(4, 2, dtype=torch.float64))
+    x, latent = alpha * point + sigma * noise, last_alpha * point + last_sigma * noise
+    # Sub-VP starts where noise is finest, 1e-6.
+    clock = Saturated(1e-4 if name == "subvp" else 1e-3, 5.0, spread=0.5)
+    steps, errors = (50, 100, 200), list[float]()
+    for n in steps:
+        found = log_likelihood(
+            Empirical(point), sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
+            ts=grids.by_clock(sde, n, clock).flip(0),
+        ).latent  # fmt: skip
+        assert found is not None
+        errors.append(float((found - latent).norm() / latent.norm()))
+    assert slope(steps, errors) > order - 0.5
+    assert errors[1] < 1e-5
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_evaluations_are_as_many_as_foretold(order: int) -> None:
+    sde, model, solver = PATHS["vp"], CountCalls(mixture((2,))), AdamsMoulton(order)
+    for i, steps in enumerate((1, 2, 5, 20)):
+        before = model.calls
+        found = log_likelihood(
+            model, sde, batch(mixture((2,)), 2), divergence=Exact(), solver=solver,
+            ts=grids.saturated(sde, steps).flip(0),
+        )  # fmt: skip
+        assert found.nfe == found.nfe_max == model.calls - before == solver.evaluations(steps), i
+        assert solver.evaluations(steps) == steps + (3 if order > 2 else 1)
+
+
+# The tolerance is kept
+
+
+@dataclass(frozen=True)
+class InThePlane(Divergence):
+    """The exact trace for a mixture of round modes on one line through the origin, in any dimension, by three products.
+
+    Its flow is a combination of x and m: it stays in their plane, where J = a + a matrix on that plane.
+    """
+
+    along: Tensor
+    mode: str = "reverse"
+    chunk: int = 3
+    shared: ClassVar[bool] = False
+
+    def directions(self, x: Tensor, noise: Any) -> Tensor:
+        return orthonormal(torch.stack([self.along.expand_as(x), x, torch.randn_like(x)]))
+
+    def estimates(self, products: Callable[[Tensor], Tensor], directions: Tensor) -> Tensor:
+        first, second, across = (products(directions) * directions).flatten(2).sum(2)
+        return (first + second + (directions[0, 0].numel() - 2) * across)[None]
+
+
+def exact_trace(model: GaussianMixture) -> InThePlane:
+    return InThePlane(model.means[0])
+
+
+def image_like(shape: tuple[int, ...]) -> GaussianMixture:
+    """Standard deviations from 1 down to 0.02 by a power law, as an image's frequencies have; two modes a unit from the
+    origin each way in the coarsest, so that its Jacobian is diagonal and one Rademacher probe exact."""
+    size = math.prod(shape)
+    std = (1 + torch.arange(size, dtype=torch.float64)) ** (math.log(0.02) / math.log(size))
+    mean = torch.zeros(size, dtype=torch.float64)
+    mean[0], std[0] = 1.0, 0.4
+    means = torch.stack([mean, -mean]).reshape(2, *shape)
+    return GaussianMixture(means, std.reshape(1, *shape).expand(2, *shape), torch.tensor([0.3, 0.7]).double())
+
+
+def narrow(dims: int) -> GaussianMixture:
+    """Ten modes in the cube, of standard deviations 0.05 to 0.2."""
+    generator = torch.Generator().manual_seed(0)
+    means = 2 * torch.rand(10, dims, generator=generator, dtype=torch.float64) - 1
+    stds = 0.05 + 0.15 * torch.rand(10, generator=generator, dtype=torch.float64)
+    return GaussianMixture(means, stds, torch.ones(10).double())
+
+
+CASES: dict[str, tuple[GaussianMixture, Any, int]] = {
+    "plane": (mixture((2,)), Exact(), 100),
+    "ten narrow modes": (narrow(2), Exact(), 0),
+    "64": (mixture((64,)), exact_trace(mixture((64,))), 100),
+    "3072": (mixture((3, 32, 32)), exact_trace(mixture((3, 32, 32))), 32),
+    "image-like": (image_like((3, 32, 32)), Hutchinson(), 32),
+}
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        *((case, name) for case in ("plane", "64") for name in PAPER_PATHS),
+        *(("ten narrow modes", name) for name in ("vp", "ve", "rectified")),
+    ],
+)
+def test_every_value_is_within_its_tolerance_of_the_closed_form(case: str, name: str, tolerance: float) -> None:
+    _kept(case, name, tolerance)
+
+
+@pytest.mark.parametrize("case", ["3072", "image-like"])
+@pytest.mark.parametrize(("name", "tolerance"), [("vp", 1e-4), ("ve", 1e-3), ("rectified", 1e-2)])
+def test_so_it_is_in_as_many_dimensions_as_images_have(case: str, name: str, tolerance: float) -> None:
+    _kept(case, name, tolerance)
+
+
+LOG: list[Any] = []
+
+
+def _kept(case: str, name: str, tolerance: float) -> None:
+    """The samples are the pilots themselves; others that the plan never saw keep it as root mean square."""
+    (model, divergence, others), sde = CASES[case], PATHS[name]
+    prior, start = at_the_end(model, sde), sde.scales(sde.t_min)
+    x = on_the_path(model, sde, 32, 1)
+    found = log_likelihood(model, sde, x, divergence=divergence, tolerance=tolerance, prior_log_prob=prior)
+    error = float(bits(found.log_prob - model.log_prob(x, *start), x).abs().max())
+    assert found.solver_error is not None
+    print("KEPT", case, name, tolerance, "nfe", found.nfe, "est %.1e true %.1e" % (found.solver_error, error), end=" ")
+    if others:
+        plan = plan_for(model, sde, x, tolerance, divergence=divergence)
+        y = on_the_path(model, sde, others, 2)
+        unseen = log_likelihood(
+            model, sde, y, divergence=divergence, solver=plan.solver, ts=plan.ts, prior_log_prob=prior
+        )
+        square = bits(unseen.log_prob - model.log_prob(y, *start), y).square()
+        print("others %.1e max %.1e" % (square.mean().sqrt(), square.max().sqrt()))
+        assert float(square.mean().sqrt()) <= tolerance
+    assert error <= tolerance
+    assert found.solver_error <= tolerance
+    # A difference from twice the steps, which have an error too.
+    assert error < 2 * found.solver_error + 1e-6
+    assert found.solver_error < 10 * error
+
+
+# Plans
+
+
+class Rough:
+    """A denoiser with ripples in the noise level, finer than a grid's steps."""
+
+    def __init__(self, model: GaussianMixture) -> None:
+        self.model = model
+
+    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self.model(x, alpha, sigma) * (1 + 0.3 * torch.sin(60 * (sigma / alpha).log()))
+
+
+@pytest.mark.parametrize("most", [4, 24])
+def test_a_flow_too_rough_for_so_many_steps_is_said_to_be(most: int) -> None:
+    sde, model = PATHS["vp"], CountCalls(Rough(mixture((2,))))
+    x = on_the_path(mixture((2,)), sde, 8, 1)
+    plan = plan_for(model, sde, x, 1e-4, divergence=Exact(), most=most)
+    assert not plan.met
+    assert plan.error > 1e-4
+    assert math.isfinite(plan.error)
+    assert len(plan.ts) == most + 1
+    assert plan.nfe == plan.solver.evaluations(most)
+    assert plan.spent == model.calls
+    # The error that is stated is one: what four times the steps say otherwise.
+    fine = grids.by_clock(sde, 1000, plan.solver.clock).flip(0)  # type: ignore[arg-type]
+    values = [
+        log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=ts).log_prob for ts in (plan.ts, fine)
+    ]
+    error = float(bits(values[0] - values[1], x).abs().max())
+    assert error / 10 < plan.error < 10 * error
+
+
+def test_where_there_is_nothing_to_do_a_plan_takes_the_fewest_steps() -> None:
+    """Of a Gaussian of the clock's own spread every number of steps is right: looking for fewer has an end."""
+    sde, model = PATHS["vp"], Gaussian(torch.zeros(3).double(), torch.tensor(0.5).double())
+    x = on_the_path(model, sde, 32, 1)
+    plan = plan_for(model, sde, x, 1e-2, divergence=Exact())
+    assert plan.met
+    assert plan.nfe <= 9
+
+
+def test_no_samples_have_a_plan_and_a_density() -> None:
+    sde, model = PATHS["vp"], mixture((2,))
+    x = torch.zeros(0, 2, dtype=torch.float64)
+    plan = plan_for(model, sde, x, 1e-3)
+    assert plan.met
+    assert plan.spent == 0
+    found = log_likelihood(model, sde, x, tolerance=1e-3)
+    assert found.log_prob.shape == (0,)
+    assert found.nfe == 0
+    assert found.solver_error == 0
+
+
+@pytest.mark.parametrize(
+    "divergence", [Exact(), Hutchinson(), Hutchinson(2, "orthogonal"), Hutchinson(fresh=True), HutchPlusPlus(1, 2)], ids=repr
+)
+@pytest.mark.parametrize("n", [1, 40])
+def test_a_plan_is_what_its_numbers_say(n: int, divergence: Any) -> None:
+    sde, model = PATHS["rectified"], CountCalls(mixture((3,)))
+    x = on_the_path(mixture((3,)), sde, n, 3)
+    plan = plan_for(model, sde, x, 3e-3, divergence=divergence, noise=PerSampleNoise(0, range(n)))
+    assert plan.met
+    assert plan.error <= plan.tolerance == 3e-3
+    assert abs(plan.bias) <= plan.error
+    assert plan.nfe == plan.solver.evaluations(len(plan.ts) - 1)
+    assert plan.spent == model.calls
+    assert model.samples == model.calls * min(n, 32)
+    found = log_likelihood(
+        mixture((3,)), sde, x, divergence=divergence, tolerance=3e-3, noise=PerSampleNoise(0, range(n))
+    )
+    assert (found.nfe, found.solver_error) == (plan.nfe, plan.error)
+
+
+def test_the_plan_of_a_run_does_not_depend_on_its_later_samples_or_the_streams_that_were_used() -> None:
+    """The pilots read their streams from the beginning, and leave the run's own where they are."""
+    sde, model = PATHS["vp"], mixture((3,))
+    x, noise = on_the_path(model, sde, 40, 3), PerSampleNoise(0, range(40))
+    plans = [
+        plan_for(model, sde, x, 3e-3, noise=noise),
+        plan_for(model, sde, x[:32], 3e-3, noise=PerSampleNoise(0, range(32))),
+    ]
+    assert torch.equal(plans[0].ts, plans[1].ts)
+    assert replace(plans[0], ts=plans[1].ts) == plans[1]
+    settings: dict[str, Any] = {"solver": plans[0].solver, "ts": plans[0].ts}
+    used, new = (log_likelihood(model, sde, x, noise=n, **settings) for n in (noise, PerSampleNoise(0, range(40))))
+    assert torch.equal(used.log_prob, new.log_prob)
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "cosine"])
+def test_a_plan_for_less_error_takes_no_fewer_evaluations(name: str) -> None:
+    sde, model = PATHS[name], mixture((2,))
+    x = on_the_path(model, sde, 16, 4)
+    plans = [plan_for(model, sde, x, tolerance, divergence=Exact()) for tolerance in (3e-2, 3e-3, 3e-4)]
+    counts = [plan.nfe for plan in plans]
+    assert counts == sorted(counts)
+    assert all(plan.met for plan in plans)
+
+
+def test_a_plan_that_makes_no_sense_is_refused() -> None:
+    sde, model = PATHS["vp"], mixture((2,))
+    x = batch(model, 2)
+    for tolerance in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="expected a positive tolerance"):
+            plan_for(model, sde, x, tolerance)
+    for settings in ({"solver": Adaptive()}, {"ts": grids.uniform(sde, 5).flip(0)}):
+        with pytest.raises(ValueError, match="a tolerance, or a solver and its grid, got both"):
+            log_likelihood(model, sde, x, tolerance=1e-2, **settings)  # type: ignore[arg-type]
+
+
+# Learned densities are densities
+
+
+TOYS = {1: (4.0, 1200), 2: (3.5, 90)}  # half a side of the box, and points along it
+
+
+@pytest.fixture(scope="module", params=TOYS)
+def learned(request: pytest.FixtureRequest) -> Iterator[tuple[int, Denoiser]]:
+    """A small network trained for a few seconds on two modes."""
+    dims, means = request.param, torch.zeros(2, request.param)
+    means[:, 0] = torch.tensor([0.8, -0.8])
+    data = GaussianMixture(means, torch.tensor([0.3, 0.4]), torch.tensor([0.4, 0.6]))
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    denoiser = Denoiser(MLP((dims,), width=32, blocks=2), precondition.v)
+    state = TrainingState(denoiser, torch.optim.Adam(denoiser.parameters(), lr=3e-3))
+    loader = [data.sample(256, generator) for _ in range(40)]
+    for _ in train(denoiser, VPSDE(), loader, images=256 * 400, state=state, schedule=lambda n: 1 - n / (256 * 401)):
+        pass
+    yield dims, denoiser.double().eval().requires_grad_(False)
+
+
+def test_the_density_of_a_trained_model_integrates_to_one(learned: tuple[int, Denoiser]) -> None:
+    """The flow is a bijection, whatever was learned: a sum over a grid of its density is 1, and its mean the data's."""
+    (dims, model), sde = learned, VPSDE()
+    half, points = TOYS[dims]
+    line = (torch.arange(points, dtype=torch.float64) + 0.5) / points * 2 * half - half
+    x = torch.cartesian_prod(*[line] * dims).reshape(-1, dims)
+    scored = torch.Generator().manual_seed(1)
+    pilots = x[torch.randperm(len(x), generator=scored)[:32]]
+    plan = plan_for(model, sde, pilots, 1e-2, divergence=Exact())
+    print("TRAINED", dims, plan.error, plan.nfe, plan.solver.clock)
+    density = log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=plan.ts).log_prob.exp()
+    cell = (2 * half / points) ** dims
+    print(float(density.sum() * cell))
+    assert float(density.sum() * cell) == pytest.approx(1, abs=0.01)
+    # Something was learned: the mean of 0.4 at 0.8 and 0.6 at -0.8.
+    mean = (density[:, None] * x).sum(0) * cell
+    assert_close(mean, torch.tensor([-0.16, 0.0][:dims]).double(), rtol=0, atol=0.1)
