@@ -19,9 +19,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import scipy
 import torch
 from scipy.integrate import solve_ivp
@@ -44,10 +46,10 @@ from likelihood import (
 )
 from likelihood.divergence import Divergence
 from likelihood.flow import FlowWithDivergence
-from likelihood.pilot import _Pilots
+from likelihood.pilot import PILOTS, _Pilots
 from models.analytic import GaussianMixture
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
-from solvers import AdamsMoulton, Adaptive, PerSampleNoise, Scales, Schedule, grids, probability_flow
+from solvers import AdamsMoulton, Adaptive, FlowSolver, PerSampleNoise, Scales, Schedule, grids, probability_flow
 from solvers.clocks import Saturated
 from solvers.flow import ALL, Rows, State
 
@@ -61,18 +63,12 @@ PATHS: dict[str, SDE] = {
 }
 PROBLEMS = ("d=2", "d=64", "d=3072", "image-like")
 COLUMNS = (15, 25, 50)
+TOLERANCES = (1e-5, 1e-3)
+KEPT = Hutchinson(fresh=False)
+MANY = 103  # evaluations with which a plan for more is compared by its probes
+COARSE = 60  # evaluations up to which constants are chosen for their number
 
 Slope = Callable[[Scales, Tensor], tuple[Tensor, Tensor]]  # velocity and divergence at x
-
-
-class Cell(NamedTuple):
-    """Errors of images in bits/dim, and the evaluations they took."""
-
-    errors: Tensor
-    nfe: float
-
-    def __str__(self) -> str:
-        return f"{rms(self.errors):.1e} ({float(self.errors.mean()):+.1e})"
 
 
 class Pass(NamedTuple):
@@ -93,6 +89,7 @@ class MixtureFlow:
 
     def __init__(self, means: Tensor, stds: Tensor) -> None:
         self.means, self.stds, self.calls = means, stds, 0
+        self.denoiser = GaussianMixture(means, stds, torch.ones(len(means)))
 
     def look(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log p (B,), its gradient (B, D) and its Laplacian (B,)."""
@@ -128,7 +125,7 @@ def mixture(name: str) -> MixtureFlow:
 def drawn(flow: MixtureFlow, sde: SDE, count: int, seed: int) -> Tensor:
     """Points of the path at t_min."""
     generator = torch.Generator().manual_seed(seed)
-    x0 = GaussianMixture(flow.means, flow.stds, torch.ones(len(flow.means))).sample(count, generator)
+    x0 = flow.denoiser.sample(count, generator)
     alpha, sigma = sde.scales(sde.t_min)
     return alpha * x0 + sigma * torch.randn(x0.shape, generator=generator)
 
@@ -137,20 +134,20 @@ def agrees() -> None:
     """The closed form against automatic differentiation, in d = 2."""
     flow, sde = mixture("d=2"), VPSDE()
     x, at = drawn(flow, sde, 5, 0), Scales.at(sde, torch.tensor(0.2))
-    denoiser, exact = GaussianMixture(flow.means, flow.stds, torch.ones(10)), Exact()
-    velocity, divergence = exact(lambda y: probability_flow(denoiser, y, at), x, exact.directions(x, torch.randn_like))
-    for mine, theirs in zip(flow(at, (x,), slice(None)), (velocity, divergence), strict=True):
+    exact = FlowWithDivergence(flow.denoiser, Exact(), False, torch.randn_like)
+    state = exact.begin(x)
+    for mine, theirs in zip(flow(at, state, ALL), exact(at, state, ALL), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9)
-    assert torch.allclose(flow.log_prob(x, (at.alpha, at.sigma)), denoiser.log_prob(x, at.alpha, at.sigma))
+    assert torch.allclose(flow.log_prob(x, (at.alpha, at.sigma)), flow.denoiser.log_prob(x, at.alpha, at.sigma))
 
 
-def by_recipe(slope: Slope, sde: SDE, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor, int]:
-    """Scipy's RK45 in time on the whole batch: latents, the divergences' integrals, and evaluations."""
+def by_recipe(slope: Slope, sde: SDE, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Scipy's RK45 in time on the whole batch: latents, and the divergences' integrals."""
 
     def flat(*parts: Tensor) -> Tensor:
         return torch.cat([part.flatten().double() for part in parts])
 
-    def change(t: float, state: Tensor) -> Tensor:
+    def change(t: float, state: np.ndarray) -> np.ndarray:
         y = torch.as_tensor(state[: x.numel()]).reshape(x.shape).to(x)
         return flat(*slope(Scales.at(sde, torch.tensor(t, dtype=torch.float64)), y)).numpy()
 
@@ -158,7 +155,7 @@ def by_recipe(slope: Slope, sde: SDE, x: Tensor, tolerance: float) -> tuple[Tens
     found = solve_ivp(change, (sde.t_min, sde.t_max), start, rtol=tolerance, atol=tolerance, method="RK45")
     assert found.success
     end = torch.as_tensor(found.y[:, -1])
-    return end[: x.numel()].reshape(x.shape).to(x), end[x.numel() :], found.nfev
+    return end[: x.numel()].reshape(x.shape).to(x), end[x.numel() :]
 
 
 class Choices:
@@ -167,52 +164,51 @@ class Choices:
     def __init__(self, pilots: _Pilots) -> None:
         self.pilots, self.record = pilots, pilots.recorded()
 
-    def __call__(self, evaluations: int, most: int = 3) -> AdamsMoulton:
+    def __call__(self, evaluations: int) -> AdamsMoulton:
         steps = evaluations - 3
-        leading = self.record.best(steps)[:most]
-        return self.pilots.best(leading, steps)[0] if most > 1 else leading[0]
+        return self.pilots.best(self.record.best(steps), steps)[0]
 
 
-def analytic(name: str, sde: SDE, count: int) -> tuple[dict[str, Cell], dict[int, AdamsMoulton]]:
-    """Errors by column, and the constants that were chosen."""
-    flow, pilots = mixture(name), _Pilots(lambda *_: None, sde, drawn(mixture(name), sde, 16, 1), Exact(), torch.randn)
+def analytic(name: str, sde: SDE, count: int) -> tuple[list[str], list[AdamsMoulton]]:
+    """What to show of the errors, and the constants that the pilots chose for each of `COLUMNS`."""
+    flow = mixture(name)
+    pilots = _Pilots(flow.denoiser, sde, drawn(flow, sde, PILOTS, 1), Exact(), torch.randn_like)
     x, dims = drawn(flow, sde, count, 2), flow.means.shape[1]
-    pilots.flow, pilots.start = flow, (pilots.x, pilots.x.new_zeros(16, 1))  # the divergence is exact and known
-    truth, cells, chosen = flow.log_prob(x, sde.scales(sde.t_min)), dict[str, Cell](), Choices(pilots)
+    # The divergence is exact and known: no field of the pilots' own.
+    pilots.flow, pilots.start = flow, (pilots.x, pilots.x.new_zeros(PILOTS, 1))  # type: ignore[assignment]
+    truth, choose = flow.log_prob(x, sde.scales(sde.t_min)), Choices(pilots)
+    solvers, ends = [choose(n) for n in COLUMNS], torch.tensor([sde.t_min, sde.t_max])
+    start = x, x.new_zeros(count, 1)
 
-    def against(latent: Tensor, change: Tensor) -> Cell:
-        error = flow.log_prob(latent, sde.scales(sde.t_max)) + change - truth
-        return Cell(error / (dims * math.log(2)), flow.calls)
+    def ours(solver: FlowSolver, ts: Tensor) -> tuple[Tensor, Tensor]:
+        latent, change = solver.integrate(flow, start, Schedule(sde, ts, x))
+        return latent, change[:, 0]
 
-    solvers = {evaluations: chosen(evaluations) for evaluations in COLUMNS}
-    runs: dict[str, tuple[AdamsMoulton | Adaptive, Tensor]] = {}
-    for evaluations, solver in solvers.items():
-        runs[str(evaluations)] = solver, pilots.grid(solver, evaluations - 3)
-    for tolerance in (1e-5, 1e-3):
-        together = Adaptive("scipy:RK45", tolerance, tolerance, per_sample=False)
-        runs[f"log-SNR {tolerance:.0e}"] = together, torch.tensor([sde.t_min, sde.t_max])
+    runs: list[Callable[[], tuple[Tensor, Tensor]]] = []
+    runs += [partial(ours, solver, pilots.grid(solver, n - 3)) for n, solver in zip(COLUMNS, solvers, strict=True)]
+    runs += [partial(by_recipe, flow.slope, sde, x, tolerance) for tolerance in TOLERANCES]
+    runs += [partial(ours, Adaptive("scipy:RK45", each, each, per_sample=False), ends) for each in TOLERANCES]
+    shown = []
+    for run in runs:
         flow.calls = 0
-        latent, change, _ = by_recipe(flow.slope, sde, x, tolerance)
-        cells[f"time {tolerance:.0e}"] = against(latent, change)
-    for column, (solver, ts) in runs.items():
-        flow.calls = 0
-        latent, change = solver.integrate(flow, (x, x.new_zeros(count, 1)), Schedule(sde, ts, x))
-        cells[column] = against(latent, change[:, 0])
-    return cells, solvers
+        latent, change = run()
+        error = (flow.log_prob(latent, sde.scales(sde.t_max)) + change - truth) / (dims * math.log(2))
+        shown.append(f"{rms(error):.1e} ({error.mean():+.0e}, {error.abs().median():.0e}) [{flow.calls}]")
+    return shown, solvers
 
 
 def analytic_tables(problems: Sequence[str], paths: Sequence[str], count: int) -> None:
-    columns = [*map(str, COLUMNS), "time 1e-05", "time 1e-03", "log-SNR 1e-05", "log-SNR 1e-03"]
-    print(f"\n## Mixtures, exact divergence and truth, {count} images: rms of the errors (mean), [evaluations]\n")
-    heads = [f"{c} evaluations" if c.isdigit() else f"RK45 in {c}" for c in columns]
-    print(f"| path | problem | {' | '.join(heads)} |\n|---|---|" + "---|" * len(columns))
+    adaptive = [f"RK45 in {clock}, {each:.0e}" for clock in ("time", "log-SNR") for each in TOLERANCES]
+    print(f"\n## Mixtures, {count} images: rms of the errors (mean, median of their sizes) [evaluations]\n")
+    print(f"| path | problem | {' | '.join([f'{n} evaluations' for n in COLUMNS] + adaptive)} |")
+    print("|---|---|" + "---|" * (len(COLUMNS) + len(adaptive)))
     chosen: list[str] = []
     for path, name in itertools.product(paths, problems):
-        cells, solvers = analytic(name, PATHS[path], count)
-        shown = [str(cells[c]) + f" [{cells[c].nfe}]" * (not c.isdigit()) for c in columns]
+        shown, solvers = analytic(name, PATHS[path], count)
         print(f"| {path} | {name} | {' | '.join(shown)} |", flush=True)
-        chosen += [f"| {path} | {name} | {' | '.join(map(constants, solvers.values()))} |"]
-    print(f"\nWhat the pilots chose: order; low, high; spread; pace\n\n| path | problem | {' | '.join(columns[:3])} |")
+        chosen += [f"| {path} | {name} | {' | '.join(map(constants, solvers))} |"]
+    print("\nWhat the pilots chose: order; low, high; spread; pace\n")
+    print(f"| path | problem | {' | '.join(map(str, COLUMNS))} |")
     print("|---|---|" + "---|" * len(COLUMNS) + "\n" + "\n".join(chosen))
 
 
@@ -220,6 +216,17 @@ def constants(solver: AdamsMoulton) -> str:
     clock = solver.clock
     assert isinstance(clock, Saturated)
     return f"{solver.order}; {clock.low:g}, {clock.high:g}; {clock.spread or 1:.2f}; {clock.pace:.0f}"
+
+
+class Part(NamedTuple):
+    """What is asked of a trained network: runs' defaults."""
+
+    workdir: Path | None
+    dequantisation: Dequantisation
+    images: int  # and as many for pilots
+    evaluations: tuple[int, ...]
+    fine: int  # steps of the reference
+    coarse: int | None  # evaluations with which probes of every kind are compared
 
 
 class Case:
@@ -252,9 +259,14 @@ class Case:
 
     def theirs(self, tolerance: float, seed: int = 0) -> Pass:
         start = time.process_time()
-        slope = self.recipe(Hutchinson().directions(self.x, self.noise(seed))[0])
-        latent, change, nfe = by_recipe(slope, self.sde, self.x, tolerance)
-        return Pass(self.sde.prior_log_prob(latent).double() + change, nfe, time.process_time() - start)
+        slope, times = self.recipe(Hutchinson().directions(self.x, self.noise(seed))[0]), list[float]()
+
+        def counted(at: Scales, x: Tensor) -> tuple[Tensor, Tensor]:
+            times.append(float(at.t))
+            return slope(at, x)
+
+        latent, change = by_recipe(counted, self.sde, self.x, tolerance)
+        return Pass(self.sde.prior_log_prob(latent).double() + change, len(times), time.process_time() - start)
 
     def recipe(self, probe: Tensor) -> Slope:
         """The flow, and then again, with a graph, for its product with the probe."""
@@ -271,29 +283,32 @@ class Case:
     def bits(self, nats: Tensor) -> Tensor:
         return nats / (self.dims * math.log(2))
 
-    def with_steps(self, plan: Plan, evaluations: int) -> Plan:
-        assert isinstance(plan.solver.clock, Saturated)
-        return replace(plan, ts=grids.by_clock(self.sde, evaluations - 3, plan.solver.clock).flip(0))
+    def with_steps(self, plan: Plan, evaluations: int, solver: AdamsMoulton | None = None) -> Plan:
+        solver = solver or plan.solver
+        assert isinstance(solver.clock, Saturated)
+        ts = grids.by_clock(self.sde, evaluations - 3, solver.clock).flip(0)
+        return replace(plan, solver=solver, nfe=evaluations, ts=ts)
 
 
 def solver_table(case: Case, evaluations: Sequence[int], fine: int) -> tuple[Plan, dict[str, tuple[Pass, Tensor]]]:
     """Errors against many steps with the same kept probe; the plan for 1e-3, and passes with their errors."""
-    kept = Hutchinson(fresh=False)
-    start = time.process_time()
+    noise, start = PerSampleNoise(9, range(len(case.tries))), time.process_time()
     plans = {
-        tolerance: plan_for(case.denoiser, case.sde, case.tries, tolerance, noise=PerSampleNoise(9, range(99)))
-        for tolerance in (1e-2, 1e-3)
+        tolerance: plan_for(case.denoiser, case.sde, case.tries, tolerance, noise=noise) for tolerance in (1e-2, 1e-3)
     }
     chose = time.process_time() - start
-    clock = Saturated(0.002, 30.0, spread=0.8)
-    finest = replace(plans[1e-3], solver=AdamsMoulton(4, clock), ts=grids.by_clock(case.sde, fine, clock).flip(0))
-    reference = case.ours(finest, kept)
-    passes = {f"AdamsMoulton, {n}": case.ours(case.with_steps(plans[1e-3], n), kept) for n in evaluations}
+    clock, plan = Saturated(0.002, 30.0, spread=0.8), plans[1e-3]
+    reference = case.ours(case.with_steps(plan, fine + 3, AdamsMoulton(4, clock)), KEPT)
+    choose = Choices(_Pilots(case.denoiser, case.sde, case.tries, KEPT, noise))
+    passes = dict[str, Pass]()
+    for n in evaluations:
+        solver = choose(n) if n <= COARSE else plan.solver
+        passes[f"fixed: {constants(solver)}"] = case.ours(case.with_steps(plan, n, solver), KEPT)
     for tolerance, plan in plans.items():
         said = f"estimates {plan.error:.1e}, {'met' if plan.met else 'NOT met'}, {plan.spent} spent a pilot"
-        passes[f"plan_for {tolerance:.0e}: {constants(plan.solver)}: {said}"] = case.ours(plan, kept)
+        passes[f"plan_for {tolerance:.0e}: {constants(plan.solver)}: {said}"] = case.ours(plan, KEPT)
     passes["recipe, RK45 at 1e-5"], passes["recipe, RK45 at 1e-3"] = case.theirs(1e-5), case.theirs(1e-3)
-    passes["half the reference's steps"] = case.ours(case.with_steps(finest, fine // 2 + 3), kept)
+    passes["half the reference's steps"] = case.ours(case.with_steps(plan, fine // 2 + 3, AdamsMoulton(4, clock)), KEPT)
     print(f"\n### Solver error of {len(case.x)} images; reference {fine} steps; both plans took {chose:.0f} s\n")
     print("| | evaluations | rms | mean | max | s |\n|---|---|---|---|---|---|")
     out = {}
@@ -302,7 +317,7 @@ def solver_table(case: Case, evaluations: Sequence[int], fine: int) -> tuple[Pla
         out[name] = got, error
         print(f"| {name} | {got.nfe:.0f} | {rms(error):.1e} | {error.mean():+.1e} | {error.abs().max():.1e} |", end="")
         print(f" {got.seconds:.1f} |", flush=True)
-    return plans[1e-3], out
+    return plan, out
 
 
 def cost_table(case: Case) -> tuple[float, float]:
@@ -313,7 +328,8 @@ def cost_table(case: Case) -> tuple[float, float]:
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return case.denoiser(case.x, at.alpha, at.sigma)
+            denoised: Tensor = case.denoiser(case.x, at.alpha, at.sigma)
+            return denoised
 
     recipe = case.recipe(probe)
     ours, theirs = interleaved(lambda: flow(at, state, ALL), forward), interleaved(lambda: recipe(at, case.x), forward)
@@ -322,28 +338,35 @@ def cost_table(case: Case) -> tuple[float, float]:
     return ours[2], theirs[2]
 
 
-def probe_table(case: Case, plan: Plan, seeds: int) -> tuple[float, float]:
-    """Mean variance of a value by its probes: fresh and kept."""
-    few = case.x[: max(len(case.x) // 2, 2)]
+def probe_table(case: Case, plan: Plan, seeds: int, coarse: int | None) -> tuple[float, float]:
+    """Mean variance of a value by its probes, fresh and kept; other probes on a coarse grid, if asked."""
+    x = case.x[:8]
 
-    def values(divergence: Divergence, x: Tensor) -> Tensor:
+    def values(divergence: Divergence, plan: Plan = plan) -> Tensor:
         return case.bits(torch.stack([case.ours(plan, divergence, 100 + i, x).log_prob for i in range(seeds)]))
 
-    fresh = values(Hutchinson(fresh=True), case.x)
-    rows = {
-        "fresh Rademacher": (fresh, fresh, 1.0),
-        "kept Rademacher": (values(Hutchinson(fresh=False), case.x), fresh, 1.0),
-        "fresh gaussian": (values(Hutchinson(distribution="gaussian", fresh=True), case.x), fresh, 1.0),
-        "fresh orthogonal, 4 products": (values(Hutchinson(4, "orthogonal", fresh=True), few), fresh[:, : len(few)], 4),
-        "fresh Hutch++, 4 products": (values(HutchPlusPlus(1, 2, fresh=True), few), fresh[:, : len(few)], 4),
-    }
-    print(f"\n### Variance by the probes, {seeds} seeds, {plan.nfe} evaluations\n")
-    print("| probes | images | standard deviation | variance x products, over fresh Rademacher's |\n|---|---|---|---|")
-    for name, (of, against, products) in rows.items():
-        ratio, error = ratio_of_variances(of, against)
-        shown = f"{products * ratio:.2f} +- {products * error:.2f}"
-        print(f"| {name} | {of.shape[1]} | {of.var(0).mean().sqrt():.1e} | {shown} |", flush=True)
-    return float(fresh.var(0).mean()), float(rows["kept Rademacher"][0].var(0).mean())
+    print(f"\n### Variance by the probes, {seeds} seeds, {len(x)} images\n")
+    print("| probes | evaluations | standard deviation | variance x products, over fresh Rademacher's |")
+    print("|---|---|---|---|")
+
+    def row(name: str, products: int, of: Tensor, against: Tensor, nfe: int = plan.nfe) -> float:
+        ratio, error = (products * each for each in ratio_of_variances(of, against))
+        print(f"| {name} | {nfe} | {of.var(0).mean().sqrt():.1e} | {ratio:.2f} +- {error:.2f} |", flush=True)
+        return float(of.var(0).mean())
+
+    fresh = values(Hutchinson())
+    variances = row("fresh Rademacher", 1, fresh, fresh), row("kept Rademacher", 1, values(KEPT), fresh)
+    if coarse is not None:
+        few = case.with_steps(plan, coarse)
+        fresh = values(Hutchinson(), few)
+        others: dict[str, tuple[int, Divergence]] = {
+            "fresh gaussian": (1, Hutchinson(distribution="gaussian")),
+            "fresh orthogonal, 3 products": (3, Hutchinson(3, "orthogonal")),
+            "fresh Hutch++, 3 products": (3, HutchPlusPlus(1, 1)),
+        }
+        for name, (products, divergence) in others.items():
+            row(name, products, values(divergence, few), fresh, coarse)
+    return variances
 
 
 def ratio_of_variances(of: Tensor, against: Tensor) -> tuple[float, float]:
@@ -358,7 +381,8 @@ def ratio_of_variances(of: Tensor, against: Tensor) -> tuple[float, float]:
         return torch.randint(count, (count,), generator=generator)
 
     many = [ratio(again(of.shape[1]), again(len(of)), again(len(against))) for _ in range(400)]
-    return ratio(*(torch.arange(count) for count in (of.shape[1], len(of), len(against)))), float(torch.tensor(many).std())
+    whole = ratio(*(torch.arange(count) for count in (of.shape[1], len(of), len(against))))
+    return whole, float(torch.tensor(many).std())
 
 
 def work_table(costs: dict[str, tuple[Pass, float, float, float]], first: str) -> None:
@@ -380,15 +404,18 @@ def work_table(costs: dict[str, tuple[Pass, float, float, float]], first: str) -
             print(f" {spent / least:.1f} |", flush=True)
 
 
-def trained_tables(case: Case, evaluations: Sequence[int], fine: int, seeds: int) -> Plan:
+def trained_tables(case: Case, evaluations: Sequence[int], fine: int, seeds: int, coarse: int | None) -> Plan:
     plan, passes = solver_table(case, evaluations, fine)
     forwards = cost_table(case)
-    variances = probe_table(case, plan, seeds)
-    names = [next(name for name in passes if "plan_for 1e-03" in name), *(n for n in passes if "recipe" in n)]
+    mine = next(name for name in passes if name.startswith("plan_for 1e-03"))
+    if plan.nfe > MANY:
+        plan = case.with_steps(plan, MANY)
+        mine = next(name for name, (got, _) in passes.items() if got.nfe == MANY)
+    variances = probe_table(case, plan, seeds, coarse)
     costs = {}
-    for name, which in zip(names, (0, 1, 1), strict=True):
+    for name, which in zip((mine, *(name for name in passes if "recipe" in name)), (0, 1, 1), strict=True):
         got, error = passes[name]
-        costs[name.split(":")[0]] = got, forwards[which], rms(error), variances[which]
+        costs[f"{name.split(':')[0]}, {got.nfe:.0f} evaluations"] = got, forwards[which], rms(error), variances[which]
     work_table(costs, next(iter(costs)))
     return plan
 
@@ -425,20 +452,21 @@ def main() -> None:
     if args.only in (None, "analytic"):
         torch.set_default_dtype(torch.float64)
         agrees()
-        analytic_tables(PROBLEMS[:2] if quick else PROBLEMS, ("vp",) if quick else tuple(PATHS), 32)
+        analytic_tables(PROBLEMS[:2] if quick else PROBLEMS, ("vp",) if quick else tuple(PATHS), 32 if quick else 64)
         torch.set_default_dtype(torch.float32)
-    count, pilots, seeds = (2, 2, 5) if quick else (16, 12, 20)
-    parts: dict[str, tuple[Path | None, Dequantisation, tuple[int, ...], int]] = {
-        "vp": (args.vp, Uniform(), (15, 25) if quick else (15, 20, 25, 30, 40, 60), 60 if quick else 300),
-        "vdm": (args.vdm, TruncatedNormal(), (39,) if quick else (39, 103, 203, 403), 100 if quick else 1000),
+    seeds = 5 if quick else 20
+    parts: dict[str, Part] = {
+        "vp": Part(args.vp, Uniform(), 16, (15, 20, 25, 30, 40, 60), 300, 25),
+        "vdm": Part(args.vdm, TruncatedNormal(), 8, (39, MANY, 203, 403), 800, None),
     }
-    for name, (workdir, dequantisation, evaluations, fine) in parts.items():
+    for name, (workdir, dequantisation, count, evaluations, fine, coarse) in parts.items():
         if workdir is None:
             print(f"\n{name}: left out, no --{name}=WORKDIR")
         elif args.only in (None, name):
             print(f"\n## {name}, trained, by {dequantisation}")
-            case = Case(workdir, dequantisation, count, pilots)
-            plan = trained_tables(case, evaluations, fine, seeds)
+            if quick:
+                count, evaluations, fine, coarse = 2, evaluations[:2], fine // 4, None
+            plan = trained_tables(case := Case(workdir, dequantisation, count, count), evaluations, fine, seeds, coarse)
             dequantisation_table(case, plan)
     print(f"\n{time.perf_counter() - started:.0f} s")
 

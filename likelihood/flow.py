@@ -34,10 +34,12 @@ class FlowWithDivergence:
         self.counts = torch.zeros(0, dtype=torch.long)
         self._kept: Tensor | None = None
 
-    def begin(self, x: Tensor) -> State:
-        """The state at x; the probes that are kept are drawn."""
+    def begin(self, x: Tensor, directions: Tensor | None = None) -> State:
+        """The state at x; the probes that are kept are drawn, unless given."""
         self.counts = torch.zeros(len(x), dtype=torch.long)
-        self._kept = None if self.fresh else self.divergence.directions(x.detach(), self.noise)
+        if directions is None and not self.fresh:
+            directions = self.divergence.directions(x.detach(), self.noise)
+        self._kept = directions
         return x, torch.zeros(len(x), self.divergence.count, dtype=x.dtype, device=x.device)
 
     def __call__(self, at: Scales, state: State, rows: Rows) -> State:

@@ -2,14 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from likelihood.divergence import Divergence, Hutchinson
@@ -17,21 +12,17 @@ from likelihood.flow import FlowWithDivergence
 from sde_lib import SDE
 from sde_lib.broadcast import DenoiserLike, of_rows
 from sde_lib.sde import Noise
-from solvers import AdamsMoulton, PerSampleNoise, Scales, Schedule, grids
+from solvers import AdamsMoulton, PerSampleNoise, Schedule, grids
 from solvers.clocks import Saturated
-from solvers.exponential import polynomial
-from solvers.flow import Rows, State
-
-Array = NDArray[np.float64]
+from solvers.flow import Field, State
 
 PILOTS = 32
+SCREENED = 8  # of them, on which clocks are told apart
+FINE = 160  # steps of what clocks are judged by
 SLACK = 4 / 3  # of a difference from twice the steps, which may have a quarter of the error themselves
-TRIED = 3  # clocks that are tried out, of those that the record finds best
-RECORDED = 96  # steps of the way that is recorded
-LADDER = (12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)
-LOWS, HIGHS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1), (2.5, 5.0, 10.0, 30.0)
-SPREADS = (0.5, 1.0)  # of the data's standard deviation
-PACES = (0.0, 2.0)  # over the whole way
+LEAST, MOST = 8, 512  # steps
+ORDERS, LOWS, HIGHS, PACES = (3, 4), (0.0005, 0.002, 0.01, 0.05), (5.0, 30.0), (0.0, 2.0)
+KEPT = 4  # clocks that are told apart again when there are more steps
 
 
 @dataclass(frozen=True)
@@ -43,10 +34,10 @@ class Plan:
         ts: its rising grid.
         tolerance: that was asked for, in bits/dim.
         error: that the solver is estimated to leave in a value, in bits/dim: the largest difference from twice as many
-            steps among the pilots, and a third more, for the error that these leave themselves.
+            steps among the pilots, and a third more for what is wrong with those.
         bias: the mean of that difference, signed: what it leaves in the mean of a set.
         nfe: evaluations of a sample under this plan.
-        spent: evaluations that the choice took, of a pilot.
+        spent: evaluations that the choice took, of all pilots together.
     """
 
     solver: AdamsMoulton
@@ -71,13 +62,13 @@ def plan_for(
     *,
     divergence: Divergence | None = None,
     noise: Noise = torch.randn_like,
-    most: int = LADDER[-1],
+    most: int = MOST,
 ) -> Plan:
     """The fewest steps of `AdamsMoulton`, and the clock for them, that keep a value's error below the tolerance.
 
-    The flow is recorded once, in fine steps. A clock then costs no evaluation to judge: on the record it is a
-    quadrature, whose error is known. The best one is tried out, at so many steps and at twice as many, until the
-    difference is below the tolerance. Pilots keep their probes, so that their differences are the solver's.
+    Clocks (and orders) are told apart by a few of the pilots, against a fine solution; the best one is tried out on all
+    of them, at so many steps and at twice as many, until the difference is below the tolerance. Pilots keep their
+    probes, so that their differences are the solver's.
 
     Args:
         denoiser: E[x0 | x].
@@ -89,19 +80,19 @@ def plan_for(
         most: steps to end with, met or not.
 
     Raises:
-        ValueError: for a tolerance that is not positive.
+        ValueError: for a tolerance that is not positive, or no steps at all.
     """
-    if not tolerance > 0:
-        raise ValueError(f"expected a positive tolerance in bits/dim, got {tolerance}")
-    pilots = _Pilots(denoiser, sde, x[:PILOTS], divergence or Hutchinson(), noise)
+    if not tolerance > 0 or most < 1:
+        raise ValueError(f"expected a positive tolerance in bits/dim, and 1 step or more, got {tolerance} and {most}")
     if len(x) == 0:
-        solver = AdamsMoulton()
-        return Plan(solver, grids.saturated(sde, 1).flip(0), tolerance, 0.0, 0.0, 2, 0)
-    record = pilots.recorded()
-    steps, tried = min(_first_rung(record, tolerance), most), dict[int, tuple[AdamsMoulton, float, float]]()
+        return Plan(AdamsMoulton(), grids.saturated(sde, 1).flip(0), tolerance, 0.0, 0.0, 4, 0)
+    pilots = Pilots(denoiser, sde, x[:PILOTS], divergence=divergence, noise=noise)
+    steps = min(most, max(LEAST, round(20 * (1e-3 / tolerance) ** 0.25)))
+    tried: dict[int, tuple[AdamsMoulton, float, float]] = {}
     while True:
-        tried[steps] = pilots.best(record.best(steps), steps)
-        following = _next(tried, tolerance, most)
+        solver = pilots.best(steps)
+        tried[steps] = (solver, *pilots.error(solver, steps))
+        following = _next({n: error for n, (_, error, _) in tried.items()}, tolerance, most)
         if following is None:
             break
         steps = following
@@ -111,145 +102,91 @@ def plan_for(
     return Plan(solver, pilots.grid(solver, steps), tolerance, error, bias, solver.evaluations(steps), pilots.spent)
 
 
-def _first_rung(record: "_Record", tolerance: float) -> int:
-    return next((n for n in LADDER if record.error(record.best(n)[0], n) <= tolerance), LADDER[-1])
-
-
-def _next(tried: dict[int, tuple[AdamsMoulton, float, float]], tolerance: float, most: int) -> int | None:
+def _next(errors: dict[int, float], tolerance: float, most: int) -> int | None:
     """More steps where the error is too large, fewer where it is far too small; None when there is nothing to try."""
-    good = [n for n, (_, error, _) in tried.items() if error <= tolerance]
+    good, bad = ([n for n, error in errors.items() if (error <= tolerance) == fits] for fits in (True, False))
     if not good:
-        steps = max(tried)
-        error = tried[steps][1]
-        factor = min(2.0, max(1.15, (error / tolerance) ** (1 / 3))) if math.isfinite(error) else 2.0
+        steps = max(bad)
+        ratio = errors[steps] / tolerance
+        factor = min(2.0, max(1.15, ratio ** (1 / 3))) if math.isfinite(ratio) else 2.0
         return None if steps >= most else min(most, math.ceil(steps * factor))
-    least, bad = min(good), max((n for n in tried if n < min(good)), default=0)
-    error = max(tried[least][1], 1e-12)
-    lower = max(math.ceil(least * max(0.6, (error / tolerance) ** (1 / 3))), 6)
-    return None if lower <= bad or lower >= 0.93 * least or len(tried) > 5 else lower
+    least = min(good)
+    fewer = max(LEAST, math.ceil(least * max(0.6, (max(errors[least], 1e-12) / tolerance) ** (1 / 3))))
+    between = fewer > max((n for n in bad if n < least), default=0)
+    return fewer if between and fewer < 0.9 * least and len(errors) < 5 else None
 
 
-class _Pilots:
-    """A few samples, and what their flow was seen to do."""
+class Pilots:
+    """A few samples with probes of their own, that solvers are tried out on.
 
-    def __init__(self, denoiser: DenoiserLike, sde: SDE, x: Tensor, divergence: Divergence, noise: Noise) -> None:
-        self.sde, self.x, self.spent = sde, x, 0
-        if isinstance(divergence, Hutchinson):
-            divergence = replace(divergence, fresh=False)
-        rows = of_rows(denoiser, slice(0, len(x)))
-        self.flow = FlowWithDivergence(rows, divergence, False, _first_rows(noise, len(x)))
-        self.start = self.flow.begin(x)
-        self._solved: dict[tuple[AdamsMoulton, int], Tensor] = {}
+    Args:
+        denoiser, sde, x, divergence, noise: see `plan_for`.
+    """
+
+    def __init__(
+        self,
+        denoiser: DenoiserLike,
+        sde: SDE,
+        x: Tensor,
+        *,
+        divergence: Divergence | None = None,
+        noise: Noise = torch.randn_like,
+    ) -> None:
+        self.denoiser, self.sde, self.x, self.spent = denoiser, sde, x, 0
+        divergence = divergence or Hutchinson()
+        self.divergence = replace(divergence, fresh=False) if isinstance(divergence, Hutchinson) else divergence
+        self.directions = self.divergence.directions(
+            x, noise.first(len(x)) if isinstance(noise, PerSampleNoise) else noise
+        )
+        self.spread = max(float(x.double().square().mean().sqrt()), 1e-3)
+        self._values: dict[tuple[AdamsMoulton, int, int], Tensor] = {}
+        self._ranked = list[AdamsMoulton]()
 
     def grid(self, solver: AdamsMoulton, steps: int) -> Tensor:
+        """Rising, by the solver's own clock."""
         assert isinstance(solver.clock, Saturated)
         return grids.by_clock(self.sde, steps, solver.clock).flip(0)
 
-    def recorded(self) -> "_Record":
-        solver = AdamsMoulton(3, Saturated(0.01, 10.0, spread=_deviation(self.x)))
-        divergences = dict[float, Tensor]()
+    def candidates(self) -> list[AdamsMoulton]:
+        """Orders and clocks, whose spread is the data's."""
+        length = self.sde.t_max - self.sde.t_min
+        return [
+            AdamsMoulton(order, Saturated(low, high, self.spread, pace / length))
+            for order, low, high, pace in itertools.product(ORDERS, LOWS, HIGHS, PACES)
+        ]
 
-        def listening(at: Scales, state: State, rows: Rows) -> State:
-            slopes: State = self.flow(at, state, rows)
-            divergences[float(at.t)] = slopes[1].mean(1).double().cpu()  # the last word, where it is asked again
-            return slopes
+    def best(self, steps: int) -> AdamsMoulton:
+        """The solver with the least error of so many steps, in the worst of the few, against a fine solution."""
+        count = min(SCREENED, len(self.x))
+        fine = AdamsMoulton(4, Saturated(0.002, 30.0, self.spread))
+        reference = self.values(fine, max(FINE, 3 * steps), count)
 
-        with torch.no_grad():
-            solver.integrate(listening, self.start, Schedule(self.sde, self.grid(solver, RECORDED), self.x))
-        self.spent += solver.evaluations(RECORDED)
-        ts = sorted(divergences)
-        return _Record(
-            self.sde, torch.tensor(ts, dtype=torch.float64), torch.stack([divergences[t] for t in ts]), self.x
-        )
+        def worst(solver: AdamsMoulton) -> float:
+            error = float((self.values(solver, steps, count) - reference).abs().max())
+            return error if math.isfinite(error) else math.inf
 
-    def value(self, solver: AdamsMoulton, steps: int) -> Tensor:
-        """Log-densities of the pilots, in nats; the prior's part belongs to it, as x has errors too."""
-        if (solver, steps) not in self._solved:
-            schedule = Schedule(self.sde, self.grid(solver, steps), self.x)
+        self._ranked = sorted(self._ranked[:KEPT] or self.candidates(), key=worst)
+        return self._ranked[0]
+
+    def error(self, solver: AdamsMoulton, steps: int) -> tuple[float, float]:
+        """The largest, with `SLACK`, and the mean of what twice the steps change, in bits/dim."""
+        change = self.values(solver, steps) - self.values(solver, 2 * steps)
+        return SLACK * float(change.abs().max()), float(change.mean())
+
+    def values(self, solver: AdamsMoulton, steps: int, count: int | None = None) -> Tensor:
+        """Bits/dim of the first `count` pilots, or all; the prior's part belongs to it, as x has errors too."""
+        count = len(self.x) if count is None else count
+        if (solver, steps, count) not in self._values:
+            flow, start = self.flow(count)
             with torch.no_grad():
-                latent, change = solver.integrate(self.flow, self.start, schedule)
-            self.spent += solver.evaluations(steps)
-            self._solved[solver, steps] = (self.sde.prior_log_prob(latent) + change.mean(1)).double().cpu()
-        return self._solved[solver, steps]
+                latent, change = solver.integrate(flow, start, Schedule(self.sde, self.grid(solver, steps), start[0]))
+            self.spent += solver.evaluations(steps) * count
+            nats = (self.sde.prior_log_prob(latent) + change.mean(1)).double().cpu()
+            self._values[solver, steps, count] = -nats / (latent[0].numel() * math.log(2))
+        return self._values[solver, steps, count]
 
-    def best(self, solvers: list[AdamsMoulton], steps: int) -> tuple[AdamsMoulton, float, float]:
-        """The solver that twice the steps of the first change least: the largest change and the mean, in bits/dim."""
-        reference, found = self.value(solvers[0], 2 * steps), list[tuple[float, float, AdamsMoulton]]()
-        for solver in solvers:
-            change = (self.value(solver, steps) - reference) / (self.x[0].numel() * math.log(2))
-            found.append((SLACK * float(change.abs().max()), -float(change.mean()), solver))
-        error, bias, solver = min(found, key=lambda each: each[0])
-        return solver, error, bias
-
-
-class _Record:
-    """The divergence along the pilots' ways, as a function of l = log(sigma / alpha): enough to judge a clock by.
-
-    Of x / alpha it is p = (div v - dims f) / (dl / dt), and by a saturated clock c of the spread s
-
-        d log p / dc = (p - dims n^2 / (n^2 + s^2)) / (dc / dl),    n = e^l.
-    """
-
-    def __init__(self, sde: SDE, ts: Tensor, divergences: Tensor, x: Tensor) -> None:
-        at = Scales.at(sde, ts)
-        rate = (at.diffusion / at.sigma) ** 2 / 2
-        self.dims, self.deviation, self.length = x[0].numel(), _deviation(x), float(ts[-1] - ts[0])
-        level = (-at.log_snr / 2).numpy()
-        self._p = CubicSpline(level, ((divergences - self.dims * at.drift[:, None]) / rate[:, None]).numpy())
-        self._levels = np.linspace(level[0], level[-1], 4001)
-        self._times = CubicSpline(level, ts.numpy())(self._levels)
-        self._whole = self._p.integrate(level[0], level[-1])
-
-    def error(self, solver: AdamsMoulton, steps: int) -> float:
-        """Of the quadrature in so many steps by the solver's clock: the largest of the pilots, in bits/dim."""
-        clock = solver.clock
-        assert isinstance(clock, Saturated)
-        assert clock.spread is not None
-        noise, square = np.exp(self._levels), clock.spread**2
-        readings = np.log((noise + clock.low) / (1 + noise / clock.high)) + clock.pace / 2 * self._times
-        places, weights = _quadrature(solver.order, steps)
-        span = readings[-1] - readings[0]
-        level = np.interp(readings[0] + places * span, readings, self._levels)
-        slope = np.interp(level, self._levels, np.gradient(readings, self._levels))
-        n = np.exp(level)
-        values = (self._p(level) - (self.dims * n**2 / (n**2 + square))[:, None]) / slope[:, None]
-        found = span * (weights @ values) + self.dims / 2 * np.log((noise[-1] ** 2 + square) / (noise[0] ** 2 + square))
-        return float(np.abs(found - self._whole).max()) / (self.dims * math.log(2))
-
-    def best(self, steps: int) -> list[AdamsMoulton]:
-        """The solvers with the least such error, each of another `low`, the best first."""
-        leading = dict[float, tuple[float, AdamsMoulton]]()
-        for solver in self._candidates():
-            assert isinstance(solver.clock, Saturated)
-            error, low = self.error(solver, steps), solver.clock.low
-            if low not in leading or error < leading[low][0]:
-                leading[low] = error, solver
-        return [solver for _, solver in sorted(leading.values(), key=lambda each: each[0])[:TRIED]]
-
-    def _candidates(self) -> Iterator[AdamsMoulton]:
-        for low, high, spread, pace, order in itertools.product(LOWS, HIGHS, SPREADS, PACES, (3, 4)):
-            yield AdamsMoulton(order, Saturated(low, high, spread * self.deviation, pace / self.length))
-
-
-@lru_cache(maxsize=64)
-def _quadrature(order: int, steps: int) -> tuple[Array, Array]:
-    """Where `AdamsMoulton` evaluates on equal steps over [0, 1], and with what weights in the end."""
-    places = np.arange(steps + 1.0)
-    if order > 2:
-        places = np.insert(places, 1, 0.5)
-    weights, known = np.zeros(len(places)), 1
-    for i in range(steps):
-        known += 2 if order > 2 and i == 0 else 1
-        nodes = range(known - 1, max(known - 1 - order, -1), -1)
-        weights[list(nodes)] += polynomial([places[j] for j in nodes], i, i + 1)
-    return places / steps, weights / steps
-
-
-def _deviation(x: Tensor) -> float:
-    """The standard deviation of the data, about zero where the samples are few."""
-    return max(float(x.double().square().mean().sqrt()), 1e-3) if x.numel() else 1.0
-
-
-def _first_rows(noise: Noise, count: int) -> Noise:
-    """The noise source, for the first rows of what it serves."""
-    return noise.first(count) if isinstance(noise, PerSampleNoise) else noise
+    def flow(self, count: int) -> tuple[Field, State]:
+        """The flow of the first `count`, with their probes, and where it starts."""
+        flow = FlowWithDivergence(of_rows(self.denoiser, slice(0, count)), self.divergence, False, torch.randn_like)
+        directions = self.directions if self.divergence.shared else self.directions[:, :count]
+        return flow, flow.begin(self.x[:count], directions)

@@ -95,7 +95,7 @@ class SDE(abc.ABC):
     def prior_log_prob(self, z: Tensor) -> Tensor:
         """Log N(z; 0, sigma(t_max)^2) in nats, shape (B,)."""
         sigma = float(self.scales(self.t_max)[1])
-        dims = z[0].numel()
+        dims = math.prod(z.shape[1:])
         return -(z / sigma).square().flatten(1).sum(1) / 2 - dims * (math.log(sigma) + math.log(2 * math.pi) / 2)
 
     def prior_kl(self, x0: Tensor) -> Tensor:

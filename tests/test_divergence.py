@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
-from likelihood import Density, Exact, Hutchinson, HutchPlusPlus, log_likelihood
+from likelihood import Exact, Hutchinson, HutchPlusPlus, log_likelihood
 from likelihood.divergence import Divergence
 from models import MLP, Denoiser, precondition
 from models.analytic import GaussianMixture
@@ -63,7 +63,7 @@ def off_diagonal_square(jacobian: Tensor) -> Tensor:
 class Jacobians(Exact):
     """The whole Jacobian of every evaluation, kept; the divergence is that of `Exact`."""
 
-    seen: tuple[list[Tensor]] = ([],)  # noqa: RUF008 - what it records is its purpose
+    seen: tuple[list[Tensor]] = ([],)  # what it records is its purpose
 
     def estimates(self, products: Callable[[Tensor], Tensor], directions: Tensor) -> Tensor:
         rows = products(directions)  # J^T e_i is row i of J: (D, B, D)
@@ -78,7 +78,7 @@ COPIES, PROBES = 50, 200
 def test_hutchinson_on_a_grid_is_unbiased_and_its_error_that_of_theory(fresh: bool) -> None:
     """Heun's integral is sum_i h_i / 2 (d_i + d_i'), and x does not see the probes: with the Jacobians J_i on its way
 
-        Var = sum_i (h_i / 2)^2 V(J_i) for fresh probes,   V(sum_i h_i / 2 J_i) for those kept.
+    Var = sum_i (h_i / 2)^2 V(J_i) for fresh probes,   V(sum_i h_i / 2 J_i) for those kept.
     """
     sde, model = PATHS["vp"], mixture((4,))
     x, ts = batch(model, 1), grids.log_snr(sde, 8).flip(0)
@@ -90,9 +90,7 @@ def test_hutchinson_on_a_grid_is_unbiased_and_its_error_that_of_theory(fresh: bo
     assert theory[True] < 0.6 * theory[False]  # what fresh probes are for
 
     divergence = Hutchinson(PROBES, chunk=PROBES, fresh=fresh)
-    found = log_likelihood(
-        model, sde, x.expand(COPIES, 4).clone(), divergence=divergence, noise=seeded(4), **settings
-    )
+    found = log_likelihood(model, sde, x.expand(COPIES, 4).clone(), divergence=divergence, noise=seeded(4), **settings)
     assert found.std_error is not None
     # One point fifty times, each with 200 probes: 4 of its reported errors, a false alarm of 6e-5 each, 3e-3 in all.
     assert float(((found.log_prob - exact) / found.std_error).abs().max()) < 4
@@ -115,9 +113,7 @@ def kept_and_drawn(divergence: Divergence, **settings: Any) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(("divergence", "each"), [(Hutchinson(3), 3), (HutchPlusPlus(2, 3), 5)], ids=repr)
-def test_by_default_probes_are_fresh_on_a_grid_and_kept_where_steps_are_controlled(
-    divergence: Any, each: int
-) -> None:
+def test_by_default_probes_are_fresh_on_a_grid_and_kept_where_steps_are_controlled(divergence: Any, each: int) -> None:
     grid = {"solver": AdamsMoulton(), "ts": grids.saturated(PATHS["vp"], 6).flip(0)}
     for fresh in (None, True):
         draws, nfe = kept_and_drawn(replace(divergence, fresh=fresh), **grid)
@@ -213,7 +209,12 @@ def test_hutch_plus_plus_scores_a_mixture_without_bias(fresh: bool) -> None:
     settings: dict[str, Any] = {"solver": Heun(), "ts": grids.log_snr(sde, 6).flip(0)}
     exact = log_likelihood(model, sde, x, divergence=Exact(), **settings).log_prob
     found = log_likelihood(
-        model, sde, x.expand(copies, 8).clone(), divergence=HutchPlusPlus(2, 3, fresh=fresh), noise=seeded(7), **settings
+        model,
+        sde,
+        x.expand(copies, 8).clone(),
+        divergence=HutchPlusPlus(2, 3, fresh=fresh),
+        noise=seeded(7),
+        **settings,
     )
     assert found.std_error is not None
     # Two numbers at 4 standard errors: 6e-5 each, the variance's own taken for kurtosis 15.
@@ -443,7 +444,7 @@ def test_the_adjoint_is_the_gradient_through_the_steps(divergence: Divergence) -
     # Steps of 1e-6 add up, on the way there and back.
     assert_close(found[1][0], found[0][0], rtol=0, atol=1e-4)
     for adjoint, through in zip(found[1][1:], found[0][1:], strict=True):
-        assert_close(adjoint, through, rtol=3e-4, atol=3e-4)
+        assert_close(adjoint, through, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -463,7 +464,9 @@ def test_an_adjoint_of_what_has_none_is_refused(solver: Any, message: str) -> No
         of_weights(network(2), Exact(), batch(mixture((2,)), 2), solver=solver, ts=ts, differentiable="adjoint")
 
 
-@pytest.mark.parametrize("solver", [Adaptive(rtol=1e-2, atol=1e-2), replace(TIGHT, rtol=1e-2), AdamsMoulton()], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [Adaptive(rtol=1e-2, atol=1e-2), replace(TIGHT, rtol=1e-2), AdamsMoulton()], ids=repr
+)
 def test_unless_asked_no_graph_is_built_even_for_weights_and_x_that_want_one(solver: Any) -> None:
     sde, model = PATHS["vp"], network(2)
     ts = None if isinstance(solver, Adaptive) else grids.saturated(sde, 5).flip(0)
@@ -488,7 +491,7 @@ def test_a_sample_that_is_not_finite_is_named() -> None:
 
 
 def test_integers_are_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match="expected floating-point samples, got torch.uint8: dequantise integers"):
+    with pytest.raises(ValueError, match=r"expected floating-point samples, got torch\.uint8: dequantise integers"):
         log_likelihood(mixture((2,)), PATHS["vp"], torch.zeros(2, 2, dtype=torch.uint8))
 
 

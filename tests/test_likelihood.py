@@ -573,7 +573,7 @@ def test_adams_moulton_needs_few_evaluations(path: str) -> None:
     for evaluations, bound in ((25, 3e-3), (50, 5e-4)):
         density = log_likelihood(
             model, sde, x, divergence=Exact(), solver=AdamsMoulton(),
-            ts=grids.saturated(sde, evaluations - 1, 0.02, 10.0).flip(0),
+            ts=grids.saturated(sde, evaluations - 3, 0.02, 10.0).flip(0),
             prior_log_prob=lambda z: model.log_prob(z, *sde.scales(sde.t_max)),
         )  # fmt: skip
         assert density.nfe == evaluations

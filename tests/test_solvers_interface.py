@@ -391,7 +391,7 @@ def test_what_is_forgiven_at_the_ends_does_not_reach_sigma_zero(name: str) -> No
         ),
         (lambda: PredictorCorrector(AdaptiveSDE(), CORRECTOR), r"its mates.*EulerMaruyama\(\)"),
         (lambda: PredictorCorrector(DDIM(), CORRECTOR, order="both"), "'predict_first' or 'correct_first', got 'both'"),
-        (lambda: AdamsMoulton(4), "order 1 to 3, got 4"),
+        (lambda: AdamsMoulton(5), "order 1 to 4, got 5"),
         (lambda: AdamsMoulton(clock="hours"), "clock.*'hours'"),
         (lambda: Saturated(spread=0.0), "positive spread"),
         (lambda: Adaptive("rk4"), "dopri5.*scipy:RK45.*'rk4'"),
