@@ -46,12 +46,12 @@ from likelihood import (
 )
 from likelihood.divergence import Divergence
 from likelihood.flow import FlowWithDivergence
-from likelihood.pilot import PILOTS, _Pilots
+from likelihood.pilot import PILOTS, Pilots
 from models.analytic import GaussianMixture
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
 from solvers import AdamsMoulton, Adaptive, FlowSolver, PerSampleNoise, Scales, Schedule, grids, probability_flow
 from solvers.clocks import Saturated
-from solvers.flow import ALL, Rows, State
+from solvers.flow import ALL, Field, Rows, State
 
 PATHS: dict[str, SDE] = {
     "vp": VPSDE(),
@@ -66,6 +66,7 @@ COLUMNS = (15, 25, 50)
 TOLERANCES = (1e-5, 1e-3)
 KEPT = Hutchinson(fresh=False)
 MANY = 103  # evaluations with which a plan for more is compared by its probes
+MOST = 200  # steps of a plan
 COARSE = 60  # evaluations up to which constants are chosen for their number
 
 Slope = Callable[[Scales, Tensor], tuple[Tensor, Tensor]]  # velocity and divergence at x
@@ -158,26 +159,23 @@ def by_recipe(slope: Slope, sde: SDE, x: Tensor, tolerance: float) -> tuple[Tens
     return end[: x.numel()].reshape(x.shape).to(x), end[x.numel() :]
 
 
-class Choices:
-    """The constants that pilots choose for a number of evaluations."""
+class Informed(Pilots):
+    """Pilots of a mixture, which know its divergence."""
 
-    def __init__(self, pilots: _Pilots) -> None:
-        self.pilots, self.record = pilots, pilots.recorded()
+    def __init__(self, mixture: MixtureFlow, sde: SDE) -> None:
+        super().__init__(mixture.denoiser, sde, drawn(mixture, sde, PILOTS, 1))
+        self.mixture = mixture
 
-    def __call__(self, evaluations: int) -> AdamsMoulton:
-        steps = evaluations - 3
-        return self.pilots.best(self.record.best(steps), steps)[0]
+    def flow(self, count: int) -> tuple[Field, State]:
+        return self.mixture, (self.x[:count], self.x.new_zeros(count, 1))
 
 
 def analytic(name: str, sde: SDE, count: int) -> tuple[list[str], list[AdamsMoulton]]:
     """What to show of the errors, and the constants that the pilots chose for each of `COLUMNS`."""
     flow = mixture(name)
-    pilots = _Pilots(flow.denoiser, sde, drawn(flow, sde, PILOTS, 1), Exact(), torch.randn_like)
     x, dims = drawn(flow, sde, count, 2), flow.means.shape[1]
-    # The divergence is exact and known: no field of the pilots' own.
-    pilots.flow, pilots.start = flow, (pilots.x, pilots.x.new_zeros(PILOTS, 1))  # type: ignore[assignment]
-    truth, choose = flow.log_prob(x, sde.scales(sde.t_min)), Choices(pilots)
-    solvers, ends = [choose(n) for n in COLUMNS], torch.tensor([sde.t_min, sde.t_max])
+    truth, ends = flow.log_prob(x, sde.scales(sde.t_min)), torch.tensor([sde.t_min, sde.t_max])
+    solvers = [Informed(flow, sde).best(n - 3) for n in COLUMNS]
     start = x, x.new_zeros(count, 1)
 
     def ours(solver: FlowSolver, ts: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,7 +183,7 @@ def analytic(name: str, sde: SDE, count: int) -> tuple[list[str], list[AdamsMoul
         return latent, change[:, 0]
 
     runs: list[Callable[[], tuple[Tensor, Tensor]]] = []
-    runs += [partial(ours, solver, pilots.grid(solver, n - 3)) for n, solver in zip(COLUMNS, solvers, strict=True)]
+    runs += [partial(ours, solver, by_clock(sde, n, solver)) for n, solver in zip(COLUMNS, solvers, strict=True)]
     runs += [partial(by_recipe, flow.slope, sde, x, tolerance) for tolerance in TOLERANCES]
     runs += [partial(ours, Adaptive("scipy:RK45", each, each, per_sample=False), ends) for each in TOLERANCES]
     shown = []
@@ -210,6 +208,11 @@ def analytic_tables(problems: Sequence[str], paths: Sequence[str], count: int) -
     print("\nWhat the pilots chose: order; low, high; spread; pace\n")
     print(f"| path | problem | {' | '.join(map(str, COLUMNS))} |")
     print("|---|---|" + "---|" * len(COLUMNS) + "\n" + "\n".join(chosen))
+
+
+def by_clock(sde: SDE, evaluations: int, solver: AdamsMoulton) -> Tensor:
+    assert isinstance(solver.clock, Saturated)
+    return grids.by_clock(sde, evaluations - 3, solver.clock).flip(0)
 
 
 def constants(solver: AdamsMoulton) -> str:
@@ -246,14 +249,14 @@ class Case:
             self.stored, self.run.data.levels, self.sde, uniform, low=self.run.low, high=self.run.high
         )
 
-    def noise(self, seed: int) -> PerSampleNoise:
-        return PerSampleNoise(seed, range(len(self.x)))
+    def noise(self, seed: int, x: Tensor | None = None) -> PerSampleNoise:
+        return PerSampleNoise(seed, range(len(self.x if x is None else x)))
 
     def ours(self, plan: Plan, divergence: Divergence, seed: int = 0, x: Tensor | None = None) -> Pass:
         start = time.process_time()
         found = log_likelihood(
             self.denoiser, self.sde, self.x if x is None else x, divergence=divergence, solver=plan.solver, ts=plan.ts,
-            noise=self.noise(seed),
+            noise=self.noise(seed, x),
         )  # fmt: skip
         return Pass(found.log_prob.double(), found.nfe, time.process_time() - start)
 
@@ -285,27 +288,26 @@ class Case:
 
     def with_steps(self, plan: Plan, evaluations: int, solver: AdamsMoulton | None = None) -> Plan:
         solver = solver or plan.solver
-        assert isinstance(solver.clock, Saturated)
-        ts = grids.by_clock(self.sde, evaluations - 3, solver.clock).flip(0)
-        return replace(plan, solver=solver, nfe=evaluations, ts=ts)
+        return replace(plan, solver=solver, nfe=evaluations, ts=by_clock(self.sde, evaluations, solver))
 
 
 def solver_table(case: Case, evaluations: Sequence[int], fine: int) -> tuple[Plan, dict[str, tuple[Pass, Tensor]]]:
     """Errors against many steps with the same kept probe; the plan for 1e-3, and passes with their errors."""
     noise, start = PerSampleNoise(9, range(len(case.tries))), time.process_time()
     plans = {
-        tolerance: plan_for(case.denoiser, case.sde, case.tries, tolerance, noise=noise) for tolerance in (1e-2, 1e-3)
+        tolerance: plan_for(case.denoiser, case.sde, case.tries, tolerance, noise=noise, most=MOST)
+        for tolerance in (1e-2, 1e-3)
     }
     chose = time.process_time() - start
     clock, plan = Saturated(0.002, 30.0, spread=0.8), plans[1e-3]
     reference = case.ours(case.with_steps(plan, fine + 3, AdamsMoulton(4, clock)), KEPT)
-    choose = Choices(_Pilots(case.denoiser, case.sde, case.tries, KEPT, noise))
+    pilots = Pilots(case.denoiser, case.sde, case.tries, noise=noise)
     passes = dict[str, Pass]()
     for n in evaluations:
-        solver = choose(n) if n <= COARSE else plan.solver
-        passes[f"fixed: {constants(solver)}"] = case.ours(case.with_steps(plan, n, solver), KEPT)
+        solver = pilots.best(n - 3) if n <= COARSE else plan.solver
+        passes[f"in {n}: {constants(solver)}"] = case.ours(case.with_steps(plan, n, solver), KEPT)
     for tolerance, plan in plans.items():
-        said = f"estimates {plan.error:.1e}, {'met' if plan.met else 'NOT met'}, {plan.spent} spent a pilot"
+        said = f"estimates {plan.error:.1e}, {'met' if plan.met else 'NOT met'}, {plan.spent} evaluations to choose"
         passes[f"plan_for {tolerance:.0e}: {constants(plan.solver)}: {said}"] = case.ours(plan, KEPT)
     passes["recipe, RK45 at 1e-5"], passes["recipe, RK45 at 1e-3"] = case.theirs(1e-5), case.theirs(1e-3)
     passes["half the reference's steps"] = case.ours(case.with_steps(plan, fine // 2 + 3, AdamsMoulton(4, clock)), KEPT)
@@ -351,7 +353,8 @@ def probe_table(case: Case, plan: Plan, seeds: int, coarse: int | None) -> tuple
 
     def row(name: str, products: int, of: Tensor, against: Tensor, nfe: int = plan.nfe) -> float:
         ratio, error = (products * each for each in ratio_of_variances(of, against))
-        print(f"| {name} | {nfe} | {of.var(0).mean().sqrt():.1e} | {ratio:.2f} +- {error:.2f} |", flush=True)
+        shown = "1" if of is against else f"{ratio:.2f} +- {error:.2f}"
+        print(f"| {name} | {nfe} | {of.var(0).mean().sqrt():.1e} | {shown} |", flush=True)
         return float(of.var(0).mean())
 
     fresh = values(Hutchinson())
@@ -393,7 +396,7 @@ def work_table(costs: dict[str, tuple[Pass, float, float, float]], first: str) -
     _, _, error, variance = costs[first]
     print("\n### Work for an image to a standard error, solver's and probes' together\n")
     print("| standard error | how | passes | forwards | s a batch | times |\n|---|---|---|---|---|---|")
-    for target in (math.sqrt(variance + error**2) * share for share in (1.0, 1 / 3)):
+    for target in [math.sqrt(variance + error**2) * share for share in (1.0, 1 / 3)]:
         least = 0.0
         for name, (got, forwards, error, variance) in costs.items():
             spare = target**2 - error**2
@@ -454,10 +457,10 @@ def main() -> None:
         agrees()
         analytic_tables(PROBLEMS[:2] if quick else PROBLEMS, ("vp",) if quick else tuple(PATHS), 32 if quick else 64)
         torch.set_default_dtype(torch.float32)
-    seeds = 5 if quick else 20
+    seeds = 8 if quick else 20
     parts: dict[str, Part] = {
         "vp": Part(args.vp, Uniform(), 16, (15, 20, 25, 30, 40, 60), 300, 25),
-        "vdm": Part(args.vdm, TruncatedNormal(), 8, (39, MANY, 203, 403), 800, None),
+        "vdm": Part(args.vdm, TruncatedNormal(), 4, (39, MANY, 203, 403), 800, None),
     }
     for name, (workdir, dequantisation, count, evaluations, fine, coarse) in parts.items():
         if workdir is None:

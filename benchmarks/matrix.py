@@ -40,7 +40,7 @@ ROWS = (
     "unipc:order=1", "unipc:order=2", "unipc:order=3", "deis:order=1", "deis:order=2", "deis:order=3",
     "deis:order=3,clock=time", "adams:order=2,corrector=False", "adams:order=3,corrector=False",
     "adams:order=4,corrector=False", "adams:order=2", "adams:order=3", "adams:order=4",
-    "adams_moulton:order=2", "adams_moulton:order=3", "belm", "adaptive",
+    "adams_moulton:order=2", "adams_moulton:order=3", "adams_moulton:order=4", "belm", "adaptive",
     "adaptive:method=dopri8", 'adaptive:method="scipy:RK45"', 'adaptive:method="scipy:DOP853"',
     'adaptive:method="scipy:LSODA"', "ddim:eta=1.0", "ancestral", "ancestral:variance=large", "euler_maruyama",
     "reverse_diffusion", "stochastic_dpm:order=1", "stochastic_dpm:order=2", "stochastic_dpm:order=3",

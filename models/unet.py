@@ -84,9 +84,7 @@ class UNet(nn.Module):
             ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
         """
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"expected images (B, {self.channels}, H, W), got {tuple(x.shape)}: vectors take an MLP"
-            )
+            raise ValueError(f"expected images (B, {self.channels}, H, W), got {tuple(x.shape)}: vectors take an MLP")
         if x.shape[-2] % self.stride or x.shape[-1] % self.stride:
             raise ValueError(
                 f"expected a height and width divisible by {self.stride}, got {tuple(x.shape[-2:])}: "
