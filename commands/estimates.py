@@ -28,13 +28,14 @@ from likelihood import (
     vlb,
 )
 from likelihood.dequantisation import combined
+from likelihood.pilot import PILOTS, Pilots
 from likelihood.quantised import centres
 from sde_lib.broadcast import DenoiserLike
-from solvers import FlowSolver, PerSampleNoise
+from solvers import AdamsMoulton, FlowSolver, PerSampleNoise, grids
 from solvers.embedded import UnsolvedError
 from solvers.solver import OnStep
 
-PILOTS = 32
+MANY = 16  # probes at most
 FEW = 16  # dimensions up to which an exact divergence costs less than the thought
 MEANINGS = {
     "ode": "the probability flow's own log-likelihood",
@@ -120,7 +121,9 @@ class Task:
                     prior_log_prob=self.prior,
                 )  # fmt: skip
             except UnsolvedError as error:
-                raise ValueError(f"image {rows.start + max(error.sample, 0)}: {error}") from error
+                last = rows.start + len(x) - 1
+                which = f"images {rows.start} to {last}" if error.sample < 0 else f"image {rows.start + error.sample}"
+                raise ValueError(f"{which}: {error}") from error
             weights.append(density.log_prob.double().cpu() - log_q)
             errors.append(density.std_error)
             found.append(density)
@@ -151,12 +154,18 @@ class Task:
         ))  # fmt: skip
 
     def vlb(self, rows: slice) -> Columns:
-        """DDPM's bound, for a chain of equal steps in time."""
+        """DDPM's bound, for a chain of equal steps in log-SNR.
+
+        In time, the first step of a path that begins near the data costs tens of bits; and the posterior of so short a
+        step is no decoder: its deviation is sigma / alpha.
+        """
         x = self.clean(rows)
         noise = PerSampleNoise(self.seed + 4, _indices(rows, x))
-        decoder = DiscretisedDecoder(**self._levels()) if self.run.data.levels else GaussianDecoder()
+        alpha, sigma = (float(scale) for scale in self.run.sde.scales(self.run.sde.t_min))
+        levels = self.run.data.levels
+        decoder = DiscretisedDecoder(**self._levels(), std=sigma / alpha) if levels else GaussianDecoder()
         return _columns("vlb", vlb(
-            self.model(rows), self.run.sde, x, decoder=decoder, steps=self.chain, variance=self.variance,
+            self.model(rows), self.run.sde, x, decoder=decoder, ts=grids.log_snr(self.run.sde, self.chain), variance=self.variance,
             draws=min(self.draws, self.chain),
             prior=self._prior(), noise=noise, uniform=noise.uniform,
         ))  # fmt: skip
@@ -177,8 +186,8 @@ class Task:
     def planned(self, tolerance: float, choose: bool) -> dict[str, Any]:
         """Solver, grid and probes for a tolerance in bits/dim, by the first images; what was found, for the report.
 
-        The probes are as few as leave their variance below a hundredth of that between images, so that the mean of the
-        set is as sure as if the divergence were exact; `choose` says whether they are ours to choose.
+        The probes are as few as leave their variance below a hundredth of that between images, and no more than 16; the
+        report has the share. `choose` says whether they are ours to choose.
         """
         rows = slice(0, min(PILOTS, len(self.stored)))
         x, _ = self.drawn(rows)
@@ -187,7 +196,7 @@ class Task:
             self.divergence = Exact() if self.dims <= FEW else Hutchinson()
         plan = plan_for(
             self.model(rows), self.run.sde, x, tolerance, divergence=self.divergence,
-            noise=PerSampleNoise(self.seed + 1, indices),
+            noise=PerSampleNoise(self.seed + 1, indices), prior_log_prob=self.prior,
         )  # fmt: skip
         self.solver, self.ts = plan.solver, plan.ts
         found = {
@@ -210,9 +219,27 @@ class Task:
         spread = float(density.log_prob.double().var()) if len(x) > 1 else math.inf
         if choose:
             wanted = math.ceil(100 * one / spread) if spread > 0 else 1
-            self.divergence = replace(self.divergence, probes=max(1, min(16, wanted)))
-        per = self.dims * math.log(2)
-        return {**found, "probe_error_of_one": one**0.5 / per, "probes": self.divergence.probes}
+            self.divergence = replace(self.divergence, probes=max(1, min(MANY, wanted)))
+        shares = {"probe_error_of_one": one**0.5 / (self.dims * math.log(2)), "probes": self.divergence.probes}
+        return {**found, **shares, "probe_share_of_variance": one / self.divergence.probes / spread}
+
+    def checked(self) -> dict[str, Any]:
+        """What twice the steps would change in images that were no pilots, evenly from the whole set."""
+        assert isinstance(self.solver, AdamsMoulton)
+        assert self.ts is not None
+        others = len(self.stored) - PILOTS
+        if others < 1:
+            return {}
+        stride = max(1, others // PILOTS)
+        chosen = range(PILOTS, len(self.stored), stride)[:PILOTS]
+        part = replace(self, stored=self.stored[chosen], labels=None if self.labels is None else self.labels[chosen])
+        rows = slice(0, len(chosen))
+        pilots = Pilots(
+            part.model(rows), self.run.sde, part.drawn(rows)[0], divergence=self.divergence, prior_log_prob=self.prior,
+            noise=PerSampleNoise(self.seed + 6, chosen),
+        )  # fmt: skip
+        error, bias = pilots.error(self.solver, len(self.ts) - 1)
+        return {"solver_error_of_others": error, "solver_bias_of_others": bias, "others": len(chosen)}
 
 
 def _latent(density: Density) -> Tensor:

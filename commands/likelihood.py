@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commands.estimates import FEW, MEANINGS, PILOTS, Columns, Task
+from commands.estimates import FEW, MEANINGS, Columns, Task
 from commands.generate import as_spec, progress_bar
 from commands.generate import grid as grid_of
 from commands.likelihood_report import estimate, prior_kl, told_of, versions
@@ -20,7 +20,8 @@ from commands.run import Run, Trained, open_trained, output_path, stored_tensor,
 from commands.train_dequantiser import load_dequantiser
 from configs import build
 from evaluation import save_bars
-from likelihood import Dequantisation, Exact, GaussianPrior, Hutchinson, Moments
+from likelihood import Dequantisation, Exact, GaussianPrior, Hutchinson, HutchPlusPlus, Moments
+from likelihood.pilot import PILOTS
 from likelihood.quantised import centres
 from solvers import AdamsMoulton, Adaptive, FlowSolver
 from solvers.clocks import Saturated
@@ -91,7 +92,11 @@ def likelihood(
         )
     if variance not in ("small", "large"):
         raise ValueError(f"expected --variance of small or large, got {variance!r}")
+    if (tolerance is not None and not tolerance > 0) or (steps is not None and steps < 1):
+        raise ValueError(f"expected a positive tolerance and --steps of at least 1, got {tolerance} and {steps}")
     names = _checked(estimators)
+    if "ode" not in names and any(each is not None for each in (tolerance, solver, grid, steps, divergence)):
+        raise ValueError(f"--tolerance, --solver, --grid, --steps and --divergence are of ode, got {', '.join(names)}")
     ranks = Ranks.of_environment()
     trained = open_trained(workdir, device, ema)
     path = output_path(output, workdir / f"likelihood_{split}.json")
@@ -100,7 +105,7 @@ def likelihood(
     if not bool(torch.as_tensor(stored, dtype=torch.float64).isfinite().all()):
         raise ValueError(f"expected finite values, got NaN or infinity in {dataset.name}: mend or leave out its images")
     labels = torch.as_tensor(dataset.label[:num]) if run.num_classes and dataset.label is not None else None
-    how, told = _dequantisation(trained, dequantisation)
+    how, told, learned = _dequantisation(trained, dequantisation)
     task = Task(trained, stored, labels, how, _prior(run, prior), seed, draws, chain, variance)
     if divergence is not None:
         task.divergence = build.build(build.DIVERGENCES, as_spec(divergence))
@@ -109,12 +114,14 @@ def likelihood(
         "split": split, "num": len(stored), "estimators": names, "tolerance": tolerance, "solver": solver, "grid": grid,
         "steps": steps, "divergence": divergence, "dequantisation": told, "prior": prior, "draws": draws,
         "chain": chain, "variance": variance, "seed": seed, "batch": batch, "data_sha256": dataset.fingerprint,
-        "versions": versions(), **trained.described,
+        "versions": versions(), "dequantiser_sha256": learned, **trained.described,
     }  # fmt: skip
-    parts = Parts(path, settings)
+    given = [task.prior.mean.tolist(), task.prior.std.tolist()]
+    parts = Parts(path, {**settings, "run": run.described(), "prior_moments": given, "device": str(run.device)})
     found: dict[str, Any] = {}
     if "ode" in names:
-        found = by_hand or _plan(task, parts, ranks, tolerance or TOLERANCE, divergence is None)
+        wanted = TOLERANCE if tolerance is None else tolerance
+        found = by_hand or _plan(task, parts, ranks, wanted, divergence is None)
         if by_hand is not None and divergence is None and task.dims <= FEW:
             task.divergence = Exact()
     _score(task, names, parts, ranks, batch)
@@ -123,6 +130,8 @@ def likelihood(
         return {}
     if by_hand is not None and "ode" in names:
         found["change_from_half_the_steps"] = _change_from_half(task)
+    elif "ode" in names:
+        found |= task.checked()
     columns = _gathered(parts, names, len(stored), batch)
     unit = "bits_per_dim" if run.data.levels is not None else "nats_per_dim"
     values = {name: -columns[name] / task.unit for name in names}
@@ -142,7 +151,7 @@ def likelihood(
         "t_max": run.sde.t_max,
         "levels": run.data.levels,
         "data": dataset.name,
-        **{key: settings[key] for key in ("split", "seed", "batch", "data_sha256", "versions")},
+        **{key: settings[key] for key in ("split", "seed", "batch", "data_sha256", "dequantiser_sha256", "versions")},
         **trained.described,
     }
     write_json(path, report)
@@ -162,20 +171,21 @@ def _checked(estimators: Sequence[str]) -> list[str]:
     return names
 
 
-def _dequantisation(trained: Trained, asked: str | None) -> tuple[Dequantisation | None, str | None]:
+def _dequantisation(trained: Trained, asked: str | None) -> tuple[Dequantisation | None, str | None, str | None]:
+    """What was asked for, as it is written, and the hash of its weights if it has any."""
     if trained.run.data.levels is None:
         if asked is not None:
             raise ValueError(
                 "continuous data has a density, whose value changes with the unit it is measured in: it is given in "
                 "nats/dim, and bits/dim, which count levels, are refused. Leave out --dequantisation"
             )
-        return None, None
+        return None, None, None
     spec = as_spec(asked or "uniform")
     if spec["name"] == "variational":
-        flow, _ = load_dequantiser(trained)
-        return build.build(build.DEQUANTISATIONS, spec, flow=flow), build.written(spec)
+        flow, facts = load_dequantiser(trained)
+        return build.build(build.DEQUANTISATIONS, spec, flow=flow), build.written(spec), facts["dequantiser_sha256"]
     found: Dequantisation = build.build(build.DEQUANTISATIONS, spec)
-    return found, build.written(spec)
+    return found, build.written(spec), None
 
 
 def _prior(run: Run, name: str) -> GaussianPrior:
@@ -206,10 +216,10 @@ def _by_hand(
     clock = getattr(engine, "clock", None)
     if grid is None and isinstance(engine, AdamsMoulton) and isinstance(clock, Saturated):
         grid = f"saturated:low={clock.low},high={clock.high},pace={clock.pace}"
-    grid = grid or "log_snr"
+    grid, steps = grid or "log_snr", 50 if steps is None else steps
     task.solver = engine
-    task.ts = grid_of(task.run, {"grid": grid, "steps": steps or 50}).flip(0)
-    return {"grid": grid, "steps": steps or 50}
+    task.ts = grid_of(task.run, {"grid": grid, "steps": steps}).flip(0)
+    return {"grid": grid, "steps": steps}
 
 
 def _plan(task: Task, parts: Parts, ranks: Ranks, tolerance: float, choose: bool) -> dict[str, Any]:
@@ -229,20 +239,18 @@ def _plan(task: Task, parts: Parts, ranks: Ranks, tolerance: float, choose: bool
     task.solver = build.build(build.SOLVERS, build.parse(noted.pop("adams_moulton")))
     task.ts = torch.tensor(noted.pop("ts"), dtype=torch.float64)
     if choose:
-        task.divergence = Hutchinson(probes=noted.pop("probes")) if "probes" in noted else Exact()
+        task.divergence = Hutchinson(probes=noted["probes"]) if "probes" in noted else Exact()
     return noted
 
 
 def _score(task: Task, names: Sequence[str], parts: Parts, ranks: Ranks, batch: int) -> None:
     """Score what is not scored yet, a batch and an estimator at a time."""
     total = len(task.stored)
-    todo = [(name, first) for name in names for first in range(0, total, batch)]
-    with progress_bar("likelihood", total * len(names), ranks.rank == 0) as bar:
+    todo = [(name, first) for name in names for first in range(0, total, batch) if _part(name, first) not in parts]
+    ranks.wait()  # all have seen what is left before any of it is done
+    with progress_bar("likelihood", sum(min(batch, total - first) for _, first in todo), ranks.rank == 0) as bar:
         for name, first in ranks.share(todo):
-            part, rows = f"{name}_{first:09d}", slice(first, min(first + batch, total))
-            if part in parts:
-                bar.skip(rows.stop - rows.start)
-                continue
+            part, rows = _part(name, first), slice(first, min(first + batch, total))
             began = time.perf_counter()
             columns = task.ode(rows, bar.steps) if name == "ode" else getattr(task, name)(rows)
             if name != "ode":
@@ -252,21 +260,30 @@ def _score(task: Task, names: Sequence[str], parts: Parts, ranks: Ranks, batch: 
     ranks.wait()
 
 
+def _part(name: str, first: int) -> str:
+    return f"{name}_{first:09d}"
+
+
 def _change_from_half(task: Task) -> float | None:
-    """What half the steps change in the mean of the first images, in nats; they keep their probes. None off a grid."""
+    """What half the steps change in the mean of the first images, in the report's unit; None off a grid.
+
+    Probes, where they can be, are kept for both.
+    """
     assert task.solver is not None
     assert task.ts is not None
     if isinstance(task.solver, Adaptive) or len(task.ts) < 3:
         return None
-    kept = replace(task.divergence, fresh=False) if isinstance(task.divergence, Hutchinson) else task.divergence
+    kept = task.divergence
+    if isinstance(kept, Hutchinson | HutchPlusPlus):
+        kept = replace(kept, fresh=False)
     rows, half = slice(0, min(PILOTS, len(task.stored))), torch.cat([task.ts[:-1:2], task.ts[-1:]])
     values = [replace(task, ts=ts, divergence=kept).ode(rows)["ode"] for ts in (task.ts, half)]
-    return float((values[1] - values[0]).mean())
+    return float((values[0] - values[1]).mean()) / task.unit
 
 
 def _gathered(parts: Parts, names: Sequence[str], total: int, batch: int) -> Columns:
     columns: Columns = {}
     for name in names:
-        found = [parts.get(f"{name}_{first:09d}") for first in range(0, total, batch)]
+        found = [parts.get(_part(name, first)) for first in range(0, total, batch)]
         columns |= {key: torch.as_tensor(np.concatenate([part[key] for part in found])) for key in found[0]}
     return columns

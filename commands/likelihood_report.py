@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from torch import Tensor
 
@@ -72,7 +73,12 @@ def told_of(estimates: dict[str, dict[str, Any]], unit: str) -> dict[str, Any]:
     ode = estimates.get("ode", {})
     if "tolerance" in ode:
         met = "" if ode["tolerance_met"] else ", which is NOT met"
-        lines["solver's error"] = f"{ode['solver_error']:.1e} in a value, of the {ode['tolerance']:g} allowed{met}"
+        lines["solver's error"] = (
+            f"{ode['solver_error']:.1e} bits/dim in the worst of {ode['pilots']} pilots, of the {ode['tolerance']:g} "
+            f"allowed{met}"
+        )
+        if "others" in ode:
+            lines["and"] = f"{ode['solver_error_of_others']:.1e} in the worst of {ode['others']} others"
     elif ode.get("change_from_half_the_steps") is not None:
         lines["change from half the steps"] = f"{ode['change_from_half_the_steps']:+.4f}"
     return lines
@@ -84,4 +90,10 @@ def versions() -> dict[str, str]:
         own = importlib.metadata.version("scorefield")
     except importlib.metadata.PackageNotFoundError:
         own = "not installed"
-    return {"scorefield": own, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {
+        "scorefield": own,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+    }

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from commands.run import write_arrays, write_json
 
+PATIENCE = timedelta(days=7)  # of a rank that waits for a slower one
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -29,7 +31,7 @@ class Ranks:
     def of_environment(cls) -> "Ranks":
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo")
+            torch.distributed.init_process_group("gloo", timeout=PATIENCE)
         return cls(int(os.environ.get("RANK", "0")) if world > 1 else 0, world)
 
     def wait(self) -> None:

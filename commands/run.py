@@ -140,7 +140,8 @@ class Trained:
 def device_of(name: str | None) -> torch.device:
     """The device named, or the best there is."""
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun's
+        device = torch.device(name or (own if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"expected a device of this machine (cpu, cuda, cuda:1), got {name!r}: {error}") from None

@@ -1,6 +1,6 @@
 """The exact log-density of a probability flow, by the instantaneous change of variables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,15 +9,13 @@ from torch import Tensor, nn
 
 from likelihood.divergence import Divergence, Hutchinson
 from likelihood.flow import FlowWithDivergence, check_finite, draws_fresh
-from likelihood.pilot import plan_for
+from likelihood.pilot import LogProb, plan_for
 from sde_lib import SDE
 from sde_lib.broadcast import DenoiserLike
 from sde_lib.sde import Noise
 from solvers import Adaptive, FlowSolver, Schedule
 from solvers.flow import State
 from solvers.solver import OnStep
-
-LogProb = Callable[[Tensor], Tensor]  # (B, *D) -> (B,), nats
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Density:
             nothing random in it, None when one draw does not tell.
         parts: what log_prob is the sum of, each (B,) in nats.
         nfe_max: evaluations of the sample that took most, where they differ.
-        solver_error: what the solver is estimated to leave in a value, in bits/dim, where a tolerance was asked for.
+        solver_error: what the solver is estimated to leave in a value, in bits/dim, by the pilots; with a tolerance.
     """
 
     log_prob: Tensor
@@ -90,7 +88,9 @@ def log_likelihood(
         if tolerance is not None:
             if solver is not None or ts is not None:
                 raise ValueError("expected a tolerance, or a solver and its grid, got both: leave one out")
-            plan = plan_for(denoiser, sde, x0, tolerance, divergence=divergence, noise=noise)
+            plan = plan_for(
+                denoiser, sde, x0, tolerance, divergence=divergence, noise=noise, prior_log_prob=prior_log_prob
+            )
             solver, ts = plan.solver, plan.ts
         solver = solver or Adaptive()
         fresh = draws_fresh(divergence, solver)

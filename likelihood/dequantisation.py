@@ -70,9 +70,8 @@ class TruncatedNormal(Dequantisation):
 
         x = alpha x_k + sigma eps,    |sigma eps| < alpha (high - low) / (2 levels)
 
-    It meets a model that was trained on bare levels where it was trained; one that was trained on uniformly dequantised
-    data is better scored uniformly (Zheng et al. 2023, "Improved techniques for maximum likelihood estimation for
-    diffusion ODEs", Section 4.1).
+    It meets a model that was trained on bare levels where it was trained (Zheng et al. 2023, "Improved techniques for
+    maximum likelihood estimation for diffusion ODEs", Section 4.1).
     """
 
     samples: int = 1

@@ -68,6 +68,8 @@ def check_finite(x0: Tensor) -> None:
     """Raises ValueError for samples with values that are not finite, and says which."""
     if not x0.is_floating_point():
         raise ValueError(f"expected floating-point samples, got {x0.dtype}: dequantise integers, or cast them")
+    if x0.ndim < 2:
+        raise ValueError(f"expected samples (B, *D), got {tuple(x0.shape)}: add the dimension that is missing")
     bad = (~x0.detach().isfinite()).flatten(1).any(1).nonzero().flatten().tolist() if len(x0) else []
     if bad:
         raise ValueError(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor
 from commands.likelihood import likelihood
 from commands.parts import Parts, Ranks
 from commands.train import train
+from commands.train_dequantiser import train_dequantiser
 from configs import build, digits, own
 from likelihood import (
     Dequantisation,
@@ -245,10 +247,14 @@ def test_a_prior_of_the_data_is_nearer_to_it(workdir: Path, tmp_path: Path) -> N
 
 
 def test_a_tolerance_chooses_and_says_what(workdir: Path, tmp_path: Path) -> None:
-    report = report_of(workdir, tmp_path / "t.json", num=6, tolerance=0.05)
+    report = report_of(workdir, tmp_path / "t.json", num=36, tolerance=0.05)
     ode = report["estimates"]["ode"]
     assert ode["tolerance"] == 0.05
-    assert ode["tolerance_met"] == (ode["solver_error"] <= 0.05)
+    assert ode["solver_error"] <= 0.05
+    assert ode["tolerance_met"]
+    assert ode["others"] == 4
+    assert ode["solver_error_of_others"] < 1.0
+    assert ode["error_of_a_value"] > 0
     assert "AdamsMoulton" in ode["solver"]
     assert ode["nfe"] == ode["steps"] + 3
 
@@ -280,13 +286,48 @@ def test_killed_and_run_again_it_goes_on_to_the_same_number(number: int, workdir
     process.send_signal(number)
     assert process.wait() != 0
     assert not resumed.exists()
-    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob(".resumed*/*.npz")}
+    kept = sorted(tmp_path.glob(".resumed*/ode_*.npz"))
     assert kept
     subprocess.run(
         [sys.executable, *command(workdir, resumed)], cwd=ROOT, check=True, capture_output=True, env=environment
     )
     assert alike(whole.with_suffix(".npz"), resumed.with_suffix(".npz"))
     assert not list(tmp_path.glob(".resumed*"))
+
+
+def test_what_is_kept_is_taken_and_what_another_dequantiser_left_is_not(workdir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(workdir, folder)
+    options: dict[str, Any] = {"num": 4, "batch": 2, "steps": 4, "dequantisation": "variational"}
+    kept = []
+    for seed in (0, 1):
+        train_dequantiser(folder, num=64, batch=32, seed=seed)
+        with pytest.MonkeyPatch.context() as patch:  # interrupted when all is done but the report
+            patch.setattr("commands.likelihood.write_json", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                likelihood(folder, **options)
+        kept.append(set(folder.glob(".likelihood*/ode_*.npz")))
+    assert len(kept[1]) == 2 * len(kept[0]) == 4  # the second left parts of its own
+    mine = next(iter(kept[1] - kept[0])).parent / "ode_000000002.npz"
+    with np.load(mine) as file:
+        arrays = dict(file)
+    arrays["ode"] = np.array([1.0, 2.0])
+    np.savez(mine, **arrays)
+    likelihood(folder, **options)
+    with np.load(folder / "likelihood_test.npz") as file:
+        np.testing.assert_allclose(file["ode"][2:], -np.array([1.0, 2.0]) / (64 * math.log(2)))
+    assert len(json.loads((folder / "likelihood_test.json").read_text())["dequantiser_sha256"]) == 64
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_change_from_half_the_steps_is_that_of_two_runs(workdir: Path, tmp_path: Path) -> None:
+    how = {"num": 3, "divergence": "exact", "solver": "heun", "grid": "log_snr"}
+    whole, half = (report_of(workdir, tmp_path / "h.json", steps=steps, **how) for steps in (8, 4))
+    change = whole["estimates"]["ode"]["change_from_half_the_steps"]
+    assert change == pytest.approx(half["bits_per_dim"] - whole["bits_per_dim"], rel=1e-4)
 
 
 def test_two_ranks_give_the_number_of_one(workdir: Path, tmp_path: Path) -> None:
@@ -333,6 +374,9 @@ def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
         ({"tolerance": -1.0}, "positive tolerance"),
         ({"prior": "wide"}, "standard or data"),
         ({"variance": "huge"}, "small or large"),
+        ({"tolerance": 0.0}, "positive tolerance"),
+        ({"steps": 0}, "--steps of at least 1"),
+        ({"tolerance": 0.1, "estimators": ["elbo"]}, "are of ode"),
         ({"draws": 1}, "--draws of 2"),
         ({"chain": 0}, "--chain of at least 1"),
         ({"dequantisation": "variational"}, "train_dequantiser"),
