@@ -165,9 +165,9 @@ class Task:
         levels = self.run.data.levels
         decoder = DiscretisedDecoder(**self._levels(), std=sigma / alpha) if levels else GaussianDecoder()
         return _columns("vlb", vlb(
-            self.model(rows), self.run.sde, x, decoder=decoder, ts=grids.log_snr(self.run.sde, self.chain), variance=self.variance,
-            draws=min(self.draws, self.chain),
-            prior=self._prior(), noise=noise, uniform=noise.uniform,
+            self.model(rows), self.run.sde, x, decoder=decoder, ts=grids.log_snr(self.run.sde, self.chain),
+            variance=self.variance,
+            draws=min(self.draws, self.chain), prior=self._prior(), noise=noise, uniform=noise.uniform,
         ))  # fmt: skip
 
     def clean(self, rows: slice) -> Tensor:

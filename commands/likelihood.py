@@ -95,8 +95,13 @@ def likelihood(
     if (tolerance is not None and not tolerance > 0) or (steps is not None and steps < 1):
         raise ValueError(f"expected a positive tolerance and --steps of at least 1, got {tolerance} and {steps}")
     names = _checked(estimators)
-    if "ode" not in names and any(each is not None for each in (tolerance, solver, grid, steps, divergence)):
-        raise ValueError(f"--tolerance, --solver, --grid, --steps and --divergence are of ode, got {', '.join(names)}")
+    if "ode" not in names and any(
+        each is not None for each in (tolerance, solver, grid, steps, divergence, dequantisation)
+    ):
+        raise ValueError(
+            "--tolerance, --solver, --grid, --steps, --divergence and --dequantisation are of ode, which is not among "
+            f"the --estimators {', '.join(names)}"
+        )
     ranks = Ranks.of_environment()
     trained = open_trained(workdir, device, ema)
     path = output_path(output, workdir / f"likelihood_{split}.json")
@@ -225,6 +230,7 @@ def _by_hand(
 def _plan(task: Task, parts: Parts, ranks: Ranks, tolerance: float, choose: bool) -> dict[str, Any]:
     """What the pilots found, by one rank for all, and once for a work that is taken up again."""
     if ranks.rank == 0 and parts.noted("plan") is None:
+        print(f"choosing a solver for {tolerance:g} bits/dim on {min(PILOTS, len(task.stored))} images", flush=True)
         found = task.planned(tolerance, choose)
         assert isinstance(task.solver, AdamsMoulton)
         assert isinstance(task.solver.clock, Saturated)

@@ -135,6 +135,7 @@ def train_dequantiser(
         "images": state.images,
         "log_q": round(history[-1]["log_q"], 5),
         "gain over uniform by the score, bits/dim": _told(history[-1]),
+        "the flow's own gain": "another number, less than nothing for a poor network: score with --mode=likelihood",
         "seconds": round(seconds, 1),
         "files": [str(path) for path in (weights, report, picture)],
     }

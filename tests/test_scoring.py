@@ -376,7 +376,7 @@ def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
         ({"variance": "huge"}, "small or large"),
         ({"tolerance": 0.0}, "positive tolerance"),
         ({"steps": 0}, "--steps of at least 1"),
-        ({"tolerance": 0.1, "estimators": ["elbo"]}, "are of ode"),
+        ({"tolerance": 0.1, "estimators": ["elbo"]}, "which is not among"),
         ({"draws": 1}, "--draws of 2"),
         ({"chain": 0}, "--chain of at least 1"),
         ({"dequantisation": "variational"}, "train_dequantiser"),
