@@ -1,50 +1,34 @@
-"""What the networks share: embeddings, normalisation, the residual block, attention, resampling."""
+"""What the networks share: normalisation, the residual block, attention, dropout, initial weights."""
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad, silu
+from torch.autograd import forward_ad
+from torch.nn.functional import silu
+
+from models.resampling import Fir
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+Norm = Callable[[int], nn.GroupNorm]
+# Both terms of a sum of independent ones, rescaled to the variance of one (Karras et al. 2018, StyleGAN; NCSN++).
+RESCALED = math.sqrt(0.5)
 
 
-class NoiseEmbedding(nn.Module):
-    """Sines and cosines of the noise level, and a two-layer perceptron on them; labels, if any, are added.
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation whose forward-mode derivative takes channels-last images too (torch's refuses them)."""
 
-    The frequencies are geometric from 1/4 to 32 radians a unit of c_noise (which spans about -2 to 2),
-    so the network stays smooth in the noise level and ODE solvers can take long steps.
-
-    Args:
-        features: how many sines and cosines, even.
-        width: size of the embedding, (B, width).
-        num_classes: with it, `label (B,)` in 0 .. num_classes - 1 is embedded too; num_classes itself,
-            and no label at all, mean "unknown".
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, features: int, width: int, num_classes: int | None = None) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", torch.logspace(-2, 5, features // 2, base=2.0), persistent=False)
-        self.perceptron = nn.Sequential(nn.Linear(2 * (features // 2), width), nn.SiLU(), nn.Linear(width, width))
-        self.labels = None if num_classes is None else nn.Embedding(num_classes + 1, width)
-
-    def forward(self, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        phase = c_noise[:, None] * self.frequencies.to(c_noise.dtype)
-        embedding: Tensor = self.perceptron(torch.cat([phase.sin(), phase.cos()], 1))
-        return embedding if self.labels is None else embedding + self.labels(self._known(label, len(c_noise)))
-
-    def _known(self, label: Tensor | None, batch: int) -> Tensor:
-        assert self.labels is not None
-        unknown = self.labels.num_embeddings - 1
-        return torch.full((batch,), unknown, device=self.labels.weight.device) if label is None else label
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous() if forward_ad._current_level >= 0 else x)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """DDPM's group normalisation: 32 groups, fewer where a group would have under four channels."""
-    return nn.GroupNorm(math.gcd(32, max(channels // 4, 1)) if channels % 4 == 0 else 1, channels, eps=1e-6)
+def group_norm(channels: int, groups: int = 32, smallest: int = 4, eps: float = 1e-6) -> nn.GroupNorm:
+    """Group normalisation in 32 groups, fewer where a group would have under four channels or they would not fit."""
+    most = max(1, min(groups, channels // smallest))
+    return GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels, eps)
 
 
 def zeroed(layer: Layer) -> Layer:
@@ -55,70 +39,141 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with the embedding added between them (Ho et al. 2020, Appendix B)."""
+def channels_last(network: nn.Module) -> None:
+    """Keep a network's kernels channel by channel: on CPUs and tensor cores convolutions are faster so."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float) -> None:
+
+def as_images(x: Tensor, channels: int, stride: int) -> Tensor:
+    """The images x (B, C, H, W), in channels-last order.
+
+    Raises:
+        ValueError: if these are no such images, or the height or width does not divide by the stride.
+    """
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"expected images (B, {channels}, H, W), got {tuple(x.shape)}: vectors take an MLP")
+    if x.shape[-2] % stride or x.shape[-1] % stride:
+        raise ValueError(
+            f"expected a height and width divisible by {stride}, got {tuple(x.shape[-2:])}: "
+            "crop or pad the images, or use fewer multipliers (net.multipliers)"
+        )
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class Dropout(nn.Module):
+    """Zeroes values with probability p while training and scales the others by 1 / (1 - p).
+
+    On CPUs from 16 random bits a value (p to within 1/65536), which take a tenth of the time of torch's own draws.
+    """
+
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.norm_in = group_norm(channels_in)
-        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.project = nn.Linear(embedding, channels_out)
-        self.norm_out = group_norm(channels_out)
-        self.dropout = nn.Dropout(dropout)
-        self.conv_out = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
-        self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        if not 0 <= p < 1:
+            raise ValueError(f"expected a dropout within [0, 1), got {p}")
+        self.p = p
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv_in(silu(self.norm_in(x))) + self.project(silu(embedding))[:, :, None, None]
-        h = self.conv_out(self.dropout(silu(self.norm_out(h))))
-        shortcut: Tensor = self.shortcut(x)
-        output: Tensor = shortcut + h
-        return output
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return nn.functional.dropout(x, self.p)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        dropped = round(self.p * 65536)
+        mask = bits.as_strided(x.shape, x.stride()) >= dropped - 32768
+        return x * mask.to(x.dtype).mul_(65536 / (65536 - dropped))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with the embedding added between them, as a residual (Ho et al. 2020, Appendix B).
+
+        h = conv(resample(silu(norm(x)))) + W silu(e),    shortcut(resample(x)) + conv(dropout(silu(norm(h))))
+
+    Args:
+        channels_in: of x.
+        channels_out: of what it gives.
+        embedding: size of the embedding, None for a block that is told nothing.
+        dropout: before the second convolution.
+        norm: makes the normalisations.
+        resample: up (True) or down (False) by 2, as in BigGAN (Song et al. 2021, Appendix H.1).
+        fir: the filter of that.
+        project: a 1x1 convolution on the shortcut wherever the block resamples, also between equal channels.
+        scale_shift: the embedding scales and shifts the second norm (Dhariwal and Nichol 2021, Eq. 7: AdaGN).
+        rescale: the sum by sqrt(1/2).
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        embedding: int | None,
+        dropout: float = 0.0,
+        *,
+        norm: Norm = group_norm,
+        resample: bool | None = None,
+        fir: Sequence[float] = (1, 1),
+        project: bool = True,
+        scale_shift: bool = False,
+        rescale: bool = False,
+    ) -> None:
+        super().__init__()
+        projected = channels_in != channels_out or (resample is not None and project)
+        self.scale_shift, self.gain = scale_shift, RESCALED if rescale else None
+        self.norm_in = norm(channels_in)
+        self.resample = nn.Identity() if resample is None else Fir(fir, up=resample)
+        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.project = None if embedding is None else nn.Linear(embedding, (1 + scale_shift) * channels_out)
+        self.norm_out = norm(channels_out)
+        self.dropout = Dropout(dropout)
+        self.conv_out = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if projected else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        h = self.conv_in(self.resample(silu(self.norm_in(x))))
+        told = None if self.project is None or embedding is None else self.project(silu(embedding))[:, :, None, None]
+        if told is None:
+            h = self.norm_out(h)
+        elif self.scale_shift:
+            scale, shift = told.chunk(2, 1)
+            h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        else:
+            h = self.norm_out(h + told)
+        h = self.conv_out(self.dropout(silu(h)))
+        output: Tensor = self.shortcut(self.resample(x)) + h
+        return output if self.gain is None else output * self.gain
 
 
 class Attention(nn.Module):
     """Self-attention over the pixels, as a residual (Ho et al. 2020, Appendix B).
 
     Written out rather than fused, so that forward-mode derivatives pass through it.
+
+    Args:
+        channels: of the images.
+        heads: that share them.
+        norm: makes the normalisation.
+        rescale: the sum by sqrt(1/2).
     """
 
-    def __init__(self, channels: int, heads: int = 1) -> None:
+    def __init__(self, channels: int, heads: int = 1, *, norm: Norm = group_norm, rescale: bool = False) -> None:
         super().__init__()
         if heads < 1 or channels % heads:
             raise ValueError(f"expected heads that divide {channels} channels, got {heads}")
-        self.heads = heads
-        self.norm = group_norm(channels)
+        self.heads, self.gain = heads, RESCALED if rescale else None
+        self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width).unbind(1)
-        weights = (q.transpose(-1, -2) @ k / math.sqrt(q.shape[-2])).softmax(-1)
-        mixed = v @ weights.transpose(-1, -2)
-        output: Tensor = x + self.project(mixed.reshape(batch, channels, height, width))
-        return output
+        # (B, pixels, 3, heads, channels of a head): no copy where channels come last.
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(batch, height * width, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+        mixed = (weights @ v).transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        output: Tensor = x + self.project(mixed)
+        return output if self.gain is None else output * self.gain
 
 
-class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2, padded below and to the right as in DDPM."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        halved: Tensor = self.conv(pad(x, (0, 1, 0, 1)))
-        return halved
-
-
-class Upsample(nn.Module):
-    """Nearest neighbour to twice the size, then a 3x3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        doubled: Tensor = self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
-        return doubled
+def norms(groups: int = 32, smallest: int = 4, eps: float = 1e-6) -> Norm:
+    """Group normalisations with these settings."""
+    return functools.partial(group_norm, groups=groups, smallest=smallest, eps=eps)

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from models.layers import NoiseEmbedding, zeroed
+from models.embeddings import NoiseEmbedding
+from models.layers import zeroed
+from models.recorded import recorded
 
 
+@recorded
 class MLP(nn.Module):
     """F(x, c_noise, label) by residual blocks  h + W2 silu(W1 silu(LN(h)) + e),  e the embedded noise level.
 

@@ -10,6 +10,8 @@ The noise level a network is told is the same everywhere:  c_noise = log(sigma /
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +23,14 @@ Precondition = Callable[[Tensor, Tensor], Coefficients]
 def score(alpha: Tensor, sigma: Tensor) -> Coefficients:
     """F = grad log p(x), fed x as it is:  D = (x + sigma^2 F) / alpha  (Song and Ermon 2019, Eq. 5)."""
     return torch.ones_like(sigma), 1 / alpha, sigma**2 / alpha, _c_noise(alpha, sigma)
+
+
+def scaled_score(alpha: Tensor, sigma: Tensor) -> Coefficients:
+    """F = sigma grad log p(x) = -eps, fed x as it is:  D = (x + sigma F) / alpha  (Song and Ermon 2020, Section 3.3).
+
+    What networks give before they divide by the noise level: NCSNv2, and NCSN++ where it is trained along VE.
+    """
+    return torch.ones_like(sigma), 1 / alpha, sigma / alpha, _c_noise(alpha, sigma)
 
 
 def eps(alpha: Tensor, sigma: Tensor) -> Coefficients:
@@ -55,6 +65,66 @@ def edm(sigma_data: float = 0.5) -> Precondition:
         return 1 / total, alpha * sigma_data**2 / total**2, sigma * sigma_data / total, _c_noise(alpha, sigma)
 
     return edm_coefficients
+
+
+PREDICTS: dict[str, Precondition] = {
+    "score": score,
+    "scaled_score": scaled_score,
+    "eps": eps,
+    "x0": x0,
+    "v": v,
+    "flow": flow,
+}
+
+
+class Path(Protocol):
+    """What `Told` needs of an SDE."""
+
+    def time(self, log_snr: Tensor | float) -> Tensor: ...
+
+    def scales(self, t: Tensor | float) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Told:
+    """A network that is fed x as one path scales it, and told the noise level in the units of its paper.
+
+        t = time of log-SNR,   x_t = (alpha_t / alpha) x,   D = c_skip x_t + c_out F(x_t, scale u + shift)
+
+    with u that time, or log(sigma / alpha); the coefficients are those of `predicts` on the path at t. On its own path
+    the network sees exactly what it was trained with, and along any other what has the same log-SNR.
+
+    Args:
+        sde: the path that the network was trained on.
+        predicts: one of `PREDICTS`.
+        unit: "time" of the path, or "log_sigma".
+        scale: of what it is told, 999 for the continuous paths of Song et al. 2021 (Appendix C), T for T timesteps.
+        shift: added to it, -1 where timestep 0 is the first with noise, as on `DiscreteVPSDE`.
+
+    Raises:
+        ValueError: for an unknown `predicts` or `unit`.
+    """
+
+    sde: Path
+    predicts: str = "eps"
+    unit: str = "time"
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.predicts not in PREDICTS:
+            raise ValueError(f"expected predicts to be one of {', '.join(PREDICTS)}, got {self.predicts!r}")
+        if self.unit not in ("time", "log_sigma"):
+            raise ValueError(f"expected unit to be time or log_sigma, got {self.unit!r}")
+
+    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        log_level = (sigma / alpha).log()
+        t = self.sde.time(-2 * log_level)
+        scale = self.sde.scales(t)[0] / alpha
+        # Beyond the ends of the path the noise is still what it is.
+        _, c_skip, c_out, _ = PREDICTS[self.predicts](scale * alpha, scale * sigma)
+        told = t if self.unit == "time" else log_level
+        return scale, scale * c_skip, c_out, self.scale * told + self.shift
 
 
 def _c_noise(alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from models import MLP, ClassifierFree, Conditioned, Denoiser, UNet, precondition
-from models.layers import Attention, Downsample, ResidualBlock
+from models.layers import Attention, ResidualBlock
 from models.precondition import Precondition
+from models.resampling import Downsample
 from sde_lib import predict_noise
 
 # Variance preserving, exploding, straight-line, and EDM's ends: alpha and sigma.

@@ -1,0 +1,99 @@
+"""How a network is told the noise level, the class, and the finest detail of its input."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+# Angular frequencies, (features / 2,), for the unit in which a network is told the noise.
+
+
+def smooth(features: int) -> Tensor:
+    """Geometric from 1/4 to 32 radians a unit of c_noise = log(sigma / alpha) / 4, which spans about -2 to 2.
+
+    The network stays smooth in the noise level, and ODE solvers can take long steps.
+    """
+    return torch.logspace(-2, 5, features // 2, base=2.0)
+
+
+def timesteps(features: int) -> Tensor:
+    """Geometric from 1 down to 1/10,000 radians a timestep of 0 .. 999 (Ho et al. 2020, Appendix B)."""
+    return 10_000.0 ** (-torch.arange(features // 2) / max(features // 2 - 1, 1))
+
+
+def open_timesteps(features: int) -> Tensor:
+    """The same, ending one frequency before 1/10,000 (Dhariwal and Nichol 2021; Peebles and Xie 2023)."""
+    return 10_000.0 ** (-torch.arange(features // 2) / (features // 2))
+
+
+def gaussian(features: int, scale: float = 16.0) -> Tensor:
+    """Random, 2 pi scale N(0, 1) radians a unit of log sigma (Tancik et al. 2020; Song et al. 2021, Appendix H.1)."""
+    return 2 * math.pi * scale * torch.randn(features // 2)
+
+
+FREQUENCIES = {"smooth": smooth, "timesteps": timesteps, "open_timesteps": open_timesteps, "gaussian": gaussian}
+
+
+class NoiseEmbedding(nn.Module):
+    """Sines and cosines of the noise level, and a two-layer perceptron on them; the class, if any, is added.
+
+    Args:
+        features: how many sines and cosines, even.
+        width: size of the embedding, (B, width).
+        num_classes: with it, `label (B,)` in 0 .. num_classes - 1 is embedded too; num_classes itself,
+            and no label at all, mean "unknown".
+        frequencies: "smooth" for c_noise = log(sigma / alpha) / 4, "timesteps" or "open_timesteps" for 0 .. 999,
+            "gaussian" for log sigma: random ones, which are kept with the weights.
+        label_first: the class is added to the sines and cosines (EDM's DDPM++), not to what the perceptron gives.
+
+    Raises:
+        ValueError: for unknown frequencies.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        num_classes: int | None = None,
+        frequencies: str = "smooth",
+        label_first: bool = False,
+    ) -> None:
+        super().__init__()
+        if frequencies not in FREQUENCIES:
+            raise ValueError(f"expected frequencies to be one of {', '.join(FREQUENCIES)}, got {frequencies!r}")
+        waves = 2 * (features // 2)
+        self.label_first = label_first
+        self.register_buffer("frequencies", FREQUENCIES[frequencies](features), persistent=frequencies == "gaussian")
+        self.perceptron = nn.Sequential(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
+        self.labels = None if num_classes is None else nn.Embedding(num_classes + 1, waves if label_first else width)
+
+    def forward(self, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """The embedding, (B, width).
+
+        Raises:
+            ValueError: if a label is given to a network without classes.
+        """
+        phase = c_noise[:, None] * self.frequencies.to(c_noise.dtype)
+        waves = torch.cat([phase.sin(), phase.cos()], 1)
+        if self.labels is None:
+            if label is not None:
+                raise ValueError("expected no label: the network was made without num_classes; got one")
+            embedding: Tensor = self.perceptron(waves)
+            return embedding
+        known = self.labels(self._known(label, len(c_noise)))
+        output: Tensor = self.perceptron(waves + known) if self.label_first else self.perceptron(waves) + known
+        return output
+
+    def _known(self, label: Tensor | None, batch: int) -> Tensor:
+        assert self.labels is not None
+        unknown = self.labels.num_embeddings - 1
+        return torch.full((batch,), unknown, device=self.labels.weight.device) if label is None else label
+
+
+def fourier_features(x: Tensor, powers: Sequence[int]) -> list[Tensor]:
+    """The sines and then the cosines of 2^n pi x for each power n, of x's shape each (Kingma et al. 2021, App. C)."""
+    phases = [2**n * math.pi * x for n in powers]
+    return [*(phase.sin() for phase in phases), *(phase.cos() for phase in phases)]

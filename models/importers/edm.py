@@ -1,0 +1,259 @@
+"""State dicts of EDM (Karras et al. 2022): DDPM++, NCSN++ and ADM, each under any of its four preconditionings."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import precondition
+from models.adm import ADM
+from models.importers.recipe import Entry, Recipe, cos_first, same, taken
+from models.layers import Attention
+from models.ncsnpp import NCSNpp, Stage
+from models.precondition import Precondition, Told
+from models.recorded import settings_of
+from models.unet import Block
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, DiscreteVPSDE
+
+ENCODERS = {"standard": "none", "skip": "skip", "residual": "residual"}
+BLOCK = {"norm_in": "norm0", "conv_in": "conv0", "project": "affine", "norm_out": "norm1", "conv_out": "conv1"}
+# The constructors' keywords, by their own names; None: the weights tell.
+DEFAULTS: dict[str, Any] = {
+    "precond": "EDMPrecond",
+    "model_type": None,
+    "img_resolution": None,
+    "img_channels": None,
+    "label_dim": None,
+    "augment_dim": None,
+    "model_channels": None,
+    "channel_mult": None,
+    "channel_mult_emb": 4,
+    "channel_mult_noise": None,
+    "num_blocks": None,
+    "attn_resolutions": None,
+    "dropout": 0.1,
+    "label_dropout": 0.0,
+    "embedding_type": None,
+    "encoder_type": None,
+    "decoder_type": None,
+    "resample_filter": None,
+    "sigma_data": 0.5,
+    "sigma_min": None,
+    "sigma_max": None,
+    "beta_d": 19.9,
+    "beta_min": 0.1,
+    "M": 1000,
+    "C_1": 0.001,
+    "C_2": 0.008,
+    "epsilon_t": 1e-5,
+    "use_fp16": False,
+}
+
+
+def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
+    """How to build what a state dict of theirs holds, with the prefix "model." of the preconditioned network or not.
+
+    Sizes, widths, levels, blocks, attention and kinds are read off the names and shapes.
+
+    Args:
+        state: their state dict.
+        architecture: keywords of their constructors (`DEFAULTS`): `precond` ("EDMPrecond", "VPPrecond", "VEPrecond" or
+            "iDDPMPrecond") where it is not EDM's, and `resample_filter` where it is not NCSN++'s (1, 3, 3, 1) with
+            Fourier features or an encoder of its own, and (1, 1) without.
+
+    Raises:
+        ValueError: for a keyword that they do not have, or another preconditioning.
+    """
+    values = taken(DEFAULTS, architecture)
+    prefix = "model." if any(name.startswith("model.") for name in state) else ""
+    shapes = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in state.items()}
+    adm = "out_conv.weight" in shapes
+    size = max(int(match[1]) for name in shapes if (match := re.match(r"enc\.(\d+)x", name)))
+    channels = shapes[f"enc.{size}x{size}_conv.weight"][1]
+    sde, told = _preconditioning(values)
+    return Recipe(
+        ADM if adm else NCSNpp,
+        _adm(shapes, size, values) if adm else _song(shapes, size, values),
+        lambda network: _prefixed(_adm_entries(network, size) if adm else _song_entries(network, size), prefix),
+        told,
+        sde,
+        (channels, size, size),
+        extra=("resample_filter", "map_augment.weight", "u"),
+    )
+
+
+def _preconditioning(values: Mapping[str, Any]) -> tuple[SDE, Precondition]:
+    """The path and the parameterisation of Karras et al. 2022, Table 1."""
+    kind = values["precond"]
+    if kind == "EDMPrecond":
+        sde: SDE = EDMSDE(values["sigma_min"] or 0.002, values["sigma_max"] or 80.0)
+        return sde, precondition.edm(values["sigma_data"])
+    if kind == "VPPrecond":
+        sde = VPSDE(values["beta_min"], values["beta_min"] + values["beta_d"], t_min=values["epsilon_t"])
+        return sde, Told(sde, "eps", "time", values["M"] - 1.0)
+    if kind == "VEPrecond":
+        sde = VESDE(values["sigma_min"] or 0.02, values["sigma_max"] or 100.0)
+        return sde, Told(sde, "scaled_score", "log_sigma", 1.0, -math.log(2))
+    if kind == "iDDPMPrecond":
+        sde = DiscreteVPSDE("cosine", values["M"])
+        return sde, Told(sde, "eps", "time", float(values["M"]), -1.0)
+    raise ValueError(f"expected precond to be EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond, got {kind!r}")
+
+
+def _common(shapes: Mapping[str, tuple[int, ...]], size: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What both networks' names and shapes tell."""
+    sizes = sorted({int(m[1]) for name in shapes if (m := re.match(r"enc\.(\d+)x", name))}, reverse=True)
+    stem = shapes[f"enc.{size}x{size}_conv.weight"]
+    width = shapes["map_layer0.weight"][0] // values["channel_mult_emb"]
+    first = [f"enc.{s}x{s}_block0" for s in sizes]
+    labels = shapes.get("map_label.weight")
+    return {
+        "channels": stem[1],
+        "width": width,
+        "multipliers": tuple(shapes[f"{name}.conv0.weight"][0] // width for name in first),
+        "blocks": sum(bool(re.fullmatch(rf"enc\.{size}x{size}_block\d+\.conv0\.weight", name)) for name in shapes),
+        "attention": tuple(i for i, name in enumerate(first) if f"{name}.qkv.weight" in shapes),
+        "dropout": values["dropout"],
+        "num_classes": None if labels is None else labels[1],
+    }
+
+
+def _song(shapes: Mapping[str, tuple[int, ...]], size: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    fourier = "map_noise.freqs" in shapes
+    kinds = {kind for kind in ("aux_residual", "aux_skip") if any(kind in name for name in shapes)}
+    pyramid_in = "residual" if "aux_residual" in kinds else "skip" if "aux_skip" in kinds else "none"
+    deeper = any(f"dec.{size // 2}x{size // 2}_aux_conv" in name for name in shapes)
+    fir = values["resample_filter"] or ((1, 3, 3, 1) if fourier or kinds else (1, 1))
+    return {
+        **_common(shapes, size, values),
+        "fir": tuple(fir),
+        "pyramid_in": pyramid_in,
+        "pyramid_out": "skip" if deeper else "none",
+        "frequencies": "gaussian" if fourier else "timesteps",
+        "label_first": True,
+    }
+
+
+def _adm(shapes: Mapping[str, tuple[int, ...]], size: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    found = _common(shapes, size, values)
+    variances = shapes["out_conv.weight"][0] == 2 * found["channels"]
+    return {**found, "head_width": 64, "frequencies": "open_timesteps", "variances": variances}
+
+
+def _song_entries(network: NCSNpp, size: int) -> Iterator[Entry]:
+    assert network.embed is not None
+    if settings_of(network)["frequencies"] == "gaussian":
+        yield Entry("embed.frequencies", ("map_noise.freqs",), lambda f: 2 * math.pi * f)
+    if network.embed.labels is not None:
+        yield Entry("embed.labels.weight", ("map_label.weight", "map_label.bias"), _first_labels)
+    yield from _embedding(sines_first=True)
+    yield from same("stem", f"enc.{size}x{size}_conv")
+    for level, stage in enumerate(network.down):
+        assert isinstance(stage, Stage)
+        yield from _blocks(stage, f"down.{level}", f"enc.{size >> level}x{size >> level}")
+        below = f"enc.{size >> level + 1}x{size >> level + 1}"
+        if stage.resample is not None:
+            yield from _unet_block(stage.resample, None, f"down.{level}.resample", "", f"{below}_down")
+        if stage.pyramid is not None and settings_of(network)["pyramid_in"] == "residual":
+            yield from same(f"down.{level}.pyramid.smaller.conv", f"{below}_aux_residual")
+        elif stage.pyramid is not None:
+            yield from same(f"down.{level}.pyramid.conv", f"{below}_aux_skip")
+    deepest = size >> len(network.down) - 1
+    yield from _middle(network, f"dec.{deepest}x{deepest}_in")
+    for k, stage in enumerate(network.up):
+        here = deepest << k
+        yield from _blocks(stage, f"up.{k}", f"dec.{here}x{here}")
+        if stage.pyramid is not None:
+            yield from same(f"up.{k}.pyramid.head.0", f"dec.{here}x{here}_aux_norm")
+            yield from same(f"up.{k}.pyramid.head.2", f"dec.{here}x{here}_aux_conv")
+        if stage.resample is not None:
+            yield from _unet_block(stage.resample, None, f"up.{k}.resample", "", f"dec.{2 * here}x{2 * here}_up")
+    if network.head is not None:
+        yield from same("head.0", f"dec.{size}x{size}_aux_norm")
+        yield from same("head.2", f"dec.{size}x{size}_aux_conv")
+
+
+def _blocks(stage: Any, ours: str, theirs: str) -> Iterator[Entry]:
+    for i, block in enumerate(stage.blocks):
+        name = f"{ours}.blocks.{i}"
+        yield from _unet_block(
+            block.residual, block.attention, f"{name}.residual", f"{name}.attention", f"{theirs}_block{i}"
+        )
+
+
+def _adm_entries(network: ADM, size: int) -> Iterator[Entry]:
+    if network.embed.labels is not None:
+        yield Entry("embed.labels.weight", ("map_label.weight",), _last_labels)
+    yield from _embedding(sines_first=False)
+    yield from same("stem", f"enc.{size}x{size}_conv")
+    deepest = size >> len(settings_of(network)["multipliers"]) - 1
+    for name, layers, start, resampling in (("down", network.down, size, "down"), ("up", network.up, deepest, "up")):
+        here, i = start, 0
+        for k, layer in enumerate(layers):
+            way = "enc" if name == "down" else "dec"
+            if isinstance(layer, Block):
+                theirs = f"{way}.{here}x{here}_block{i}"
+                ours = f"{name}.{k}"
+                yield from _unet_block(layer.residual, layer.attention, f"{ours}.residual", f"{ours}.attention", theirs)
+                i += 1
+            else:
+                here, i = (here // 2 if name == "down" else here * 2), 0
+                yield from _unet_block(layer, None, f"{name}.{k}", "", f"{way}.{here}x{here}_{resampling}")
+    yield from _middle(network, f"dec.{deepest}x{deepest}_in")
+    yield from same("norm", "out_norm")
+    yield from same("head", "out_conv")
+
+
+def _middle(network: NCSNpp | ADM, theirs: str) -> Iterator[Entry]:
+    yield from _unet_block(network.middle_in, network.middle_attention, "middle_in", "middle_attention", f"{theirs}0")
+    yield from _unet_block(network.middle_out, None, "middle_out", "", f"{theirs}1")
+
+
+def _embedding(sines_first: bool) -> Iterator[Entry]:
+    """Their DDPM++ and NCSN++ swap cosines and sines back; their ADM has its cosines first."""
+    first = (lambda w: w) if sines_first else cos_first
+    yield Entry("embed.perceptron.0.weight", ("map_layer0.weight",), first)
+    yield Entry("embed.perceptron.0.bias", ("map_layer0.bias",), lambda b: b)
+    yield from same("embed.perceptron.2", "map_layer1")
+
+
+def _unet_block(
+    residual: Any, attention: Attention | None, ours: str, ours_attention: str, theirs: str
+) -> Iterator[Entry]:
+    for here, there in BLOCK.items():
+        yield from same(f"{ours}.{here}", f"{theirs}.{there}")
+    if isinstance(residual.shortcut, nn.Conv2d):
+        yield from same(f"{ours}.shortcut", f"{theirs}.skip")
+    if attention is not None:
+        yield from same(f"{ours_attention}.norm", f"{theirs}.norm2")
+        for part in ("weight", "bias"):
+            yield Entry(f"{ours_attention}.qkv.{part}", (f"{theirs}.qkv.{part}",), _interleaved(attention.heads))
+        yield from same(f"{ours_attention}.project", f"{theirs}.proj")
+
+
+def _interleaved(heads: int) -> Callable[[Tensor], Tensor]:
+    """Rows ordered by head, channel, and q, k, v, for ours by q, k, v, head, and channel."""
+
+    def ordered(rows: Tensor) -> Tensor:
+        split = rows.reshape(heads, -1, 3, *rows.shape[1:])
+        return split.movedim(2, 0).reshape(rows.shape)
+
+    return ordered
+
+
+def _first_labels(weight: Tensor, bias: Tensor) -> Tensor:
+    """One-hot labels times sqrt(classes) through a linear layer, as a table; "unknown" is no label at all."""
+    table = weight.T * math.sqrt(weight.shape[1]) + bias
+    return torch.cat([table, bias[None]])
+
+
+def _last_labels(weight: Tensor) -> Tensor:
+    return torch.cat([weight.T, torch.zeros_like(weight.T[:1])])
+
+
+def _prefixed(entries: Iterator[Entry], prefix: str) -> Iterator[Entry]:
+    for entry in entries:
+        yield entry._replace(theirs=tuple(prefix + name for name in entry.theirs))

@@ -1,0 +1,103 @@
+"""Reading other people's files without running what may be in them."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+def read(path: Path) -> Any:
+    """What a checkpoint holds: tensors, numbers, and lists and dicts of them.
+
+    Raises:
+        ValueError: if there is no such file, it is cut short, or loading it would run code.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected a checkpoint in {path}, and there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class) (\S+)", str(error))
+        if asked is None:
+            raise ValueError(f"{path} does not read as a checkpoint: it is cut short, or something else") from None
+        name = (asked[1] or asked[2]).strip("`.,")
+        raise ValueError(
+            f"{path} is a pickle that would run code when loaded ({name}), and is refused: in an environment that has "
+            f"its own code and trusts it, write its tensors with torch.save(model.state_dict(), FILE) and import that"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, IndexError) as error:
+        first = str(error).splitlines()[0] if str(error) else repr(error)
+        raise ValueError(f"{path} does not read ({first}): it is cut short, or not a checkpoint") from None
+
+
+def weights_of(saved: Any, ema: bool = True) -> tuple[State, str]:
+    """The state dict within a checkpoint, averaged or raw, and which of the two it is ("as stored": it does not say).
+
+    Understood are state dicts; {"model", "ema"} with the average as a state dict, or as a list of parameters
+    (score_sde_pytorch); and lists that begin with a state dict and may end with its average (ncsnv2, ddim). A prefix
+    "module." is taken off every name.
+
+    Raises:
+        ValueError: if none of these is there.
+    """
+    if isinstance(saved, list | tuple) and saved and _is_state(saved[0]):
+        raw, average = saved[0], saved[-1] if len(saved) > 2 and _is_state(saved[-1]) else None
+        return _chosen(_plain(raw), None if average is None else _plain(average), ema)
+    if _is_state(saved):
+        return _plain(saved), "as stored"
+    if isinstance(saved, Mapping):
+        raw = next(
+            (saved[k] for k in ("model", "state_dict", "net", "model_state_dict") if _is_state(saved.get(k))), None
+        )
+        average = saved.get("ema", saved.get("ema_state_dict"))
+        if isinstance(average, Mapping) and isinstance(average.get("shadow_params"), list) and raw is not None:
+            average = _named(_plain(raw), average["shadow_params"])
+        average = _plain(average) if _is_state(average) else None
+        if raw is not None or average is not None:
+            return _chosen(None if raw is None else _plain(raw), average, ema)
+    raise ValueError(
+        "expected a state dict, or a checkpoint with one under model, state_dict, net or ema, got "
+        + (
+            f"a mapping of {', '.join(map(str, list(saved)[:8]))}"
+            if isinstance(saved, Mapping)
+            else type(saved).__name__
+        )
+    )
+
+
+def _chosen(raw: State | None, average: State | None, ema: bool) -> tuple[State, str]:
+    if raw is None:
+        assert average is not None
+        return average, "ema"
+    # An average may leave out what is not trained.
+    return ({**raw, **average}, "ema") if ema and average is not None else (raw, "raw")
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _plain(state: Mapping[str, Tensor]) -> State:
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _named(state: State, parameters: list[Tensor]) -> State:
+    """An average kept as a list of the trained parameters, by their names."""
+    trained = [name for name, tensor in state.items() if name != "sigmas" and not name.endswith("0.W")]
+    if [state[name].shape for name in trained] != [tensor.shape for tensor in parameters]:
+        raise ValueError(
+            f"expected the average of {len(trained)} parameters in the order of the model's own, got {len(parameters)} "
+            "of other shapes: take the raw weights (ema=False, --noema)"
+        )
+    return dict(zip(trained, parameters, strict=True))

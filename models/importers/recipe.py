@@ -1,0 +1,102 @@
+"""What an importer makes of other people's weights, before anything is built."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.precondition import Precondition
+from sde_lib import SDE
+
+
+class Entry(NamedTuple):
+    """One of our tensors, the names of theirs that it is made of ("this|that" is either), and how."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    make: Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build the denoiser that a checkpoint holds.
+
+    Args:
+        network: the class of the network.
+        settings: its constructor's keywords.
+        entries: what each of its tensors is made of; those left out keep what they are.
+        precondition: what the network predicts, and what it is told.
+        sde: the path that it was trained on.
+        shape: of one sample, (*D).
+        low, high: the range of the data that it was trained on.
+        extra: endings of names that a checkpoint may have beside its weights: buffers that follow from the settings.
+    """
+
+    network: type[nn.Module]
+    settings: Mapping[str, Any]
+    entries: Callable[[Any], Iterator[Entry]]
+    precondition: Precondition
+    sde: SDE
+    shape: tuple[int, ...]
+    low: float = -1.0
+    high: float = 1.0
+    extra: tuple[str, ...] = ("sigmas", "resample_filter")
+
+
+def itself(tensor: Tensor) -> Tensor:
+    """The tensor as it is."""
+    return tensor
+
+
+def same(ours: str, theirs: str, *, bias: bool = True) -> Iterator[Entry]:
+    """A layer's weight and bias, as they are."""
+    for name in ("weight", "bias")[: 1 + bias]:
+        yield Entry(f"{ours}.{name}", (f"{theirs}.{name}",), itself)
+
+
+def joined(
+    ours: str,
+    theirs: tuple[str, ...],
+    weight: str = "weight",
+    bias: str = "bias",
+    make: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Entry]:
+    """Linear maps side by side (q, k and v) as one 1x1 convolution."""
+    kernel = make or pointwise
+    weights, biases = (tuple(f"{name}.{part}" for name in theirs) for part in (weight, bias))
+    yield Entry(f"{ours}.weight", weights, lambda *w: torch.cat([kernel(each) for each in w]))
+    yield Entry(f"{ours}.bias", biases, lambda *b: torch.cat(b))
+
+
+def pointwise(weight: Tensor) -> Tensor:
+    """A matrix (out, in), or a kernel over one position, as a 1x1 convolution's kernel."""
+    return weight.reshape(*weight.shape[:2], 1, 1)
+
+
+def cos_first(weight: Tensor) -> Tensor:
+    """The first layer after an embedding that has its cosines first, for one that has its sines first."""
+    cos, sin = weight.chunk(2, 1)
+    return torch.cat([sin, cos], 1)
+
+
+def taken(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The known values with the given ones in their place.
+
+    Raises:
+        ValueError: for one that is not known.
+    """
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f": did you mean {close[0]!r}?" if close else f": the architecture takes {', '.join(known)}"
+            raise ValueError(f"got {key!r}, which this source does not have{hint}")
+    return {**known, **given}
+
+
+def levels_at(size: int, resolutions: Iterable[int], levels: int) -> tuple[int, ...]:
+    """The levels of a U-Net, counted from 0 at full size, whose images have one of these sizes."""
+    wanted = set(resolutions)
+    return tuple(level for level in range(levels) if size // 2**level in wanted)
