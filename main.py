@@ -2,6 +2,7 @@
 
 python main.py --mode=train --config=configs/digits.py:vp --workdir=runs/vp
 python main.py --mode=sample --workdir=runs/vp --num=64 --solver=dpm --steps=20 --seed=0
+python main.py --mode=import --from=ddim ckpt.pth --workdir=runs/ddim
 python main.py --mode=compare --workdir=runs/vp --solver=ddim --solver=unipc --steps=10 --steps=20
 """
 
@@ -26,8 +27,18 @@ MODES = (
     "interpolate",
     "likelihood",
     "train_dequantiser",
+    "import",
+    "export",
     "demo",
 )
+# Where a mode is not a function of its own name in a file of its own name.
+ELSEWHERE = {
+    "decode": ("encode", "decode"),
+    "import": ("import_checkpoint", "import_checkpoint"),
+    "export": ("export_run", "export_run"),
+}
+# What a flag is called as a keyword, where Python has another use for the word.
+KEYWORDS = {"from": "source"}
 FLAGS = flags.FLAGS
 
 config_flags.DEFINE_config_file(
@@ -68,6 +79,10 @@ flags.DEFINE_string("prior", None, "standard, or data: with the training data's 
 flags.DEFINE_integer("draws", None, "evaluations that a bound spends on an image")
 flags.DEFINE_integer("chain", None, "steps of the variational bound")
 flags.DEFINE_string("variance", None, "of those steps, small or large")
+flags.DEFINE_string("from", None, "whose checkpoint to import: score_sde_pytorch, ncsnv2, ddim, edm, diffusers, ...")
+flags.DEFINE_string("architecture", None, "what its weights do not tell, as nf=64,ch_mult=(1,2) by its own names")
+flags.DEFINE_string("data", None, "the data set that an imported model is scored on, as folder:path='images'")
+flags.DEFINE_string("to", None, "what to export to: scorefield or diffusers")
 flags.DEFINE_string("input", None, "images to encode (folder, .npy, .npz), or latents to decode (.npz)")
 flags.DEFINE_string("output", None, "file to write; pictures and reports go beside it")
 flags.DEFINE_bool("ema", None, "use the averaged weights rather than the raw ones")
@@ -76,7 +91,7 @@ flags.DEFINE_string("device", None, "cpu, cuda or cuda:1; by default cuda where 
 OPTIONS = (
     "num", "solver", "grid", "steps", "order", "denoise", "seed", "batch", "label", "guidance", "trajectory", "split",
     "pair", "estimators", "tolerance", "divergence", "dequantisation", "prior", "draws", "chain", "variance",
-    "input", "output", "ema", "compile", "device",
+    "input", "output", "from", "architecture", "data", "to", "ema", "compile", "device",
 )  # fmt: skip
 
 
@@ -84,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0, 2 for a mistake in what was asked (one line says which), 130 for Ctrl-C."""
     app.define_help_flags()
     try:
-        _parse(list(arguments or sys.argv))
-        summary = _command(FLAGS.mode)(Path(FLAGS.workdir), **_options(FLAGS.mode))
+        file = _parse(list(arguments or sys.argv))
+        summary = _command(FLAGS.mode)(Path(FLAGS.workdir), **_options(FLAGS.mode), **file)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -100,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> None:
+def _parse(arguments: list[str]) -> dict[str, str]:
+    """Read the flags; the one word that is none, the file to import, is given back."""
     given = next((a.split("=", 1)[1] for a in arguments if a.startswith("--config=")), "")
     path, _, variant = given.partition(":")
     if given and not Path(path).is_file():
@@ -110,8 +126,15 @@ def _parse(arguments: list[str]) -> None:
         rest = FLAGS(arguments)
     except Exception as error:  # a configuration is code, and its overrides raise what they like
         raise ValueError(_explained(path, variant, arguments, error)) from error
+    if FLAGS.mode == "import":
+        if len(rest) != 2:
+            raise ValueError(
+                f"expected one FILE to import, got {rest[1:]}: --mode=import --from=edm FILE --workdir=RUN"
+            )
+        return {"file": rest[1]}
     if len(rest) > 1:
         raise ValueError(f"expected flags such as --num=64, got {rest[1]!r}")
+    return {}
 
 
 def _explained(path: str, variant: str, arguments: list[str], error: Exception) -> str:
@@ -141,20 +164,17 @@ def _command(mode: str | None) -> Callable[..., dict[str, Any]]:
     if mode is None or FLAGS.workdir is None:
         raise ValueError(f"expected --mode ({', '.join(MODES)}) and --workdir, as in --mode=sample --workdir=runs/vp")
     # Imported here, so that --help and mistakes do not wait for torch.
-    if mode in ("encode", "decode"):
-        from commands import encode
-
-        return encode.encode if mode == "encode" else encode.decode
     import importlib
 
-    command: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"commands.{mode}"), mode)
+    file, function = ELSEWHERE.get(mode, (mode, mode))
+    command: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"commands.{file}"), function)
     return command
 
 
 def _options(mode: str) -> dict[str, Any]:
     """The flags given, refused where the mode does not take them."""
     takes = inspect.signature(_command(mode)).parameters
-    given = {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
+    given = {KEYWORDS.get(name, name): FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
     if FLAGS.config is not None:
         given["config"] = FLAGS.config
     elif "config" in takes:
@@ -162,7 +182,8 @@ def _options(mode: str) -> dict[str, Any]:
     for name in given:
         if name not in takes:
             hint = "; the run's own configuration is in its config.json" if name == "config" else ""
-            raise ValueError(f"--{name} is not an option of --mode={mode}, which takes {_dashed(takes)}{hint}")
+            flag = next((flag for flag, keyword in KEYWORDS.items() if keyword == name), name)
+            raise ValueError(f"--{flag} is not an option of --mode={mode}, which takes {_dashed(takes)}{hint}")
     for name in ("solver", "steps"):
         if name in given and not isinstance(takes[name].default, tuple):
             values: list[Any] = list(given[name] or ())
@@ -175,7 +196,8 @@ def _options(mode: str) -> dict[str, Any]:
 
 
 def _dashed(takes: Any) -> str:
-    return ", ".join(f"--{name}" for name in takes)
+    flag = {keyword: flag for flag, keyword in KEYWORDS.items()}
+    return ", ".join(f"--{flag.get(name, name)}" for name in takes if flag.get(name, name) in OPTIONS)
 
 
 def _two(words: Any) -> tuple[int, int]:

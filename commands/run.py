@@ -181,6 +181,7 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
     denoiser = run.new_denoiser()
     load_weights(checkpoint, denoiser, ema=ema)
     if compiled:
+        assert isinstance(denoiser.net, torch.nn.Module)
         denoiser.net.compile()
     return Trained(run, denoiser.eval().requires_grad_(False), checkpoint, ema)
 

@@ -5,6 +5,7 @@ On a command line it is written  vp:beta_max=15.0,t_min=0.001.
 """
 
 import ast
+import dataclasses
 import difflib
 import inspect
 import json
@@ -20,6 +21,11 @@ import models
 import sde_lib
 import solvers
 from models import precondition
+from models.adm import ADM
+from models.dit import DiT
+from models.ncsnpp import NCSNpp
+from models.ncsnv2 import NCSNv2
+from models.vdm import VDM
 from solvers import grids
 from solvers.clocks import Saturated
 from training import data, times, weighting
@@ -30,6 +36,18 @@ Table = Mapping[str, Callable[..., Any]]
 def _itself(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
     """A constructor, without arguments, of the function."""
     return lambda: function
+
+
+def _told(
+    sde: sde_lib.SDE,
+    predicts: str = "eps",
+    unit: str = "time",
+    scale: float = 1.0,
+    shift: float = 0.0,
+    along: str = "",
+) -> precondition.Told:
+    """Told the noise on the run's own path, or on another one, written as on a command line."""
+    return precondition.Told(build(SDES, parse(along)) if along else sde, predicts, unit, scale, shift)
 
 
 def _adams_moulton(
@@ -81,14 +99,25 @@ SDES: Table = {
     "flow": sde_lib.RectifiedSDE,
     "ddpm": sde_lib.DiscreteVPSDE,
 }
-NETWORKS: Table = {"unet": models.UNet, "ncsn": models.NCSN, "mlp": models.MLP}
+NETWORKS: Table = {
+    "unet": models.UNet,
+    "ncsn": models.NCSN,
+    "ncsnv2": NCSNv2,
+    "ncsnpp": NCSNpp,
+    "adm": ADM,
+    "vdm": VDM,
+    "dit": DiT,
+    "mlp": models.MLP,
+}
 PRECONDITIONS: Table = {
     "score": _itself(precondition.score),
+    "scaled_score": _itself(precondition.scaled_score),
     "eps": _itself(precondition.eps),
     "x0": _itself(precondition.x0),
     "v": _itself(precondition.v),
     "flow": _itself(precondition.flow),
     "edm": precondition.edm,
+    "told": _told,
 }
 WEIGHTINGS: Table = {
     "simple": _itself(weighting.simple),
@@ -226,7 +255,41 @@ def build(table: Table, spec: Mapping[str, Any], **given: Any) -> Any:
 def denoiser(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None) -> models.Denoiser:
     """The untrained denoiser of a configuration, for data of one shape (*D), with classes or without."""
     network = build(NETWORKS, config.net, channels=shape[0], shape=shape, num_classes=num_classes)
-    return models.Denoiser(network, build(PRECONDITIONS, config.precondition))
+    sde = build(SDES, config.sde)
+    return models.Denoiser(network, build(PRECONDITIONS, config.precondition, sde=sde))
+
+
+def name_of(table: Table, constructor: Any) -> str:
+    """The name under which a table has a constructor.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    for name, candidate in table.items():
+        if candidate is constructor:
+            return name
+    raise ValueError(f"expected one of {', '.join(table)}, got {getattr(constructor, '__name__', constructor)}")
+
+
+def described(sde: sde_lib.SDE) -> ml_collections.ConfigDict:
+    """The spec of a path."""
+    keywords = {field.name: getattr(sde, field.name) for field in dataclasses.fields(sde)}  # type: ignore[arg-type]
+    if isinstance(sde, sde_lib.DiscreteVPSDE):
+        keywords["betas"] = sde.named
+    return spec(SDES, name_of(SDES, type(sde)), **keywords)
+
+
+def described_precondition(given: precondition.Precondition, sde: sde_lib.SDE) -> ml_collections.ConfigDict:
+    """The spec of a parameterisation, for a run along a path."""
+    for name, function in precondition.PREDICTS.items():
+        if given is function:
+            return spec(PRECONDITIONS, name)
+    if isinstance(given, precondition.EDM):
+        return spec(PRECONDITIONS, "edm", sigma_data=given.sigma_data)
+    if isinstance(given, precondition.Told) and isinstance(given.sde, sde_lib.SDE):
+        told = {key: getattr(given, key) for key in ("predicts", "unit", "scale", "shift")}
+        return spec(PRECONDITIONS, "told", **told, along="" if given.sde == sde else written(described(given.sde)))
+    raise ValueError(f"expected a parameterisation of models.precondition, got {given}")
 
 
 def _find(table: Table, name: str) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """The one wrapper that turns a network into a denoiser."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,12 +16,12 @@ class Denoiser(nn.Module):
     with c_noise (B,), and conditioning passes through to it.
 
     Args:
-        net: the network F.
+        net: the network F, or any function called so: a module's weights become this one's.
         precondition: what F predicts: `score`, `eps`, `x0`, `v`, `flow` or `edm(...)` of `models.precondition`,
             or any function `(alpha, sigma) -> (c_in, c_skip, c_out, c_noise)`.
     """
 
-    def __init__(self, net: nn.Module, precondition: Precondition) -> None:
+    def __init__(self, net: Callable[..., Tensor], precondition: Precondition) -> None:
         super().__init__()
         self.net = net
         self.precondition = precondition

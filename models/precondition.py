@@ -57,14 +57,21 @@ def flow(alpha: Tensor, sigma: Tensor) -> Coefficients:
     return 1 / torch.hypot(alpha, sigma), 1 / (alpha + sigma), -sigma / (alpha + sigma), _c_noise(alpha, sigma)
 
 
-def edm(sigma_data: float = 0.5) -> Precondition:
+@dataclass(frozen=True)
+class EDM:
     """F of unit variance, for data of standard deviation sigma_data (Karras et al. 2022, Table 1, at x / alpha)."""
 
-    def edm_coefficients(alpha: Tensor, sigma: Tensor) -> Coefficients:
-        total = torch.hypot(alpha * sigma_data, sigma)
-        return 1 / total, alpha * sigma_data**2 / total**2, sigma * sigma_data / total, _c_noise(alpha, sigma)
+    sigma_data: float = 0.5
 
-    return edm_coefficients
+    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        total = torch.hypot(alpha * self.sigma_data, sigma)
+        skip = alpha * self.sigma_data**2 / total**2
+        return 1 / total, skip, sigma * self.sigma_data / total, _c_noise(alpha, sigma)
+
+
+def edm(sigma_data: float = 0.5) -> Precondition:
+    """EDM's parameterisation, for data of standard deviation sigma_data."""
+    return EDM(sigma_data)
 
 
 PREDICTS: dict[str, Precondition] = {

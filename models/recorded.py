@@ -26,13 +26,13 @@ def recorded(network: Network) -> Network:
     return network
 
 
-def settings_of(network: nn.Module) -> dict[str, Any]:
+def settings_of(network: Any) -> dict[str, Any]:
     """The keywords with which a network was made.
 
     Raises:
         ValueError: if its class does not record them.
     """
-    settings = network.__dict__.get("settings")
+    settings = getattr(network, "settings", None)
     if settings is None:
         name = type(network).__name__
         raise ValueError(f"{name} does not record how it was made: put @recorded (models.recorded) above its class")

@@ -74,6 +74,15 @@ class DiscreteVPSDE(SDE):
     def t_max(self) -> float:  # type: ignore[override]
         return 1.0
 
+    @property
+    def named(self) -> str | tuple[float, ...]:
+        """The name of the schedule, if its betas are exactly that one's with these settings, or the betas."""
+        betas = tuple(self.betas)
+        for name, schedule in BETAS.items():
+            if tuple(schedule(self.steps, self.beta_start, self.beta_end).tolist()) == betas:
+                return name
+        return betas  # type: ignore[return-value]
+
     @cached_property
     def _cubics(self) -> Tensor:
         """The four coefficients of log alpha on each interval, lowest power first, (4, T), float64."""

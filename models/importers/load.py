@@ -5,14 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from models.denoiser import Denoiser
-from models.importers import ddim, dit, edm, guided, ncsnv2, score_sde
-from models.importers.files import read, weights_of
-from models.importers.recipe import Recipe
+from models.importers import ddim, diffusers, dit, edm, guided, ncsnv2, score_sde
+from models.importers.files import State, read, weights_of
+from models.importers.recipe import Entry, Recipe, itself
 from models.importers.verdict import Verdict, fitted, noise_found
+from models.pretrained import with_data
+from models.recorded import settings_of
 from sde_lib import SDE
 
-SOURCES: dict[str, Callable[..., Recipe]] = {
+# Whose weights come with all that there is to know, in a folder.
+OURS = "scorefield"
+STATES: dict[str, Callable[..., Recipe]] = {
     "score_sde_pytorch": score_sde.recipe,
     "ncsnv2": ncsnv2.recipe,
     "ddim": ddim.recipe,
@@ -20,6 +26,7 @@ SOURCES: dict[str, Callable[..., Recipe]] = {
     "guided_diffusion": guided.recipe,
     "dit": dit.recipe,
 }
+SOURCES = (*STATES, "diffusers", OURS)
 
 
 def load_checkpoint(
@@ -45,9 +52,8 @@ def opened(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> 
     """What `load_checkpoint` gives, and the recipe it was made by."""
     if source not in SOURCES:
         raise ValueError(f"expected a source among {', '.join(SOURCES)}, got {source!r}")
-    state, weights = weights_of(read(path), ema)
     try:
-        recipe = SOURCES[source](state, **architecture)
+        recipe, state, weights = _read(path, source, ema, architecture)
         denoiser, verdict = fitted(recipe, state, weights)
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{path} is not of {source}, or not of this architecture: {error!r}") from None
@@ -56,3 +62,25 @@ def opened(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> 
     denoiser.eval().requires_grad_(False)
     found = noise_found(denoiser, recipe.sde, recipe.shape)
     return recipe, denoiser, dataclasses.replace(verdict, noise_found=found)
+
+
+def _read(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> tuple[Recipe, State, str]:
+    if source == "diffusers":
+        return diffusers.recipe_of(path, ema, **architecture)
+    if source == OURS:
+        return _ours(path)
+    state, weights = weights_of(read(path), ema)
+    return STATES[source](state, **architecture), state, weights
+
+
+def _ours(folder: Path) -> tuple[Recipe, State, str]:
+    denoiser, sde, data = with_data(folder)
+    assert isinstance(denoiser.net, nn.Module)
+    state = dict(denoiser.net.state_dict())
+    if data["shape"] is None:
+        raise ValueError(f"{folder / 'config.json'} does not say the shape of a sample: save it with shape=")
+    low, high = (float(data[end]) for end in ("low", "high"))
+    entries = [Entry(name, (name,), itself) for name in state]
+    settings, precondition = settings_of(denoiser.net), denoiser.precondition
+    recipe = Recipe(type(denoiser.net), settings, lambda _: iter(entries), precondition, sde, data["shape"], low, high)
+    return recipe, state, "as stored"

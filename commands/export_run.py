@@ -1,0 +1,41 @@
+"""Write a run's weights for others: a folder of safetensors and JSON."""
+
+from pathlib import Path
+from typing import Any
+
+from commands.run import open_trained
+from models.exporters import to_diffusers
+from models.pretrained import save_pretrained
+
+FORMATS = ("scorefield", "diffusers")
+
+
+def export_run(
+    workdir: Path, *, output: str | None = None, to: str = "scorefield", ema: bool = True, device: str | None = None
+) -> dict[str, Any]:
+    """The run's newest weights as a folder that `from_pretrained` reads, or diffusers' own.
+
+    Args:
+        workdir: of the run.
+        output: the folder, by default `workdir`/export.
+        to: "scorefield", or "diffusers" for a U-Net that it has too.
+        ema: the averaged weights rather than the raw ones.
+        device: to load them on.
+
+    Raises:
+        ValueError: if there is no trained run, the folder is taken, or diffusers has no such network.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"expected --to to be one of {', '.join(FORMATS)}, got {to!r}")
+    folder = Path(output) if output else workdir / "export"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"expected --output to be a new folder, and there is something in {folder}")
+    trained = open_trained(workdir, device, ema)
+    run = trained.run
+    if to == "diffusers":
+        to_diffusers(trained.denoiser, folder, run.sde)
+    else:
+        discrete = run.data.levels is not None
+        low, high = (run.low, run.high) if discrete else (-float("inf"), float("inf"))
+        save_pretrained(trained.denoiser, run.sde, folder, shape=run.data.shape, low=low, high=high)
+    return {"format": to, **trained.described, "files": [str(folder)]}

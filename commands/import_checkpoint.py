@@ -1,0 +1,84 @@
+"""Make a run of somebody else's checkpoint: sampled, encoded and scored like one that was trained here."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from safetensors.torch import save_file
+
+from commands.run import DataFacts, Run, device_of, write_json
+from configs import build
+from configs.defaults import defaults
+from models.denoiser import Denoiser
+from models.importers.load import opened
+from models.importers.recipe import Recipe
+from models.recorded import settings_of
+
+# The data sets that a shape and a range of values suggest.
+DATASETS: dict[tuple[int, ...], str] = {(3, 32, 32): "cifar10", (1, 28, 28): "mnist", (1, 8, 8): "digits"}
+
+
+def import_checkpoint(
+    workdir: Path,
+    *,
+    file: str,
+    source: str = "",
+    architecture: str | None = None,
+    data: str | None = None,
+) -> dict[str, Any]:
+    """Write a run to `workdir` from a checkpoint: its configuration, its weights (averaged and raw) and import.json.
+
+    Args:
+        workdir: of the run, which must not hold one yet.
+        file: the checkpoint, or a folder for diffusers and for our own.
+        source: whose, see `models.importers`.
+        architecture: what the weights do not tell, as key=value,key=value by the source's own names.
+        data: the data set it is scored on, as cifar10 or folder:path='images'; by default the one of its shape.
+
+    Raises:
+        ValueError: if the file does not read or does not fit, or the directory holds a run; nothing is written then.
+    """
+    if (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
+        raise ValueError(f"{workdir} holds a run already, or is no folder: choose another --workdir")
+    keywords = build.parse(f"architecture:{architecture or ''}")
+    del keywords["name"]
+    recipe, denoiser, verdict = opened(Path(file), source, True, keywords)
+    raw = denoiser if verdict.weights != "ema" else opened(Path(file), source, False, keywords)[1]
+    config = _configuration(recipe, denoiser, data)
+    discrete = recipe.low > -float("inf")
+    facts = DataFacts(
+        Path(file).stem, recipe.shape, 256 if discrete else None, recipe.settings.get("num_classes"), fingerprint=""
+    )
+    run = Run(workdir, config, facts, device_of("cpu"))
+    rebuilt = run.new_denoiser()
+    if {k: v.shape for k, v in rebuilt.state_dict().items()} != {k: v.shape for k, v in denoiser.state_dict().items()}:
+        raise ValueError(f"{file} was read, but its network cannot be described as a configuration: load it in Python")
+
+    checkpoint = workdir / "checkpoints" / f"{0:010d}"
+    checkpoint.mkdir(parents=True)
+    for name, model in (("ema", denoiser), ("model", raw)):
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, checkpoint / f"{name}.safetensors")
+    report = write_json(workdir / "import.json", {"file": str(file), "source": source, **dataclasses.asdict(verdict)})
+    run.save()
+    return {
+        "verdict": str(verdict),
+        "path": build.written(config.sde),
+        "predicts": build.written(config.precondition),
+        "files": [str(path) for path in (run.workdir / "config.json", checkpoint, report)],
+    }
+
+
+def _configuration(recipe: Recipe, denoiser: Denoiser, data: str | None) -> ml_collections.ConfigDict:
+    config = defaults()
+    name = DATASETS.get(recipe.shape, "folder" if len(recipe.shape) == 3 else "array")
+    given = build.parse(data) if data else {"name": name, **({} if name in DATASETS.values() else {"path": ""})}
+    config.data = build.spec(build.DATASETS, given.pop("name"), **given)
+    settings = {key: value for key, value in settings_of(denoiser.net).items() if key not in build.FROM_DATA}
+    config.net = build.spec(build.NETWORKS, build.name_of(build.NETWORKS, type(denoiser.net)), **settings)
+    config.sde = build.described(recipe.sde)
+    config.precondition = build.described_precondition(recipe.precondition, recipe.sde)
+    config.training.labels = recipe.settings.get("num_classes") is not None
+    if recipe.low > -float("inf"):
+        config.transform.update(low=recipe.low, high=recipe.high)
+    return config

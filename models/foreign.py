@@ -1,0 +1,122 @@
+"""Networks of diffusers called as ours are, for the architectures that only diffusers has."""
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+UNETS = ("UNet2DModel", "UNet2DConditionModel")
+AUTOENCODERS = ("AutoencoderKL", "VQModel")
+
+
+class DiffusersUNet(nn.Module):
+    """F(x, c_noise, **cond): a U-Net of diffusers, told timesteps; log sigma where its embedding is "fourier".
+
+    Args:
+        kind: its class there: "UNet2DModel", or "UNet2DConditionModel" with `encoder_hidden_states` among `cond`.
+        config: the class's own keywords, as its config.json has them. A network that predicts variances too, with 2C
+            channels out, gives the first C.
+
+    Raises:
+        ValueError: if diffusers is not installed, or does not build such a network.
+    """
+
+    def __init__(self, kind: str = "UNet2DModel", **config: Any) -> None:
+        super().__init__()
+        self.unet = _built(kind, UNETS, config)
+        # Keywords of the class's own: what `recorded` would write as one named "config".
+        self.settings = {"kind": kind, **config}
+        self.channels: int = self.unet.config.in_channels
+        out, self.embedding = self.unet.config.out_channels, self.unet.config.time_embedding_type
+        if out not in (self.channels, 2 * self.channels):
+            raise ValueError(f"expected out_channels to be in_channels or twice that, got {out} of {self.channels}")
+        if kind == "UNet2DModel":
+            _forward_mode(self.unet)
+        # As in our own networks: no label is a row of its own.
+        self.classes = self.unet.config.num_class_embeds if _has_table(self.unet) else None
+        if self.classes is not None:
+            self.unet.class_embedding = nn.Embedding(self.classes + 1, self.unet.class_embedding.embedding_dim)
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, **cond: Any) -> Tensor:
+        """The prediction, shape (B, C, H, W).
+
+        Raises:
+            ValueError: if x is no such batch of images, or the conditioning is not what the network takes.
+        """
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"expected images (B, {self.channels}, H, W), got {tuple(x.shape)}")
+        told = {"fourier": c_noise.exp, "learned": c_noise.round().long}.get(self.embedding, lambda: c_noise)()
+        if label is None and self.classes is not None:
+            label = torch.full((len(x),), self.classes, device=x.device)
+        if label is not None:
+            cond["class_labels"] = label
+        try:
+            output: Tensor = self.unet(x, told, **cond).sample
+        except TypeError as error:
+            raise ValueError(f"{self.settings['kind']} of diffusers does not take this conditioning: {error}") from None
+        return output[:, : self.channels]
+
+
+class DiffusersAutoencoder(nn.Module):
+    """An autoencoder of diffusers: `encode` and `decode`, between images in -1 .. 1 and latents as it has them.
+
+    Args:
+        kind: its class there: "AutoencoderKL", whose latents are their distribution's mean, or "VQModel", which
+            quantises as it decodes.
+        config: the class's own keywords.
+
+    Raises:
+        ValueError: if diffusers is not installed, or does not build such an autoencoder.
+    """
+
+    def __init__(self, kind: str = "AutoencoderKL", **config: Any) -> None:
+        super().__init__()
+        self.autoencoder = _built(kind, AUTOENCODERS, config)
+        self.settings = {"kind": kind, **config}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The latents of images, (B, c, h, w)."""
+        encoded = self.autoencoder.encode(images)
+        latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images of latents, (B, C, H, W)."""
+        images: Tensor = self.autoencoder.decode(latents).sample
+        return images
+
+
+def diffusers_for(part: str) -> Any:
+    """The library.
+
+    Raises:
+        ValueError: if it is not installed, with what needs it.
+    """
+    try:
+        return importlib.import_module("diffusers")
+    except ImportError:
+        raise ValueError(f"{part} is built by diffusers, which is not installed: pip install diffusers") from None
+
+
+def _built(kind: str, kinds: tuple[str, ...], config: dict[str, Any]) -> Any:
+    if kind not in kinds:
+        raise ValueError(f"expected kind to be one of {', '.join(kinds)}, got {kind!r}")
+    network = getattr(diffusers_for(kind), kind)
+    try:
+        return network.from_config(dict(config))
+    except Exception as error:  # whatever its constructors come upon
+        first = (str(error) or repr(error)).strip().splitlines()[0]
+        raise ValueError(f"diffusers does not build {kind} of this configuration: {first}") from None
+
+
+def _has_table(unet: Any) -> bool:
+    return isinstance(getattr(unet, "class_embedding", None), nn.Embedding)
+
+
+def _forward_mode(unet: Any) -> None:
+    """Attention written out rather than fused, so that forward-mode derivatives pass through it."""
+    plain = importlib.import_module("diffusers.models.attention_processor")
+    for module in unet.modules():
+        if isinstance(module, plain.Attention):
+            module.set_processor(plain.AttnProcessor())
