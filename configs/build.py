@@ -44,10 +44,11 @@ def _told(
     unit: str = "time",
     scale: float = 1.0,
     shift: float = 0.0,
+    whole: bool = False,
     along: str = "",
 ) -> precondition.Told:
     """Told the noise on the run's own path, or on another one, written as on a command line."""
-    return precondition.Told(build(SDES, parse(along)) if along else sde, predicts, unit, scale, shift)
+    return precondition.Told(build(SDES, parse(along)) if along else sde, predicts, unit, scale, shift, whole)
 
 
 def _adams_moulton(
@@ -287,7 +288,7 @@ def described_precondition(given: precondition.Precondition, sde: sde_lib.SDE) -
     if isinstance(given, precondition.EDM):
         return spec(PRECONDITIONS, "edm", sigma_data=given.sigma_data)
     if isinstance(given, precondition.Told) and isinstance(given.sde, sde_lib.SDE):
-        told = {key: getattr(given, key) for key in ("predicts", "unit", "scale", "shift")}
+        told = {key: getattr(given, key) for key in ("predicts", "unit", "scale", "shift", "whole")}
         return spec(PRECONDITIONS, "told", **told, along="" if given.sde == sde else written(described(given.sde)))
     raise ValueError(f"expected a parameterisation of models.precondition, got {given}")
 

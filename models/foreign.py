@@ -11,7 +11,9 @@ AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
 
 class DiffusersUNet(nn.Module):
-    """F(x, c_noise, **cond): a U-Net of diffusers, told timesteps; log sigma where its embedding is "fourier".
+    """F(x, c_noise, **cond): a U-Net of diffusers, told timesteps; log sigma if it is a `UNet2DModel` with "fourier".
+
+    Forward-mode derivatives pass through a `UNet2DModel`, and reverse-mode ones through both.
 
     Args:
         kind: its class there: "UNet2DModel", or "UNet2DConditionModel" with `encoder_hidden_states` among `cond`.
@@ -28,7 +30,9 @@ class DiffusersUNet(nn.Module):
         # Keywords of the class's own: what `recorded` would write as one named "config".
         self.settings = {"kind": kind, **config}
         self.channels: int = self.unet.config.in_channels
-        out, self.embedding = self.unet.config.out_channels, self.unet.config.time_embedding_type
+        out, embedding = self.unet.config.out_channels, self.unet.config.time_embedding_type
+        # What UNet2DModel takes for c_noise there; UNet2DConditionModel takes timesteps everywhere.
+        self.embedding = embedding if kind == "UNet2DModel" else "positional"
         if out not in (self.channels, 2 * self.channels):
             raise ValueError(f"expected out_channels to be in_channels or twice that, got {out} of {self.channels}")
         if kind == "UNet2DModel":
@@ -46,13 +50,16 @@ class DiffusersUNet(nn.Module):
         """
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"expected images (B, {self.channels}, H, W), got {tuple(x.shape)}")
-        told = {"fourier": c_noise.exp, "learned": c_noise.round().long}.get(self.embedding, lambda: c_noise)()
+        if self.embedding == "fourier":
+            c_noise = c_noise.exp()
+        if self.embedding == "learned":
+            c_noise = c_noise.round().long()
         if label is None and self.classes is not None:
             label = torch.full((len(x),), self.classes, device=x.device)
         if label is not None:
             cond["class_labels"] = label
         try:
-            output: Tensor = self.unet(x, told, **cond).sample
+            output: Tensor = self.unet(x, c_noise, **cond).sample
         except TypeError as error:
             raise ValueError(f"{self.settings['kind']} of diffusers does not take this conditioning: {error}") from None
         return output[:, : self.channels]
@@ -115,8 +122,14 @@ def _has_table(unet: Any) -> bool:
 
 
 def _forward_mode(unet: Any) -> None:
-    """Attention written out rather than fused, so that forward-mode derivatives pass through it."""
+    """Attention written out rather than fused, and norms of contiguous images: forward-mode derivatives need both."""
     plain = importlib.import_module("diffusers.models.attention_processor")
     for module in unet.modules():
         if isinstance(module, plain.Attention):
             module.set_processor(plain.AttnProcessor())
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(_contiguous)
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].contiguous(),)

@@ -107,6 +107,8 @@ class Told:
         unit: "time" of the path, or "log_sigma".
         scale: of what it is told, 999 for the continuous paths of Song et al. 2021 (Appendix C), T for T timesteps.
         shift: added to it, -1 where timestep 0 is the first with noise, as on `DiscreteVPSDE`.
+        whole: tell it whole timesteps only, the one whose noise level is nearest (Karras et al. 2022, Appendix C.3.4);
+            otherwise it is told fractions too, which networks take well, and is smooth in the noise level.
 
     Raises:
         ValueError: for an unknown `predicts` or `unit`.
@@ -117,12 +119,15 @@ class Told:
     unit: str = "time"
     scale: float = 1.0
     shift: float = 0.0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.predicts not in PREDICTS:
             raise ValueError(f"expected predicts to be one of {', '.join(PREDICTS)}, got {self.predicts!r}")
         if self.unit not in ("time", "log_sigma"):
             raise ValueError(f"expected unit to be time or log_sigma, got {self.unit!r}")
+        if self.whole and self.unit != "time":
+            raise ValueError("expected unit to be time for whole timesteps, got log_sigma")
 
     def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         log_level = (sigma / alpha).log()
@@ -130,8 +135,16 @@ class Told:
         scale = self.sde.scales(t)[0] / alpha
         # Beyond the ends of the path the noise is still what it is.
         _, c_skip, c_out, _ = PREDICTS[self.predicts](scale * alpha, scale * sigma)
-        told = t if self.unit == "time" else log_level
-        return scale, scale * c_skip, c_out, self.scale * told + self.shift
+        told = self.scale * (t if self.unit == "time" else log_level) + self.shift
+        return scale, scale * c_skip, c_out, self._nearest(told, log_level.exp()) if self.whole else told
+
+    def _nearest(self, told: Tensor, level: Tensor) -> Tensor:
+        """Of the whole numbers on both sides, the one at whose time sigma / alpha is nearer."""
+        distances = []
+        for whole in (told.floor(), told.ceil()):
+            alpha, sigma = self.sde.scales((whole - self.shift) / self.scale)
+            distances.append((sigma / alpha - level).abs())
+        return torch.where(distances[0] < distances[1], told.floor(), told.ceil())
 
 
 def _c_noise(alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -140,10 +140,18 @@ def wrapped(network: nn.Module) -> Iterator[Entry]:
 def path(values: Mapping[str, Any]) -> tuple[SDE, Told]:
     """The path of a scheduler, and what its network predicts and is told.
 
+    Args:
+        values: of `SCHEDULER`, and the network's `time_embedding_type`.
+
     Raises:
-        ValueError: for betas, a prediction, or a scheduler that is not known.
+        ValueError: for betas or a prediction that are not known, or an embedding of other noise levels.
     """
-    kind, predicts = values["scheduler"], values["prediction_type"]
+    kind, predicts, embedding = values["scheduler"], values["prediction_type"], values["time_embedding_type"]
+    if (embedding == "fourier") != (kind == "ScoreSdeVeScheduler"):
+        raise ValueError(
+            "expected ScoreSdeVeScheduler where time_embedding_type is fourier, and only there, got "
+            f"scheduler={kind!r} and time_embedding_type={embedding!r}"
+        )
     if kind == "ScoreSdeVeScheduler":
         ve = VESDE(values["sigma_min"], values["sigma_max"])
         return ve, Told(ve, "score", "log_sigma")

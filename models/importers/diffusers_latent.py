@@ -29,8 +29,9 @@ def load_latent(folder: str | Path) -> tuple[Latent, SDE, Verdict]:
     kind, config = diffusers.configuration(folder / "unet" / "config.json")
     if kind not in UNETS:
         raise ValueError(f"expected one of {', '.join(UNETS)} in {folder / 'unet'}, got {kind}")
-    defaults = {**diffusers.UNET, **diffusers.SCHEDULER}
-    sde, told = diffusers.path({**defaults, **(diffusers.scheduler_of(folder) or {})})
+    embedding = config.get("time_embedding_type", "positional") if kind == "UNet2DModel" else "positional"
+    values = {**diffusers.SCHEDULER, **(diffusers.scheduler_of(folder) or {}), "time_embedding_type": embedding}
+    sde, told = diffusers.path(values)
     channels, size = config.get("in_channels", 4), config.get("sample_size") or 64
     shape = (channels, size, size) if isinstance(size, int) else (channels, *size)
     recipe = diffusers.foreign(kind, config, told, sde, shape, low=float("-inf"))

@@ -70,6 +70,8 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
     values = taken(DEFAULTS, architecture)
     prefix = "model." if any(name.startswith("model.") for name in state) else ""
     shapes = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in state.items()}
+    if "map_layer0.weight" not in shapes:
+        raise ValueError(f"expected the weights of an EDM network (map_layer0.weight, ..), got {sorted(shapes)[:3]}")
     adm = "out_conv.weight" in shapes
     size = max(int(match[1]) for name in shapes if (match := re.match(r"enc\.(\d+)x", name)))
     channels = shapes[f"enc.{size}x{size}_conv.weight"][1]
@@ -99,7 +101,7 @@ def _preconditioning(values: Mapping[str, Any]) -> tuple[SDE, Precondition]:
         return sde, Told(sde, "scaled_score", "log_sigma", 1.0, -math.log(2))
     if kind == "iDDPMPrecond":
         sde = DiscreteVPSDE("cosine", values["M"])
-        return sde, Told(sde, "eps", "time", float(values["M"]), -1.0)
+        return sde, Told(sde, "eps", "time", float(values["M"]), -1.0, whole=True)
     raise ValueError(f"expected precond to be EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond, got {kind!r}")
 
 

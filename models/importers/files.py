@@ -1,7 +1,9 @@
 """Reading other people's files without running what may be in them."""
 
 import pickle
+import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 State = dict[str, Tensor]
+# The random frequencies of score_sde_pytorch, which are not trained and so not averaged.
+FOURIER = "all_modules.0.W"
 
 
 def read(path: Path) -> Any:
@@ -26,19 +30,38 @@ def read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that are then refused in our own words
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class) (\S+)", str(error))
-        if asked is None:
+        name = _asked(path, str(error))
+        if name is None:
             raise ValueError(f"{path} does not read as a checkpoint: it is cut short, or something else") from None
-        name = (asked[1] or asked[2]).strip("`.,")
         raise ValueError(
-            f"{path} is a pickle that would run code when loaded ({name}), and is refused: in an environment that has "
-            f"its own code and trusts it, write its tensors with torch.save(model.state_dict(), FILE) and import that"
+            f"{path} is a pickle that would run code when loaded ({name}), and is refused: where its own code is "
+            "installed and trusted, write its tensors with torch.save(model.state_dict(), FILE) and import that"
         ) from None
     except (SafetensorError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, IndexError) as error:
         first = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(f"{path} does not read ({first}): it is cut short, or not a checkpoint") from None
+
+
+def _asked(path: Path, refusal: str) -> str | None:
+    """The first thing that a refused pickle would call, or None if it is no pickle."""
+    if found := re.search(r"GLOBAL (\S+)", refusal):
+        return found[1]
+    words: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for opcode, word, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    return str(word).replace(" ", ".")
+                if opcode.name == "STACK_GLOBAL":
+                    return ".".join(words[-2:])
+                words += [word] if isinstance(word, str) else []
+    except (ValueError, OSError, EOFError, IndexError):
+        return None
+    return None
 
 
 def weights_of(saved: Any, ema: bool = True) -> tuple[State, str]:
@@ -94,7 +117,7 @@ def _plain(state: Mapping[str, Tensor]) -> State:
 
 def _named(state: State, parameters: list[Tensor]) -> State:
     """An average kept as a list of the trained parameters, by their names."""
-    trained = [name for name, tensor in state.items() if name != "sigmas" and not name.endswith("0.W")]
+    trained = [name for name, tensor in state.items() if name != "sigmas" and name != FOURIER]
     if [state[name].shape for name in trained] != [tensor.shape for tensor in parameters]:
         raise ValueError(
             f"expected the average of {len(trained)} parameters in the order of the model's own, got {len(parameters)} "

@@ -55,8 +55,10 @@ def opened(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> 
     try:
         recipe, state, weights = _read(path, source, ema, architecture)
         denoiser, verdict = fitted(recipe, state, weights)
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not of {source}, or not of this architecture: {error!r}") from None
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     if not verdict.fits:
         raise ValueError(f"{path} does not fit: {verdict}; give its architecture, or another source")
     denoiser.eval().requires_grad_(False)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.importers import ncsnv2
+from models.importers.files import FOURIER
 from models.importers.published import SCORE_SDE
 from models.importers.recipe import Entry, Recipe, joined, levels_at, same, taken
 from models.layers import Attention, ResidualBlock
@@ -96,7 +97,7 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
         (channels, size, size),
         low=-1.0 if centered else 0.0,
         # A network that is told nothing keeps, unused, what would have told it.
-        extra=("sigmas",) if values["conditional"] else ("sigmas", "Dense_0.weight", "Dense_0.bias", "0.W"),
+        extra=("sigmas",) if values["conditional"] else ("sigmas", "Dense_0.weight", "Dense_0.bias", FOURIER),
     )
 
 
