@@ -1,0 +1,208 @@
+"""Runs from other people's checkpoints, and folders for others: by the command line, and by Python."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from seeded import load, seeded_normal, state_dict
+from torch import Tensor, nn
+
+from commands.encode import encode
+from commands.export_run import export_run
+from commands.import_checkpoint import import_checkpoint
+from commands.likelihood import likelihood
+from commands.run import open_trained
+from commands.sample import sample
+from configs import build
+from models import ADM, MLP, NCSN, VDM, Denoiser, DiT, NCSNpp, NCSNv2, UNet, precondition
+from models.importers import load_checkpoint
+from models.precondition import Precondition, Told
+from models.pretrained import from_pretrained, save_pretrained
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
+
+ROOT = Path(__file__).parent.parent
+
+
+def checkpoint(name: str, path: Path) -> str:
+    """A state dict of a fixture as a file, and its architecture as it is written on a command line."""
+    fixture = load(name)
+    state = {key: tensor.float() for key, tensor in state_dict(fixture["shapes"]).items()}
+    state |= {k: torch.tensor(v) for k, v in fixture["buffers"].items() if isinstance(v, list)}
+    torch.save({f"module.{key}": tensor for key, tensor in state.items()}, path)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fixture["architecture"].items()}
+    return ",".join(f"{key}={value!r}" for key, value in values.items())
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16)).astype(np.uint8))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "low"),
+    [("ncsnpp_ve", "score_sde_pytorch", 0.0), ("ddim", "ddim", -1.0), ("edm_ddpmpp_cond", "edm", -1.0)],
+)
+def test_an_imported_run_samples_encodes_and_is_scored(
+    name: str, source: str, low: float, images: Path, tmp_path: Path
+) -> None:
+    architecture = checkpoint(name, tmp_path / "checkpoint.pth")
+    workdir = tmp_path / "run"
+    import_checkpoint(
+        workdir,
+        file=str(tmp_path / "checkpoint.pth"),
+        source=source,
+        architecture=architecture,
+        data=f"array:path={str(images)!r}",
+    )
+    trained = open_trained(workdir)
+    denoiser, sde, verdict = load_checkpoint(
+        tmp_path / "checkpoint.pth",
+        source,
+        **{k: v for k, v in build.parse(f"x:{architecture}").items() if k != "name"},
+    )
+    assert (trained.run.sde, trained.run.low) == (sde, low)
+    assert json.loads((workdir / "import.json").read_text())["matched"] == verdict.matched
+    # What a configuration rebuilds denoises as what was imported.
+    x, t = seeded_normal("x", (2, 3, 16, 16)).float(), torch.tensor(0.3)
+    with torch.no_grad():
+        assert torch.equal(trained.denoiser(x, *sde.scales(t)), denoiser(x, *sde.scales(t)))
+
+    sample(workdir, num=2, steps=2)
+    encode(workdir, num=2, steps=2)
+    likelihood(workdir, num=2, solver="heun", steps=2)
+    assert json.loads((workdir / "likelihood_test.json").read_text())["n"] == 2
+    with np.load(workdir / "samples.npz") as samples:
+        assert samples["x"].shape == (2, 3, 16, 16) and samples["x"].dtype == np.uint8
+
+
+def test_export_and_import_of_our_own_come_back_to_the_same_weights(images: Path, tmp_path: Path) -> None:
+    architecture = checkpoint("ncsnpp_subvp", tmp_path / "checkpoint.pth")
+    settings: dict[str, Any] = {"architecture": architecture, "data": f"array:path={str(images)!r}"}
+    import_checkpoint(tmp_path / "a", file=str(tmp_path / "checkpoint.pth"), source="score_sde_pytorch", **settings)
+    export_run(tmp_path / "a", output=str(tmp_path / "folder"))
+    import_checkpoint(tmp_path / "b", file=str(tmp_path / "folder"), source="scorefield")
+    first, second = (open_trained(tmp_path / name) for name in "ab")
+    assert first.run.sde == second.run.sde and first.run.data.shape == second.run.data.shape
+    assert first.denoiser.precondition == second.denoiser.precondition
+    for name, tensor in first.denoiser.state_dict().items():
+        assert torch.equal(tensor, second.denoiser.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--from=ddim", "none.pth"),
+        ("--from=diffusion", "checkpoint.pth"),
+        ("checkpoint.pth",),
+        ("--from=edm", "checkpoint.pth"),
+        ("--from=score_sde_pytorch", "checkpoint.pth", "--architecture=nf=16"),
+        ("--from=score_sde_pytorch", "checkpoint.pth", "--architecture=nf"),
+        ("--from=score_sde_pytorch", "checkpoint.pth", "--architecture=width=16"),
+        ("--from=score_sde_pytorch", "checkpoint.pth", "--num=3"),
+        ("--from=score_sde_pytorch",),
+        ("--from=score_sde_pytorch", "checkpoint.pth", "another.pth"),
+        ("--from=diffusers", "checkpoint.pth"),
+        ("--from=scorefield", "."),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_gets_one_line_and_nothing_is_written(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    checkpoint("ncsnpp_vp", tmp_path / "checkpoint.pth")
+    command = [sys.executable, str(ROOT / "main.py"), "--mode=import", "--workdir=run", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth"]
+
+
+def test_a_run_is_not_imported_over(images: Path, tmp_path: Path) -> None:
+    architecture = checkpoint("ncsnpp_vp", tmp_path / "checkpoint.pth")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a run already"):
+        import_checkpoint(
+            tmp_path, file=str(tmp_path / "checkpoint.pth"), source="score_sde_pytorch", architecture=architecture
+        )
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+# Folders of our own
+
+NETWORKS: dict[str, nn.Module] = {
+    "unet": UNet(3, width=8, multipliers=(1, 2), blocks=1, num_classes=4),
+    "ncsn": NCSN(3, sigmas=(1.0, 0.1), width=4),
+    "ncsnv2": NCSNv2(3, width=4),
+    "ncsnpp": NCSNpp(3, width=8, multipliers=(1, 2), blocks=1),
+    "adm": ADM(3, width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_width=8),
+    "vdm": VDM(3, width=8, blocks=2),
+    "dit": DiT(3, width=16, depth=1, heads=2, num_classes=4),
+    "mlp": MLP((3, 8, 8), width=8),
+}
+PRECONDITIONS: dict[str, Precondition] = {
+    "eps": precondition.eps,
+    "v": precondition.v,
+    "edm": precondition.edm(0.7),
+    "told": Told(DiscreteVPSDE("cosine"), "eps", scale=1000.0, shift=-1.0),
+    "told log sigma": Told(VESDE(0.02, 60.0), "scaled_score", "log_sigma", 1.0, -0.7),
+}
+PATHS = (VPSDE(), SubVPSDE(0.2), VESDE(), EDMSDE(), CosineSDE(1.0), RectifiedSDE(), DiscreteVPSDE("scaled_linear"))
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_every_network_comes_back_from_its_folder(network: nn.Module, tmp_path: Path) -> None:
+    for parameter in network.parameters():
+        parameter.data.normal_(0, 0.1)
+    denoiser = Denoiser(network, precondition.eps).eval()
+    again, _ = from_pretrained(save_pretrained(denoiser, VPSDE(), tmp_path / "folder"))
+    x, scales = torch.randn(2, 3, 8, 8), VPSDE().scales(torch.tensor([0.2, 0.8]))
+    with torch.no_grad():
+        assert torch.equal(again(x, *scales), denoiser(x, *scales))
+
+
+@pytest.mark.parametrize("given", PRECONDITIONS.values(), ids=PRECONDITIONS)
+@pytest.mark.parametrize("sde", PATHS, ids=lambda sde: type(sde).__name__)
+def test_every_parameterisation_and_path_comes_back(given: Precondition, sde: SDE, tmp_path: Path) -> None:
+    again, path = from_pretrained(save_pretrained(Denoiser(NETWORKS["mlp"], given), sde, tmp_path))
+    assert path == sde and again.precondition == given
+    # And as a run's configuration, which an import writes.
+    spec = json.loads(build.described_precondition(given, sde).to_json())
+    assert build.build(build.PRECONDITIONS, spec, sde=sde) == given
+    assert build.build(build.SDES, json.loads(build.described(sde).to_json())) == sde
+
+
+def test_what_cannot_be_written_down_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    def own(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+        return precondition.eps(alpha, sigma)
+
+    folder = tmp_path / "folder"
+    for denoiser, says in (
+        (Denoiser(lambda x, t: x, precondition.eps), "expected one of our networks"),
+        (Denoiser(NETWORKS["mlp"], own), "expected a parameterisation"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            save_pretrained(denoiser, VPSDE(), folder)
+        assert not folder.exists()
+
+
+def test_a_folder_that_is_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
+    save_pretrained(Denoiser(NETWORKS["mlp"], precondition.eps), VPSDE(), tmp_path / "whole")
+    with pytest.raises(ValueError, match="does not read"):
+        from_pretrained(tmp_path / "none")
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    for change, says in (
+        ({"format": "other"}, "its format is another"),
+        ({"network": {**config["network"], "class": "Popen"}}, "expected one of"),
+        ({"network": {**config["network"], "width": 16}}, "does not hold the weights"),
+        ({"sde": {"class": "VPSDE", "beta": 3}}, "does not read"),
+    ):
+        (tmp_path / "whole" / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(ValueError, match=says) as refusal:
+            from_pretrained(tmp_path / "whole")
+        assert "\n" not in str(refusal.value)
