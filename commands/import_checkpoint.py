@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from commands.run import DataFacts, Run, device_of, write_json
 from configs import build
 from configs.defaults import defaults
+from configs.specs import FROM_DATA
 from models.denoiser import Denoiser
 from models.importers.load import opened
 from models.importers.recipe import Recipe
@@ -74,7 +75,7 @@ def _configuration(recipe: Recipe, denoiser: Denoiser, data: str | None) -> ml_c
     name = DATASETS.get(recipe.shape, "folder" if len(recipe.shape) == 3 else "array")
     given = build.parse(data) if data else {"name": name, **({} if name in DATASETS.values() else {"path": ""})}
     config.data = build.spec(build.DATASETS, given.pop("name"), **given)
-    settings = {key: value for key, value in settings_of(denoiser.net).items() if key not in build.FROM_DATA}
+    settings = {key: value for key, value in settings_of(denoiser.net).items() if key not in FROM_DATA}
     config.net = build.spec(build.NETWORKS, build.name_of(build.NETWORKS, type(denoiser.net)), **settings)
     config.sde = build.described(recipe.sde)
     config.precondition = build.described_precondition(recipe.precondition, recipe.sde)

@@ -1,0 +1,198 @@
+"""docs/networks.md, from the configurations: which network for what, and how many parameters each has.
+
+python -m benchmarks.networks > docs/networks.md
+"""
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from configs import build
+
+HEAD = """# Networks
+
+Every network is `F(x, c_noise, label)`, made of plain keywords; `Denoiser(F, precondition)` makes a denoiser of it.
+
+| to | take |
+|---|---|
+| learn, or train on a small data set | `UNet`, narrow: `configs/digits.py`, `configs/mnist.py` |
+| model vectors, or arrays that are no images | `MLP`: `configs/own.py` |
+| get good pictures at 32 to 64 pixels | `NCSNpp`, trained as EDM: `configs/cifar10.py:edm`, `configs/ffhq.py:edm_64` |
+| make pictures of 256 to 1024 pixels | `NCSNpp` with pyramids: `configs/{lsun,celebahq,ffhq}.py` |
+| get good likelihoods | `VDM`: `configs/cifar10.py:vdm`; smaller, `UNet` with `fourier`: `configs/mnist.py:vdm` |
+| condition on classes at 64 to 512 pixels | `ADM`: `configs/imagenet.py` |
+| work in an autoencoder's latents, or scale | `DiT`: `configs/imagenet.py:dit_xl` |
+| anneal by Langevin dynamics as it was first done | `NCSN`, `NCSNv2`: `configs/cifar10.py:ncsn`, `:ncsnv2` |
+| repeat a paper | the row of its table below |
+
+| network | paper | told | images it takes |
+|---|---|---|---|
+| `UNet` | Ho et al. 2020 | `c_noise`, or a timestep (`frequencies`) | sides divisible by 2^(levels - 1) |
+| `NCSNpp` | Song et al. 2021: NCSN++, and as DDPM++; Karras et al. 2022 | log sigma, a timestep, `c_noise` | likewise |
+| `ADM` | Dhariwal and Nichol 2021; Karras et al. 2022 | a timestep, or `c_noise` | likewise |
+| `NCSN` | Song and Ermon 2019 | `c_noise`, as a row of tables a level | sides divisible by 2, 4 or 8, by `depth` |
+| `NCSNv2` | Song and Ermon 2020 | nothing | likewise |
+| `VDM` | Kingma et al. 2021 | `c_noise`, as timesteps over its `span` | any |
+| `DiT` | Peebles and Xie 2023 | a timestep, or `c_noise` | sides divisible by `patch` |
+| `MLP` | | `c_noise` | any shape, one shape a network |
+
+`c_noise = log(sigma / alpha) / 4`. What a network is told is chosen by the precondition: `told:unit=time,scale=999.0`
+and `told:unit=log_sigma` tell it the units of its paper, all others `c_noise` (`models/precondition.py`). All but
+`NCSNv2` take classes (`label` may be left out: they have a row for "unknown"), and all take any number of channels.
+
+## Parameters
+
+Ours are counted from the configuration, the originals' were by running their code at the commits below. They are equal
+but for these, which the tests expect to the last weight:
+
+- A network with classes has a row for "unknown" here, which some do not have there.
+- EDM's have 1,152 (DDPM++) or 2,304 (NCSN++) weights there that tell them of their augmentation, which is not here.
+- VDM's has a column there for a conditioning number, which is 0 but for augmented data.
+
+Frequencies of Fourier features are random and not trained. They are kept with the weights and not counted, here and
+there (score_sde_pytorch has them among its parameters, 128 or 16).
+"""
+TAIL = """
+| source | commit |
+|---|---|
+{commits}
+
+Written by `python -m benchmarks.networks > docs/networks.md`; `tests/test_configs.py` keeps the counts equal.
+"""
+COMMITS = {
+    "score_sde_pytorch": ("yang-song/score_sde_pytorch", "cb1f359"),
+    "ncsnv2": ("ermongroup/ncsnv2", "1bcea03"),
+    "ddim": ("ermongroup/ddim", "e8df66c"),
+    "edm": ("NVlabs/edm", "008a4e5"),
+    "guided-diffusion": ("openai/guided-diffusion", "22e0df8"),
+    "DiT": ("facebookresearch/DiT", "ed81ce2"),
+    "vdm": ("google-research/vdm", "dc27b98"),
+}
+
+
+class Row(NamedTuple):
+    """A published network, and the configuration that is ours.
+
+    `theirs` are the trained parameters that its code makes, of which `frozen` Fourier features are none; `stated` is
+    what the paper says. `given` are settings of `config.net` beside the configuration's, `classes` how many it is made
+    for, `more` the parameters that ours has beyond theirs.
+    """
+
+    config: str
+    original: str
+    theirs: int
+    stated: str = ""
+    given: Mapping[str, Any] = MappingProxyType({})
+    classes: int | None = None
+    frozen: int = 0
+    more: int = 0
+
+
+ROWS = (
+    Row("cifar10:ncsn", "ncsnv2: NCSN", 30_117_635),
+    Row("cifar10:ncsnv2", "ncsnv2: cifar10", 29_694_083),
+    Row("celeba:ncsnv2", "ncsnv2: celeba", 29_694_083),
+    Row("lsun:bedroom_ncsnv2", "ncsnv2: bedroom", 83_445_379),
+    Row("lsun:church_ncsnv2", "ncsnv2: church", 83_445_379),
+    Row("lsun:tower_ncsnv2", "ncsnv2: tower", 83_445_379),
+    Row("ffhq:ncsnv2_256", "ncsnv2: ffhq", 94_132_611),
+    Row("cifar10:ddpm", "ddim: cifar10", 35_746_307, "35.7M"),
+    Row("celeba:ddpm", "ddim: celeba", 78_700_803),
+    Row("lsun:bedroom_ddpm", "ddim: bedroom", 113_673_219, "114M"),
+    Row("lsun:church_ddpm", "ddim: church", 113_673_219, "114M"),
+    Row("cifar10:ddpm_vp", "score_sde_pytorch: vp/ddpm/cifar10_continuous", 35_218_947),
+    Row("cifar10:ddpm_subvp", "score_sde_pytorch: subvp/cifar10_ddpm_continuous", 35_218_947),
+    Row("cifar10:ddpm_ve", "score_sde_pytorch: ve/cifar10_ddpm", 35_218_947),
+    Row("cifar10:ddpmpp_vp", "score_sde_pytorch: vp/cifar10_ddpmpp_continuous", 61_804_419),
+    Row("cifar10:ddpmpp_subvp", "score_sde_pytorch: subvp/cifar10_ddpmpp_continuous", 61_804_419),
+    Row("cifar10:ddpmpp_deep_vp", "score_sde_pytorch: vp/cifar10_ddpmpp_deep_continuous", 106_632_579),
+    Row("cifar10:ddpmpp_deep_subvp", "score_sde_pytorch: subvp/cifar10_ddpmpp_deep_continuous", 106_632_579),
+    Row("cifar10:ncsnpp_ve", "score_sde_pytorch: ve/cifar10_ncsnpp_continuous", 62_758_787, frozen=128),
+    Row("cifar10:ncsnpp_vp", "score_sde_pytorch: vp/cifar10_ncsnpp_continuous", 62_693_251),
+    Row("cifar10:ncsnpp_subvp", "score_sde_pytorch: subvp/cifar10_ncsnpp_continuous", 62_693_251),
+    Row("cifar10:ncsnpp_deep_ve", "score_sde_pytorch: ve/cifar10_ncsnpp_deep_continuous", 107_586_947, frozen=128),
+    Row("cifar10:ncsnpp_deep_vp", "score_sde_pytorch: vp/cifar10_ncsnpp_deep_continuous", 107_521_411),
+    Row("cifar10:ncsnpp_deep_subvp", "score_sde_pytorch: subvp/cifar10_ncsnpp_deep_continuous", 107_521_411),
+    Row("celeba:ncsnpp", "score_sde_pytorch: ve/celeba_ncsnpp", 62_693_251),
+    Row("lsun:bedroom_ncsnpp", "score_sde_pytorch: ve/bedroom_ncsnpp_continuous", 65_574_421, frozen=128),
+    Row("lsun:church_ncsnpp", "score_sde_pytorch: ve/church_ncsnpp_continuous", 65_574_421, frozen=128),
+    Row("celebahq:ncsnpp_256", "score_sde_pytorch: ve/celebahq_256_ncsnpp_continuous", 65_574_421, frozen=128),
+    Row("celebahq:ncsnpp_1024", "score_sde_pytorch: ve/celebahq_ncsnpp_continuous", 105_785_880, frozen=16),
+    Row("ffhq:ncsnpp_256", "score_sde_pytorch: ve/ffhq_256_ncsnpp_continuous", 65_574_421, frozen=128),
+    Row("ffhq:ncsnpp_1024", "score_sde_pytorch: ve/ffhq_ncsnpp_continuous", 105_785_880, frozen=16),
+    *(
+        Row(config, f"score_sde_pytorch: vp/ddpm/{name}", 111_569_923, given={"attention_up": "last"})
+        for config, name in (
+            ("celebahq:ddpm_256", "celebahq"), ("lsun:bedroom_ddpm", "bedroom"), ("lsun:church_ddpm", "church"),
+        )
+    ),
+    Row("cifar10:vdm", "vdm: cifar10", 30_578_179, more=-512),
+    Row("cifar10:edm", "edm: CIFAR-10, ddpmpp", 55_733_891, more=-1152),
+    Row("cifar10:edm", "edm: CIFAR-10, ddpmpp, classes", 55_735_299, classes=10, more=-1152),
+    Row("cifar10:edm_ncsnpp", "edm: CIFAR-10, ncsnpp", 56_397_827, frozen=128, more=-2304),
+    Row("cifar10:edm_ncsnpp", "edm: CIFAR-10, ncsnpp, classes", 56_400_643, classes=10, frozen=128, more=-2304),
+    Row("ffhq:edm_64", "edm: FFHQ, ddpmpp", 61_805_571, more=-1152),
+    Row("ffhq:edm_ncsnpp_64", "edm: FFHQ, ncsnpp", 62_761_091, frozen=128, more=-2304),
+    Row("imagenet:edm_64", "edm: ImageNet-64, adm", 295_899_267, classes=1000, more=768),
+    *(
+        Row(f"imagenet:adm_{size}", f"guided-diffusion: {size}", count, stated, {"variances": True}, 1000, 0, row)
+        for size, count, stated, row in (
+            (64, 295_904_454, "296M", 768), (128, 421_529_606, "422M", 1024),
+            (256, 553_838_086, "554M", 1024), (512, 558_997_638, "559M", 1024),
+        )
+    ),
+    Row("imagenet:adm_256", "guided-diffusion: 256, without classes", 552_814_086, given={"variances": True}),
+    *(
+        Row(f"imagenet:dit_{size.lower()}", f"DiT: {size}/{patch}", count, stated if patch == 2 else "",
+            {"variances": True} | ({} if patch == 2 else {"patch": patch}), 1000)
+        for size, stated, counts in (
+            ("S", "33M", (32_865_056, 32_920_448, 33_142_016)), ("B", "130M", (130_315_808, 130_426_496, 130_869_248)),
+            ("L", "458M", (457_840_672, 457_988_224, 458_578_432)),
+            ("XL", "675M", (674_834_720, 675_000_704, 675_664_640)),
+        )
+        for patch, count in zip((2, 4, 8), counts, strict=True)
+    ),
+)  # fmt: skip
+
+
+def network(row: Row) -> nn.Module:
+    """Ours, without memory for its weights."""
+    file, variant = row.config.split(":")
+    config = importlib.import_module(f"configs.{file}").get_config(variant)
+    config.net.update(row.given)
+    with torch.device("meta"):
+        net: nn.Module = build.build(
+            build.NETWORKS, config.net, channels=4 if config.net.name == "dit" else 3, num_classes=row.classes
+        )
+    return net
+
+
+def count(net: nn.Module) -> tuple[int, int]:
+    """The parameters, and what else is kept with them."""
+    parameters = sum(p.numel() for p in net.parameters())
+    return parameters, sum(tensor.numel() for tensor in net.state_dict().values()) - parameters
+
+
+def main() -> None:
+    print(HEAD)
+    print("| network | configuration | parameters | the original's | more | original | the paper states |")
+    print("|---|---|---:|---:|---:|---|---:|")
+    for row in ROWS:
+        net = network(row)
+        settings = {**row.given} | ({} if row.classes is None else {"num_classes": row.classes})
+        ours = f"`{row.config.replace(':', '.py:')}`" + "".join(f", {key}={value}" for key, value in settings.items())
+        more = format(row.more, "+,") if row.more else ""
+        print(
+            f"| `{type(net).__name__}` | {ours} | {count(net)[0]:,} | {row.theirs:,} | {more} | "
+            f"{row.original} | {row.stated} |"
+        )
+    commits = (f"| {name}: github.com/{repo} | {at} |" for name, (repo, at) in COMMITS.items())
+    print(TAIL.format(commits="\n".join(commits)))
+
+
+if __name__ == "__main__":
+    main()

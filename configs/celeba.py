@@ -1,0 +1,40 @@
+"""CelebA at 64x64, from a folder of images (--config.data.path=PATH), with published hyper-parameters.
+
+The papers crop the middle 140x140 and scale it to 64x64. Variants: ncsnv2 (Song and Ermon 2020), ddpm (Song, Meng and
+Ermon 2021, "Denoising Diffusion Implicit Models"; they do not say how long they trained, and the length here is
+ours), ncsnpp (Song et al. 2021 on VE, with discrete noise levels).
+"""
+
+import ml_collections
+
+from configs.build import DATASETS, NETWORKS, spec
+from configs.defaults import check_variant, defaults
+from configs.papers import ddpm, ncsnv2, optimise, song_ve
+
+VARIANTS = ("ncsnpp", "ddpm", "ncsnv2")
+
+
+def get_config(variant: str = "ncsnpp") -> ml_collections.ConfigDict:
+    """The configuration of a variant.
+
+    Raises:
+        ValueError: if there is no such variant.
+    """
+    check_variant(variant, VARIANTS, "celeba")
+    config = defaults()
+    config.data = spec(DATASETS, "folder", path="")
+    if variant == "ncsnpp":
+        config.net = spec(NETWORKS, "ncsnpp", attention=(2,), dropout=0.1, frequencies="timesteps")
+        song_ve(config, 90.0, snr=0.17, discrete=True)
+        optimise(config, 1_300_000, 128, 2e-4, warmup=5_000, clip=1.0, ema=0.999)
+    if variant == "ddpm":
+        config.net = spec(
+            NETWORKS, "unet", multipliers=(1, 2, 2, 2, 4), attention=(2,), dropout=0.1, frequencies="timesteps",
+            smallest_group=1,
+        )  # fmt: skip
+        ddpm(config)
+        optimise(config, 500_000, 128, 2e-4, clip=1.0)
+    if variant == "ncsnv2":
+        ncsnv2(config, sigma_max=90.0, levels=500, steps=5, epsilon=3.3e-6)
+        optimise(config, 210_000, 128, 1e-4, ema=0.999)
+    return config

@@ -1,0 +1,149 @@
+"""The papers' recipes: path, parameterisation, loss, optimiser and sampler, among which the data sets' files choose.
+
+What is ours: where a paper trains on a list of noise levels, times are drawn between them too, so that any solver may
+stop there. Losses are means over values, where the code of NCSNv2 and of Song et al. 2021 on VE sums them: its clipping
+then acts at every step, and ours seldom. Integers become the centres of cells, (k + 1/2) / 256, where most codes have
+k / 255. A last denoising takes the place of a last step without noise.
+"""
+
+import ml_collections
+
+from configs.build import GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
+
+# Switches of NCSN++ (Song et al. 2021, Appendix H) that make it the other networks.
+DDPMPP = {"fir": (1, 1), "pyramid_in": "none", "frequencies": "timesteps"}
+LARGE = {"pyramid_in": "skip", "pyramid_out": "skip"}  # its own, from 256x256 on
+
+
+def optimise(
+    config: ml_collections.ConfigDict,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    *,
+    warmup: int = 0,
+    clip: float = 0.0,
+    ema: float = 0.9999,
+) -> None:
+    """The length of training and of the warm-up, in steps of a batch, and Adam's settings."""
+    config.training.update(
+        images=steps * batch, batch=batch, learning_rate=learning_rate, warmup=warmup * batch, clip=clip, ema=ema,
+        sample_every=10_000 * batch, checkpoint_every=5_000 * batch,
+    )  # fmt: skip
+
+
+def ddpm(config: ml_collections.ConfigDict, *, betas: str = "linear", variance: str = "large") -> None:
+    """Ho et al. 2020, Section 3 and Appendix B: 1000 timesteps, |eps_hat - eps|^2, ancestral sampling."""
+    config.transform.update(dequantise=False, flip=True)
+    config.sde = spec(SDES, "ddpm", betas=betas)
+    config.precondition = spec(PRECONDITIONS, "told", predicts="eps", scale=1000.0, shift=-1.0)
+    config.training.times = spec(TIMES, "uniform")
+    _sample(config, spec(SOLVERS, "ancestral", variance=variance), spec(GRIDS, "trailing"), 1000)
+
+
+def ncsnv2(
+    config: ml_collections.ConfigDict, sigma_max: float, levels: int, steps: int, epsilon: float, depth: int = 4
+) -> None:
+    """Song and Ermon 2020, Techniques 1 to 5 and Appendix B: `levels` noise levels, `steps` Langevin steps at each.
+
+    Their epsilon is half of our step size. They start sampling from uniform noise, we from the prior.
+    """
+    config.transform.update(low=0.0, dequantise=False, flip=True)
+    config.sde = spec(SDES, "ve", sigma_max=sigma_max)
+    config.net = spec(NETWORKS, "ncsnv2", depth=depth)
+    config.precondition = spec(PRECONDITIONS, "scaled_score")
+    config.training.weight = spec(WEIGHTINGS, "ncsn")
+    config.training.times = spec(TIMES, "uniform")
+    langevin = spec(SOLVERS, "langevin", steps=steps, step_size=2 * epsilon)
+    _sample(config, langevin, spec(GRIDS, "geometric"), levels)
+
+
+def song_vp(config: ml_collections.ConfigDict, sde: str = "vp") -> None:
+    """Song et al. 2021 on VP or sub-VP (Appendix C): told 999 t, trained from t = 1e-5, 1000 Euler-Maruyama steps."""
+    config.transform.update(dequantise=False, flip=True)
+    config.sde = spec(SDES, sde, t_min=1e-5)
+    config.precondition = spec(PRECONDITIONS, "told", predicts="eps", scale=999.0)
+    config.training.times = spec(TIMES, "uniform")
+    # Sampling ends at t = 1e-3.
+    _sample(config, spec(SOLVERS, "euler_maruyama"), spec(GRIDS, "trailing"), 1000)
+
+
+def song_ve(
+    config: ml_collections.ConfigDict,
+    sigma_max: float = 50.0,
+    *,
+    levels: int = 1000,
+    snr: float = 0.16,
+    discrete: bool = False,
+) -> None:
+    """Song et al. 2021 on VE (Appendix C and G): told log sigma, or the level's index counted from the largest.
+
+    Sampling corrects by a Langevin step at each level (norms of each sample, Alg. 4) and predicts the next by reverse
+    diffusion.
+    """
+    config.transform.update(low=0.0, dequantise=False, flip=True)
+    config.sde = spec(SDES, "ve", sigma_max=sigma_max)
+    config.net.unit_range = True
+    told = {"scale": 1.0 - levels, "shift": levels - 1.0} if discrete else {"unit": "log_sigma"}
+    config.precondition = spec(PRECONDITIONS, "told", predicts="scaled_score", **told)
+    config.training.times = spec(TIMES, "uniform")
+    pc = spec(SOLVERS, "pc", predictor="reverse_diffusion", snr=snr, norms="sample", order="correct_first")
+    _sample(config, pc, spec(GRIDS, "geometric"), levels)
+
+
+def edm(config: ml_collections.ConfigDict, *, intervals: int = 17) -> None:
+    """Karras et al. 2022, Table 1: sigma from 0.002 to 80, Heun's method with rho = 7; 18 steps with the last to zero.
+
+    Their augmentation is not here, but for the flip.
+    """
+    config.transform.update(dequantise=False, flip=True)
+    config.sde = spec(SDES, "edm")
+    config.precondition = spec(PRECONDITIONS, "edm")
+    config.training.weight = spec(WEIGHTINGS, "edm")
+    config.training.times = spec(TIMES, "log_normal")
+    _sample(config, spec(SOLVERS, "heun", clock="sigma"), spec(GRIDS, "karras"), intervals)
+
+
+def vdm(config: ml_collections.ConfigDict) -> None:
+    """Kingma et al. 2021 on a fixed schedule: the diffusion loss, stratified, with log-SNR from 13.3 down to -5.
+
+    Theirs is learned, linear in time with these ends to begin with; in continuous time the loss depends on the ends
+    alone (Section 5.1), which stay where they are. Their Adam decays weights by 0.01, ours does not.
+    """
+    config.transform.update(dequantise=False, flip=False)
+    config.sde = spec(SDES, "vp", t_min=1.67e-5, t_max=0.7044)
+    config.precondition = spec(PRECONDITIONS, "eps")
+    config.training.betas = (0.9, 0.99)
+    config.training.times = spec(TIMES, "log_snr")
+    _sample(config, spec(SOLVERS, "ancestral"), spec(GRIDS, "log_snr"), 1000)
+    config.sampling.denoise = False  # the noise left is a sixth of what separates two levels
+
+
+def ncsnpp_256(config: ml_collections.ConfigDict, sigma_max: float) -> None:
+    """Song et al. 2021, Appendix H, at 256x256: image pyramids that skip, 2000 noise levels."""
+    config.net = spec(NETWORKS, "ncsnpp", multipliers=(1, 1, 2, 2, 2, 2, 2), blocks=2, attention=(4,), **LARGE)
+    song_ve(config, sigma_max, levels=2000, snr=0.075)
+    optimise(config, 2_400_000, 64, 2e-4, warmup=5_000, clip=1.0, ema=0.999)
+
+
+def ddpm_256(config: ml_collections.ConfigDict, steps: int) -> None:
+    """Ho et al. 2020, Appendix B, at 256x256."""
+    config.net = spec(
+        NETWORKS, "unet", multipliers=(1, 1, 2, 2, 4, 4), attention=(4,), frequencies="timesteps", smallest_group=1
+    )
+    ddpm(config, variance="small")
+    optimise(config, steps, 64, 2e-5, warmup=5_000, clip=1.0)
+
+
+def ncsnpp_1024(config: ml_collections.ConfigDict) -> None:
+    """Song et al. 2021, Appendix H, at 1024x1024: eight levels from 16 to 512 channels wide, batches of 8."""
+    multipliers = (1, 2, 4, 8, 16, 32, 32, 32)
+    config.net = spec(NETWORKS, "ncsnpp", width=16, multipliers=multipliers, blocks=1, attention=(6,), **LARGE)
+    song_ve(config, 1348.0, levels=2000, snr=0.15)
+    optimise(config, 2_400_000, 8, 2e-4, warmup=5_000, clip=1.0)
+
+
+def _sample(
+    config: ml_collections.ConfigDict, solver: ml_collections.ConfigDict, grid: ml_collections.ConfigDict, steps: int
+) -> None:
+    config.sampling.solver, config.sampling.grid, config.sampling.steps = solver, grid, steps
