@@ -19,13 +19,26 @@ Batch = Tensor | dict[str, Tensor]
 
 
 class Step(NamedTuple):
-    """What happened in a step. The tensors are left on their device: read them when you need them."""
+    """What happened in a step. The tensors are left on their device: read them when you need them.
+
+    Args:
+        step, images: how far training has come with it.
+        loss: its mean over the batch, ().
+        grad_norm: before clipping, ().
+        learning_rate: that was used.
+        losses: of each example, weighted, (B,).
+        times: of each example, (B,).
+        batch: what it was computed on: x0 (B, *D), eps, and conditioning.
+    """
 
     step: int
     images: int
     loss: Tensor
     grad_norm: Tensor
     learning_rate: float
+    losses: Tensor
+    times: Tensor
+    batch: dict[str, Tensor]
 
 
 @dataclass
@@ -98,7 +111,8 @@ def train(
         t = times(sde, len(x0), state.generator)
         eps = torch.randn(x0.shape, generator=state.generator, device=device, dtype=x0.dtype)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            loss = dsm_loss(denoiser, sde, x0, t, eps, weight=weight, **cond).mean()
+            losses = dsm_loss(denoiser, sde, x0, t, eps, weight=weight, **cond)
+            loss = losses.mean()
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         limit = float("inf") if clip is None else clip
@@ -108,7 +122,9 @@ def train(
 
         state.step += 1
         state.images += len(x0)
-        yield Step(state.step, state.images, loss.detach(), norm, float(state.optimizer.param_groups[0]["lr"]))
+        rate = float(state.optimizer.param_groups[0]["lr"])
+        batch = {"x0": x0, "eps": eps, **cond}
+        yield Step(state.step, state.images, loss.detach(), norm, rate, losses.detach(), t, batch)
 
 
 def _again_and_again(loader: Iterable[Batch]) -> Iterator[Batch]:
