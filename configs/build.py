@@ -15,6 +15,7 @@ import sde_lib
 import solvers
 from configs.specs import Table, build, name_of, parse, spec, written
 from models import precondition
+from models.foreign import DiffusersUNet
 from solvers import grids
 from solvers.clocks import Saturated
 from training import data, times, weighting
@@ -102,6 +103,7 @@ NETWORKS: Table = {
     "vdm": models.VDM,
     "dit": models.DiT,
     "mlp": models.MLP,
+    "diffusers": DiffusersUNet,
 }
 PRECONDITIONS: Table = {
     "score": _itself(precondition.score),

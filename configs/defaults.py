@@ -51,6 +51,10 @@ def defaults() -> ml_collections.ConfigDict:
                 "decay": False,  # let it fall to zero along a half cosine
                 "clip": 1.0,  # largest norm of the gradient; 0 for no limit
                 "ema": 0.9999,
+                "more_ema": (),  # decays of further averages, kept beside it
+                "snapshot_every": 0,  # images between snapshots of EDM2's averages; 0 to follow none
+                "snapshot_lengths": (0.05, 0.10),  # of those averages, relative to the length of training
+                "snapshot_dtype": "float16",  # or "float32"
                 "precision": "float32",  # or "bfloat16"
                 "weight": spec(WEIGHTINGS, "simple"),
                 "times": spec(TIMES, "stratified"),
@@ -59,6 +63,9 @@ def defaults() -> ml_collections.ConfigDict:
                 "log_every": 100,  # steps
                 "sample_every": 500_000,  # images
                 "checkpoint_every": 500_000,  # images
+                "keep": 2,  # the newest checkpoints
+                "keep_every": 0,  # images; the first checkpoint past each multiple stays as well
+                "on_full_disk": "stop",  # or "continue", until there is room for a checkpoint again
             },
             "sampling": {"solver": spec(SOLVERS, "dpm"), "grid": spec(GRIDS, "log_snr"), "steps": 20, "denoise": True},
         }

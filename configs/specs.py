@@ -97,6 +97,8 @@ def _parameters(constructor: Callable[..., Any]) -> Mapping[str, inspect.Paramet
 
 
 def _refuse_unknown(name: str, keywords: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return  # it passes them on
     allowed = [key for key in parameters if key not in FROM_DATA]
     for key in keywords:
         if key not in allowed:

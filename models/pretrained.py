@@ -18,6 +18,7 @@ import sde_lib
 from models.adm import ADM
 from models.denoiser import Denoiser
 from models.dit import DiT
+from models.foreign import DiffusersUNet
 from models.mlp import MLP
 from models.ncsn import NCSN
 from models.ncsnpp import NCSNpp
@@ -30,7 +31,7 @@ from sde_lib import SDE, DiscreteVPSDE
 
 Table = Mapping[str, Callable[..., Any]]
 
-NETWORKS: Table = {network.__name__: network for network in (UNet, NCSN, NCSNv2, NCSNpp, ADM, VDM, DiT, MLP)}
+NETWORKS: Table = {network.__name__: network for network in (UNet, NCSN, NCSNv2, NCSNpp, ADM, VDM, DiT, MLP, DiffusersUNet)}
 SDES: Table = {name: getattr(sde_lib, name) for name in sde_lib.__all__ if name.endswith("SDE") and name != "SDE"}
 
 

@@ -86,8 +86,11 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.blur is None:
-            doubled: Tensor = self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
-            return doubled
+            # A pixel is copied to 2x2: the kernel summed over those, 4x4 at stride 2, has 4 products where 3x3 has 9.
+            wide = pad(self.conv.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
+            rows = wide[:, :, 1:] + wide[:, :, :-1]
+            kernel = rows[..., 1:] + rows[..., :-1]
+            return conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
         spread = conv_transpose2d(x, self.conv.weight.flip(2, 3).transpose(0, 1), stride=2)
         output: Tensor = self.blur(spread, padding=1)
         return output if self.conv.bias is None else output + self.conv.bias[:, None, None]

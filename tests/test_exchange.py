@@ -206,3 +206,26 @@ def test_a_folder_that_is_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=says) as refusal:
             from_pretrained(tmp_path / "whole")
         assert "\n" not in str(refusal.value)
+
+
+def test_a_network_that_only_diffusers_has_becomes_a_run(images: Path, tmp_path: Path) -> None:
+    import diffusers
+
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("SkipDownBlock2D",) * 2, "up_block_types": ("SkipUpBlock2D",) * 2}
+    unet = diffusers.UNet2DModel(
+        sample_size=16, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=None, **blocks
+    )
+    unet.save_pretrained(tmp_path / "unet")
+    import_checkpoint(
+        tmp_path / "run", file=str(tmp_path / "unet"), source="diffusers", data=f"array:path={str(images)!r}"
+    )
+    trained = open_trained(tmp_path / "run")
+    x, t = seeded_normal("x", (2, 3, 16, 16)).float(), torch.tensor([0.3, 0.8])
+    alpha, sigma = trained.run.sde.scales(t)
+    with torch.no_grad():
+        theirs = unet(x, 1000 * t - 1).sample
+        ours = trained.denoiser.noise(x, alpha, sigma)
+    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+    encode(tmp_path / "run", num=2, steps=2)
+    likelihood(tmp_path / "run", num=2, solver="heun", steps=2)

@@ -295,6 +295,25 @@ def test_published_configurations_have_the_originals_counts() -> None:
     assert len(SCORE_SDE) == 28
 
 
+def test_a_published_configuration_is_recognised_by_its_tensors() -> None:
+    def meta(config: str) -> dict[str, Tensor]:
+        recipe = STATES["score_sde_pytorch"]({}, config=config)
+        with torch.device("meta"):
+            network = recipe.network(**recipe.settings)
+            ours, state = network.state_dict(), {}
+            for entry in recipe.entries(network):
+                share = ours[entry.ours].numel() // len(entry.theirs)
+                state |= {name.split("|")[0]: torch.empty(share) for name in entry.theirs}
+        return state
+
+    recipe = STATES["score_sde_pytorch"](meta("ve/cifar10_ncsnpp_deep_continuous") | {"sigmas": torch.ones(1000)})
+    assert isinstance(recipe.sde, VESDE) and recipe.settings["blocks"] == 8
+    with pytest.raises(ValueError, match="those of vp/cifar10_ddpmpp_continuous, subvp/cifar10_ddpmpp_continuous"):
+        STATES["score_sde_pytorch"](meta("vp/cifar10_ddpmpp_continuous"))
+    with pytest.raises(ValueError, match="of none of the published"):
+        STATES["score_sde_pytorch"]({"all_modules.0.weight": torch.zeros(1)})
+
+
 # Your own
 
 

@@ -73,13 +73,19 @@ def recipe_of(folder: Path, ema: bool = True, **architecture: Any) -> tuple[Reci
     """How to build what a folder holds, its weights, and which they are.
 
     Args:
-        folder: a pipeline's, with the parts in folders of their own or all in one, or a `UNet2DModel`'s.
+        folder: a pipeline's, with the parts in folders of their own or all in one, or a `UNet2DModel`'s; or a file of
+            the latter's weights alone, with its config.json's keywords as the architecture.
         ema: the averaged weights (unet_ema/), where the folder has both.
         architecture: keywords of `UNet2DModel` or its scheduler that the folder does not have, or has wrongly.
 
     Raises:
         ValueError: for a folder that is none of these, or cut short, and a path or an architecture that is not known.
     """
+    if folder.is_file():
+        state, weights = weights_of(read(folder), ema)
+        if "conv_in.weight" not in state:
+            raise ValueError(f"expected the weights of a UNet2DModel in {folder}, got {', '.join([*state][:3])} ...")
+        return recipe(state, **architecture), state, weights
     part, weights = _unet_folder(folder, ema)
     kind, config = configuration(part / "config.json")
     if kind == "UNet2DConditionModel":
@@ -87,7 +93,7 @@ def recipe_of(folder: Path, ema: bool = True, **architecture: Any) -> tuple[Reci
     if kind != "UNet2DModel":
         raise ValueError(f"expected a UNet2DModel in {part}, got {kind}")
     scheduler = scheduler_of(folder)
-    if scheduler is None:
+    if scheduler is None and not SCHEDULER.keys() & architecture.keys():
         weights += " (no scheduler there: DDPM's linear betas)"
     known = {key: value for key, value in config.items() if key in UNET}
     state = state_of(part)

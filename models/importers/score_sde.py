@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models.importers import ncsnv2
@@ -67,22 +68,43 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
     Args:
         state: their state dict.
         architecture: values of their configuration by their own names (`DEFAULTS`), or `config`, the name of a
-            published one, as "ve/cifar10_ncsnpp_continuous".
+            published one, as "ve/cifar10_ncsnpp_continuous". With neither, it is the published one whose tensors these
+            are, if there is one alone.
 
     Raises:
         ValueError: for a name or a configuration that they do not have, or one that this network has no switch for.
     """
     if "begin_conv.weight" in state:
         return ncsnv2.recipe(state, **architecture)
+    if architecture:
+        return _of_values(architecture)
+    fitting = [name for name in SCORE_SDE if _fits(state, _of_values({"config": name}))]
+    if len(fitting) == 1:
+        return _of_values({"config": fitting[0]})
+    several = f"those of {', '.join(fitting)}" if fitting else "of none of the published configurations"
+    raise ValueError(f"the weights are {several}: say which with config=, or give the values of their configuration")
+
+
+def _fits(state: Mapping[str, Tensor], recipe: Recipe) -> bool:
+    """Whether the tensors of a state dict are those of a network: their names, and how many numbers there are."""
+    with torch.device("meta"):
+        network = recipe.network(**recipe.settings)
+        ours, entries = network.state_dict(), list(recipe.entries(network))
+    names = [name.split("|") for entry in entries for name in entry.theirs]
+    numbers = sum(ours[entry.ours].numel() for entry in entries)
+    found = {next((name for name in either if name in state), "") for either in names}
+    needed = {name for name in state if not name.endswith(recipe.extra)}
+    return found == needed and numbers == sum(state[name].numel() for name in needed)
+
+
+def _of_values(architecture: Mapping[str, Any]) -> Recipe:
     config = architecture.get("config")
     if config is not None and config not in SCORE_SDE:
         raise ValueError(f"expected config to be one of {', '.join(SCORE_SDE)}, got {config!r}")
     values = taken({**DEFAULTS, **(SCORE_SDE[config] if config else {})}, architecture)
     for key, one in (("normalization", "GroupNorm"), ("nonlinearity", "swish"), ("conv_size", 3)):
         if values[key] != one:
-            raise ValueError(
-                f"expected {key} to be {one!r}, as in all their published configurations, got {values[key]!r}"
-            )
+            raise ValueError(f"expected {key} to be {one!r}, as in all published ones, got {values[key]!r}")
     ve = values["sde"] == "vesde"
     centered = values["centered"] if values["centered"] is not None else not ve
     network: type[nn.Module] = UNet if values["name"] == "ddpm" else NCSNpp
