@@ -7,25 +7,18 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.functional import silu
 
+from models.activation import GroupNorm
 from models.resampling import Fir
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
-Norm = Callable[[int], nn.GroupNorm]
+Norm = Callable[[int], GroupNorm]
 # Both terms of a sum of independent ones, rescaled to the variance of one (Karras et al. 2018, StyleGAN; NCSN++).
 RESCALED = math.sqrt(0.5)
 
 
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation whose forward-mode derivative takes channels-last images too (torch's refuses them)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.contiguous() if forward_ad._current_level >= 0 else x)
-
-
-def group_norm(channels: int, groups: int = 32, smallest: int = 4, eps: float = 1e-6) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int = 32, smallest: int = 4, eps: float = 1e-6) -> GroupNorm:
     """Group normalisation in 32 groups, fewer where a group would have under four channels or they would not fit."""
     most = max(1, min(groups, channels // smallest))
     return GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels, eps)
@@ -58,29 +51,6 @@ def as_images(x: Tensor, channels: int, stride: int) -> Tensor:
             "crop or pad the images, or use fewer multipliers (net.multipliers)"
         )
     return x.contiguous(memory_format=torch.channels_last)
-
-
-class Dropout(nn.Module):
-    """Zeroes values with probability p while training and scales the others by 1 / (1 - p).
-
-    On CPUs from 16 random bits a value (p to within 1/65536), which take a tenth of the time of torch's own draws.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"expected a dropout within [0, 1), got {p}")
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        if x.device.type != "cpu":
-            return nn.functional.dropout(x, self.p)
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        dropped = round(self.p * 65536)
-        mask = bits.as_strided(x.shape, x.stride()) >= dropped - 32768
-        return x * mask.to(x.dtype).mul_(65536 / (65536 - dropped))
 
 
 class ResidualBlock(nn.Module):
@@ -116,6 +86,8 @@ class ResidualBlock(nn.Module):
         rescale: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"expected a dropout within [0, 1), got {dropout}")
         projected = channels_in != channels_out or (resample is not None and project)
         self.scale_shift, self.gain = scale_shift, RESCALED if rescale else None
         self.norm_in = norm(channels_in)
@@ -123,23 +95,20 @@ class ResidualBlock(nn.Module):
         self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.project = None if embedding is None else nn.Linear(embedding, (1 + scale_shift) * channels_out)
         self.norm_out = norm(channels_out)
-        self.dropout = Dropout(dropout)
+        self.dropout = dropout
         self.conv_out = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if projected else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        h = self.conv_in(self.resample(silu(self.norm_in(x))))
-        told = None if self.project is None or embedding is None else self.project(silu(embedding))[:, :, None, None]
-        if told is None:
-            h = self.norm_out(h)
-        elif self.scale_shift:
-            scale, shift = told.chunk(2, 1)
-            h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        h = self.conv_in(self.resample(self.norm_in.activated(x)))
+        told = None if self.project is None or embedding is None else self.project(silu(embedding))
+        p = self.dropout if self.training else 0.0
+        if told is not None and self.scale_shift:
+            h = self.norm_out.activated(h, p, told=told.chunk(2, 1))
         else:
-            h = self.norm_out(h + told)
-        h = self.conv_out(self.dropout(silu(h)))
-        output: Tensor = self.shortcut(self.resample(x)) + h
-        return output if self.gain is None else output * self.gain
+            h = self.norm_out.activated(h if told is None else h + told[:, :, None, None], p)
+        output: Tensor = self.conv_out(h).add_(self.shortcut(self.resample(x)))
+        return output if self.gain is None else output.mul_(self.gain)
 
 
 class Attention(nn.Module):
@@ -170,8 +139,8 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
         mixed = (weights @ v).transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-        output: Tensor = x + self.project(mixed)
-        return output if self.gain is None else output * self.gain
+        output: Tensor = self.project(mixed).add_(x)
+        return output if self.gain is None else output.mul_(self.gain)
 
 
 def norms(groups: int = 32, smallest: int = 4, eps: float = 1e-6) -> Norm:
