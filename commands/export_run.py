@@ -33,9 +33,17 @@ def export_run(
     trained = open_trained(workdir, device, ema)
     run = trained.run
     if to == "diffusers":
-        to_diffusers(trained.denoiser, folder, run.sde)
+        to_diffusers(trained.denoiser, folder, run.sde, size=_size(run.data.shape))
     else:
         discrete = run.data.levels is not None
         low, high = (run.low, run.high) if discrete else (-float("inf"), float("inf"))
-        save_pretrained(trained.denoiser, run.sde, folder, shape=run.data.shape, low=low, high=high)
+        shape, levels = run.data.shape, run.data.levels
+        save_pretrained(trained.denoiser, run.sde, folder, shape=shape, levels=levels, low=low, high=high)
     return {"format": to, **trained.described, "files": [str(folder)]}
+
+
+def _size(shape: tuple[int, ...]) -> int | tuple[int, int] | None:
+    if len(shape) != 3:
+        return None
+    height, width = shape[1:]
+    return height if height == width else (height, width)

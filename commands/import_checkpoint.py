@@ -1,6 +1,7 @@
 """Make a run of somebody else's checkpoint: sampled, encoded and scored like one that was trained here."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,23 @@ def import_checkpoint(
     recipe, denoiser, verdict = opened(Path(file), source, True, keywords)
     raw = denoiser if verdict.weights != "ema" else opened(Path(file), source, False, keywords)[1]
     config = _configuration(recipe, denoiser, data)
-    discrete = recipe.low > -float("inf")
-    facts = DataFacts(
-        Path(file).stem, recipe.shape, 256 if discrete else None, recipe.settings.get("num_classes"), fingerprint=""
-    )
+    facts = DataFacts(Path(file).stem, recipe.shape, recipe.levels, recipe.settings.get("num_classes"), fingerprint="")
     run = Run(workdir, config, facts, device_of("cpu"))
     rebuilt = run.new_denoiser()
     if {k: v.shape for k, v in rebuilt.state_dict().items()} != {k: v.shape for k, v in denoiser.state_dict().items()}:
         raise ValueError(f"{file} was read, but its network cannot be described as a configuration: load it in Python")
 
+    if data is not None:
+        run.dataset("test")  # a mistake in it comes now
+
     checkpoint = workdir / "checkpoints" / f"{0:010d}"
-    checkpoint.mkdir(parents=True)
+    part = checkpoint.with_name(f".{checkpoint.name}.part")
+    for left in (part, checkpoint):  # of an import that was interrupted: there is no config.json
+        shutil.rmtree(left, ignore_errors=True)
+    part.mkdir(parents=True)
     for name, model in (("ema", denoiser), ("model", raw)):
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, checkpoint / f"{name}.safetensors")
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part / f"{name}.safetensors")
+    part.rename(checkpoint)
     report = write_json(workdir / "import.json", {"file": str(file), "source": source, **dataclasses.asdict(verdict)})
     run.save()
     return {
@@ -80,6 +85,7 @@ def _configuration(recipe: Recipe, denoiser: Denoiser, data: str | None) -> ml_c
     config.sde = build.described(recipe.sde)
     config.precondition = build.described_precondition(recipe.precondition, recipe.sde)
     config.training.labels = recipe.settings.get("num_classes") is not None
-    if recipe.low > -float("inf"):
+    config.training.label_dropout = 0.1 if recipe.unlabelled else 0.0
+    if recipe.levels is not None:
         config.transform.update(low=recipe.low, high=recipe.high)
     return config

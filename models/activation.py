@@ -115,10 +115,13 @@ class _Activated(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, scale, dropped = ctx.saved_tensors
         p, groups, _, act = ctx.settings
-        if torch.is_grad_enabled():  # a second derivative is to follow
-            y = _plain(x, weight, bias, dropped, *ctx.settings)
+        # A second derivative is to follow, or many gradients at once (vmap), where nothing may be done in place.
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            create_graph = torch.is_grad_enabled()
+            with torch.enable_grad():
+                y = _plain(x, weight, bias, dropped, *ctx.settings)
             wanted = [tensor for tensor in (x, weight, bias) if tensor.requires_grad]
-            found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
+            found = iter(torch.autograd.grad(y, wanted, g, create_graph=create_graph))
             return *(next(found) if tensor.requires_grad else None for tensor in (x, weight, bias)), *(None,) * 7
         if act:
             y = _affine(x, weight, bias, mean, scale)

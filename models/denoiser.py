@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models.precondition import Precondition
@@ -39,5 +40,7 @@ class Denoiser(nn.Module):
         return expand((1 - alpha * c_skip) / sigma, x) * x - expand(alpha * c_out / sigma, x) * network
 
     def _network(self, x: Tensor, c_in: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
-        output: Tensor = self.net(expand(c_in, x) * x, c_noise.to(x.device, x.dtype).expand(x.shape[0]), **cond)
+        # In half precision timesteps would be rounded to the nearest half, or eight.
+        told = c_noise.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
+        output: Tensor = self.net(expand(c_in, x) * x, told, **cond)
         return output.to(x.dtype)

@@ -77,7 +77,7 @@ class NoiseEmbedding(nn.Module):
             ValueError: if a label is given to a network without classes.
         """
         phase = c_noise[:, None] * self.frequencies.to(c_noise.dtype)
-        waves = torch.cat([phase.sin(), phase.cos()], 1)
+        waves = torch.cat([phase.sin(), phase.cos()], 1).to(next(self.perceptron.parameters()).dtype)
         if self.labels is None:
             if label is not None:
                 raise ValueError("expected no label: the network was made without num_classes; got one")

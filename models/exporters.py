@@ -20,7 +20,9 @@ from sde_lib import SDE, DiscreteVPSDE
 VERSION = "0.32.0"
 
 
-def to_diffusers(model: nn.Module, folder: str | Path, sde: SDE | None = None) -> Path:
+def to_diffusers(
+    model: nn.Module, folder: str | Path, sde: SDE | None = None, *, size: int | tuple[int, int] | None = None
+) -> Path:
     """Write a `UNet`, or a denoiser of one, as diffusers' `UNet2DModel`; returns the folder.
 
     With a path it is a folder of a `DDPMPipeline`: model_index.json, unet/ and scheduler/. Without one it is that of a
@@ -30,6 +32,7 @@ def to_diffusers(model: nn.Module, folder: str | Path, sde: SDE | None = None) -
         model: the network, or its denoiser on a path of timesteps, which then gives the path where it is not given.
         folder: made if it is not there.
         sde: the path that it was trained on, a `DiscreteVPSDE`.
+        size: of the images, a side or a height and width: without it a pipeline cannot sample.
 
     Raises:
         ValueError: for an architecture, parameterisation or path that diffusers does not have.
@@ -40,7 +43,7 @@ def to_diffusers(model: nn.Module, folder: str | Path, sde: SDE | None = None) -
     predicts = "eps"
     if isinstance(model, Denoiser):
         predicts, sde = _told(model.precondition, sde)
-    config, state = _config(network), _state(network)
+    config, state = {**_config(network), "sample_size": size}, _state(network)
     scheduler = None if sde is None else _scheduler(sde, predicts)
     folder = Path(folder)
     part = folder if scheduler is None else folder / "unet"
@@ -80,6 +83,7 @@ def _config(network: UNet) -> dict[str, Any]:
         (len(ours["fourier"]) > 0, f"fourier={tuple(ours['fourier'])}", "none"),
         (len(ours["attention"]) > 0 and ours["attention_up"] != "each", "attention_up='last'", "each"),
         (not ours["resample_conv"], "resample_conv=False", "True"),
+        (ours["variances"], "variances=True", "the prediction alone"),
         (widths[0] != ours["width"], f"multipliers={tuple(ours['multipliers'])}", "1 first"),
         (len(groups) > 1, f"normalisations in {sorted(groups)} groups", "one number, as with smallest_group=1"),
         (len(heads) > 1, f"heads of {sorted(heads)} channels", "one head_width"),
@@ -92,7 +96,6 @@ def _config(network: UNet) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DModel",
         "_diffusers_version": VERSION,
-        "sample_size": None,
         "in_channels": network.channels,
         "out_channels": network.channels,
         "center_input_sample": network.unit_range,

@@ -96,10 +96,12 @@ class Path(Protocol):
 class Told:
     """A network that is fed x as one path scales it, and told the noise level in the units of its paper.
 
-        t = time of log-SNR,   x_t = (alpha_t / alpha) x,   D = c_skip x_t + c_out F(x_t, scale u + shift)
+        t = time of log-SNR,   x_t = s x,   s = hypot(alpha_t, sigma_t) / hypot(alpha, sigma),
+        D = c_skip x_t + c_out F(x_t, scale u + shift)
 
-    with u that time, or log(sigma / alpha); the coefficients are those of `predicts` on the path at t. On its own path
-    the network sees exactly what it was trained with, and along any other what has the same log-SNR.
+    with u that time, or log(sigma / alpha); the coefficients are those of `predicts` at s alpha and s sigma. On its own
+    path the network sees exactly what it was trained with, along any other what has the same log-SNR (s is then
+    alpha_t / alpha), and beyond the path's ends what is as large as at its end.
 
     Args:
         sde: the path that the network was trained on.
@@ -132,8 +134,7 @@ class Told:
     def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         log_level = (sigma / alpha).log()
         t = self.sde.time(-2 * log_level)
-        scale = self.sde.scales(t)[0] / alpha
-        # Beyond the ends of the path the noise is still what it is.
+        scale = torch.hypot(*self.sde.scales(t)) / torch.hypot(alpha, sigma)
         _, c_skip, c_out, _ = PREDICTS[self.predicts](scale * alpha, scale * sigma)
         told = self.scale * (t if self.unit == "time" else log_level) + self.shift
         return scale, scale * c_skip, c_out, self._nearest(told, log_level.exp()) if self.whole else told

@@ -31,7 +31,8 @@ from sde_lib import SDE, DiscreteVPSDE
 
 Table = Mapping[str, Callable[..., Any]]
 
-NETWORKS: Table = {network.__name__: network for network in (UNet, NCSN, NCSNv2, NCSNpp, ADM, VDM, DiT, MLP, DiffusersUNet)}
+_CLASSES = (UNet, NCSN, NCSNv2, NCSNpp, ADM, VDM, DiT, MLP, DiffusersUNet)
+NETWORKS: Table = {network.__name__: network for network in _CLASSES}
 SDES: Table = {name: getattr(sde_lib, name) for name in sde_lib.__all__ if name.endswith("SDE") and name != "SDE"}
 
 
@@ -41,6 +42,7 @@ def save_pretrained(
     folder: str | Path,
     *,
     shape: tuple[int, ...] | None = None,
+    levels: int | None = 256,
     low: float = -1.0,
     high: float = 1.0,
 ) -> Path:
@@ -51,6 +53,7 @@ def save_pretrained(
         sde: its path.
         folder: made if it is not there.
         shape: of one sample, (*D), for whoever loads it.
+        levels: how many values the data has, None if it is continuous.
         low: of the data, what its smallest values are for the network.
         high: the same of its largest.
 
@@ -66,7 +69,7 @@ def save_pretrained(
         "network": {"class": type(network).__name__, **settings_of(network)},
         "precondition": _precondition(denoiser.precondition),
         "sde": _written(sde, SDES),
-        "data": {"shape": shape, "low": str(low), "high": str(high)},  # JSON has no infinity
+        "data": {"shape": shape, "levels": levels, "low": str(low), "high": str(high)},  # JSON has no infinity
     }
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -96,8 +99,19 @@ def with_data(folder: Path) -> tuple[Denoiser, SDE, dict[str, Any]]:
         sde: SDE = _made(described["sde"], SDES)
         precondition = _parameterisation(described["precondition"])
         data = dict(described["data"])
-        data = {"shape": data["shape"] and tuple(data["shape"]), "low": float(data["low"]), "high": float(data["high"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        data |= {"shape": _shape(data["shape"]), "low": float(data["low"]), "high": float(data["high"])}
+        if not data["low"] < data["high"]:
+            raise ValueError(f"low {data['low']} is not below high {data['high']}")
+    except (
+        OSError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise ValueError(
             f"expected a folder written by save_pretrained, and {config} does not read ({error})"
         ) from None
@@ -107,6 +121,14 @@ def with_data(folder: Path) -> tuple[Denoiser, SDE, dict[str, Any]]:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} does not hold the weights that {config} describes: {reason}") from None
     return Denoiser(network, precondition).eval(), sde, data
+
+
+def _shape(sizes: Any) -> tuple[int, ...] | None:
+    if sizes is None:
+        return None
+    if not isinstance(sizes, list) or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"expected a shape of positive numbers, got {sizes!r}")
+    return tuple(sizes)
 
 
 def _precondition(precondition: Precondition) -> dict[str, Any]:

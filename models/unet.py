@@ -41,6 +41,7 @@ class UNet(nn.Module):
         resample_conv: resample with convolutions; otherwise by the mean of 2x2 pixels and the nearest neighbour.
         symmetric_padding: of those that halve the size, where the paper's pads below and to the right.
         unit_range: x is 2x - 1 first, for images in 0 .. 1.
+        variances: the head also predicts variances, which are left out of what is returned (see `ADM`).
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class UNet(nn.Module):
         resample_conv: bool = True,
         symmetric_padding: bool = False,
         unit_range: bool = False,
+        variances: bool = False,
     ) -> None:
         super().__init__()
         if attention_up not in ("each", "last"):
@@ -114,7 +116,7 @@ class UNet(nn.Module):
                 self.up.append(Upsample(current) if resample_conv else Fir(up=True))
 
         self.norm = norm(current)
-        self.head = zeroed(nn.Conv2d(current, channels, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(current, channels * (1 + variances), 3, padding=1))
         channels_last(self)
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -139,7 +141,7 @@ class UNet(nn.Module):
             h = layer(torch.cat([h, skips.pop()], 1), embedding) if isinstance(layer, Block) else layer(h)
 
         output: Tensor = self.head(silu(self.norm(h)))
-        return output
+        return output[:, : self.channels]
 
 
 class Block(nn.Module):

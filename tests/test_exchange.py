@@ -92,8 +92,51 @@ def test_export_and_import_of_our_own_come_back_to_the_same_weights(images: Path
     first, second = (open_trained(tmp_path / name) for name in "ab")
     assert first.run.sde == second.run.sde and first.run.data.shape == second.run.data.shape
     assert first.denoiser.precondition == second.denoiser.precondition
+    assert (first.run.low, first.run.high, first.run.data.levels) == (second.run.low, second.run.high, 256)
     for name, tensor in first.denoiser.state_dict().items():
         assert torch.equal(tensor, second.denoiser.state_dict()[name]), name
+
+
+def test_averaged_and_raw_weights_are_both_kept(images: Path, tmp_path: Path) -> None:
+    fixture = load("ncsnv2")
+    raw = {key: tensor.float() for key, tensor in state_dict(fixture["shapes"]).items()}
+    average = {key: 0.5 * tensor for key, tensor in raw.items()}
+    sigmas = {"sigmas": torch.tensor(fixture["buffers"]["sigmas"])}
+    torch.save([{**raw, **sigmas}, {}, 0, 0, average], tmp_path / "checkpoint.pth")
+    import_checkpoint(
+        tmp_path / "run", file=str(tmp_path / "checkpoint.pth"), source="ncsnv2", architecture="image_size=16",
+        data=f"array:path={str(images)!r}",
+    )  # fmt: skip
+    for ema, scale in ((True, 0.5), (False, 1.0)):
+        stem = open_trained(tmp_path / "run", ema=ema).denoiser.net.stem.weight
+        assert torch.equal(stem, scale * raw["begin_conv.weight"])
+
+
+def test_our_own_data_of_few_levels_keeps_them(tmp_path: Path) -> None:
+    denoiser = Denoiser(NETWORKS["unet"], precondition.eps)
+    save_pretrained(denoiser, VPSDE(), tmp_path / "folder", shape=(3, 8, 8), levels=17, low=0.0, high=2.0)
+    import_checkpoint(tmp_path / "run", file=str(tmp_path / "folder"), source="scorefield")
+    run = open_trained(tmp_path / "run").run
+    assert (run.data.levels, run.low, run.high, run.num_classes) == (17, 0.0, 2.0, 4)
+
+
+def test_guidance_is_refused_where_no_label_means_nothing(images: Path, tmp_path: Path) -> None:
+    architecture = checkpoint("edm_ddpmpp_cond", tmp_path / "checkpoint.pth")
+    data = f"array:path={str(images)!r}"
+    file = str(tmp_path / "checkpoint.pth")
+    import_checkpoint(tmp_path / "run", file=file, source="edm", architecture=architecture, data=data)
+    sample(tmp_path / "run", num=2, steps=1, label=3)
+    with pytest.raises(ValueError, match="expected no --guidance"):
+        sample(tmp_path / "run", num=2, steps=1, label=3, guidance=2.0)
+
+
+def test_an_import_that_was_interrupted_is_begun_anew(images: Path, tmp_path: Path) -> None:
+    architecture = checkpoint("ncsnpp_vp", tmp_path / "checkpoint.pth")
+    (tmp_path / "run" / "checkpoints" / "0000000000").mkdir(parents=True)
+    import_checkpoint(
+        tmp_path / "run", file=str(tmp_path / "checkpoint.pth"), source="score_sde_pytorch", architecture=architecture
+    )
+    assert open_trained(tmp_path / "run").checkpoint.name == "0000000000"
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,15 @@ def test_first_and_second_derivatives_are_the_differences_quotients() -> None:
     assert gradgradcheck(layer.activated, (x,))
 
 
+def test_many_gradients_at_once_are_each_their_own() -> None:
+    layer = norm().requires_grad_(False)
+    x = images(shape=(2, 8, 2, 2)).requires_grad_()
+    y, g = layer.activated(x), seeded_normal("g", (5, 2, 8, 2, 2))
+    (together,) = torch.autograd.grad(y, x, g, is_grads_batched=True, retain_graph=True)
+    for row, one in zip(together, g, strict=True):
+        assert (row - torch.autograd.grad(y, x, one, retain_graph=True)[0]).abs().max() < 1e-12
+
+
 def test_dropout_drops_each_value_at_its_rate_and_apart_from_its_neighbours() -> None:
     torch.manual_seed(0)
     p, x = 0.1, torch.ones(1, 4, 512, 512).contiguous(memory_format=torch.channels_last)

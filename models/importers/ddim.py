@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.importers.recipe import Entry, Recipe, joined, levels_at, same, taken
+from models.importers.recipe import Entry, Recipe, confirmed, joined, levels_at, same, taken
 from models.layers import ResidualBlock
 from models.precondition import Told
 from models.recorded import settings_of
@@ -14,7 +14,7 @@ from sde_lib import DiscreteVPSDE
 
 # What their configurations hold, by their own names; None: the weights tell.
 DEFAULTS: dict[str, Any] = {
-    "image_size": 32,
+    "image_size": None,
     "in_channels": None,
     "out_ch": None,
     "ch": None,
@@ -31,15 +31,20 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+# The published ones, by their multipliers: CIFAR-10, CelebA, and LSUN and CelebA-HQ.
+SIZES: dict[tuple[float, ...], int] = {(1, 2, 2, 2): 32, (1, 2, 2, 2, 4): 64, (1, 1, 2, 2, 4, 4): 256}
+
+
 def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
     """How to build what a state dict of theirs holds; widths, levels, blocks and attention are read off it.
 
     Args:
         state: their state dict.
-        architecture: values of their configuration by their own names (`DEFAULTS`): `image_size` for any but 32.
+        architecture: values of their configuration by their own names (`DEFAULTS`): `image_size` where the levels are
+            none of the published networks'.
 
     Raises:
-        ValueError: for a name that they do not have, or betas other than linear.
+        ValueError: for a name that they do not have, a value that the weights contradict, or betas other than linear.
     """
     values = taken(DEFAULTS, architecture)
     if values["beta_schedule"] != "linear":
@@ -49,18 +54,31 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
     width, channels = state["conv_in.weight"].shape[:2]
     levels = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("down."))
     blocks = [f"down.{level}.block.0.conv1.weight" for level in range(levels)]
+    multipliers = tuple(len(state[name]) / width for name in blocks)
+    found = {
+        "in_channels": channels,
+        "out_ch": channels,
+        "ch": width,
+        "ch_mult": multipliers,
+        "num_res_blocks": sum(name.startswith("down.0.block.") and name.endswith("conv1.weight") for name in state),
+    }
+    confirmed(found, values)
+    if values["type"] not in ("simple", "bayesian"):
+        raise ValueError(f"expected type to be simple or bayesian, got {values['type']!r}")
     settings = {
         "channels": channels,
         "width": width,
-        "multipliers": tuple(len(state[name]) / width for name in blocks),
-        "blocks": sum(name.startswith("down.0.block.") and name.endswith("conv1.weight") for name in state),
+        "multipliers": multipliers,
+        "blocks": found["num_res_blocks"],
         "attention": tuple(i for i in range(levels) if f"down.{i}.attn.0.q.weight" in state),
         "dropout": values["dropout"],
         "frequencies": "timesteps",
         "smallest_group": 1,
         "resample_conv": values["resamp_with_conv"],
     }
-    size = values["image_size"]
+    size = values["image_size"] or SIZES.get(multipliers)
+    if size is None:
+        raise ValueError(f"expected image_size, which no published network with multipliers {multipliers} tells")
     if values["attn_resolutions"] is not None and settings["attention"] != levels_at(
         size, values["attn_resolutions"], levels
     ):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.dit import SIZES, DiT
-from models.importers.recipe import Entry, Recipe, cos_first, itself, same, taken
+from models.importers.recipe import Entry, Recipe, confirmed, cos_first, itself, same, taken
 from models.precondition import Told
 from sde_lib import DiscreteVPSDE
 
@@ -66,6 +66,8 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
         # Latents have no range.
         low=-math.inf,
         high=math.inf,
+        levels=None,
+        unlabelled=values["class_dropout_prob"] > 0,
         extra=("pos_embed",),
     )
 
@@ -91,10 +93,7 @@ def _values(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, 
         raise ValueError(
             f"expected num_heads, which weights do not tell, as the width is none of {tuple(HEADS)}: {width}"
         )
-    for key, value in inferred.items():
-        if values[key] != value:
-            raise ValueError(f"expected {key}={value}, as the weights have it, got {values[key]}: leave it out")
-    return values
+    return confirmed({**inferred, "num_heads": values["num_heads"]}, values)
 
 
 def _entries(network: DiT) -> Iterator[Entry]:

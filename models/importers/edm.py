@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models import precondition
 from models.adm import ADM
-from models.importers.recipe import Entry, Recipe, cos_first, same, taken
+from models.importers.recipe import Entry, Recipe, confirmed, cos_first, levels_at, same, taken
 from models.layers import Attention
 from models.ncsnpp import NCSNpp, Stage
 from models.precondition import Precondition, Told
@@ -61,11 +61,10 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
     Args:
         state: their state dict.
         architecture: keywords of their constructors (`DEFAULTS`): `precond` ("EDMPrecond", "VPPrecond", "VEPrecond" or
-            "iDDPMPrecond") where it is not EDM's, and `resample_filter` where it is not NCSN++'s (1, 3, 3, 1) with
-            Fourier features or an encoder of its own, and (1, 1) without.
+            "iDDPMPrecond") where it is not EDM's.
 
     Raises:
-        ValueError: for a keyword that they do not have, or another preconditioning.
+        ValueError: for a keyword that they do not have or that the weights contradict, or another preconditioning.
     """
     values = taken(DEFAULTS, architecture)
     prefix = "model." if any(name.startswith("model.") for name in state) else ""
@@ -76,13 +75,30 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
     size = max(int(match[1]) for name in shapes if (match := re.match(r"enc\.(\d+)x", name)))
     channels = shapes[f"enc.{size}x{size}_conv.weight"][1]
     sde, told = _preconditioning(values)
+    settings = _adm(shapes, size, values) if adm else _song(shapes, size, values, _taps(state))
+    confirmed(
+        {
+            "img_resolution": size,
+            "img_channels": channels,
+            "label_dim": settings["num_classes"] or 0,
+            "model_type": "DhariwalUNet" if adm else "SongUNet",
+            "model_channels": settings["width"],
+            "channel_mult": settings["multipliers"],
+            "num_blocks": settings["blocks"],
+        },
+        values,
+    )
+    resolutions = values["attn_resolutions"]
+    if resolutions is not None and levels_at(size, resolutions, len(settings["multipliers"])) != settings["attention"]:
+        raise ValueError(f"expected attn_resolutions at levels {settings['attention']}, as the weights have it")
     return Recipe(
         ADM if adm else NCSNpp,
-        _adm(shapes, size, values) if adm else _song(shapes, size, values),
+        settings,
         lambda network: _prefixed(_adm_entries(network, size) if adm else _song_entries(network, size), prefix),
         told,
         sde,
         (channels, size, size),
+        unlabelled=settings["num_classes"] is None or values["label_dropout"] > 0,
         extra=("resample_filter", "map_augment.weight", "u"),
     )
 
@@ -100,6 +116,8 @@ def _preconditioning(values: Mapping[str, Any]) -> tuple[SDE, Precondition]:
         sde = VESDE(values["sigma_min"] or 0.02, values["sigma_max"] or 100.0)
         return sde, Told(sde, "scaled_score", "log_sigma", 1.0, -math.log(2))
     if kind == "iDDPMPrecond":
+        if (values["C_1"], values["C_2"]) != (0.001, 0.008):
+            raise ValueError(f"expected C_1=0.001 and C_2=0.008, as published, got {values['C_1']}, {values['C_2']}")
         sde = DiscreteVPSDE("cosine", values["M"])
         return sde, Told(sde, "eps", "time", float(values["M"]), -1.0, whole=True)
     raise ValueError(f"expected precond to be EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond, got {kind!r}")
@@ -123,12 +141,25 @@ def _common(shapes: Mapping[str, tuple[int, ...]], size: int, values: Mapping[st
     }
 
 
-def _song(shapes: Mapping[str, tuple[int, ...]], size: int, values: Mapping[str, Any]) -> dict[str, Any]:
+def _taps(state: Mapping[str, Tensor]) -> tuple[float, ...]:
+    """The filter of their resampling, which is among their buffers: whole numbers where it was made of such."""
+    name = next((name for name in state if name.endswith("resample_filter")), None)
+    if name is None:
+        return ()
+    line = state[name].double().reshape(state[name].shape[-2:]).sum(0)
+    return tuple(round(float(tap), 6) for tap in line / line.abs().min())
+
+
+def _song(
+    shapes: Mapping[str, tuple[int, ...]], size: int, values: Mapping[str, Any], taps: tuple[float, ...]
+) -> dict[str, Any]:
     fourier = "map_noise.freqs" in shapes
     kinds = {kind for kind in ("aux_residual", "aux_skip") if any(kind in name for name in shapes)}
     pyramid_in = "residual" if "aux_residual" in kinds else "skip" if "aux_skip" in kinds else "none"
     deeper = any(f"dec.{size // 2}x{size // 2}_aux_conv" in name for name in shapes)
-    fir = values["resample_filter"] or ((1, 3, 3, 1) if fourier or kinds else (1, 1))
+    fir = taps or values["resample_filter"] or ((1, 3, 3, 1) if fourier or kinds else (1, 1))
+    if values["resample_filter"] is not None:
+        confirmed({"resample_filter": fir}, values)
     return {
         **_common(shapes, size, values),
         "fir": tuple(fir),

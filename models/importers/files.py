@@ -75,7 +75,7 @@ def weights_of(saved: Any, ema: bool = True) -> tuple[State, str]:
         ValueError: if none of these is there.
     """
     if isinstance(saved, list | tuple) and saved and _is_state(saved[0]):
-        raw, average = saved[0], saved[-1] if len(saved) > 2 and _is_state(saved[-1]) else None
+        raw, average = saved[0], saved[-1] if len(saved) > 1 and _is_state(saved[-1]) else None
         return _chosen(_plain(raw), None if average is None else _plain(average), ema)
     if _is_state(saved):
         return _plain(saved), "as stored"
@@ -83,10 +83,17 @@ def weights_of(saved: Any, ema: bool = True) -> tuple[State, str]:
         raw = next(
             (saved[k] for k in ("model", "state_dict", "net", "model_state_dict") if _is_state(saved.get(k))), None
         )
-        average = saved.get("ema", saved.get("ema_state_dict"))
+        average = saved.get("ema", saved.get("ema_state_dict", saved.get("model_ema")))
+        asked = ema and average is not None
+        if isinstance(average, Mapping) and _is_state(average.get("shadow")):
+            average = average["shadow"]
         if isinstance(average, Mapping) and isinstance(average.get("shadow_params"), list) and raw is not None:
             average = _named(_plain(raw), average["shadow_params"])
         average = _plain(average) if _is_state(average) else None
+        if asked and average is None:
+            raise ValueError(
+                "the checkpoint has an average of a form that is not known: take the raw weights (ema=False)"
+            )
         if raw is not None or average is not None:
             return _chosen(None if raw is None else _plain(raw), average, ema)
     raise ValueError(
@@ -112,7 +119,8 @@ def _is_state(value: Any) -> bool:
 
 
 def _plain(state: Mapping[str, Tensor]) -> State:
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    # As DataParallel, torch.compile, and both write them.
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", str(name)): tensor for name, tensor in state.items()}
 
 
 def _named(state: State, parameters: list[Tensor]) -> State:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.adm import ADM
-from models.importers.recipe import Entry, Recipe, cos_first, itself, levels_at, pointwise, same, taken
+from models.importers.recipe import Entry, Recipe, confirmed, cos_first, itself, levels_at, pointwise, same, taken
 from models.layers import Attention, ResidualBlock
 from models.precondition import Told
 from models.unet import Block, UNet
@@ -20,9 +20,9 @@ BLOCK = {
     "norm_out": "out_layers.0",
     "conv_out": "out_layers.3",
 }
-# The constructor's keywords and the schedule, by their own names; None: the weights tell.
+# The constructor's keywords and the schedule, by their own names; None: the weights tell, or it must be said.
 DEFAULTS: dict[str, Any] = {
-    "image_size": 64,
+    "image_size": None,
     "in_channels": None,
     "model_channels": None,
     "out_channels": None,
@@ -33,14 +33,28 @@ DEFAULTS: dict[str, Any] = {
     "conv_resample": True,
     "num_classes": None,
     "num_heads": None,
-    "num_head_channels": 64,
+    "num_head_channels": None,
     "use_scale_shift_norm": None,
     "resblock_updown": None,
-    "use_new_attention_order": False,
+    "use_new_attention_order": None,
     "diffusion_steps": 1000,
-    "noise_schedule": "cosine",
+    "noise_schedule": None,
+    "rescale_timesteps": False,
     "learn_sigma": None,
     "class_cond": None,
+}
+# What the weights of the released networks do not tell, by width, multipliers and blocks (their README).
+LINEAR = {"noise_schedule": "linear", "num_head_channels": 64, "use_new_attention_order": False}
+RELEASED: dict[tuple[int, tuple[float, ...], int], dict[str, Any]] = {
+    (192, (1, 2, 3, 4), 3): {
+        "image_size": 64,
+        "noise_schedule": "cosine",
+        "num_head_channels": 64,
+        "use_new_attention_order": True,
+    },
+    (256, (1, 1, 2, 3, 4), 2): {**LINEAR, "image_size": 128, "num_head_channels": None, "num_heads": 4},
+    (256, (1, 1, 2, 2, 4, 4), 2): {**LINEAR, "image_size": 256},
+    (256, (0.5, 1, 1, 2, 2, 4, 4), 2): {**LINEAR, "image_size": 512},
 }
 
 
@@ -51,52 +65,94 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
 
     Args:
         state: their state dict.
-        architecture: keywords of their `UNetModel` (`DEFAULTS`): `image_size`; `num_head_channels` where a head does
-            not have 64, or `num_heads`; `use_new_attention_order`; and `noise_schedule`, "cosine" (their ImageNet-64)
-            or "linear" (all others).
+        architecture: keywords of their `UNetModel` and diffusion (`DEFAULTS`). For others than the released networks
+            `image_size`, `noise_schedule`, and `num_heads` or `num_head_channels` must be said; and
+            `use_new_attention_order`, `diffusion_steps` and `rescale_timesteps` where they are not their defaults.
 
     Raises:
-        ValueError: for a keyword that they do not have, or another schedule.
+        ValueError: for a keyword that they do not have, one that the weights contradict, or one that is missing.
     """
-    values = taken(DEFAULTS, architecture)
-    if values["noise_schedule"] not in ("linear", "cosine"):
-        raise ValueError(f"expected noise_schedule to be linear or cosine, got {values['noise_schedule']!r}")
-    width = state["time_embed.0.weight"].shape[1]
+    width, levels = state["time_embed.0.weight"].shape[1], _levels(state)
+    multipliers = tuple(len(state[f"{level[0]}.0.in_layers.2.weight"]) / width for level in levels)
+    released = RELEASED.get((width, multipliers, len(levels[0])), {})
+    if "num_heads" in architecture or "num_head_channels" in architecture:
+        released = {key: value for key, value in released.items() if not key.startswith("num_head")}
+    values = taken({**DEFAULTS, **released}, architecture)
     channels, size = state["input_blocks.0.0.weight"].shape[1], values["image_size"]
-    levels = _levels(state)
     shifts = len(state["input_blocks.1.0.emb_layers.1.weight"]) > len(state["input_blocks.1.0.out_layers.0.weight"])
-    by_head = values["num_heads"] is None or values["num_head_channels"] not in (None, -1, 64)
     attention = tuple(i for i, level in enumerate(levels) if f"{level[0]}.1.qkv.weight" in state)
+    updown = not any(".op." in name or (".conv." in name and name.startswith("output")) for name in state)
+    learned = len(state["out.2.weight"]) == 2 * channels
+    confirmed(
+        {
+            "in_channels": channels,
+            "model_channels": width,
+            "out_channels": channels * (1 + learned),
+            "num_res_blocks": len(levels[0]),
+            "channel_mult": multipliers,
+            "num_classes": len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
+            "use_scale_shift_norm": shifts,
+            "resblock_updown": updown if len(levels) > 1 else None,
+            "learn_sigma": learned,
+            "class_cond": "label_emb.weight" in state,
+        },
+        values,
+    )
+    _refuse_missing(values)
+    # Theirs: a width of heads counts before their number, unless it is -1.
+    head_width = None if values["num_head_channels"] in (None, -1) else values["num_head_channels"]
     settings: dict[str, Any] = {
         "channels": channels,
         "width": width,
-        "multipliers": tuple(len(state[f"{level[0]}.0.in_layers.2.weight"]) / width for level in levels),
+        "multipliers": multipliers,
         "blocks": len(levels[0]),
         "attention": attention,
         "dropout": values["dropout"],
         "frequencies": "open_timesteps",
         "smallest_group": 1,
         "num_classes": len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
-        "head_width": values["num_head_channels"] if by_head else None,
+        "head_width": head_width,
+        "heads": values["num_heads"] or 1,
+        "variances": learned,
     }
-    updown = "output_blocks.0.0.in_layers.0.weight" in state and not any(".op." in n or ".conv." in n for n in state)
-    learned = len(state["out.2.weight"]) == 2 * channels
-    if updown and shifts:
-        network: type[nn.Module] = ADM
-        settings |= {"variances": learned} | ({} if by_head else {"heads": values["num_heads"]})
-    elif not learned and not updown:
-        network = UNet
+    network: type[nn.Module] = ADM if updown and shifts else UNet
+    if updown and not shifts:
+        raise ValueError("expected use_scale_shift_norm with resblock_updown, as in all released networks")
+    if network is UNet:
         settings |= {"scale_shift": shifts, "eps": 1e-5, "symmetric_padding": True}
-        settings |= {} if by_head else {"heads": values["num_heads"]}
-    else:
-        raise ValueError("expected resblock_updown with use_scale_shift_norm, or neither of it nor learn_sigma")
     given = values["attention_resolutions"]
     if given is not None and levels_at(size, [size // int(rate) for rate in given], len(levels)) != attention:
         raise ValueError(f"expected attention_resolutions at levels {attention}, as the weights have it, got {given}")
-    sde = DiscreteVPSDE(values["noise_schedule"], values["diffusion_steps"])
-    told = Told(sde, "eps", "time", float(sde.steps), -1.0)
     new_order = bool(values["use_new_attention_order"])
-    return Recipe(network, settings, lambda net: _entries(net, new_order), told, sde, (channels, size, size))
+    sde = _path(values)
+    # Rescaled, a timestep of any number of them is told as if they were 1000.
+    told = 1000.0 if values["rescale_timesteps"] else float(sde.steps)
+    return Recipe(
+        network,
+        settings,
+        lambda net: _entries(net, new_order),
+        Told(sde, "eps", "time", told, -told / sde.steps),
+        sde,
+        (channels, size, size),
+        # Their classes were never left out in training.
+        unlabelled="label_emb.weight" not in state,
+    )
+
+
+def _path(values: Mapping[str, Any]) -> DiscreteVPSDE:
+    steps, schedule = values["diffusion_steps"], values["noise_schedule"]
+    if schedule not in ("linear", "cosine"):
+        raise ValueError(f"expected noise_schedule to be linear or cosine, got {schedule!r}")
+    # Their linear betas cover the same noise in any number of steps.
+    return DiscreteVPSDE(schedule, steps, 0.1 / steps, 20.0 / steps)
+
+
+def _refuse_missing(values: Mapping[str, Any]) -> None:
+    for key in ("image_size", "noise_schedule"):
+        if values[key] is None:
+            raise ValueError(f"expected {key}, which the weights do not tell: these are none of the released networks'")
+    if values["num_heads"] is None and values["num_head_channels"] in (None, -1):
+        raise ValueError("expected num_heads or num_head_channels, which the weights do not tell")
 
 
 def _levels(state: Mapping[str, Tensor]) -> list[list[str]]:

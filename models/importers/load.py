@@ -55,21 +55,30 @@ def opened(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> 
     try:
         recipe, state, weights = _read(path, source, ema, architecture)
         denoiser, verdict = fitted(recipe, state, weights)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise ValueError(f"{path} is not of {source}, or not of this architecture: {error!r}") from None
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     if not verdict.fits:
         raise ValueError(f"{path} does not fit: {verdict}; give its architecture, or another source")
+    if not recipe.sde.t_min < recipe.sde.t_max or not recipe.low < recipe.high:
+        raise ValueError(f"{path}: expected a path and a range from small to large, got {recipe.sde} and {recipe.low}")
     denoiser.eval().requires_grad_(False)
-    found = noise_found(denoiser, recipe.sde, recipe.shape)
-    return recipe, denoiser, dataclasses.replace(verdict, noise_found=found)
+    try:
+        end, near = noise_found(denoiser, recipe.sde, recipe.shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return recipe, denoiser, dataclasses.replace(verdict, noise_at_the_end=end, noise_near_data=near)
 
 
 def _read(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> tuple[Recipe, State, str]:
     if source == "diffusers":
         return diffusers.recipe_of(path, ema, **architecture)
     if source == OURS:
+        if architecture:
+            raise ValueError(
+                f"expected no architecture of our own folders, which say all, got {', '.join(architecture)}"
+            )
         return _ours(path)
     state, weights = weights_of(read(path), ema)
     return STATES[source](state, **architecture), state, weights
@@ -84,5 +93,15 @@ def _ours(folder: Path) -> tuple[Recipe, State, str]:
     low, high = (float(data[end]) for end in ("low", "high"))
     entries = [Entry(name, (name,), itself) for name in state]
     settings, precondition = settings_of(denoiser.net), denoiser.precondition
-    recipe = Recipe(type(denoiser.net), settings, lambda _: iter(entries), precondition, sde, data["shape"], low, high)
+    recipe = Recipe(
+        type(denoiser.net),
+        settings,
+        lambda _: iter(entries),
+        precondition,
+        sde,
+        data["shape"],
+        low,
+        high,
+        data["levels"],
+    )
     return recipe, state, "as stored"

@@ -99,6 +99,7 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
         (settings["channels"], size, size),
         low,
         high,
+        levels=None if values["logit_transform"] else 256,
     )
 
 

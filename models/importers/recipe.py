@@ -32,6 +32,8 @@ class Recipe:
         sde: the path that it was trained on.
         shape: of one sample, (*D).
         low, high: the range of the data that it was trained on.
+        levels: how many values it has, None for continuous data.
+        unlabelled: whether "no label" means anything: it was trained with labels left out, or has none.
         extra: endings of names that a checkpoint may have beside its weights: buffers that follow from the settings.
     """
 
@@ -43,6 +45,8 @@ class Recipe:
     shape: tuple[int, ...]
     low: float = -1.0
     high: float = 1.0
+    levels: int | None = 256
+    unlabelled: bool = True
     extra: tuple[str, ...] = ("sigmas", "resample_filter")
 
 
@@ -94,6 +98,20 @@ def taken(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
             hint = f": did you mean {close[0]!r}?" if close else f": the architecture takes {', '.join(known)}"
             raise ValueError(f"got {key!r}, which this source does not have{hint}")
     return {**known, **given}
+
+
+def confirmed(inferred: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights tell, where what was given (and is not None) says the same.
+
+    Raises:
+        ValueError: where it says something else.
+    """
+    for key, value in inferred.items():
+        said = given.get(key)
+        same = tuple(said) == tuple(value) if isinstance(said, list | tuple) else said in (None, value)
+        if not same:
+            raise ValueError(f"expected {key}={value}, as the weights have it, got {said}: leave it out")
+    return dict(inferred)
 
 
 def levels_at(size: int, resolutions: Iterable[int], levels: int) -> tuple[int, ...]:

@@ -60,6 +60,7 @@ DEFAULTS: dict[str, Any] = {
     "attention_type": "ddpm",
     "conv_size": 3,
 }
+IDLE = {"normalization": "GroupNorm", "nonlinearity": "swish", "attention_type": "ddpm", "conv_size": 3}
 
 
 def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
@@ -77,10 +78,13 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
     if "begin_conv.weight" in state:
         return ncsnv2.recipe(state, **architecture)
     if architecture:
-        return _of_values(architecture)
-    fitting = [name for name in SCORE_SDE if _fits(state, _of_values({"config": name}))]
-    if len(fitting) == 1:
-        return _of_values({"config": fitting[0]})
+        return _of_values(architecture, state)
+    fitting = {name: values for name, values in SCORE_SDE.items() if _fits(state, _of_values(values))}
+    if any(values["sde"] == "vesde" for values in fitting.values()) and "sigmas" in state:
+        ends = _ends(state)
+        fitting = {name: values for name, values in fitting.items() if _told_ends(values) == ends}
+    if fitting and all(values == next(iter(fitting.values())) for values in fitting.values()):
+        return _of_values(next(iter(fitting.values())))
     several = f"those of {', '.join(fitting)}" if fitting else "of none of the published configurations"
     raise ValueError(f"the weights are {several}: say which with config=, or give the values of their configuration")
 
@@ -97,15 +101,33 @@ def _fits(state: Mapping[str, Tensor], recipe: Recipe) -> bool:
     return found == needed and numbers == sum(state[name].numel() for name in needed)
 
 
-def _of_values(architecture: Mapping[str, Any]) -> Recipe:
+def _ends(state: Mapping[str, Tensor]) -> tuple[float, float, int]:
+    """The largest and smallest noise level, and their number, as the buffer has them."""
+    sigmas = state["sigmas"].double()
+    return round(float(sigmas.max()), 3), round(float(sigmas.min()), 6), len(sigmas)
+
+
+def _told_ends(values: Mapping[str, Any]) -> tuple[float, float, int]:
+    values = {**DEFAULTS, **values}
+    return round(float(values["sigma_max"]), 3), round(float(values["sigma_min"]), 6), int(values["num_scales"])
+
+
+def _of_values(architecture: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> Recipe:
     config = architecture.get("config")
     if config is not None and config not in SCORE_SDE:
         raise ValueError(f"expected config to be one of {', '.join(SCORE_SDE)}, got {config!r}")
     values = taken({**DEFAULTS, **(SCORE_SDE[config] if config else {})}, architecture)
-    for key, one in (("normalization", "GroupNorm"), ("nonlinearity", "swish"), ("conv_size", 3)):
+    for key, one in IDLE.items():
         if values[key] != one:
             raise ValueError(f"expected {key} to be {one!r}, as in all published ones, got {values[key]!r}")
+    if values["name"] not in ("ddpm", "ncsnpp"):
+        raise ValueError(f"expected name to be ddpm or ncsnpp, got {values['name']!r}")
     ve = values["sde"] == "vesde"
+    if ve and state is not None and "sigmas" in state and _told_ends(values) != _ends(state):
+        raise ValueError(
+            f"expected sigma_max, sigma_min and num_scales to be {_ends(state)}, as the weights' sigmas have them, got "
+            f"{_told_ends(values)}"
+        )
     centered = values["centered"] if values["centered"] is not None else not ve
     network: type[nn.Module] = UNet if values["name"] == "ddpm" else NCSNpp
     settings = _ddpm(values) if network is UNet else _ncsnpp(values)

@@ -10,6 +10,9 @@ from models.denoiser import Denoiser
 from models.importers.recipe import Recipe
 from sde_lib import SDE, predict_noise
 
+# A share of the noise below which a network is probably not what it is taken for.
+POOR = 0.5
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -23,8 +26,8 @@ class Verdict:
         missing: their names that we need and the file does not have.
         unexpected: names of the file that our network has no place for.
         mismatched: ours whose shape is another, with both shapes.
-        noise_found: the share of pure noise that the denoiser recognises as noise at the end of its path: near 1 for a
-            trained network with the right path, scaling and time embedding. None if it was not run.
+        noise_at_the_end: the share of pure noise that is recognised as noise at the end of the path, None if untried.
+        noise_near_data: the share of little noise (log-SNR 4) that is recognised over a smooth image.
     """
 
     network: str
@@ -34,7 +37,8 @@ class Verdict:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
-    noise_found: float | None = None
+    noise_at_the_end: float | None = None
+    noise_near_data: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -49,9 +53,11 @@ class Verdict:
             ("of another shape", self.mismatched),
         ):
             text += f", {len(names)} {words}" + (f" (first {names[0]})" if names else "")
-        if self.noise_found is not None:
-            text += f"; {100 * self.noise_found:.1f}% of pure noise is recognised at the path's end"
-        return text
+        if self.noise_at_the_end is None or self.noise_near_data is None:
+            return text
+        text += f"; of pure noise {self.noise_at_the_end:.1%} is recognised, near data {self.noise_near_data:.1%}"
+        poor = min(self.noise_at_the_end, self.noise_near_data) < POOR
+        return text + (": not as of a trained network of this architecture and these conventions" if poor else "")
 
 
 def fitted(recipe: Recipe, state: Mapping[str, Tensor], weights: str) -> tuple[Denoiser, Verdict]:
@@ -87,8 +93,11 @@ def fitted(recipe: Recipe, state: Mapping[str, Tensor], weights: str) -> tuple[D
 
 
 @torch.no_grad()
-def noise_found(denoiser: Denoiser, sde: SDE, shape: tuple[int, ...]) -> float:
-    """1 - |eps_hat - eps|^2 / |eps|^2 for pure noise at the end of the path.
+def noise_found(denoiser: Denoiser, sde: SDE, shape: tuple[int, ...]) -> tuple[float, float]:
+    """1 - |eps_hat - eps|^2 / |eps|^2 for pure noise at the end of the path, and at log-SNR 4 over a smooth image.
+
+    Trained networks find most of both; with a wrong path, data scaling or time embedding, or untrained, one at least is
+    missed.
 
     Raises:
         ValueError: if the network gives numbers that are not finite, or does not take the shape.
@@ -97,11 +106,17 @@ def noise_found(denoiser: Denoiser, sde: SDE, shape: tuple[int, ...]) -> float:
     stride = int(getattr(denoiser.net, "stride", 1))
     smaller = tuple(min(size, max(64, stride)) for size in shape[1:]) if len(shape) == 3 else shape[1:]
     eps = torch.randn((1, shape[0], *smaller), generator=torch.Generator().manual_seed(0))
-    alpha, sigma = sde.scales(sde.t_max)
+    smooth = torch.linspace(0.3, 0.5, eps[0, 0].numel()).reshape(smaller).expand_as(eps)
+    near = float(sde.time(4.0))
+    return _found(denoiser, sde, sde.t_max, torch.zeros_like(eps), eps), _found(denoiser, sde, near, smooth, eps)
+
+
+def _found(denoiser: Denoiser, sde: SDE, t: float, x0: Tensor, eps: Tensor) -> float:
+    alpha, sigma = sde.scales(t)
     try:
-        found = predict_noise(denoiser, eps * float(sigma), alpha, sigma)
+        found = predict_noise(denoiser, sde.perturb(x0, t, eps), alpha, sigma)
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"the network does not run on a sample of shape {shape}: {error}") from None
+        raise ValueError(f"the network does not run on a sample of shape {tuple(eps.shape[1:])}: {error}") from None
     if not bool(found.isfinite().all()):
         raise ValueError("the network gives values that are not finite: its weights are damaged")
     return 1 - float((found - eps).square().mean() / eps.square().mean())
