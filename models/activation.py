@@ -116,7 +116,7 @@ class _Activated(torch.autograd.Function):
         x, weight, bias, mean, scale, dropped = ctx.saved_tensors
         p, groups, _, act = ctx.settings
         # A second derivative is to follow, or many gradients at once (vmap), where nothing may be done in place.
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(g):
             create_graph = torch.is_grad_enabled()
             with torch.enable_grad():
                 y = _plain(x, weight, bias, dropped, *ctx.settings)

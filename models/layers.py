@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
         resample: up (True) or down (False) by 2, as in BigGAN (Song et al. 2021, Appendix H.1).
         fir: the filter of that.
         project: a 1x1 convolution on the shortcut wherever the block resamples, also between equal channels.
-        scale_shift: the embedding scales and shifts the second norm (Dhariwal and Nichol 2021, Eq. 7: AdaGN).
+        scale_shift: the embedding scales and shifts the second norm (Dhariwal and Nichol 2021, Section 3: AdaGN).
         rescale: the sum by sqrt(1/2).
     """
 

@@ -43,8 +43,7 @@ def load_latent(folder: str | Path) -> tuple[Latent, SDE, Verdict]:
     latent.eval().requires_grad_(False)
     if kind == "UNet2DModel":
         # The other would have to be told what to recognise.
-        end, near = noise_found(denoiser, sde, shape)
-        verdict = dataclasses.replace(verdict, noise_at_the_end=end, noise_near_data=near)
+        verdict = dataclasses.replace(verdict, noise_found=noise_found(denoiser, sde, shape))
     return latent, sde, verdict
 
 

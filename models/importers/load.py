@@ -65,10 +65,10 @@ def opened(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> 
         raise ValueError(f"{path}: expected a path and a range from small to large, got {recipe.sde} and {recipe.low}")
     denoiser.eval().requires_grad_(False)
     try:
-        end, near = noise_found(denoiser, recipe.sde, recipe.shape)
+        found = noise_found(denoiser, recipe.sde, recipe.shape)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return recipe, denoiser, dataclasses.replace(verdict, noise_at_the_end=end, noise_near_data=near)
+    return recipe, denoiser, dataclasses.replace(verdict, noise_found=found)
 
 
 def _read(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> tuple[Recipe, State, str]:
