@@ -116,7 +116,7 @@ class _Activated(torch.autograd.Function):
         x, weight, bias, mean, scale, dropped = ctx.saved_tensors
         p, groups, _, act = ctx.settings
         # A second derivative is to follow, or many gradients at once (vmap), where nothing may be done in place.
-        if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(g):
+        if torch.is_grad_enabled() or _batched(g):
             create_graph = torch.is_grad_enabled()
             with torch.enable_grad():
                 y = _plain(x, weight, bias, dropped, *ctx.settings)
@@ -137,6 +137,10 @@ class _Activated(torch.autograd.Function):
         torch.addcmul((-scale * pull - mean * slope)[:, :, None, None], x, slope[:, :, None, None], out=product)
         product.addcmul_(g, (weight * scale)[:, :, None, None])
         return product, by_weight.sum_to_size(weight.shape), by_bias.sum_to_size(bias.shape), *(None,) * 7
+
+
+def _batched(g: Tensor) -> bool:
+    return torch._C._functorch.is_legacy_batchedtensor(g) or torch._C._functorch.is_batchedtensor(g)
 
 
 def _drop_(x: Tensor, dropped: Tensor, p: float) -> Tensor:
