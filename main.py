@@ -9,6 +9,7 @@ python main.py --mode=compare --workdir=runs/vp --solver=ddim --solver=unipc --s
 import inspect
 import json
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ MODES = (
     "interpolate",
     "likelihood",
     "train_dequantiser",
+    "posthoc_ema",
+    "check_data",
     "import",
     "export",
     "demo",
@@ -86,24 +89,27 @@ flags.DEFINE_string("to", None, "what to export to: scorefield or diffusers")
 flags.DEFINE_string("input", None, "images to encode (folder, .npy, .npz), or latents to decode (.npz)")
 flags.DEFINE_string("output", None, "file to write; pictures and reports go beside it")
 flags.DEFINE_bool("ema", None, "use the averaged weights rather than the raw ones")
+flags.DEFINE_string("fork_from", None, "a run whose weights a new one begins with")
+flags.DEFINE_float("sigma_rel", None, "length of an average to make of snapshots, relative to that of training")
 flags.DEFINE_string("device", None, "cpu, cuda or cuda:1; by default cuda where there is one")
 
 OPTIONS = (
     "num", "solver", "grid", "steps", "order", "denoise", "seed", "batch", "label", "guidance", "trajectory", "split",
     "pair", "estimators", "tolerance", "divergence", "dequantisation", "prior", "draws", "chain", "variance",
     "input", "output", "from", "architecture", "data", "to", "ema", "compile", "device",
+    "fork_from", "sigma_rel",
 )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status: 0, 2 for a mistake in what was asked (one line says which), 130 for Ctrl-C."""
+    """Run one command; its exit status: 0, 2 for what could not be done (one line says why), 130 or 143 by signal."""
     app.define_help_flags()
     try:
         file = _parse(list(arguments or sys.argv))
-        summary = _command(FLAGS.mode)(Path(FLAGS.workdir), **_options(FLAGS.mode), **file)
-    except KeyboardInterrupt:
+        summary = _command(FLAGS.mode)(Path(FLAGS.workdir or "."), **_options(FLAGS.mode), **file)
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + int(getattr(error, "signal", signal.SIGINT))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -161,7 +167,7 @@ def _explained(path: str, variant: str, arguments: list[str], error: Exception) 
 
 
 def _command(mode: str | None) -> Callable[..., dict[str, Any]]:
-    if mode is None or FLAGS.workdir is None:
+    if mode is None or (FLAGS.workdir is None and not (mode == "check_data" and FLAGS.config is not None)):
         raise ValueError(f"expected --mode ({', '.join(MODES)}) and --workdir, as in --mode=sample --workdir=runs/vp")
     # Imported here, so that --help and mistakes do not wait for torch.
     import importlib
@@ -177,7 +183,7 @@ def _options(mode: str) -> dict[str, Any]:
     given = {KEYWORDS.get(name, name): FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
     if FLAGS.config is not None:
         given["config"] = FLAGS.config
-    elif "config" in takes:
+    elif "config" in takes and takes["config"].default is inspect.Parameter.empty:
         raise ValueError("expected --config to train, as in --config=configs/digits.py:vp")
     for name in given:
         if name not in takes:

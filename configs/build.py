@@ -135,7 +135,12 @@ DATASETS: Table = {
     "mnist": data.mnist,
     "fashion_mnist": data.fashion_mnist,
     "cifar10": data.cifar10,
+    "celeba": data.celeba,
+    "imagenet": data.imagenet,
     "folder": data.folder,
+    "archive": data.archive,
+    "shards": data.shards,
+    "huggingface": data.huggingface,
     "array": data.array,
     "toy": data.toy,
 }

@@ -56,6 +56,10 @@ def defaults() -> ml_collections.ConfigDict:
                 "snapshot_lengths": (0.05, 0.10),  # of those averages, relative to the length of training
                 "snapshot_dtype": "float16",  # or "float32"
                 "precision": "float32",  # or "bfloat16"
+                "accumulate": 1,  # parts that a process takes its share of a batch in, for less memory
+                "recompute": False,  # activations in the backward pass, for less memory
+                "compile": False,  # the network, by torch.compile
+                "sharding": "ddp",  # of several processes: each a whole network, or "fsdp" for a share of it
                 "weight": spec(WEIGHTINGS, "simple"),
                 "times": spec(TIMES, "stratified"),
                 "labels": False,  # train with the data set's classes

@@ -1,6 +1,8 @@
 """Your own data, --config.data.path=PATH.
 
-Variants: folder of images (the default), array (.npy, .npz), and toy (points in the plane).
+Variants: folder of images (the default), archive of them (.zip, .tar, .tar.gz), shards (WebDataset's tars), huggingface
+(a folder or a name on the hub), array (.npy, .npz, raw), and toy (points in the plane). Images of mixed sizes:
+--config.data.size=64.
 """
 
 import ml_collections
@@ -8,7 +10,8 @@ import ml_collections
 from configs.build import DATASETS, NETWORKS, PRECONDITIONS, spec
 from configs.defaults import check_variant, defaults
 
-VARIANTS = ("folder", "array", "toy")
+IMAGES = ("folder", "archive", "shards", "huggingface")
+VARIANTS = (*IMAGES, "array", "toy")
 
 
 def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
@@ -24,5 +27,5 @@ def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
     # Near the prior an error in the noise is multiplied by sigma / alpha in x0, an error in v is not: with little or
     # low-dimensional data that is the difference between samples and outliers.
     config.precondition = spec(PRECONDITIONS, "v")
-    config.net = spec(NETWORKS, "unet", width=64) if variant == "folder" else spec(NETWORKS, "mlp")
+    config.net = spec(NETWORKS, "unet", width=64) if variant in IMAGES else spec(NETWORKS, "mlp")
     return config

@@ -1,6 +1,7 @@
-"""A data set in memory, checked once, and how a set without a test split is cut in two."""
+"""A data set in memory or mapped into it, checked once, and how a set without a test split is cut in two."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Split = Literal["train", "test"]
+LARGE = 1 << 30  # bytes beyond which a set is judged, and told from others, by a part of it
+PART = 16_384  # items of such a part, evenly spaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +21,16 @@ class Dataset:
     Args:
         name: what reports call it.
         split: "train" or "test".
-        x: the data (N, *D): integers in 0 .. levels - 1 (images channel-first), or float32 if continuous.
+        x: the data (N, *D): integers in 0 .. levels - 1 (images channel-first), or float32 if continuous; an
+            array, which may be mapped from a file, or `Rows` of one.
         levels: how many values an entry of `x` can take, or None if it is continuous.
         label: the class of each item (N,), int64 in 0 .. num_classes - 1, or None.
         num_classes: how many classes there are, in either split, or None without labels.
+        skipped: the names of items that could not be read, where the reader was told to go on without them.
 
     Raises:
-        ValueError: if any of this does not hold, or `x` is empty or not finite.
+        ValueError: if any of this does not hold, or `x` is empty or not finite (judged beyond 1 GiB by 16,384 items,
+            evenly spaced: a larger set is never read whole).
     """
 
     name: str
@@ -33,6 +39,7 @@ class Dataset:
     levels: int | None
     label: NDArray[np.int64] | None = field(default=None, repr=False)
     num_classes: int | None = None
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_split(self.split)
@@ -49,13 +56,30 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the data and the labels with their shapes and types: a report's data hash."""
+        """SHA-256, in hex, of the data and the labels with their shapes and types: a report's data hash.
+
+        Of data beyond 1 GiB, 16,384 items, evenly spaced.
+        """
         digest = hashlib.sha256()
         for array in (self.x, self.label):
             if array is not None:
                 digest.update(f"{array.dtype.str} {array.shape} ".encode())
-                digest.update(np.ascontiguousarray(array).data)
+                for rows in judged(array):
+                    digest.update(np.ascontiguousarray(rows).data)
         return digest.hexdigest()
+
+
+def judged(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The rows that a set is judged by, some at a time: all of them up to 1 GiB, else 16,384, evenly spaced."""
+    each = max(1, x.nbytes // len(x)) if len(x) else 1
+    at_once = max(1, (1 << 26) // each)
+    if x.nbytes <= LARGE:
+        for first in range(0, len(x), at_once):
+            yield x[first : first + at_once]
+        return
+    rows = np.unique(np.linspace(0, len(x) - 1, PART).astype(np.int64))
+    for first in range(0, len(rows), at_once):
+        yield x[rows[first : first + at_once]]
 
 
 def check_split(split: str) -> None:
@@ -88,13 +112,16 @@ def _check_data(name: str, x: NDArray[Any], levels: int | None) -> None:
     if levels is None:
         if x.dtype != np.float32:
             raise ValueError(f"{name}: expected continuous data in float32, got {x.dtype}: cast it, or give its levels")
-        if not np.isfinite(x).all():
-            count = int(np.sum(~np.isfinite(x)))
+        count = sum(int(np.sum(~np.isfinite(rows))) for rows in judged(x))
+        if count:
             raise ValueError(f"{name}: expected finite data, got {count} NaN or infinite entries: remove those items")
         return
     if levels < 2:
         raise ValueError(f"{name}: expected levels of at least 2, or None for continuous data, got {levels}")
-    low, high = x.min(), x.max()
+    if x.dtype.kind == "u" and np.iinfo(x.dtype).max < levels:
+        return
+    ends = [(rows.min(), rows.max()) for rows in judged(x)]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     if not np.issubdtype(x.dtype, np.integer) or low < 0 or high >= levels:
         raise ValueError(
             f"{name}: expected integers in 0..{levels - 1} for {levels} levels, got {x.dtype} from {low} to {high}: "

@@ -7,48 +7,64 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from training.data.dataset import Dataset, Split, check_split, hold_out
+from training.data.dataset import Dataset, Split, check_split
+from training.data.decoding import Decoding
 from training.data.files import given_path
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-GREY = {"1", "L", "LA"}
-DEEP = {"I;16", "I;16B", "I;16L", "I"}  # what Pillow, old and new, calls 16-bit greyscale
-SPLITS = ("train", "test")
+from training.data.images import SUFFIXES as SUFFIXES
+from training.data.images import Images, Item
+from training.data.listing import arranged, image_set, seen
 
 
-def folder(path: str | os.PathLike[str], split: Split = "train") -> Dataset:
-    """All images under a folder, in order of their path: x (N, C, H, W), of one size.
+def folder(
+    path: str | os.PathLike[str],
+    split: Split = "train",
+    *,
+    size: int | Sequence[int] = 0,
+    fit: str = "resize_crop",
+    resample: str = "bicubic",
+    channels: int = 0,
+    alpha: str = "drop",
+    bits: int = 0,
+    corrupt: str = "error",
+    cache: str | os.PathLike[str] = "",
+) -> Dataset:
+    """All images under a folder, in order of their path: x (N, C, H, W), decoded the first time and then mapped.
 
-    `path`/train and `path`/test are the splits when both are there; otherwise every tenth image is the
-    test split. When all images of a split lie in sub-folders, those (below train and test) are its
-    classes, numbered by name over both splits. C is 1 when every image is greyscale, else 3; transparency
-    is dropped and a camera's rotation flag is not applied. 256 levels; 65536 for 16-bit greyscale.
+    `path`/train and `path`/test (or val, valid, validation) are the splits when both are there; otherwise
+    every tenth image is the test split. When all images of a split lie in sub-folders, those (below train
+    and test) are its classes, numbered by name over both splits. A camera's rotation flag is not applied.
+    256 levels; 65536 for 16-bit greyscale.
+
+    Args:
+        path: the folder.
+        split: "train" or "test".
+        size: the pixels of a side, or (height, width), that images of any size are brought to; 0 for images of one.
+        fit: how: "resize_crop", "resize" or "crop", see `Decoding`.
+        resample: the filter of resizing.
+        channels: 1 or 3; 0 is 1 if every image is greyscale, else 3.
+        alpha: "drop" transparency, "keep" it as a fourth channel, or the colour to lay images on.
+        bits: 8 for the upper 8 of 16; 0 for all.
+        corrupt: "error", or "skip" images that cannot be read: the set's `skipped` names them.
+        cache: the folder that keeps the decoded images; by default `path`/.scorefield if that can be written;
+            "off" for memory.
 
     Raises:
         FileNotFoundError: if the folder is not there.
-        ValueError: if it has no images, they differ in size or in bits, or one cannot be read.
+        ValueError: if it has no images, they differ in size or in bits and nothing says what to do, or one
+            cannot be read.
     """
     check_split(split)
+    decoding = Decoding(size, fit, 0, resample, channels, alpha, bits)
     root = given_path(path)
     files = image_files(root)
-    both = all((root / name).is_dir() for name in SPLITS)
-    if both:
-        files = [file for file in files if file.relative_to(root).parts[0] in SPLITS]
-    parts = [file.relative_to(root).parts[:-1] for file in files]
-    if both:
-        index = np.array([i for i, part in enumerate(parts) if part[:1] == (split,)], np.int64)
-        if not len(index):
-            raise ValueError(f"expected images in {root / split}, found none: put some there, or remove the folder")
-    else:
-        index = hold_out(len(files), split)
-    below = [part[1:] if part and part[0] in SPLITS else part for part in parts]
-    classes = sorted({part[0] for part in below if part})
-    labelled = all(below[i] for i in index)
-    x, levels = read_images(files, index)
-    label = np.array([classes.index(below[i][0]) for i in index], np.int64) if labelled else None
-    return Dataset(root.resolve().name, split, x, levels, label, len(classes) if labelled else None)
+    paths = [file.relative_to(root).as_posix() for file in files]
+    items = [_item(file) for file in files]
+    tops = [place.name for place in root.iterdir() if place.is_dir()]
+    return image_set(
+        root.resolve().name, split, lambda: arranged(items, paths, split, str(root), tops),
+        files=files, beside=root, decoding=decoding, corrupt=corrupt, cache=cache,
+    )  # fmt: skip
 
 
 def image_files(root: Path) -> list[Path]:
@@ -60,65 +76,30 @@ def image_files(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"expected a folder {root}, which is not there: give the path of a folder of images")
-    found = sorted(file.relative_to(root) for file in root.rglob("*") if file.suffix.lower() in SUFFIXES)
-    files = [root / file for file in found if not any(part.startswith(".") for part in file.parts)]
-    if not files:
+    found = []
+    for place, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name).relative_to(root) for name in names if seen(name)]
+    if not found:
         raise ValueError(f"expected images ({', '.join(SUFFIXES)}) in {root}, found none: put some there")
-    return files
+    return [root / file for file in sorted(found, key=lambda file: file.parts)]
 
 
 def read_images(
-    files: Sequence[Path], index: Sequence[int] | NDArray[np.int64] | None = None
+    files: Sequence[Path], index: Sequence[int] | NDArray[np.int64] | None = None, decoding: Decoding | None = None
 ) -> tuple[NDArray[Any], int]:
     """The images (N, C, H, W) of those files, or of the ones at `index`, and their levels.
 
     Size, channels and depth are judged over all of them, so that two splits of one list agree.
 
     Raises:
-        ValueError: if they differ in size or in bits, or one cannot be read.
+        ValueError: if they differ in size or in bits and the decoding does not make them alike, or one cannot be read.
     """
-    first = None
-    modes: dict[str, Path] = {}  # each kind of image seen, and the first of it
-    for file in files:
-        with _open(file) as image:
-            size, mode = image.size, image.mode
-        first = first or (file, size)
-        if size != first[1]:
-            sizes = " and ".join(f"{name} of {w}x{h}" for name, (w, h) in (first, (file, size)))
-            raise ValueError(f"expected images of one size (width x height), got {sizes}: crop or resize them to one")
-        modes.setdefault("16-bit" if mode in DEEP else "8-bit", file)
-        modes.setdefault("grey" if mode in GREY | DEEP else "colour", file)
-    if "16-bit" in modes and "8-bit" in modes:
-        raise ValueError(
-            f"expected images of one depth, got {modes['16-bit']} of 16 bits and {modes['8-bit']} of 8: "
-            "save them all as one"
-        )
-    target = None if "16-bit" in modes else "RGB" if "colour" in modes else "L"
-    chosen = list(files) if index is None else [files[i] for i in index]
-    width, height = first[1] if first else (0, 0)
-    x = np.empty((len(chosen), 3 if target == "RGB" else 1, height, width), np.uint16 if target is None else np.uint8)
-    for i, file in enumerate(chosen):
-        x[i] = _pixels(file, target)
-    return x, 65536 if target is None else 256
+    images = Images(
+        [_item(file) for file in files], range(len(files)) if index is None else index, decoding or Decoding()
+    )
+    return np.concatenate(list(images.chunks())), images.layout.levels
 
 
-def _open(file: Path) -> Image.Image:
-    try:
-        return Image.open(file)
-    except Exception as error:  # Pillow's readers raise anything for a damaged file
-        raise _damaged(file, error) from error
-
-
-def _pixels(file: Path, mode: str | None) -> NDArray[Any]:
-    """One image (C, H, W), converted to a mode of Pillow; None leaves 16-bit greyscale as it is."""
-    with _open(file) as image:
-        try:
-            pixels = np.asarray(image, np.uint16) if mode is None else np.asarray(image.convert(mode), np.uint8)
-        except Exception as error:
-            raise _damaged(file, error) from error
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _damaged(file: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ValueError(f"{file}: not an image that can be read ({reason}): repair it or remove it")
+def _item(file: Path) -> Item:
+    return Item(str(file), lambda: file.open("rb"))

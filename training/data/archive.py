@@ -1,0 +1,141 @@
+"""Images in a zip or a tar, read where they lie: nothing is unpacked."""
+
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import weakref
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from training.data.dataset import Dataset, Split, check_split
+from training.data.decoding import Decoding
+from training.data.files import given_path
+from training.data.images import Item
+from training.data.listing import Listing, arranged, image_set, seen
+
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error, NotImplementedError)
+
+
+def archive(
+    path: str | os.PathLike[str],
+    split: Split = "train",
+    *,
+    size: int | Sequence[int] = 0,
+    fit: str = "resize_crop",
+    resample: str = "bicubic",
+    channels: int = 0,
+    alpha: str = "drop",
+    bits: int = 0,
+    corrupt: str = "error",
+    cache: str | os.PathLike[str] = "",
+) -> Dataset:
+    """All images of a .zip, .tar, .tar.gz (.bz2, .xz), in order of their path: what `folder` makes of them.
+
+    A folder that all of them lie in is no class and no split. Arguments and errors are those of `folder`;
+    the decoded images are kept beside the archive by default.
+
+    Raises:
+        FileNotFoundError: if the file is not there.
+        ValueError: if it is no archive, or as `folder`.
+    """
+    check_split(split)
+    decoding = Decoding(size, fit, 0, resample, channels, alpha, bits)
+    path = archive_file(given_path(path))
+
+    def listing() -> Listing:
+        members = archived(path)
+        if not members:
+            raise ValueError(f"expected images in {path}, found none: choose another archive")
+        names = sorted(members, key=lambda name: name.split("/"))  # as the folder would be
+        return arranged([members[name] for name in names], shortened(names), split, str(path))
+
+    return image_set(
+        path.name.split(".")[0], split, listing,
+        files=[path], beside=path.parent, decoding=decoding, corrupt=corrupt, cache=cache, settings=path.name,
+    )  # fmt: skip
+
+
+def archive_file(path: Path) -> Path:
+    """The path, if a file is there.
+
+    Raises:
+        FileNotFoundError: if not.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"expected {path}, which is not there: give the path of a .zip or .tar of images")
+    return path
+
+
+def archived(path: Path, every: bool = False) -> dict[str, Item]:
+    """The images of an archive (or every file) by their paths in it.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        found = _zipped(path) if zipfile.is_zipfile(path) else _tarred(path)
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{path}: not a zip or tar that can be read ({reason}), {path.stat().st_size} bytes: fetch it again"
+        ) from error
+    return found if every else {name: item for name, item in found.items() if seen(name)}
+
+
+def shortened(paths: Sequence[str]) -> list[str]:
+    """Paths without the folders that all of them lie in."""
+    parts = [path.split("/") for path in paths]
+    while all(len(part) > 1 and part[0] == parts[0][0] for part in parts):
+        parts = [part[1:] for part in parts]
+    return ["/".join(part) for part in parts]
+
+
+def _zipped(path: Path) -> dict[str, Item]:
+    packed = zipfile.ZipFile(path)
+    members = [member for member in packed.infolist() if not member.is_dir()]
+    return {m.filename: Item(f"{path}/{m.filename}", cast(Any, partial(packed.open, m))) for m in members}
+
+
+def _tarred(path: Path) -> dict[str, Item]:
+    with path.open("rb") as file:
+        head = file.read(6)
+    packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    plain: Any = _Unpacked(path, head) if packed else path
+    with plain.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        members = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in tar if m.isfile()}
+    return {name: Item(f"{path}/{name}", partial(_part, plain, *place)) for name, place in members.items()}
+
+
+def _part(plain: Any, offset: int, size: int) -> BinaryIO:
+    with plain.open("rb") as file:
+        file.seek(offset)
+        return BytesIO(file.read(size))
+
+
+class _Unpacked:
+    """A compressed tar made plain, to be read in any order, in a file without a name that goes with this object."""
+
+    def __init__(self, path: Path, head: bytes) -> None:
+        opened: Any = {b"\x1f": gzip.open, b"B": bz2.open, b"\xfd": lzma.open}[head[:1]]
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        with opened(path, "rb") as packed:
+            try:
+                shutil.copyfileobj(packed, self._file)
+            except lzma.LZMAError as error:
+                raise EOFError(str(error)) from error
+
+    @contextmanager
+    def open(self, _: str) -> Iterator[BinaryIO]:
+        self._file.seek(0)
+        yield cast(BinaryIO, self._file)
