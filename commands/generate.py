@@ -15,6 +15,9 @@ from configs import build
 from sde_lib.broadcast import DenoiserLike
 from solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver, Trajectory
 from solvers.solver import OnStep
+from training.distributed import Ranks
+
+ALONE = Ranks()
 
 
 def generate(
@@ -29,8 +32,12 @@ def generate(
     guidance: float = 1.0,
     show: bool = True,
     trajectory: Trajectory | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """`num` samples (N, *D) in the model's values, on the CPU; the same for a seed whatever the batch.
+
+    Several ranks share the batches, which are those that one would take: the first has all samples in the end, to the
+    bit what it would have alone, and the others none, (0, *D).
 
     Args:
         run: whose path and shape.
@@ -43,14 +50,17 @@ def generate(
         guidance: scale of classifier-free guidance.
         show: whether to show a progress bar.
         trajectory: to be told the way of the first batch.
+        ranks: that share the work; all of them must call.
     """
     solver: Solver = build.build(build.SOLVERS, as_spec(sampling["solver"]))
     if isinstance(solver, AnnealedLangevin):  # the one solver with a last denoising of its own: one is enough
         solver = dataclasses.replace(solver, denoise=False)
     ts = grid(run, sampling)
-    samples = []
-    with progress_bar("sample", num, show) as bar:
-        for first in range(0, num, batch):
+    samples: dict[int, Tensor] = {}
+    firsts = ranks.share(range(0, num, batch))
+    own = sum(min(batch, num - first) for first in firsts)
+    with progress_bar("sample", own, show and ranks.first) as bar:
+        for first in firsts:
             rows = slice(first, min(first + batch, num))
             noise = PerSampleNoise(seed, range(rows.start, rows.stop))
             shape = (rows.stop - rows.start, *run.data.shape)
@@ -61,8 +71,11 @@ def generate(
             if sampling["denoise"]:
                 with torch.no_grad():
                     x = model(x, *run.sde.scales(float(ts[-1])))
-            samples.append(x.cpu())  # the device holds one batch at a time
-    x = torch.cat(samples)
+            samples[first] = x.cpu()  # the device holds one batch at a time
+    samples = ranks.collected(samples)
+    if not ranks.first:
+        return torch.empty(0, *run.data.shape)
+    x = torch.cat([samples[first] for first in sorted(samples)])
     if not bool(x.isfinite().all()):
         raise ValueError(f"{solver} gave values that are not numbers: take more --steps, or smaller ones")
     return x

@@ -2,46 +2,19 @@
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from commands.run import write_arrays, write_json
+from training.distributed import Ranks
 
-PATIENCE = timedelta(days=7)  # of a rank that waits for a slower one
+__all__ = ["Arrays", "Parts", "Ranks"]
+
 Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that torchrun started; alone, rank 0 of 1."""
-
-    rank: int = 0
-    world: int = 1
-
-    @classmethod
-    def of_environment(cls) -> "Ranks":
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        if world > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo", timeout=PATIENCE)
-        return cls(int(os.environ.get("RANK", "0")) if world > 1 else 0, world)
-
-    def wait(self) -> None:
-        """For the others to come as far."""
-        if self.world > 1:
-            torch.distributed.barrier()
-
-    def share(self, items: Sequence[Any]) -> Sequence[Any]:
-        """The items that are this rank's to do."""
-        return items[self.rank :: self.world]
 
 
 class Parts:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ import models
 from configs import build
 from likelihood import dequantise, quantise
 from sde_lib import SDE
-from training import latest, load_weights
+from training import load_weights, newest_whole
 from training.batches import tensor
 from training.data import Dataset
 
@@ -79,6 +80,11 @@ class Run:
             raise ValueError(
                 f"expected data of shape {self.data.shape} and {self.data.levels} levels, as this run was trained on, "
                 f"got {dataset.shape} and {dataset.levels} in {dataset.name}"
+            )
+        if self.num_classes is not None and dataset.num_classes not in (None, self.num_classes):
+            raise ValueError(
+                f"expected {self.num_classes} classes, as this run was trained on, got {dataset.num_classes} in "
+                f"{dataset.name}"
             )
 
     def to_model(self, stored: Tensor, **uniform: Any) -> tuple[Tensor, Tensor]:
@@ -172,10 +178,12 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
     """The run in a working directory, with its newest weights; `compiled`, its network goes through torch.compile.
 
     Raises:
-        ValueError: if there is no run or no checkpoint, or it is of another architecture.
+        ValueError: if there is no run or no whole checkpoint, or it is of another architecture.
     """
     run = open_run(workdir, device)
-    checkpoint = latest(workdir / "checkpoints")
+    checkpoint, notes = newest_whole(workdir / "checkpoints")
+    for note in notes:
+        print(note, file=sys.stderr)
     if checkpoint is None:
         raise ValueError(f"expected a checkpoint in {workdir / 'checkpoints'}, found none: train first")
     denoiser = run.new_denoiser()

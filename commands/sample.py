@@ -12,6 +12,7 @@ from configs import build
 from evaluation import save_pictures, save_rows
 from models import CountCalls
 from solvers import Trajectory
+from training.distributed import Ranks
 
 
 def sample(
@@ -36,7 +37,8 @@ def sample(
 
     With `trajectory` the way of the first so many samples too: NAME_trajectory.npz of `t` (T,), `x` and `x0` (T, n, *D)
     in the model's values, and a picture with a column for each and, going down, x / alpha and the denoiser's x0.
-    What is not given is the run's own choice. Sample i of a seed is the same whatever `num` and `batch`.
+    What is not given is the run's own choice. Sample i of a seed is the same whatever `num` and `batch`. Under torchrun
+    the ranks share the batches, to the same samples: a `batch` of at most num / ranks leaves none of them idle.
 
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
@@ -45,6 +47,7 @@ def sample(
         raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
     if trajectory is not None and not 1 <= trajectory <= min(num, batch):
         raise ValueError(f"expected --trajectory of 1 to {min(num, batch)} samples, got {trajectory}")
+    ranks = Ranks.of_environment()
     trained = open_trained(workdir, device, ema, compile)
     path = output_path(output, workdir / "samples.npz")
     run = trained.run
@@ -54,9 +57,14 @@ def sample(
 
     began = time.perf_counter()
     kept, counted = None if trajectory is None else Trajectory(trajectory), CountCalls(trained.denoiser)
-    x = generate(
-        run, counted, num, sampling=sampling, seed=seed, batch=batch, labels=labels, guidance=guidance, trajectory=kept
-    )
+    with ranks.failing_together():
+        x = generate(
+            run, counted, num, sampling=sampling, seed=seed, batch=batch, labels=labels, guidance=guidance,
+            trajectory=kept, ranks=ranks,
+        )  # fmt: skip
+        nfe = ranks.world * float(ranks.mean(torch.tensor(float(counted.samples), dtype=torch.float64))) / num
+    if not ranks.first:
+        return {}
     seconds = time.perf_counter() - began
 
     stored = run.to_stored(x)
@@ -64,7 +72,6 @@ def sample(
     picture = save_pictures(run.viewable(stored[:256]), path.with_suffix(".png"))
     told = {key: build.written(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
     told |= {"label": "each in turn" if labels is not None and label is None else label, "guidance": guidance}
-    nfe = counted.samples / num
     summary = {"num": num, **told, "nfe": nfe, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
     report = write_json(path.with_suffix(".json"), summary)
     files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]
@@ -91,4 +98,8 @@ def labels_of(run: Run, label: int | None, guidance: float, num: int) -> torch.T
         return None
     if label is not None and not 0 <= label < run.num_classes:
         raise ValueError(f"expected --label within 0 .. {run.num_classes - 1}, got {label}")
+    if guidance != 1.0 and run.config.training.label_dropout == 0:
+        raise ValueError(
+            "expected no --guidance: this network was trained with labels at all times, and has no answer without one"
+        )
     return torch.arange(num) % run.num_classes if label is None else torch.full((num,), label)

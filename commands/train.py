@@ -1,80 +1,117 @@
 """Train a denoiser by denoising score matching; run again, it goes on where it was."""
 
 import math
-import signal
-import threading
+import random
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 import training
 from commands.generate import grid
-from commands.run import DataFacts, Run, device_of, open_run
+from commands.interruption import Interrupted, between_steps
+from commands.resuming import fork, origin, refuse_another, resume, write_origin
+from commands.run import DataFacts, Run, device_of
 from commands.train_log import Log
 from configs import build
 from solvers import Schedule
-from training import Step, TrainingState
+from training import DiskFullError, Step, TrainingState
 from training.data import Dataset
+from training.distributed import Ranks
+from training.loop import adam
+from training.sharding import Sharding, whole
 
-# What may change when a run goes on: where its data lies, and what it shows. (A length that the learning rate's fall
-# does not depend on may, too.)
-FREE = (
-    "config.data.root",
-    "config.data.path",
-    "config.data.download",
-    "config.sampling.",
-    "config.training.log_every",
-    "config.training.sample_every",
-    "config.training.checkpoint_every",
-)
+PATIENCE = timedelta(hours=2)  # of a process that waits for the first one's pictures and checkpoints
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
-def train(workdir: Path, config: ml_collections.ConfigDict, *, device: str | None = None) -> dict[str, Any]:
-    """Train the run of a configuration in `workdir`, from its newest checkpoint if it has one.
+def train(
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    *,
+    device: str | None = None,
+    fork_from: str | None = None,
+    ema: bool | None = None,
+) -> dict[str, Any]:
+    """Train the run of a configuration in `workdir`, from its newest whole checkpoint if it has one.
 
-    Writes config.json, checkpoints/, metrics.jsonl, loss.png, samples/*.png and TensorBoard events.
+    Under torchrun the processes share every batch, which is training.batch all the same.
+
+    Writes config.json, checkpoints/, snapshots/, metrics.jsonl, loss.png, samples/*.png and TensorBoard events.
+
+    Args:
+        workdir: of the run.
+        config: its configuration.
+        device: to train on.
+        fork_from: another run, whose weights a new one begins with; fork.json tells which.
+        ema: begin with the averaged weights of that run rather than the raw ones, as by default.
 
     Raises:
-        ValueError: if the directory holds a run of another configuration, or the loss stops being a number.
+        ValueError: if the directory holds a run of another configuration, the loss stops being a number, or there is no
+            room for a checkpoint and `training.on_full_disk` says to stop.
     """
+    ranks = Ranks.of_environment(PATIENCE)
+    with ranks.failing_together():
+        summary = _train(workdir, config, device, fork_from, ema)
+        ranks.leave()
+    return summary if ranks.first else {}
+
+
+def _train(
+    workdir: Path, config: ml_collections.ConfigDict, device: str | None, fork_from: str | None, ema: bool | None
+) -> dict[str, Any]:
+    if ema is not None and fork_from is None:
+        raise ValueError("expected --ema or --noema in --mode=train with --fork_from alone: what to begin with")
     dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
-    state = _start(run)
-    _refuse_another(run)
-    checkpoint = training.latest(workdir / "checkpoints")
-    if checkpoint is not None:
-        training.load(checkpoint, state)
+    refuse_another(run)
+    source = origin(run, fork_from)
+    state, forked = _start(run, source, ema is not False)
+    power = _power(run, state)
+    held = resume(run, state, power)
+    ranks, every = Ranks.current(), config.training
+    if every.sharding == "fsdp" and ranks.world > 1:
+        Sharding(state, *([power] if power else []))
     steps = _steps(run, dataset, state)
-    run.save()
-    _introduce(run, dataset, state)
+    if ranks.first:
+        if held is None and forked is not None:
+            write_origin(run, forked)
+        run.save()
+    if held is None and forked is not None:
+        save(run, state, power)
+    if ranks.first:
+        _introduce(run, dataset, state)
 
     last_seen, began, before = state.images, time.perf_counter(), state.images
-    with Log(run, before) as log, _between_steps() as stop:
-        try:
-            for step in log.following(steps):
-                if stop.asked:
-                    raise _InterruptedBetweenSteps
-                every = config.training
-                if _passed(every.sample_every, last_seen, step.images) and step.images < every.images:
-                    log.pictures(state)
-                if _passed(every.checkpoint_every, last_seen, step.images) and step.images < every.images:
-                    training.save(workdir / "checkpoints", state)
-                last_seen = step.images
-        except _InterruptedBetweenSteps:
-            place = training.save(workdir / "checkpoints", state)
-            tqdm.write(f"interrupted: saved {place}; the same command goes on from there")
-            raise
+    with Log(run, before, state) as log, between_steps() as stop:
+        log.hold((held or {}).get("log", {}))
+        for step in log.following(steps):
+            over = step.images >= every.images
+            if power is not None:
+                power.update(state.denoiser, step.images, step.images - last_seen)
+                if over or _passed(every.snapshot_every, last_seen, step.images):
+                    _store(run, state, power)
+            if asked := stop.agreed():
+                place = save(run, state, power, log.held())
+                if ranks.first:
+                    tqdm.write(f"interrupted: saved {place}; the same command goes on from there")
+                raise Interrupted(asked)
+            if _passed(every.sample_every, last_seen, step.images) and not over:
+                log.pictures(state)
+            if _passed(every.checkpoint_every, last_seen, step.images) and not over:
+                _save_if_there_is_room(run, state, power, log.held())
+            last_seen = step.images
         if state.images > before:
-            training.save(workdir / "checkpoints", state)
+            save(run, state, power, log.held())
             log.pictures(state)
     seconds = time.perf_counter() - began
     return {
@@ -86,39 +123,73 @@ def train(workdir: Path, config: ml_collections.ConfigDict, *, device: str | Non
     }
 
 
-class _InterruptedBetweenSteps(KeyboardInterrupt):
-    """Where the state is whole, so that saving it is right."""
+def save(run: Run, state: TrainingState, power: training.PowerEMA | None, held: dict[str, Any] | None = None) -> Path:
+    """Write a checkpoint of the run.
 
-
-@dataclass
-class _Stop:
-    asked: bool = False
-
-
-@contextmanager
-def _between_steps() -> Iterator[_Stop]:
-    """Ctrl-C and a polite kill wait for the step to end, so that what is saved is whole; asked twice, they do not."""
-    stop = _Stop()
-
-    def ask(number: int, frame: object) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-
-    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, ask) for number in signals}
+    Raises:
+        ValueError: if there is no room for it.
+    """
+    settings, folder = run.config.training, run.workdir / "checkpoints"
+    state, power = whole(state, power)
     try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return training.save(
+            folder, state, settings.keep, keep_every=settings.keep_every, power=power, extra={"log": held or {}}
+        )
+    except DiskFullError as error:
+        last = training.latest(folder)
+        raise ValueError(f"{error.strerror}: {_left(last)}; make room, and give the same command again") from None
 
 
-def _start(run: Run) -> TrainingState:
+def _left(last: Path | None) -> str:
+    return "there is none before it" if last is None else f"the last whole one is {last}"
+
+
+def _save_if_there_is_room(
+    run: Run, state: TrainingState, power: training.PowerEMA | None, held: dict[str, Any]
+) -> None:
+    try:
+        save(run, state, power, held)
+    except ValueError as error:
+        if not isinstance(error.__context__, DiskFullError) or run.config.training.on_full_disk != "continue":
+            raise
+        tqdm.write(f"{error}; training goes on without", file=sys.stderr)
+
+
+def _store(run: Run, state: TrainingState, power: training.PowerEMA) -> None:
     settings = run.config.training
+    _, power = whole(state, power)
+    if not Ranks.current().first:
+        return
+    try:
+        power.store(run.workdir / "snapshots", state.images, DTYPES[settings.snapshot_dtype])
+    except DiskFullError as error:
+        if settings.on_full_disk != "continue":
+            raise ValueError(f"{error.strerror}: make room, and give the same command again") from None
+        tqdm.write(f"{error.strerror}: training goes on without", file=sys.stderr)
+
+
+def _power(run: Run, state: TrainingState) -> training.PowerEMA | None:
+    settings = run.config.training
+    if settings.snapshot_dtype not in DTYPES:
+        raise ValueError(f"expected training.snapshot_dtype {' or '.join(DTYPES)}, got {settings.snapshot_dtype!r}")
+    return training.PowerEMA(state.denoiser, settings.snapshot_lengths) if settings.snapshot_every > 0 else None
+
+
+def _start(run: Run, source: Path | None, ema: bool) -> tuple[TrainingState, dict[str, Any] | None]:
+    settings = run.config.training
+    if settings.on_full_disk not in ("stop", "continue"):
+        raise ValueError(f"expected training.on_full_disk stop or continue, got {settings.on_full_disk!r}")
+    if settings.keep < 1:
+        raise ValueError(f"expected training.keep to be at least 1, got {settings.keep}")
+    # All three, though torch alone is drawn from here: data and networks of users' own may draw from the others.
     torch.manual_seed(run.config.seed)
+    random.seed(run.config.seed)
+    np.random.seed(run.config.seed)
     if settings.log_every < 1:
         raise ValueError(f"expected training.log_every to be at least 1, got {settings.log_every}")
+    if settings.sharding not in ("ddp", "fsdp"):
+        raise ValueError(f"expected training.sharding ddp or fsdp, got {settings.sharding!r}")
+    Ranks.current().rows(settings.batch, settings.accumulate)  # or it is refused
     denoiser = run.new_denoiser()
     # Tried now, so that a mistake in it comes before any work.
     build.build(build.SOLVERS, run.config.sampling.solver)
@@ -126,28 +197,15 @@ def _start(run: Run) -> TrainingState:
     ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
     with torch.no_grad():
         denoiser(one, ends.alpha, ends.sigma)
-    adam = torch.optim.Adam(denoiser.parameters(), lr=settings.learning_rate, betas=tuple(settings.betas))
+    if Ranks.current().rank > 0:  # each its own dropout
+        torch.manual_seed(int(np.random.SeedSequence([run.config.seed, 2, Ranks.current().rank]).generate_state(1)[0]))
+    optimizer = adam(denoiser, settings.learning_rate, tuple(settings.betas))
     generator = Generator(run.device).manual_seed(run.config.seed)
-    return TrainingState(denoiser, adam, training.EMA(denoiser, settings.ema), generator)
-
-
-def _refuse_another(run: Run) -> None:
-    """A directory with another run in it is left alone."""
-    if run.workdir.exists() and not run.workdir.is_dir():
-        raise ValueError(f"expected --workdir to be a folder, got the file {run.workdir}: choose another")
-    if not (run.workdir / "config.json").is_file():
-        return
-    there, here = (_flat(r.described()) for r in (open_run(run.workdir), run))
-    odd = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    free = FREE if run.config.training.decay else (*FREE, "config.training.images")
-    odd = [key for key in odd if not key.startswith(free)]
-    if odd:
-        key = odd[0]
-        raise ValueError(
-            f"{run.workdir} holds a run of another configuration: {key} is {there.get(key)!r} there and "
-            f"{here.get(key)!r} here ({len(odd)} differ): choose another --workdir, or give its own configuration to "
-            "go on with it"
-        )
+    # Before the averages are made, which begin with the weights.
+    begun = training.latest(run.workdir / "checkpoints") is not None
+    forked = None if source is None or begun else fork(run, source, denoiser, ema)
+    averages: training.EMA[nn.Module] = training.EMA(denoiser, (settings.ema, *settings.more_ema))
+    return TrainingState(denoiser, optimizer, averages, generator), forked
 
 
 def _introduce(run: Run, dataset: Dataset, state: TrainingState) -> None:
@@ -176,6 +234,8 @@ def _steps(run: Run, dataset: Dataset, state: TrainingState) -> Iterator[Step]:
         raise ValueError(
             f"expected training.precision to be one of {', '.join(precisions)}, got {settings.precision!r}"
         )
+    if settings.compile:
+        state.denoiser.get_submodule("net").compile(dynamic=False)
     return training.train(
         state.denoiser,
         run.sde,
@@ -187,6 +247,8 @@ def _steps(run: Run, dataset: Dataset, state: TrainingState) -> Iterator[Step]:
         schedule=_schedule(settings),
         clip=settings.clip or None,
         precision=precisions[settings.precision],
+        accumulate=settings.accumulate,
+        recompute=settings.recompute,
     )
 
 
@@ -212,9 +274,3 @@ def _schedule(settings: ml_collections.ConfigDict) -> Callable[[int], float]:
 
 def _passed(every: int, before: int, now: int) -> bool:
     return every > 0 and now // every > before // every
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: list(tree) if isinstance(tree, tuple) else tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}

@@ -1,132 +1,188 @@
-"""What training shows: a progress bar, metrics.jsonl, TensorBoard, a curve of the loss, and pictures of samples."""
+"""What training shows: a progress bar, metrics.jsonl, timing.jsonl, TensorBoard, curves, and pictures of samples."""
 
-import json
 import math
-import os
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TextIO
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from commands.generate import generate
+from commands.rows import Rows
 from commands.run import Run
-from evaluation import save_curve, save_pictures
-from training import Step, TrainingState
+from commands.train_pictures import save_curves, save_samples
+from configs import build
+from training import Step, TrainingState, randomness
+from training.memory import memory
+from training.watch import Watch
+from training.window import Window
+
+PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
 class Log:
-    """What training shows: a progress bar, metrics.jsonl, TensorBoard, and pictures."""
+    """What training shows: a progress bar, metrics.jsonl, timing.jsonl, TensorBoard, curves and pictures.
+
+    metrics.jsonl holds what the run's numbers decide alone, so it has the same bytes however often the run was
+    interrupted; timing.jsonl holds what the machine does. Every process counts its part of the steps; the first one
+    writes. Nothing waits for the device unless a row is due.
+
+    Args:
+        run: what is trained, and where.
+        before: images seen before; rows of later ones are of a future that was lost, and are removed.
+        state: what is trained: with it, a bad step leaves the weights whole, and its layer is named.
+        loss: the mean over the last row's steps.
+    """
 
     run: Run
     before: int
+    state: TrainingState | None = None
     loss: float = math.nan
-    _losses: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        run, state, settings = self.run, self.state, self.run.config.training
+        weight = build.build(build.WEIGHTINGS, settings.weight)
+        self._window = Window(run.sde, weight, run.device)
+        self._watch = Watch(
+            run.sde,
+            state.denoiser if state else None,
+            state.optimizer if state else None,
+            weight=weight,
+            precision=PRECISIONS.get(settings.precision, torch.float32),
+            explosion=float(settings.get("explosion", 1e3)),
+            folder=run.workdir,
+        )
+        self._first = randomness.rank() == 0
 
     def __enter__(self) -> "Log":
-        workdir = self.run.workdir
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before)
-        self._metrics = _Metrics.opened(workdir / "metrics.jsonl", self.before)
-        self._bar = tqdm(
-            total=self.run.config.training.images,
-            initial=self.before,
-            unit="image",
-            unit_scale=True,
-            desc="train",
-            disable=None,
-        )
-        self._clock = time.perf_counter()
-        self._counted = self.before
+        if self._first:
+            workdir = self.run.workdir
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before)
+            self._metrics = Rows(workdir / "metrics.jsonl", self.before)
+            self._timing = Rows(workdir / "timing.jsonl", self.before)
+        total = self.run.config.training.images
+        off = None if self._first else True
+        self._bar = tqdm(total=total, initial=self.before, unit="image", unit_scale=True, desc="train", disable=off)
+        self._clock, self._stepping, self._counted = time.perf_counter(), 0.0, self.before
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._metrics.rows:
-            xs, ys = ([row[key] for row in self._metrics.rows] for key in ("images", "loss"))
-            save_curve({"loss": (xs, ys)}, self.run.workdir / "loss.png", "images seen", "loss", log="y")
-        self._metrics.file.close()
-        self._board.close()
+        self._watch.close()
         self._bar.close()
+        if self._first:
+            with self._room(spared=True):
+                save_curves(self._metrics.rows, self.run.workdir)
+            self._metrics.close()
+            self._timing.close()
+            with self._room(spared=True):
+                self._board.close()
 
     def following(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """The same steps, their numbers written down every `log_every` of them."""
+        """The same steps, each judged, their numbers written down every `log_every` of them.
+
+        Raises:
+            ValueError: at a step that is not finite or explodes; see `training.watch`.
+        """
+        began = time.perf_counter()
         for step in steps:
             self._bar.update(step.images - self._bar.n)
-            self._losses.append(step.loss)
+            self._watch.see(step)
+            self._window.add(step)
             last = step.images >= self.run.config.training.images
-            if step.step % self.run.config.training.log_every == 0 or last:
-                self._write(step)
+            due = step.step % self.run.config.training.log_every == 0 or last
+            if due:
+                self._watch.settle()
+                means = self._window.means()
+                self._window.clear()
+            self._stepping += time.perf_counter() - began
+            if due:
+                self._write(step, means)
             yield step
+            began = time.perf_counter()
 
-    def _write(self, step: Step) -> None:
-        now = time.perf_counter()
-        self.loss = float(torch.stack(self._losses).mean())
-        if not math.isfinite(self.loss):
-            raise ValueError(
-                f"the loss is {self.loss} by step {step.step}, {step.images} images: lower training.learning_rate or "
-                "training.clip; the last checkpoint is whole"
-            )
-        numbers = {
-            "loss": self.loss,
-            "grad_norm": float(step.grad_norm),
-            "learning_rate": step.learning_rate,
-            "images_per_second": (step.images - self._counted) / (now - self._clock),
-        }
-        self._clock, self._counted = now, step.images
-        self._losses.clear()
-        for name, value in numbers.items():
-            self._board.add_scalar(f"train/{name}", value, step.images)
-        self._metrics.write({"step": step.step, "images": step.images, **numbers})
-        self._bar.set_postfix(loss=f"{self.loss:.4f}")
-        if self._bar.disable:
-            rate = numbers["images_per_second"]
-            left = max(0, self.run.config.training.images - step.images) / rate
-            print(
-                f"{step.images:>12,} images  loss {self.loss:.4f}  {rate:,.0f} images/s  {left:.0f} s left", flush=True
-            )
+    def held(self) -> dict[str, Any]:
+        """What it has taken in since its last row; a checkpoint keeps it, so that the next row is the same.
+
+        Every process must ask, and every one is given the same.
+
+        Raises:
+            ValueError: if a step was bad, so that nothing of it is saved.
+        """
+        self._watch.settle()
+        if self._first:
+            with self._room():
+                self._metrics.to_disk()
+                self._timing.to_disk()
+        own = {"window": self._window.state_dict(), "watch": self._watch.state_dict()}
+        return {"ranks": randomness.of_every_rank(own)}
+
+    def hold(self, held: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept; one that kept nothing starts a window of its own."""
+        ranks = held.get("ranks", [])
+        if len(ranks) == randomness.processes():
+            self._window.load_state_dict(ranks[randomness.rank()]["window"])
+            self._watch.load_state_dict(ranks[randomness.rank()]["watch"])
 
     def pictures(self, state: TrainingState) -> None:
-        """Samples of the averaged weights, from the same noise each time."""
-        run, sampling = self.run, self.run.config.sampling
-        labels = None if run.num_classes is None else torch.arange(64) % run.num_classes
-        x = generate(run, state.ema.model, 64, sampling=sampling, seed=run.config.seed, labels=labels, show=False)
-        seen = run.viewable(run.to_stored(x))
-        path = save_pictures(seen, run.workdir / "samples" / f"{state.images:010d}.png")
-        if seen.ndim == 4:
-            self._board.add_images("samples", seen if seen.shape[1] in (1, 3) else seen[:, :1], state.images)
-        tqdm.write(f"wrote {path}")
+        """Samples of the weights in training and of their average, side by side, from the same noise each time."""
+        sharded = any(hasattr(weights, "full_tensor") for weights in state.denoiser.parameters())
+        if self._first or sharded:
+            with self._room():
+                said = save_samples(self.run, state, self._board if self._first else None)
+                if said:
+                    tqdm.write(said)
 
+    def _write(self, step: Step, means: dict[str, Any]) -> None:
+        self.loss = means["loss"]
+        if not self._first:
+            return
+        now = time.perf_counter()
+        seen = step.images - self._counted
+        timing = {
+            "images_per_second": seen / self._stepping,
+            "seconds": now - self._clock,
+            "seconds_outside_steps": now - self._clock - self._stepping,
+            **memory(self.run.device),
+        }
+        self._clock, self._stepping, self._counted = now, 0.0, step.images
+        place = {"step": step.step, "images": step.images}
+        numbers = {**means, "learning_rate": step.learning_rate}
+        with self._room():
+            self._metrics.write({**place, **numbers})
+        with self._room():
+            self._timing.write({**place, **timing})
+        with self._room():
+            self._plot(step.images, {**numbers, **timing})
+        self._say(step, timing["images_per_second"])
 
-@dataclass
-class _Metrics:
-    file: TextIO
-    rows: list[dict[str, float]]
+    def _plot(self, images: int, numbers: dict[str, Any]) -> None:
+        levels = numbers.pop("levels")
+        for name, value in numbers.items():
+            self._board.add_scalar(f"train/{name}", value, images)
+        for i, low in enumerate(levels["edges"][:-1]):
+            for name in ("loss", "eps_error"):
+                if levels["count"][i]:
+                    self._board.add_scalar(f"{name}_by_log_snr/{low:+03.0f}", levels[name][i], images)
 
-    @classmethod
-    def opened(cls, path: Path, before: int) -> "_Metrics":
-        """The file, less what was written after the checkpoint that training goes on from."""
-        lines = path.read_text().splitlines() if path.is_file() else []
-        rows = [row for row in map(_parsed, lines) if row is not None and row["images"] <= before]
-        part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(part, path)
-        return cls(path.open("a"), rows)
+    @contextmanager
+    def _room(self, spared: bool = False) -> Iterator[None]:
+        """What cannot be written for want of room is said, and spared or fatal as `training.on_full_disk` says."""
+        try:
+            yield
+        except OSError as error:
+            line = f"{error.strerror or error}: part of what training shows is not written in {self.run.workdir}"
+            if not spared and self.run.config.training.get("on_full_disk", "stop") != "continue":
+                raise ValueError(f"{line}; make room, and give the same command again") from None
+            tqdm.write(line, file=sys.stderr)
 
-    def write(self, row: dict[str, float]) -> None:
-        self.rows.append(row)
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
-
-
-def _parsed(line: str) -> dict[str, float] | None:
-    """A row of metrics, or None for a line that a crash cut short."""
-    try:
-        row: dict[str, float] = json.loads(line)
-    except ValueError:
-        return None
-    return row
+    def _say(self, step: Step, rate: float) -> None:
+        self._bar.set_postfix(loss=f"{self.loss:.4f}")
+        if self._bar.disable:
+            left = max(0, self.run.config.training.images - step.images) / rate
+            line = f"{step.images:>12,} images  loss {self.loss:.4f}  {rate:,.0f} images/s  {left:.0f} s left"
+            print(line, flush=True)

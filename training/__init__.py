@@ -2,16 +2,20 @@
 
 from training import times, weighting
 from training.batches import Batches
-from training.checkpoint import latest, load, load_weights, save
+from training.checkpoint import latest, load, load_weights, newest_whole, save
 from training.dequantiser import DequantiserStep, dequantiser_gain, train_dequantiser
 from training.ema import EMA
 from training.loop import Step, TrainingState, train
 from training.loss import dsm_loss
+from training.power_ema import PowerEMA, reconstruct, snapshots
+from training.sealed import DiskFullError, sealed, tidy
 
 __all__ = [
     "EMA",
     "Batches",
     "DequantiserStep",
+    "DiskFullError",
+    "PowerEMA",
     "Step",
     "TrainingState",
     "dequantiser_gain",
@@ -19,7 +23,12 @@ __all__ = [
     "latest",
     "load",
     "load_weights",
+    "newest_whole",
+    "reconstruct",
     "save",
+    "sealed",
+    "snapshots",
+    "tidy",
     "times",
     "train",
     "train_dequantiser",

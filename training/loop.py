@@ -1,25 +1,36 @@
 """The training loop, as a generator: whoever calls it owns logging and saving."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sde_lib import SDE
 from training import times as times_
 from training import weighting
+from training.blocks import recomputing
+from training.distributed import Ranks
 from training.ema import EMA
 from training.loss import dsm_loss
 from training.times import Times
 from training.weighting import Weighting
+
+if TYPE_CHECKING:
+    from training.sharding import Sharding
 
 Batch = Tensor | dict[str, Tensor]
 
 
 class Step(NamedTuple):
     """What happened in a step. The tensors are left on their device: read them when you need them.
+
+    Where several processes train together, loss, losses, times and batch are of this one's rows: `Ranks.mean` and
+    `Ranks.together` give those of all.
 
     Args:
         step, images: how far training has come with it.
@@ -47,10 +58,11 @@ class TrainingState:
 
     Args:
         denoiser: the module in training.
-        optimizer: by default Adam at 2e-4 (Ho et al. 2020).
+        optimizer: by default `adam` at 2e-4 (Ho et al. 2020).
         ema: by default of decay 0.9999.
         generator: of times and noise, on the denoiser's device; by default seeded with 0.
         step, images: how far it has come.
+        sharding: what put it in shards, if it is.
     """
 
     denoiser: nn.Module
@@ -59,12 +71,22 @@ class TrainingState:
     generator: Generator = field(default=None)  # type: ignore[assignment]
     step: int = 0
     images: int = 0
+    sharding: "Sharding | None" = None
 
     def __post_init__(self) -> None:
-        self.optimizer = self.optimizer or torch.optim.Adam(self.denoiser.parameters(), lr=2e-4)
+        self.optimizer = self.optimizer or adam(self.denoiser)
         self.ema = self.ema or EMA(self.denoiser)
         device = next(self.denoiser.parameters()).device
         self.generator = self.generator or Generator(device).manual_seed(0)
+
+
+def adam(
+    denoiser: nn.Module, learning_rate: float = 2e-4, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba 2015), in one kernel where torch has it: one pass over weights, gradients and moments."""
+    weights = list(denoiser.parameters())
+    fused = all(w.device.type in ("cpu", "cuda") and w.is_floating_point() for w in weights)
+    return torch.optim.Adam(weights, lr=learning_rate, betas=betas, fused=fused)
 
 
 def train(
@@ -79,8 +101,15 @@ def train(
     schedule: Callable[[int], float] = lambda images: 1.0,
     clip: float | None = 1.0,
     precision: torch.dtype = torch.float32,
+    accumulate: int = 1,
+    recompute: bool = False,
 ) -> Iterator[Step]:
     """Steps of denoising score matching until `images` have been seen, one record a step.
+
+    Where torch.distributed has been started, its processes train together (DistributedDataParallel; `Sharding` puts
+    a state in shards instead). Each must be given the same loader, state and arguments. Batches, times and noise are
+    those of one process, and each takes its rows of them, so neither the number of processes nor `accumulate` changes
+    what is learned but by rounding, and by dropout, which every process draws from its own torch seed.
 
     Args:
         denoiser: trained in place.
@@ -93,38 +122,85 @@ def train(
         schedule: factor on the optimiser's learning rate, as a function of the images seen.
         clip: largest norm of the gradient, None for no limit.
         precision: bfloat16 runs the network under autocast.
+        accumulate: the parts that a batch is taken in, one after another, for less memory.
+        recompute: compute the blocks' activations again in the backward pass, for less memory still.
 
     Raises:
-        ValueError: if the loader has nothing to give.
+        ValueError: if the loader has nothing to give, or a batch does not divide by the processes and `accumulate`.
     """
-    state = state or TrainingState(denoiser)
+    if accumulate < 1:
+        raise ValueError(f"expected training.accumulate to be at least 1, got {accumulate}")
+    state, ranks = state or TrainingState(denoiser), Ranks.current()
     device = next(denoiser.parameters()).device
     rates = [group.setdefault("initial_lr", group["lr"]) for group in state.optimizer.param_groups]
     batches = _again_and_again(loader)
+    parallel = _parallel(denoiser, ranks)
     denoiser.train()
-    while state.images < images:
-        x0, cond = _split(next(batches), device)
-        factor = schedule(state.images)
-        for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
+    with recomputing(denoiser, recompute):
+        while state.images < images:
+            given = next(batches)
+            shape = _x0(given).shape
+            own = ranks.rows(shape[0], accumulate)
+            x0, cond = _split(_rows(given, own), device)
+            factor = schedule(state.images)
+            for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
 
-        t = times(sde, len(x0), state.generator)
-        eps = torch.randn(x0.shape, generator=state.generator, device=device, dtype=x0.dtype)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            losses = dsm_loss(denoiser, sde, x0, t, eps, weight=weight, **cond)
-            loss = losses.mean()
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        limit = float("inf") if clip is None else clip
-        norm = nn.utils.clip_grad_norm_(denoiser.parameters(), limit)
-        state.optimizer.step()
-        state.ema.update(denoiser)
+            t = times(sde, shape[0], state.generator)[own]
+            eps = torch.randn(shape, generator=state.generator, device=device, dtype=x0.dtype)[own]
+            batch = {"x0": x0, "eps": eps, **cond}
 
-        state.step += 1
-        state.images += len(x0)
-        rate = float(state.optimizer.param_groups[0]["lr"])
-        batch = {"x0": x0, "eps": eps, **cond}
-        yield Step(state.step, state.images, loss.detach(), norm, rate, losses.detach(), t, batch)
+            def losses_of(rows: slice, t: Tensor = t, batch: dict[str, Tensor] = batch) -> Tensor:
+                with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                    part = {key: value[rows] for key, value in batch.items()}
+                    return dsm_loss(parallel, sde, t=t[rows], weight=weight, **part)
+
+            state.optimizer.zero_grad(set_to_none=True)
+            losses = _backward(parallel, losses_of, len(x0), accumulate)
+            norm = _whole(nn.utils.clip_grad_norm_(denoiser.parameters(), float("inf") if clip is None else clip))
+            state.optimizer.step()
+            state.ema.update(denoiser)
+
+            state.step += 1
+            state.images += shape[0]
+            rate = float(state.optimizer.param_groups[0]["lr"])
+            yield Step(state.step, state.images, losses.mean(), norm, rate, losses, t, batch)
+
+
+def _backward(parallel: nn.Module, losses_of: Callable[[slice], Tensor], rows: int, accumulate: int) -> Tensor:
+    """The losses of the rows, taken in parts; the gradient of their mean is left in the weights."""
+    losses, size = [], rows // accumulate
+    for first in range(0, rows, max(size, 1)):
+        last = first + size >= rows
+        with nullcontext() if last else _unsynchronised(parallel):
+            part = losses_of(slice(first, first + size))
+            (part.mean() / accumulate).backward()  # type: ignore[no-untyped-call]
+        losses.append(part.detach())
+    return torch.cat(losses)
+
+
+def _in_shards(tensor: Tensor) -> bool:
+    # Asked so, because to import torch.distributed.tensor takes most of a second.
+    return hasattr(tensor, "full_tensor")
+
+
+def _whole(tensor: Any) -> Tensor:
+    return tensor.full_tensor() if _in_shards(tensor) else tensor  # type: ignore[no-any-return]
+
+
+def _parallel(denoiser: nn.Module, ranks: Ranks) -> nn.Module:
+    """The denoiser, whose backward pass gives every process the mean of all gradients."""
+    if ranks.world == 1 or _in_shards(next(denoiser.parameters())):
+        return denoiser
+    # Buffers are the same everywhere; newer versions of PyTorch have another word for leaving them alone.
+    new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    alike: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    return DistributedDataParallel(denoiser, gradient_as_bucket_view=True, **alike)
+
+
+def _unsynchronised(parallel: nn.Module) -> AbstractContextManager[None]:
+    """Gradients stay with the process for now. (Shards are reduced each time: a whole gradient may not fit.)"""
+    return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
 
 
 def _again_and_again(loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -137,10 +213,17 @@ def _again_and_again(loader: Iterable[Batch]) -> Iterator[Batch]:
             raise ValueError("expected a loader with at least one batch, got an empty one: is it a used-up generator?")
 
 
+def _x0(batch: Batch) -> Tensor:
+    if isinstance(batch, dict) and "x0" not in batch:
+        raise ValueError(f'expected a batch to be a tensor or a dict with "x0", got the keys {sorted(batch)}')
+    return batch if isinstance(batch, Tensor) else batch["x0"]
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    return batch[rows] if isinstance(batch, Tensor) else {key: value[rows] for key, value in batch.items()}
+
+
 def _split(batch: Batch, device: torch.device) -> tuple[Tensor, dict[str, Any]]:
-    if isinstance(batch, Tensor):
-        return batch.to(device), {}
-    rest = {key: value.to(device) for key, value in batch.items() if key != "x0"}
-    if "x0" not in batch:
-        raise ValueError(f'expected a batch to be a tensor or a dict with "x0", got the keys {sorted(rest)}')
-    return batch["x0"].to(device), rest
+    x0 = _x0(batch).to(device, non_blocking=True)
+    named = {} if isinstance(batch, Tensor) else batch
+    return x0, {key: value.to(device, non_blocking=True) for key, value in named.items() if key != "x0"}

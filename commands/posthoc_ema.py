@@ -1,0 +1,44 @@
+"""An average of any length from a run's snapshots, as a run of its own that every mode can use."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import training
+from commands.run import open_run, write_json
+from training.sealed import write_tensors
+
+
+def posthoc_ema(
+    workdir: Path, *, sigma_rel: float | None = None, output: str | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """Combine the snapshots of `workdir` into the average of a relative length; `output` is a run with those weights.
+
+    Karras et al. 2024 (arXiv 2312.02696), Section 3.2: for runs trained with `training.snapshot_every`.
+
+    Args:
+        workdir: of the run.
+        sigma_rel: the length, the profile's standard deviation over the length of training, as 0.08.
+        output: a new folder, by default `workdir`/posthoc_SIGMA_REL.
+        device: to build the network on.
+
+    Raises:
+        ValueError: if there are no snapshots, or the folder is taken.
+    """
+    if sigma_rel is None:
+        raise ValueError("expected --sigma_rel, the length of the average, as --sigma_rel=0.08")
+    folder = Path(output) if output else workdir / f"posthoc_{sigma_rel:g}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"expected --output to be a new folder, and there is something in {folder}")
+    run = open_run(workdir, device)
+    denoiser = run.new_denoiser()
+    stored, notes = training.snapshots(workdir / "snapshots")
+    for note in notes:
+        print(note, file=sys.stderr)
+    report = training.reconstruct(stored, sigma_rel, denoiser)
+    with training.sealed(folder / "checkpoints" / f"{report['images']:010d}") as place:
+        write_tensors(place / "ema.safetensors", denoiser.state_dict())
+    write_json(folder / "posthoc_ema.json", {"from": str(workdir.resolve()), **report})
+    write_json(folder / "config.json", json.loads((workdir / "config.json").read_text()))
+    return {**report, "files": [str(folder)]}

@@ -1,0 +1,97 @@
+"""The pictures of a training run: samples as it goes, curves at its end."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from commands.generate import generate
+from commands.run import Run
+from evaluation import save_curve, save_panels
+from training import TrainingState
+
+SAMPLES = 36  # of each of the two
+STAGES = 4  # parts of the run, each a curve over noise levels
+
+
+def save_samples(run: Run, state: TrainingState, board: SummaryWriter | None) -> str:
+    """Samples of the raw weights and of their first average, side by side, from one noise; what to say of it.
+
+    Sampling that fails (raw weights, early on) costs its panel, not the run. Weights in shards need every process to
+    sample: those without a board write nothing.
+    """
+    panels: dict[str, Tensor] = {}
+    missing: list[str] = []
+    for name, denoiser in {"raw": state.denoiser, f"EMA {state.ema.decay:g}": state.ema.model}.items():
+        with _evaluating(denoiser), _noted(missing):
+            panels[name] = _samples(run, denoiser)
+    if board is None:
+        return ""
+    if not panels:
+        return f"no samples after {state.images:,} images: {missing[0]}"
+    path = save_panels(panels, run.workdir / "samples" / f"{state.images:010d}.png")
+    for name, seen in panels.items():
+        if seen.ndim == 4:
+            shown = seen if seen.shape[1] in (1, 3) else seen[:, :1]
+            board.add_images(f"samples/{name.split()[0].lower()}", shown, state.images)
+    return f"wrote {path}" + "".join(f" without {reason}" for reason in missing)
+
+
+def save_curves(rows: Sequence[dict[str, Any]], workdir: Path) -> None:
+    """The loss along the run as loss.png, and by noise level as loss_by_log_snr.png, a curve for each quarter."""
+    if not rows:
+        return
+    xs = [row["images"] for row in rows]
+    save_curve({"loss": (xs, [row["loss"] for row in rows])}, workdir / "loss.png", "images seen", "loss", log="y")
+    counted = [row for row in rows if "levels" in row]
+    curves, begun = {}, 0
+    for stage in range(1, STAGES + 1):
+        part = counted[begun : (end := len(counted) * stage // STAGES)]
+        if part:
+            curves[f"to {part[-1]['images']:,} images"] = _by_level(part)
+        begun = end
+    if curves:
+        y = "error in the noise, |eps_hat - eps|^2 / D"
+        save_curve(curves, workdir / "loss_by_log_snr.png", "log-SNR", y, log="y")
+
+
+@contextmanager
+def _evaluating(denoiser: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in denoiser.modules()}
+    denoiser.eval()
+    try:
+        with torch.compiler.set_stance("force_eager"):  # or it is compiled again for another batch and mode
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _noted(failures: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        failures.append(str(error))
+
+
+def _samples(run: Run, denoiser: nn.Module) -> Tensor:
+    labels = None if run.num_classes is None else torch.arange(SAMPLES) % run.num_classes
+    x = generate(run, denoiser, SAMPLES, sampling=run.config.sampling, seed=run.config.seed, labels=labels, show=False)
+    return run.viewable(run.to_stored(x))
+
+
+def _by_level(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """The bins' middles and mean errors over some rows of one path; bins that nothing fell into are left out."""
+    edges = rows[-1]["levels"]["edges"]
+    sums, counts = [0.0] * (len(edges) - 1), [0] * (len(edges) - 1)
+    for row in rows:
+        for i, (count, error) in enumerate(zip(row["levels"]["count"], row["levels"]["eps_error"], strict=True)):
+            if count and i < len(sums):
+                sums[i], counts[i] = sums[i] + count * error, counts[i] + count
+    kept = [i for i, count in enumerate(counts) if count]
+    return [(edges[i] + edges[i + 1]) / 2 for i in kept], [sums[i] / counts[i] for i in kept]

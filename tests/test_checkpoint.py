@@ -1,0 +1,258 @@
+"""Checkpoints against what happens to disks: flipped bits, torn files, kills and full disks."""
+
+import errno
+import hashlib
+import os
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from models import Denoiser, UNet
+from models.precondition import eps
+from training import EMA, PowerEMA, TrainingState, latest, load, load_weights, newest_whole, save, tidy
+from training.sealed import DiskFullError, damage, sealed, write_tensors
+
+ROOT = Path(__file__).parent.parent
+
+
+def state_at(images: int = 0, seed: int = 0) -> TrainingState:
+    """A state with moments in its optimiser."""
+    torch.manual_seed(seed)
+    denoiser = Denoiser(UNet(1, width=8, multipliers=(1, 2), blocks=1), eps)
+    adam = torch.optim.Adam(denoiser.parameters(), lr=1e-3)
+    for weight in denoiser.parameters():
+        weight.grad = torch.randn_like(weight)
+    adam.step()
+    ema = EMA(denoiser, (0.9, 0.99))
+    nn.init.normal_(next(denoiser.parameters()))
+    ema.update(denoiser)
+    return TrainingState(denoiser, adam, ema, images=images)
+
+
+def flip(file: Path, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
+def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(tmp_path: Path) -> None:
+    before = save(tmp_path, state_at(8))
+    place = save(tmp_path, state_at(16))
+    files = sorted(place.iterdir())
+    assert {file.name for file in files} == {
+        "SHA256SUMS", "ema.safetensors", "ema_1.safetensors", "model.safetensors", "state.pt"
+    }  # fmt: skip
+    chance = random.Random(0)
+    # In proportion to their sizes, as disks do it; and ten in the small list of checksums.
+    sizes = [file.stat().st_size for file in files]
+    places = [*chance.choices(files, sizes, k=40), *[place / "SHA256SUMS"] * 10]
+    for file in places:
+        bit = chance.randrange(8 * file.stat().st_size)
+        flip(file, bit)
+        found, notes = newest_whole(tmp_path)
+        assert found == before, (file, bit)
+        assert len(notes) == 1 and str(place) in notes[0] and before.name not in notes[0]
+        with pytest.raises(ValueError, match=str(place)):
+            load(place, state_at())
+        flip(file, bit)
+    assert newest_whole(tmp_path) == (place, [])
+
+
+def test_every_bit_of_the_list_of_checksums_counts(tmp_path: Path) -> None:
+    with sealed(tmp_path / "1") as part:
+        (part / "b.txt").write_bytes(b"abc")
+        (part / "c.txt").write_bytes(b"abc")  # alike, and their names a bit apart: one line could pass for the other
+    sums = tmp_path / "1" / "SHA256SUMS"
+    assert sums.read_text().splitlines()[1] == f"{hashlib.sha256(b'abc').hexdigest()}  c.txt"
+    for bit in range(8 * sums.stat().st_size):
+        flip(sums, bit)
+        assert damage(tmp_path / "1"), bit
+        flip(sums, bit)
+    assert damage(tmp_path / "1") is None
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "1", capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+def test_torn_missing_and_emptied_files_are_named_and_none_whole_is_an_error(tmp_path: Path) -> None:
+    place = save(tmp_path, state_at(8))
+    file = place / "ema.safetensors"
+    content = file.read_bytes()
+    for damaged in (content[:1000], b"", content + b"\0"):
+        file.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=r"^no checkpoint in [^\n]* is whole, [^\n]*ema\.safetensors does not match"
+        ):
+            newest_whole(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"ema\.safetensors is missing"):
+        newest_whole(tmp_path)
+    assert newest_whole(tmp_path / "nowhere") == (None, [])
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_does_not_count_among_the_newest(tmp_path: Path) -> None:
+    save(tmp_path, state_at(8))
+    flip(save(tmp_path, state_at(16)) / "state.pt", 77)
+    assert newest_whole(tmp_path, set_aside=True)[0] == tmp_path / "0000000008"
+    save(tmp_path, state_at(12), keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000000012", "0000000016.damaged"]
+
+
+def test_one_of_an_earlier_version_loads_and_says_so(tmp_path: Path) -> None:
+    old = state_at(24)
+    place = save(tmp_path, old)
+    saved = torch.load(place / "state.pt", weights_only=True)
+    own = saved.pop("ranks")[0]
+    del saved["version"], saved["extra"]
+    torch.save(
+        {**saved, "generator": own["generator"], "torch_rng": own["torch"], "cuda_rng": None}, place / "state.pt"
+    )
+    (place / "SHA256SUMS").unlink()
+    found, notes = newest_whole(tmp_path)
+    assert found == place and "unverified" in notes[0]
+    state = state_at(seed=1)
+    assert load(place, state) == {}
+    assert state.images == 24
+    # One of this version has lost its checksums to something.
+    whole = save(tmp_path, state_at(32))
+    (whole / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match="SHA256SUMS is missing"):
+        load(whole, state_at())
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    state, extra = state_at(40), {"losses": [0.1, 0.2], "window": torch.arange(3)}
+    state.step = 5
+    power = PowerEMA(state.denoiser, (0.05,))
+    nn.init.ones_(next(state.denoiser.parameters()))
+    power.update(state.denoiser, 40, 8)
+    random.seed(3), np.random.seed(4), torch.manual_seed(5), state.generator.manual_seed(6)
+    random.gauss(0, 1), np.random.normal(), torch.randn(3)  # Python and NumPy keep half of a pair of normals
+    place = save(tmp_path, state, power=power, extra=extra)
+
+    def drawn(state: TrainingState) -> list[float]:
+        own = torch.rand(1, generator=state.generator)
+        return [random.gauss(0, 1), random.random(), np.random.normal(), np.random.rand(), float(torch.randn(1)), own]
+
+    first = drawn(state)
+    other = state_at(seed=9)
+    other_power = PowerEMA(other.denoiser, (0.05,))
+    came = load(place, other, other_power)
+    assert drawn(other) == first
+    assert came["losses"] == [0.1, 0.2] and torch.equal(came["window"], torch.arange(3))
+    assert (other.step, other.images, other.ema.updates) == (5, 40, 1)
+    pairs = [(state.denoiser, other.denoiser), *zip(state.ema.models, other.ema.models, strict=True)]
+    for ours, theirs in (*pairs, *zip(power.models, other_power.models, strict=True)):
+        for name, weight in ours.state_dict().items():
+            assert torch.equal(weight, theirs.state_dict()[name]), name
+    for a, b in zip(state.optimizer.state.values(), other.optimizer.state.values(), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    second = state_at()
+    load_weights(place, second.denoiser, "ema_1")
+    assert torch.equal(next(second.denoiser.parameters()), next(state.ema.models[1].parameters()))
+
+
+def test_the_newest_and_one_of_every_so_many_images_are_kept(tmp_path: Path) -> None:
+    for images in range(40, 441, 40):
+        save(tmp_path, state_at(images), keep=2, keep_every=100)
+    # The first at or after 100, 200, 300 and 400; and the last two.
+    assert [int(path.name) for path in sorted(tmp_path.iterdir())] == [120, 200, 320, 400, 440]
+    with pytest.raises(ValueError, match="at least 1"):
+        save(tmp_path, state_at(480), keep=0)
+
+
+@pytest.mark.parametrize("where", ["write_tensors", "torch.save", "fsync", "rename"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_keeps_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int
+) -> None:
+    place = save(tmp_path, state_at(8))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    targets = {
+        "write_tensors": "training.checkpoint.write_tensors", "torch.save": "torch.save", "fsync": "os.fsync",
+        "rename": "pathlib.Path.rename",
+    }  # fmt: skip
+    for again in (8, 16):  # the second time over a checkpoint of the same images, the first over none
+        with monkeypatch.context() as patched:
+            patched.setattr(targets[where], full)
+            with pytest.raises(DiskFullError, match=r"no room for .*" + f"{again:010d}"):
+                save(tmp_path, state_at(again, seed=1))
+        assert [path.name for path in tmp_path.iterdir()] == [place.name]
+        assert damage(place) is None
+
+
+def test_a_real_limit_on_files_is_a_full_disk(tmp_path: Path) -> None:
+    # The kernel's own error, through safetensors' place and through torch.save's, which loses its reason.
+    def limited(size: int, body: str) -> str:
+        code = f"from tests.test_checkpoint import *\nimport pathlib\nfolder = pathlib.Path({str(tmp_path)!r})\n{body}"
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        ).stderr.splitlines()[-1]  # fmt: skip
+
+    place = save(tmp_path, state_at(8))
+    weights, state = ((place / name).stat().st_size for name in ("model.safetensors", "state.pt"))
+    for size in (weights - 1, state - 1):  # the second is larger than all weights' files
+        assert size > 0
+        assert "DiskFullError: [Errno 27] no room for" in limited(size, "save(folder, state_at(16))")
+        assert [path.name for path in tmp_path.iterdir()] == [place.name]
+    assert damage(place) is None
+
+
+def test_what_a_kill_leaves_is_cleared_and_what_was_moved_aside_comes_back(tmp_path: Path) -> None:
+    save(tmp_path, state_at(8))
+    place = save(tmp_path, state_at(16))
+    (tmp_path / ".0000000024.part").mkdir()
+    (tmp_path / ".0000000024.part" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "0000000008").rename(tmp_path / ".0000000008.gone")
+    place.rename(tmp_path / ".0000000016.old")  # killed between the two renames that replace a checkpoint
+    assert latest(tmp_path) is None
+    tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["0000000016"]
+    assert newest_whole(tmp_path) == (place, [])
+
+
+def test_tensors_of_all_kinds_are_written_as_safetensors_reads_them(tmp_path: Path) -> None:
+    kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+    tensors = {str(kind): (torch.randn(3, 5) * 9).to(kind) for kind in kinds}
+    tensors["last"] = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    tensors["number"], tensors["none"] = torch.tensor(3.5), torch.zeros(0, 4)
+    write_tensors(tmp_path / "a.safetensors", tensors)
+    found = load_file(tmp_path / "a.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+    write_tensors(tmp_path / "b.safetensors", {"w": tensors["last"], "n": torch.tensor(2)}, torch.float16, images=3)
+    half = load_file(tmp_path / "b.safetensors")
+    assert torch.equal(half["w"], tensors["last"].half()) and half["n"].dtype == torch.int64
+
+
+def test_writing_and_reading_take_no_second_copy_of_the_weights(tmp_path: Path) -> None:
+    # 64 tensors of 4 MiB, in channels-last, which a file cannot hold as they are: 256 MiB of weights.
+    code = f"""
+import resource, torch, pathlib
+from training.checkpoint import load_weights
+from training.sealed import write_tensors
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.ParameterList([torch.ones(256, 64, 8, 8).to(memory_format=torch.channels_last) for _ in range(64)])
+net, folder = Net(), pathlib.Path({str(tmp_path)!r})
+used = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+before = peak()
+write_tensors(folder / "ema.safetensors", net.state_dict())
+print(peak() - before)
+"""  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 64  # some tensors' worth and what Python takes, a quarter of the weights

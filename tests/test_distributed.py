@@ -1,0 +1,316 @@
+"""Training and sampling by several processes, and in parts, against one process that does it plainly."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models import Denoiser, UNet
+from models.precondition import eps
+from sde_lib import VPSDE
+from training import EMA, TrainingState, train
+from training.blocks import blocks_of
+from training.distributed import Agreement, Ranks
+from training.loop import adam
+from training.sharding import Sharding
+
+ROOT = Path(__file__).parent.parent
+BATCH, STEPS = 16, 50
+# Rounding alone tells the ways apart: sums of 16 gradients in another order, 6e-8 of their size, which Adam brings to
+# the scale of its steps of 1e-3 and fifty of them add up. (Found: 1e-6. Another batch, or noise, gives 1e-2.)
+CLOSE = 1e-5
+
+
+def data(step: int) -> Iterator[dict[str, Tensor]]:
+    while True:
+        generator = torch.Generator().manual_seed(step)
+        x0 = torch.randn(BATCH, 2, 4, 4, generator=generator)
+        yield {"x0": x0, "label": torch.randint(3, (BATCH,), generator=generator)}
+        step += 1
+
+
+def small_state(dropout: float = 0.0) -> TrainingState:
+    torch.manual_seed(0)
+    # Without attention, whose keys' bias has no gradient but rounding, which Adam would scale up.
+    net = UNet(
+        2, width=8, multipliers=(1, 2), blocks=1, middle_attention=False, attention=(), num_classes=3, dropout=dropout
+    )
+    for parameter in net.parameters():  # nothing at zero: every gradient counts from the first step
+        nn.init.normal_(parameter, std=0.1)
+    denoiser = Denoiser(net, eps)
+    return TrainingState(denoiser, adam(denoiser, 1e-3), EMA(denoiser, 0.9))
+
+
+def trained(state: TrainingState, steps: int = STEPS, **settings: Any) -> dict[str, Any]:
+    """What there is to compare after training up to so many steps."""
+    *_, last = train(state.denoiser, VPSDE(), data(state.step), images=steps * BATCH, state=state, **settings)
+    ranks = Ranks.current()
+    records = {"losses": ranks.together(last.losses), "times": ranks.together(last.times)}
+    return records | {"loss": ranks.mean(last.loss), "grad_norm": last.grad_norm, "images": torch.tensor(last.images)}
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def outcome(state: TrainingState, records: dict[str, Any]) -> dict[str, Any]:
+    moments = torch.cat([state.optimizer.state[p]["exp_avg"].flatten() for p in state.denoiser.parameters()])
+    return {"weights": flat(state.denoiser), "ema": flat(state.ema.model), "moments": moments, **records}
+
+
+def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=CLOSE, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def work(rank: int, world: int, folder: Path) -> None:
+    """What each of the processes does; the first leaves what came of it in a file."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
+    ranks = Ranks.current()
+    found: dict[str, Any] = {"errors": {}}
+    for name, settings in {"plain": {}, "accumulated": {"accumulate": 2}}.items() if world == 2 else [("plain", {})]:
+        state = small_state()
+        found[name] = outcome(state, trained(state, **settings))
+    if world == 2:
+        state = small_state()
+        trained(state, 20)  # so that there are moments to shard
+        sharding, all_weights = Sharding(state), flat(state.denoiser).numel()
+        found["share"] = sum(p.to_local().numel() for p in state.denoiser.parameters()) / all_weights
+        records = trained(state, accumulate=2, recompute=True)
+        whole = sharding.whole(state)
+        found["sharded"] = outcome(whole, records) if rank == 0 else None
+    agreed, asked = Agreement(ranks), [15 if rank == 1 and step == 3 else 0 for step in range(8)]
+    found["agreed"] = ranks.collected({rank: [agreed(each) for each in asked]})
+    found["collected"] = ranks.collected({i: torch.full((2,), i) for i in ranks.share(range(5))})
+    if rank == 0:
+        torch.save(found, folder / "found.pt")
+    ranks.leave()
+
+
+def of_processes(world: int, folder: Path) -> dict[str, Any]:
+    torch.multiprocessing.spawn(work, (world, folder), nprocs=world)
+    found: dict[str, Any] = torch.load(folder / "found.pt", weights_only=False)
+    return found
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    state = small_state()
+    return outcome(state, trained(state))
+
+
+def test_two_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) -> None:
+    found = of_processes(2, tmp_path)
+    assert_alike(found["plain"], one)
+    assert_alike(found["accumulated"], one)
+    assert_alike(found["sharded"], one)
+    assert found["share"] == 0.5
+    # What the second asked for in the fourth call, both know in the fifth.
+    assert found["agreed"] == {rank: [0, 0, 0, 0, 15, 0, 0, 0] for rank in range(2)}
+    assert {i: found["collected"][i].tolist() for i in range(5)} == {i: [i, i] for i in range(5)}
+
+
+def test_four_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) -> None:
+    found = of_processes(4, tmp_path)
+    assert_alike(found["plain"], one)
+    assert found["agreed"] == {rank: [0, 0, 0, 0, 15, 0, 0, 0] for rank in range(4)}
+
+
+def test_a_batch_in_parts_is_the_batch(one: dict[str, Any]) -> None:
+    state = small_state()
+    assert_alike(outcome(state, trained(state, accumulate=4)), one)
+
+
+def test_what_is_computed_again_is_the_same_to_the_bit() -> None:
+    plain, again = small_state(dropout=0.2), small_state(dropout=0.2)
+    torch.manual_seed(5)
+    expected = outcome(plain, trained(plain, 5))
+    torch.manual_seed(5)
+    calls = []
+    blocks_of(again.denoiser)[0].register_forward_hook(lambda *_: calls.append(1))
+    inner = next(blocks_of(again.denoiser)[0].children())
+    inner.register_forward_pre_hook(lambda *_: calls.append(2))
+    found = outcome(again, trained(again, 5, recompute=True))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert (calls.count(1), calls.count(2)) == (5, 10)
+    # Nothing is left behind.
+    assert all("forward" not in vars(module) for module in again.denoiser.modules())
+
+
+def test_a_copy_of_a_network_in_training_is_its_own() -> None:
+    state = small_state()
+    steps = train(state.denoiser, VPSDE(), data(0), images=9 * BATCH, state=state, recompute=True)
+    next(steps)
+    other = copy.deepcopy(state.denoiser)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    x = torch.ones(1, 2, 4, 4)
+    assert torch.equal(other.net(x, torch.zeros(1)), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), [(Ranks(0, 3), 1), (Ranks(0, 2), 3), (Ranks(), 5)])
+def test_a_batch_that_does_not_divide_is_refused(ranks: Ranks, accumulate: int) -> None:
+    with pytest.raises(ValueError, match=f"set training.batch to a multiple of {ranks.world * accumulate}"):
+        ranks.rows(16, accumulate)
+
+
+def test_the_rows_of_all_ranks_are_the_batch() -> None:
+    rows = [row for rank in range(4) for row in range(16)[Ranks(rank, 4).rows(16, 2)]]
+    assert rows == list(range(16))
+
+
+def test_one_kernels_adam_is_adam_and_resumes_to_the_bit() -> None:
+    fused, by_hand = small_state(), small_state()
+    assert fused.optimizer.defaults["fused"]
+    by_hand.optimizer = torch.optim.Adam(by_hand.denoiser.parameters(), lr=1e-3, foreach=False)
+    assert_alike(outcome(fused, trained(fused)), outcome(by_hand, trained(by_hand)))
+    first, resumed = small_state(), small_state()
+    trained(first, STEPS // 2)
+    resumed.denoiser.load_state_dict(first.denoiser.state_dict())
+    resumed.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+    resumed.generator.set_state(first.generator.get_state())
+    resumed.step, resumed.images = first.step, first.images
+    trained(resumed)
+    assert torch.equal(flat(resumed.denoiser), flat(fused.denoiser))
+
+
+def test_bfloat16_learns_as_float32_does() -> None:
+    curves = []
+    for precision in (torch.float32, torch.bfloat16):
+        state = small_state()
+        steps = train(state.denoiser, VPSDE(), data(0), images=STEPS * BATCH, state=state, precision=precision)
+        curves.append(torch.stack([step.loss for step in steps]))
+    # The same data and noise: what differs is rounding to 8 bits, 0.4% of a value and less of a mean of many.
+    torch.testing.assert_close(curves[1], curves[0], rtol=0.02, atol=0)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a CUDA device's host wait: numbers read, and shapes that depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(word in str(op) for word in ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.")):
+            self.found.append(str(op))
+        return op(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_nothing() -> None:
+    state = small_state()
+    steps = train(state.denoiser, VPSDE(), data(0), images=9 * BATCH, state=state, accumulate=2, recompute=True)
+    next(steps)
+    with Waits() as waits:
+        next(steps)
+        assert waits.found == []
+        float(next(steps).loss)
+        assert len(waits.found) == 1
+
+
+# Under torchrun
+
+
+def torchrun(*arguments: object, processes: int = 2) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def fail() -> None:
+    """The second rank fails in its third batch."""
+    ranks = Ranks.of_environment()
+
+    def loader() -> Iterator[dict[str, Tensor]]:
+        for step, batch in enumerate(data(0)):
+            if ranks.rank == 1 and step == 2:
+                raise ValueError("the third batch is broken")
+            yield batch
+
+    state = small_state()
+    with ranks.failing_together():
+        for _ in train(state.denoiser, VPSDE(), loader(), images=STEPS * BATCH, state=state):
+            pass
+
+
+def test_where_one_rank_fails_all_end_with_its_error() -> None:
+    job = torchrun(__file__)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode not in (0, None)
+    assert "the third batch is broken" in output
+
+
+# The commands are imported where they are used, so that the processes above start without them.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from commands.train import train as train_run
+    from configs import digits
+
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    config = digits.get_config("vp")
+    config.net.update(width=8, multipliers=(1, 2), blocks=1)
+    config.training.update(images=64, batch=32, sample_every=0)
+    train_run(workdir, config)
+    return workdir
+
+
+def test_ranks_share_samples_to_the_bit(run: Path, tmp_path: Path) -> None:
+    from commands.sample import sample
+
+    asked = {"num": 20, "batch": 8, "solver": "euler_maruyama", "steps": 5, "seed": 3}
+    sample(run, **asked, output=str(tmp_path / "one.npz"), trajectory=2)
+    flags = [f"--{name}={value}" for name, value in asked.items()]
+    job = torchrun(
+        "main.py", "--mode=sample", f"--workdir={run}", *flags, f"--output={tmp_path}/two.npz", "--trajectory=2"
+    )
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    assert output.count("wrote") == 4 + 1  # files, by the first rank alone
+    for name in (".npz", "_trajectory.npz"):
+        with np.load(tmp_path / f"one{name}") as one, np.load(tmp_path / f"two{name}") as two:
+            assert all(np.array_equal(one[key], two[key]) for key in one.files)
+    told = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
+    assert told[0] | {"seconds": 0} == told[1] | {"seconds": 0}
+
+
+def test_a_signal_ends_all_ranks_at_one_checkpoint(tmp_path: Path) -> None:
+    from commands.run import open_trained
+
+    flags = ["--config.net.width=8", "--config.net.blocks=1", "--config.sampling.steps=2", "--config.training.batch=16"]
+    flags += ["--config.training.log_every=2", "--config.training.sharding=fsdp"]
+    job = torchrun("main.py", "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path}/run", *flags)
+    metrics, began = tmp_path / "run" / "metrics.jsonl", time.monotonic()
+    while not (metrics.exists() and metrics.read_text()):
+        assert job.poll() is None
+        assert time.monotonic() - began < 90
+        time.sleep(0.1)
+    job.send_signal(signal.SIGTERM)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode not in (0, None)
+    assert output.count("interrupted: saved") == 1
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    # Whole tensors, which one process opens.
+    assert open_trained(tmp_path / "run").checkpoint == checkpoint
+
+
+if __name__ == "__main__":
+    fail()

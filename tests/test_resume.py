@@ -1,0 +1,218 @@
+"""Runs that are killed, stopped, changed, forked and short of room, as a user meets them."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ml_collections import ConfigDict
+from safetensors.torch import load_file
+
+import training
+from commands.posthoc_ema import posthoc_ema
+from commands.run import open_trained
+from commands.train import train
+from configs import digits
+
+ROOT = Path(__file__).parent.parent
+
+
+def small(images: int = 128, **settings: object) -> ConfigDict:
+    config = digits.get_config("vp").copy_and_resolve_references()
+    config.net.width = 8
+    config.sampling.steps = 2
+    config.training.update(images=images, batch=32, sample_every=0, log_every=3, decay=False, **settings)
+    return config
+
+
+def weights(workdir: Path, images: int, name: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(workdir / "checkpoints" / f"{images:010d}" / f"{name}.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_five_kills_change_no_bit() -> None:
+    # Weights, averages, optimiser, random states, snapshots and the log; benchmarks/kill.py says what is compared.
+    command = [sys.executable, "-m", "benchmarks.kill", "--kills=5", "--images=1200", "--forked"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 kills" in done.stdout and "bit-identical" in done.stdout
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143)])  # Ctrl-C: tests/test_commands.py
+def test_a_polite_kill_saves_and_ends_with_its_status(number: int, status: int, tmp_path: Path) -> None:
+    config = small(1600)
+    keys = ("images", "batch", "sample_every", "log_every", "decay")
+    flags = [f"--config.training.{key}={config.training[key]}" for key in keys]
+    command = [
+        sys.executable, "main.py", "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path / 'run'}",
+        "--config.net.width=8", "--config.sampling.steps=2", "--device=cpu", *flags,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, out + err
+    assert "Traceback" not in err
+    (place,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert training.newest_whole(place.parent) == (place, [])
+    train(tmp_path / "run", config, device="cpu")
+    train(tmp_path / "whole", config, device="cpu")
+    assert same(*(weights(tmp_path / name, 1600) for name in ("run", "whole")))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+
+
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    for folder in (run, whole):
+        train(folder, small(128, checkpoint_every=64), device="cpu")
+    file = run / "checkpoints" / "0000000128" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    capsys.readouterr()
+    assert open_trained(run, "cpu").checkpoint.name == "0000000064"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert str(file) in said and "passed over" in said
+    for folder in (run, whole):
+        train(folder, small(256, checkpoint_every=64), device="cpu")
+    assert same(weights(run, 256), weights(whole, 256))
+    for place in (run / "checkpoints").iterdir():
+        (place / "ema.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="is whole"):
+        open_trained(run, "cpu")
+    with pytest.raises(ValueError, match="is whole"):
+        train(run, small(512), device="cpu")
+
+
+def test_what_would_make_resuming_wrong_is_refused_with_the_differences(tmp_path: Path) -> None:
+    train(tmp_path, small(64), device="cpu")
+    other = small(64, learning_rate=1e-3, clip=0.5, ema=0.9, keep=7)
+    other.seed, other.training.betas = 3, (0.9, 0.99)
+    with pytest.raises(ValueError, match="another configuration") as caught:
+        train(tmp_path, other, device="cpu")
+    said = str(caught.value)
+    assert "config.seed is 0 there and 3 here" in said and "config.training.clip is 1.0 there and 0.5 here" in said
+    assert "1 more" in said and "keep" not in said
+    # Settings that the run was made without are at their defaults, not different.
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    for key in ("snapshot_every", "more_ema", "keep", "on_full_disk"):
+        del saved["config"]["training"][key]
+    file.write_text(json.dumps(saved))
+    assert train(tmp_path, small(96, keep=1), device="cpu")["images"] == 96
+
+
+@pytest.mark.parametrize("ema", [True, False, None])
+def test_a_fork_begins_with_the_weights_of_another_run(ema: bool | None, tmp_path: Path) -> None:
+    train(tmp_path / "old", small(128), device="cpu")
+    config = small(96, checkpoint_every=32, keep=9, more_ema=(0.5,))
+    config.sde.beta_max = 15.0
+    train(tmp_path / "new", config, device="cpu", fork_from=str(tmp_path / "old"), ema=ema)
+    begun = weights(tmp_path / "old", 128, "model" if ema is False else "ema")
+    for name in ("model", "ema", "ema_1"):
+        assert same(weights(tmp_path / "new", 0, name), begun)
+    assert not same(weights(tmp_path / "new", 96), begun)
+    record = json.loads((tmp_path / "new" / "fork.json").read_text())
+    assert record["from"] == str(tmp_path / "old") and record["checkpoint"] == "0000000128"
+    assert record["weights"] == ("raw" if ema is False else "ema")
+    assert record["other_than_there"] == {"sde.beta_max": [20.0, 15.0]}
+
+    # The same command goes on; without the flag too; from another run it does not.
+    config.training.images = 128
+    train(tmp_path / "new", config, device="cpu", fork_from=str(tmp_path / "old"), ema=ema)
+    config.training.images = 160
+    train(tmp_path / "new", config, device="cpu")
+    for source, says in (("new", "not from"), ("elsewhere", "not from")):
+        with pytest.raises(ValueError, match=says):
+            train(tmp_path / "new", config, device="cpu", fork_from=str(tmp_path / source))
+
+
+def test_a_fork_that_cannot_be_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    train(tmp_path / "old", small(32), device="cpu")
+    config = small(64)
+    config.net.width = 16
+    for changed, source, says in (
+        (config, "old", r"net\.width is 8 there and 16 here"),
+        (small(64), "nowhere", "found no config.json"),
+        (small(64), "new", "another run than"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            train(tmp_path / "new", changed, device="cpu", fork_from=str(tmp_path / source))
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="with --fork_from alone"):
+        train(tmp_path / "new", small(64), device="cpu", ema=True)
+    with pytest.raises(ValueError, match="not from"):
+        train(tmp_path / "old", small(64), device="cpu", fork_from=str(tmp_path / "nowhere"))
+
+
+def test_weights_without_an_optimiser_are_forked_from_not_gone_on_with(tmp_path: Path) -> None:
+    # What --mode=import leaves: no state.pt, no checksums.
+    train(tmp_path / "old", small(32), device="cpu")
+    place = tmp_path / "old" / "checkpoints" / "0000000032"
+    for file in ("state.pt", "SHA256SUMS"):
+        (place / file).unlink()
+    (tmp_path / "old" / "import.json").write_text("{}")
+    with pytest.raises(ValueError, match=rf"without an optimiser .* --fork_from={tmp_path / 'old'}"):
+        train(tmp_path / "old", small(64), device="cpu")
+    train(tmp_path / "new", small(32, keep=3), device="cpu", fork_from=str(tmp_path / "old"))
+    assert json.loads((tmp_path / "new" / "fork.json").read_text())["imported"] is True
+    assert same(weights(tmp_path / "new", 0), load_file(place / "ema.safetensors"))
+
+
+def test_an_average_made_afterwards_is_a_run_of_its_own(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, small(640, snapshot_every=64, snapshot_dtype="float32"), device="cpu")
+    assert len(list((run / "snapshots").iterdir())) == 10
+    report = posthoc_ema(run, sigma_rel=0.1, device="cpu")
+    assert report["images"] == 640 and report["profile_error"] < 1e-6
+    made = open_trained(run / "posthoc_0.1", "cpu").denoiser.state_dict()
+    tracked = load_file(run / "snapshots" / "0000000640" / "power_0.1.safetensors")
+    for name, weight in tracked.items():
+        torch.testing.assert_close(made[name], weight, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="--fork_from"):
+        train(run / "posthoc_0.1", small(704, snapshot_every=64, snapshot_dtype="float32"), device="cpu")
+    for settings, says in (({}, "--sigma_rel"), ({"sigma_rel": 0.1}, "new folder"), ({"sigma_rel": 0.5}, "within")):
+        with pytest.raises(ValueError, match=says):
+            posthoc_ema(run, device="cpu", **settings)
+
+
+@pytest.mark.parametrize("policy", ["stop", "continue"])
+def test_a_full_disk_stops_or_not_as_configured_and_loses_nothing(policy: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, small(32, on_full_disk=policy), device="cpu")
+    # From here on a file may have 300 kB, less than weights and state take, and the log little.
+    command = [
+        sys.executable, "-c",
+        "import sys\nfrom tests.test_resume import *\nfrom pathlib import Path\nimport main, configs.digits\n"
+        f"main._parse = lambda _: dict(config=small(320, checkpoint_every=64, on_full_disk={policy!r}))\n"
+        "main._options = lambda mode: {}\n"
+        f"main.FLAGS(['main.py', '--mode=train', '--workdir={run}'])\nsys.exit(main.main(['main.py']))",
+    ]  # fmt: skip
+    limit = (run / "checkpoints" / "0000000032" / "state.pt").stat().st_size - 1
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert "Traceback" not in done.stderr
+    assert lines[-1].startswith("error: no room for") and "0000000032" in lines[-1]
+    # Stopped at the first; or went on past four, to the end, where the last could not be written.
+    assert len(lines) == {"stop": 1, "continue": 5}[policy], done.stderr
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["0000000032"]
+    # With room again, the same command ends where it would have.
+    train(run, small(320, checkpoint_every=64, on_full_disk=policy), device="cpu")
+    train(tmp_path / "whole", small(320, checkpoint_every=64, on_full_disk=policy), device="cpu")
+    assert same(weights(run, 320), weights(tmp_path / "whole", 320))

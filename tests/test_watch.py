@@ -1,0 +1,189 @@
+"""A loss that is no number or explodes: the step, the noise level, the layer and the batch that it names."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sde_lib import VPSDE
+from tests.training_runs import (
+    BATCH,
+    batches,
+    new_state,
+    watched,
+    with_value,
+)
+from training import TrainingState, dsm_loss, save, train
+from training import watch as watch_
+from training.watch import Watch
+
+
+class Poisoned(nn.Module):
+    """Infinite at one example, whose first value is beyond a threshold."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x[:, :1] > 1e3, math.inf, x)
+
+
+def poisoned(state: TrainingState) -> None:
+    denoiser: Any = state.denoiser
+    denoiser.net.stem = nn.Sequential(Poisoned(), denoiser.net.stem)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_layer_that_overflows_names_its_step_level_and_layer(tmp_path: Path, precision: torch.dtype) -> None:
+    state = new_state()
+    poisoned(state)
+    seen, message = watched(state, with_value(1e7, 23, 5), tmp_path, precision=precision)
+    t = seen[-1].times[5]
+    assert message.startswith("step 23 (368 images): the loss is nan, in 1 of 16 examples; the worst is example 5 at ")
+    assert f"log-SNR {float(VPSDE().log_snr(t)):.4g} (t = {float(t):.4g})" in message
+    assert "the first output that is not finite is that of net.stem.0 (Poisoned)" in message
+    assert "\n" not in message
+    # What is left is whole, and the batch does it again: alone, and to the bit for the examples that it did not hit.
+    assert all(bool(p.isfinite().all()) for p in (*state.denoiser.parameters(), *state.ema.model.parameters()))
+    kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
+    assert (kept["step"], kept["example"]) == (23, 5)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        again = dsm_loss(state.denoiser, VPSDE(), kept["x0"], kept["times"], kept["eps"])
+    torch.testing.assert_close(again, kept["losses"], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(kept["losses"], seen[-1].losses, rtol=0, atol=0, equal_nan=True)
+    assert save(tmp_path / "checkpoints", state).is_dir()
+
+
+def test_a_pixel_that_is_no_number_is_named(tmp_path: Path) -> None:
+    _, message = watched(new_state(), with_value(math.nan, 3, 11), tmp_path)
+    assert message.startswith("step 3 ")
+    assert "example 11 at" in message
+    assert "x0 of example 11 is not finite, and the first output that is not finite is that of net.stem" in message
+
+
+def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
+    state = new_state()
+
+    denoiser: Any = state.denoiser
+
+    def planted() -> Iterator[Tensor]:
+        for i, x in enumerate(batches((4,)), start=1):
+            if i == 4:
+                denoiser.net.blocks[1].first.weight.data[2, 3] = math.nan
+            yield x
+
+    _, message = watched(state, planted(), tmp_path)
+    assert message.startswith("step 4 ")
+    assert "in 16 of 16 examples" in message
+    assert "the weight net.blocks.1.first.weight is not finite" in message
+
+
+def test_a_batch_that_cannot_be_kept_does_not_hide_the_step(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    _, message = watched(new_state(), with_value(math.nan, 3, 11), tmp_path / "file")
+    assert message.startswith("step 3 ")
+    assert "the batch is not kept (" in message
+
+
+def test_a_gradient_that_is_no_number_is_named(tmp_path: Path) -> None:
+    class Root(nn.Module):
+        """0 at 0, where the slope is infinite, and the chain rule's 0 times infinity is no number."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + (self.gain * x).abs().sqrt() * 0
+
+    state = new_state()
+    state.denoiser.net.stem = nn.Sequential(Root(), state.denoiser.net.stem)
+    state = TrainingState(state.denoiser)
+    before = [p.clone() for p in state.denoiser.parameters()]
+    _, message = watched(state, batches((4,)), tmp_path)
+    assert message.startswith("step 1 (16 images): the gradient's norm is nan at a loss of ")
+    assert "the first gradient that is not finite is that of net.stem.0.gain" in message
+    assert all(torch.equal(a, b) for a, b in zip(before, state.denoiser.parameters(), strict=True))
+
+
+def with_jump(state: TrainingState, at: int) -> Iterator[Tensor]:
+    """The head's weights are 10,000 times as large for one step."""
+    denoiser: Any = state.denoiser
+    for i, x in enumerate(batches((4,)), start=1):
+        denoiser.net.head.weight.data *= {at: 1e4, at + 1: 1e-4}.get(i, 1)
+        yield x
+
+
+def test_a_loss_that_explodes_is_named_after_a_warm_up_and_not_before(tmp_path: Path) -> None:
+    state = new_state()
+    seen, message = watched(state, with_jump(state, 120), tmp_path, steps=130)
+    ratio = float(seen[-1].loss) / np.mean([float(step.loss) for step in seen[:-1]])
+    assert message.startswith("step 120 ")
+    assert f"example {int(seen[-1].losses.argmax())} at" in message
+    told = float(message.split(", ")[1].split(" times its mean")[0])
+    assert told == pytest.approx(ratio, rel=0.2)  # of a mean that forgets, of losses that fall
+    assert "the largest output is that of net.head (Linear)" in message
+    for at, explosion in ((50, 1e3), (120, 0)):  # within the warm-up; and not asked for
+        state = new_state()
+        watch = Watch(VPSDE(), folder=tmp_path, explosion=explosion)
+        for step in train(state.denoiser, VPSDE(), with_jump(state, at), images=BATCH * 130, state=state):
+            watch.see(step)
+    with pytest.raises(ValueError, match=r"more than 1 times the mean loss, got 0\.5"):
+        Watch(VPSDE(), explosion=0.5)
+
+
+class Late:
+    """Of a verdict that is not ready when it is asked for, and is waited for only some steps later."""
+
+    waited = 0
+
+    def query(self) -> bool:
+        return False
+
+    def synchronize(self) -> None:
+        Late.waited += 1
+
+
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Late, "waited", 0)
+    monkeypatch.setattr(watch_, "_to_host", lambda flag: (flag, Late()))
+    monkeypatch.setattr(watch_, "AT_ONCE", ())
+
+
+def test_a_verdict_that_is_late_names_the_step_it_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_cuda(monkeypatch)
+    seen, message = watched(new_state(), with_value(math.nan, 9, 1), tmp_path)
+    assert message.startswith("step 9 ")
+    assert seen[-1].step == 9 + watch_.BEHIND
+    assert Late.waited == 9
+    # Settled, before a checkpoint say, it comes at once.
+    state = new_state()
+    watch = Watch(VPSDE(), state.denoiser, state.optimizer, folder=tmp_path)
+    for step in itertools.islice(train(state.denoiser, VPSDE(), with_value(math.nan, 2, 1), images=99, state=state), 3):
+        watch.see(step)
+    with pytest.raises(ValueError, match=r"^step 2 "):
+        watch.settle()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_no_step_is_taken_after_a_bad_one_while_its_verdict_is_on_its_way(
+    fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_cuda(monkeypatch)
+    states = []
+    for loader, steps in ((batches((4,)), 8), (with_value(math.nan, 9, 1), 60)):
+        denoiser = new_state().denoiser
+        states.append(TrainingState(denoiser, torch.optim.Adam(denoiser.parameters(), lr=1e-3, fused=fused)))
+        if steps == 60:
+            watched(states[-1], loader, tmp_path)
+        else:
+            list(train(denoiser, VPSDE(), loader, images=BATCH * steps, state=states[-1]))
+    for before, after in zip(states[0].denoiser.parameters(), states[1].denoiser.parameters(), strict=True):
+        # A fused step is not taken; another goes on by its moments alone, 5 times by at most the learning rate.
+        torch.testing.assert_close(after, before, rtol=0, atol=0 if fused else 5.1e-3)
+    moments = [[s["exp_avg"] for s in state.optimizer.state.values()] for state in states]
+    assert all(bool(m.isfinite().all()) for m in moments[1])
+    assert not fused or all(torch.equal(a, b) for a, b in zip(*moments, strict=True))

@@ -1,0 +1,181 @@
+"""What looks at every step for a loss that is no number or explodes, and says where it came from."""
+
+import math
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sde_lib import SDE
+from training import weighting
+from training.culprit import culprit, keep_batch
+from training.loop import Step
+from training.randomness import processes, rank
+from training.weighting import Weighting
+
+WARM_UP = 100  # steps before a loss can be called exploding, and the length of the mean it is held against
+AT_ONCE = ("cpu",)  # devices that can be asked without waiting
+BEHIND = 4  # steps that may be under way on the device before their verdicts are waited for
+
+
+class Watch:
+    """Raises at the step whose loss or gradient is not finite, or whose loss is `explosion` times the running mean.
+
+    What the step did not survive is kept: before the optimiser steps, a gradient that is not finite is taken away, so
+    weights, moments and averages stay what they were, and the batch can be run again on them to find the layer. On the
+    CPU the verdict comes at the step itself. On CUDA nothing waits: verdicts are copied to the host as they get ready
+    and read at most 4 steps later, while a flag on the device already keeps any further step from being taken.
+
+    Args:
+        sde: the path in training.
+        denoiser: the module in training; without it no layer is named.
+        optimizer: that steps it; without it the weights are not kept.
+        weight: of the loss.
+        precision: bfloat16 or float16 where the network runs under autocast. With float16, whose scaler expects
+            gradients to overflow now and then, only the loss is judged.
+        explosion: how many times its running mean over some 100 steps the loss may be, once there were 100; 0 for any.
+        folder: where the batch is kept, as bad_batch.pt; by default the present one.
+    """
+
+    def __init__(
+        self,
+        sde: SDE,
+        denoiser: nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        weight: Weighting = weighting.simple,
+        precision: torch.dtype = torch.float32,
+        explosion: float = 1e3,
+        folder: Path | str = ".",
+    ) -> None:
+        if math.isnan(explosion) or explosion < 0 or 0 < explosion <= 1:
+            raise ValueError(f"expected an explosion to be 0 or more than 1 times the mean loss, got {explosion}")
+        self.sde, self.denoiser, self.weight, self.precision = sde, denoiser, weight, precision
+        self.explosion, self.folder = explosion, Path(folder)
+        self._gradients = precision != torch.float16
+        self._mean, self._seen = torch.zeros((), dtype=torch.float64), 0
+        self._pending: deque[_Verdict] = deque()
+        self._stopped: Tensor | None = None
+        self._optimizer = optimizer
+        self._hook = optimizer.register_step_pre_hook(self._keep_whole) if optimizer and self._gradients else None
+
+    def see(self, step: Step) -> None:
+        """Judge a step.
+
+        Raises:
+            ValueError: that names the step, the noise level and the layer, if it (or one shortly before) is bad.
+        """
+        loss = step.loss.double()
+        self._mean = mean = self._mean.to(loss.device)
+        bad = ~loss.isfinite()
+        if self._gradients:
+            bad = bad | ~step.grad_norm.isfinite()
+        if self.explosion and self._seen >= WARM_UP:
+            bad = bad | (loss > self.explosion * mean)
+        self._seen += 1
+        self._mean = torch.lerp(mean, loss, 1 / min(self._seen, WARM_UP))
+        self._pending.append(_Verdict(step, mean, *_to_host(bad)))
+        while self._pending and (len(self._pending) > BEHIND or self._pending[0].ready):
+            self._read()
+
+    def settle(self) -> None:
+        """Read every verdict, waiting for the device; before a checkpoint, say.
+
+        Raises:
+            ValueError: as `see` does.
+        """
+        while self._pending:
+            self._read()
+
+    def close(self) -> None:
+        """Leave the optimiser as it was."""
+        if self._hook is not None:
+            self._hook.remove()
+        if self._stopped is not None and self._optimizer is not None:
+            vars(self._optimizer).pop("found_inf", None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running mean."""
+        return {"mean": float(self._mean), "seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from that mean."""
+        self._mean, self._seen = torch.tensor(state["mean"], dtype=torch.float64), int(state["seen"])
+
+    def _read(self) -> None:
+        verdict = self._pending.popleft()
+        if verdict.event is not None:
+            verdict.event.synchronize()
+        if bool(verdict.bad):
+            self._pending.clear()
+            self._tell(verdict.step, float(verdict.mean))
+
+    def _tell(self, step: Step, mean: float) -> None:
+        losses = step.losses.double()
+        finite = losses.isfinite()
+        worst = int((~finite).double().argmax() if not bool(finite.all()) else losses.argmax())
+        t = float(step.times[worst])
+        log_snr = float(self.sde.log_snr(step.times[worst]))
+        loss, norm = float(step.loss), float(step.grad_norm)
+        if not math.isfinite(loss):
+            what = f"the loss is {loss}, in {int((~finite).sum())} of {len(losses)} examples"
+        elif not math.isfinite(norm) and self._gradients:
+            what = f"the gradient's norm is {norm} at a loss of {loss:.4g}"
+        else:
+            what = f"the loss is {loss:.4g}, {loss / mean:.3g} times its mean {mean:.4g}"
+        if processes() > 1 and bool(finite.all()):
+            what = f"of process {rank()} of {processes()}, whose own examples have a finite loss, {what}"
+        where = culprit(self.denoiser, self.sde, step, self.weight, self.precision) if self.denoiser else ""
+        try:
+            kept = f"in {keep_batch(step, self.folder, log_snr=log_snr, example=worst)}"
+        except (OSError, RuntimeError) as error:  # what it has to say is worth more
+            kept = f"not kept ({error})"
+        raise ValueError(
+            f"step {step.step} ({step.images:,} images): {what}; the worst is example {worst} at log-SNR {log_snr:.4g} "
+            f"(t = {t:.4g}); {where and where + '; '}the batch is {kept}, earlier checkpoints are whole: lower "
+            "training.learning_rate or training.clip"
+        )
+
+    def _keep_whole(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Before a step: take away gradients that are not finite, without waiting for a CUDA device."""
+        owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        grads: list[Tensor] = [p.grad for p in owners]
+        if not grads:
+            return
+        norm: Any = nn.utils.get_total_norm(grads)
+        bad = ~(norm.full_tensor() if hasattr(norm, "full_tensor") else norm).isfinite()
+        if bad.device.type in AT_ONCE:
+            if bool(bad):
+                for p in owners:
+                    p.grad = None
+            return
+        self._stopped = bad if self._stopped is None else self._stopped | bad
+        if optimizer.defaults.get("fused"):  # its kernels leave all as it is where this is not 0
+            optimizer.grad_scale, optimizer.found_inf = None, self._stopped.float()  # type: ignore[attr-defined]
+            return
+        for grad in grads:  # moments still move the weights, a little
+            grad.masked_fill_(self._stopped, 0)
+
+
+class _Verdict(NamedTuple):
+    step: Step
+    mean: Tensor
+    bad: Tensor
+    event: "torch.cuda.Event | None"
+
+    @property
+    def ready(self) -> bool:
+        return self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call]
+
+
+def _to_host(flag: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":
+    """The flag where it can be read once its event is over."""
+    if flag.device.type != "cuda":
+        return flag, None
+    host = torch.empty((), dtype=torch.bool, pin_memory=True)
+    host.copy_(flag, non_blocking=True)
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(flag.device))
+    return host, event
