@@ -16,6 +16,7 @@ from models.denoiser import Denoiser
 from models.importers.load import opened
 from models.importers.recipe import Recipe
 from models.recorded import settings_of
+from training import sealed
 
 # The data sets that a shape and a range of values suggest.
 DATASETS: dict[tuple[int, ...], str] = {(3, 32, 32): "cifar10", (1, 28, 28): "mnist", (1, 8, 8): "digits"}
@@ -58,13 +59,10 @@ def import_checkpoint(
         run.dataset("test")  # a mistake in it comes now
 
     checkpoint = workdir / "checkpoints" / f"{0:010d}"
-    part = checkpoint.with_name(f".{checkpoint.name}.part")
-    for left in (part, checkpoint):  # of an import that was interrupted: there is no config.json
-        shutil.rmtree(left, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name, model in (("ema", denoiser), ("model", raw)):
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part / f"{name}.safetensors")
-    part.rename(checkpoint)
+    shutil.rmtree(checkpoint, ignore_errors=True)  # of an import that was interrupted: there is no config.json
+    with sealed(checkpoint) as part:
+        for name, model in (("ema", denoiser), ("model", raw)):
+            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part / f"{name}.safetensors")
     report = write_json(workdir / "import.json", {"file": str(file), "source": source, **dataclasses.asdict(verdict)})
     run.save()
     return {

@@ -20,6 +20,7 @@ FREE = (
     "config.data.root",
     "config.data.path",
     "config.data.download",
+    "config.data.cache",
     "config.sampling.",
     "config.training.log_every",
     "config.training.sample_every",
@@ -27,6 +28,8 @@ FREE = (
     "config.training.keep",
     "config.training.keep_every",
     "config.training.on_full_disk",
+    "config.training.explosion",
+    "config.training.recompute",
 )
 SHOWN = 4
 

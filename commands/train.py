@@ -6,14 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 from tqdm import tqdm
 
 import training
@@ -28,6 +27,7 @@ from training import DiskFullError, Step, TrainingState
 from training.data import Dataset
 from training.distributed import Ranks
 from training.loop import adam
+from training.memory import keep_freed_memory
 from training.sharding import Sharding, whole
 
 PATIENCE = timedelta(hours=2)  # of a process that waits for the first one's pictures and checkpoints
@@ -46,7 +46,8 @@ def train(
 
     Under torchrun the processes share every batch, which is training.batch all the same.
 
-    Writes config.json, checkpoints/, snapshots/, metrics.jsonl, loss.png, samples/*.png and TensorBoard events.
+    Writes config.json, checkpoints/, snapshots/, metrics.jsonl, timing.jsonl, loss.png, loss_by_log_snr.png,
+    samples/*.png and TensorBoard events.
 
     Args:
         workdir: of the run.
@@ -73,6 +74,7 @@ def _train(
         raise ValueError("expected --ema or --noema in --mode=train with --fork_from alone: what to begin with")
     dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
+    keep_freed_memory()
     refuse_another(run)
     source = origin(run, fork_from)
     state, forked = _start(run, source, ema is not False)
@@ -219,15 +221,16 @@ def _introduce(run: Run, dataset: Dataset, state: TrainingState) -> None:
 
 
 def _steps(run: Run, dataset: Dataset, state: TrainingState) -> Iterator[Step]:
-    settings = run.config.training
+    settings, transform = run.config.training, run.config.transform
     batches = training.Batches(
         dataset,
         settings.batch,
         seed=run.config.seed,
         start=state.images,
-        transform=partial(_transform, run),
+        transform=training.Scaled(run.data.levels, run.low, run.high, transform.dequantise, transform.flip),
         labels=settings.labels,
         label_dropout=settings.label_dropout,
+        device=run.device,
     )
     precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if settings.precision not in precisions:
@@ -250,17 +253,6 @@ def _steps(run: Run, dataset: Dataset, state: TrainingState) -> Iterator[Step]:
         accumulate=settings.accumulate,
         recompute=settings.recompute,
     )
-
-
-def _transform(run: Run, stored: Tensor, generator: Generator) -> Tensor:
-    def uniform(k: Tensor) -> Tensor:
-        return torch.rand(k.shape, generator=generator) if run.config.transform.dequantise else torch.full_like(k, 0.5)
-
-    x0, _ = run.to_model(stored, uniform=uniform)
-    if run.config.transform.flip:
-        flipped = torch.rand(len(x0), generator=generator) < 0.5
-        x0[flipped] = x0[flipped].flip(-1)
-    return x0
 
 
 def _schedule(settings: ml_collections.ConfigDict) -> Callable[[int], float]:

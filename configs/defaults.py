@@ -64,6 +64,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "times": spec(TIMES, "stratified"),
                 "labels": False,  # train with the data set's classes
                 "label_dropout": 0.1,  # the share of them left out, for guidance
+                "explosion": 1000.0,  # times its running mean that a loss may be; 0 for any
                 "log_every": 100,  # steps
                 "sample_every": 500_000,  # images
                 "checkpoint_every": 500_000,  # images

@@ -34,7 +34,9 @@ class GroupNorm(nn.GroupNorm):
         if told is not None:
             weight, bias = weight + weight * told[0], torch.addcmul(told[1], bias, 1 + told[0])
         ahead = torch.autograd.forward_ad._current_level >= 0
-        if x.device.type != "cpu" or x.dtype != self.weight.dtype:
+        if x.device.type == "cpu":
+            x = x.to(weight.dtype)  # under autocast too: torch's backward pass of 16-bit images is slow
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             x = x.contiguous() if ahead else x  # torch's forward-mode derivative refuses channels-last images
             y = group_norm(x, self.num_groups, None if told else weight, None if told else bias, self.eps)
             y = torch.addcmul(bias[:, :, None, None], y, weight[:, :, None, None]) if told else y

@@ -1,6 +1,9 @@
 """The processes that torchrun started: which one this is, what is its to do, and what all of them know together."""
 
+import atexit
+import gc
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +39,7 @@ class Ranks:
                 torch.cuda.set_device(local)
             nccl = torch.cuda.is_available() and dist.is_nccl_available()
             dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=patience)
+            atexit.register(_let_go)
         return cls(int(os.environ.get("RANK", "0")) if world > 1 else 0, world)
 
     @classmethod
@@ -58,7 +62,9 @@ class Ranks:
         """Part from the others, when all is done."""
         if self.world > 1:
             self.wait()
+            gc.collect()  # DistributedDataParallel is a cycle, which would keep the group
             dist.destroy_process_group()
+            _let_go()
 
     def share(self, items: Sequence[Any]) -> Sequence[Any]:
         """The items that are this rank's to do."""
@@ -118,6 +124,11 @@ class Ranks:
                     f"process {self.rank} of {self.world} lost the others: see the error of the one that failed first"
                 ) from error
             raise
+
+
+def _let_go() -> None:
+    """Let gloo's threads drop their tensors: one that needs the interpreter for it while that ends aborts it."""
+    time.sleep(0.1)
 
 
 def _is_of_gloo(error: RuntimeError) -> bool:

@@ -1,10 +1,13 @@
-"""How much memory training takes."""
+"""How much memory training takes, and keeping what it has."""
 
+import ctypes
 import os
 from pathlib import Path
 
 import torch
 
+# Of glibc's mallopt.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 STATM = Path("/proc/self/statm")
 
 
@@ -19,3 +22,16 @@ def memory(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         found["cuda_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return found
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep what is freed for what is asked for next; whether it took the hint (glibc does).
+
+    A step on the CPU frees and asks for its activations over and over. By default large ones go back to the system,
+    which clears each page anew: 4% of the time of a training step.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(M_MMAP_THRESHOLD, 2**25))
