@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import math
-import os
 import re
 import shutil
 import signal
@@ -20,6 +19,7 @@ import torch
 from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.torch import load_file
+from warm import run
 
 from commands.interpolate import spherical
 from commands.run import open_trained
@@ -30,12 +30,6 @@ from training.data import digits as digits_data
 
 ROOT = Path(__file__).parent.parent
 TINY = ("--config.training.batch=32", "--config.training.sample_every=0", "--config.net.width=8")
-
-
-def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **environment}
-    command = [sys.executable, str(ROOT / "main.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -345,7 +339,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_at_the_same_bits(tmp_path: Path)
     assert images == sorted(set(images))
 
 
-@pytest.mark.parametrize("shape", [(5, 12, 8), (1, 28, 20), (6,), (4, 10)])
+@pytest.mark.parametrize("shape", [(5, 12, 8), pytest.param((1, 28, 20), marks=pytest.mark.slow), (6,), (4, 10)])
 def test_data_of_any_shape_trains_samples_and_scores(shape: tuple[int, ...], tmp_path: Path) -> None:
     file = tmp_path / "data.npy"
     np.save(file, np.random.default_rng(0).normal(size=(40, *shape)).astype(np.float32))

@@ -1,9 +1,6 @@
 """Runs from other people's checkpoints, and folders for others: by the command line, and by Python."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 from seeded import load, seeded_normal, state_dict
 from torch import Tensor, nn
+from warm import run
 
 from commands.encode import encode
 from commands.export_run import export_run
@@ -25,8 +23,6 @@ from models.importers import load_checkpoint
 from models.precondition import Precondition, Told
 from models.pretrained import from_pretrained, save_pretrained
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
-
-ROOT = Path(__file__).parent.parent
 
 
 def checkpoint(name: str, path: Path) -> str:
@@ -159,8 +155,7 @@ def test_an_import_that_was_interrupted_is_begun_anew(images: Path, tmp_path: Pa
 )
 def test_a_mistake_gets_one_line_and_nothing_is_written(arguments: tuple[str, ...], tmp_path: Path) -> None:
     checkpoint("ncsnpp_vp", tmp_path / "checkpoint.pth")
-    command = [sys.executable, str(ROOT / "main.py"), "--mode=import", "--workdir=run", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
+    done = run("--mode=import", "--workdir=run", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth"]

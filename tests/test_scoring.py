@@ -246,6 +246,7 @@ def test_a_prior_of_the_data_is_nearer_to_it(workdir: Path, tmp_path: Path) -> N
     assert reports[1]["prior_kl"]["estimate"] < reports[0]["prior_kl"]["estimate"]
 
 
+@pytest.mark.slow
 def test_a_tolerance_chooses_and_says_what(workdir: Path, tmp_path: Path) -> None:
     report = report_of(workdir, tmp_path / "t.json", num=36, tolerance=0.05)
     ode = report["estimates"]["ode"]
@@ -271,7 +272,7 @@ def alike(first: Path, second: Path) -> bool:
         return a.files == b.files and all(np.array_equal(a[key], b[key]) for key in a.files)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_killed_and_run_again_it_goes_on_to_the_same_number(number: int, workdir: Path, tmp_path: Path) -> None:
     whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
