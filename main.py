@@ -84,7 +84,9 @@ flags.DEFINE_integer("chain", None, "steps of the variational bound")
 flags.DEFINE_string("variance", None, "of those steps, small or large")
 flags.DEFINE_string("from", None, "whose checkpoint to import: score_sde_pytorch, ncsnv2, ddim, edm, diffusers, ...")
 flags.DEFINE_string("architecture", None, "what its weights do not tell, as nf=64,ch_mult=(1,2) by its own names")
-flags.DEFINE_string("data", None, "the data set that an imported model is scored on, as folder:path='images'")
+flags.DEFINE_string(
+    "data", None, "to import, encode or score: a data set in the place of the run's, folder:path='images'"
+)
 flags.DEFINE_string("to", None, "what to export to: scorefield or diffusers")
 flags.DEFINE_string("input", None, "images to encode (folder, .npy, .npz), or latents to decode (.npz)")
 flags.DEFINE_string("output", None, "file to write; pictures and reports go beside it")

@@ -7,6 +7,7 @@ weights, averages, optimiser, random states, snapshots and rows of metrics.jsonl
 """  # noqa: E501
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -60,10 +61,21 @@ def command(workdir: Path, settings: dict[str, Any], processes: int) -> Child:
         )
 
     def kill() -> None:
-        os.killpg(process.pid, signal.SIGKILL)
+        # torchrun puts its workers in sessions of their own.
+        for pid in (process.pid, *_descendants(process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
 
     return Child(process.poll, kill)
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, tasks.read_text().split()):
+            found += [child, *_descendants(child)]
+    return found
 
 
 def forked(workdir: Path, settings: dict[str, Any], processes: int) -> Child:

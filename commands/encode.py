@@ -25,6 +25,7 @@ def encode(
     workdir: Path,
     *,
     input: str | None = None,  # noqa: A002 - the flag's name
+    data: str | None = None,
     split: str | None = None,
     num: int | None = None,
     solver: str = "ddim",
@@ -39,15 +40,15 @@ def encode(
 
     With the exactly invertible solver, belm, also the state `before` the latent, with which decode comes back exactly.
 
-    The images are those of `input` (a folder, an .npy or an .npz), or the first `num` of a split of the run's data (64
-    unless said). The picture shows images over latents.
+    The images are those of `input` (a folder, an .npy or an .npz), or the first `num` of a split (64 unless said) of
+    the run's data, or of `data`. The picture shows images over latents.
 
     Raises:
         ValueError: if there is no trained run, the images do not fit it, or the solver cannot go up the path.
     """
     trained = open_trained(workdir, device, ema)
     path = output_path(output, workdir / "latents.npz")
-    run = trained.run
+    run = trained.run.on(data)
     options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
     flow_solver(options)
     stored, label = _images(run, input, split, num)

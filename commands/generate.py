@@ -13,7 +13,7 @@ import models
 from commands.run import Run
 from configs import build
 from sde_lib.broadcast import DenoiserLike
-from solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver, Trajectory
+from solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver
 from solvers.solver import OnStep
 from training.distributed import Ranks
 
@@ -31,7 +31,7 @@ def generate(
     labels: Tensor | None = None,
     guidance: float = 1.0,
     show: bool = True,
-    trajectory: Trajectory | None = None,
+    trajectory: OnStep = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
     """`num` samples (N, *D) in the model's values, on the CPU; the same for a seed whatever the batch.

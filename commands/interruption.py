@@ -1,10 +1,14 @@
 """Signals that wait for a step to end."""
 
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from tqdm import tqdm
 
 from training.distributed import Agreement, Ranks
 
@@ -23,6 +27,7 @@ class Stop:
 
     agreement: Agreement
     asked: int = 0
+    since: float = 0.0
 
     def agreed(self) -> int:
         """The signal that any of the processes was sent: they must end at the same step, and all ask once a step."""
@@ -31,13 +36,20 @@ class Stop:
 
 @contextmanager
 def between_steps() -> Iterator[Stop]:
-    """Ctrl-C and a polite kill wait for the step to end, so that what is saved is whole; asked twice, they do not."""
-    stop = Stop(Agreement(Ranks.current()))
+    """Ctrl-C and a polite kill wait for the step to end, so that what is saved is whole; Ctrl-C again does not.
+
+    What comes within two seconds is the same one: torchrun passes on what its processes were sent as well.
+    """
+    stop, first = Stop(Agreement(Ranks.current())), Ranks.current().first
 
     def ask(number: int, frame: object) -> None:
-        if stop.asked:
+        now = time.monotonic()
+        if stop.asked and number == signal.SIGINT and now > stop.since + 2:
             raise Interrupted(number)
-        stop.asked = number
+        if not stop.asked:
+            stop.asked, stop.since = number, now
+            if first:
+                tqdm.write("stopping after this step, with a checkpoint; Ctrl-C again does not wait", file=sys.stderr)
 
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, ask) for number in signals}

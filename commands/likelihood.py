@@ -34,6 +34,7 @@ PRIORS = ("standard", "data")
 def likelihood(
     workdir: Path,
     *,
+    data: str | None = None,
     split: str = "test",
     num: int | None = None,
     estimators: Sequence[str] = ("ode",),
@@ -61,6 +62,7 @@ def likelihood(
 
     Args:
         workdir: of the run.
+        data: a data set in the place of the run's own, as on a command line.
         split: "train" or "test".
         num: the first so many images.
         estimators: of "ode", "dsm", "vlb" and "elbo" (`commands.estimates.MEANINGS`).
@@ -105,7 +107,8 @@ def likelihood(
     ranks = Ranks.of_environment()
     trained = open_trained(workdir, device, ema)
     path = output_path(output, workdir / f"likelihood_{split}.json")
-    run, dataset = trained.run, trained.run.dataset(split)
+    run = trained.run.on(data)
+    dataset = run.dataset(split)
     stored = stored_tensor(dataset, num)
     if not bool(torch.as_tensor(stored, dtype=torch.float64).isfinite().all()):
         raise ValueError(f"expected finite values, got NaN or infinity in {dataset.name}: mend or leave out its images")

@@ -1,6 +1,8 @@
 """Whether a working directory's run is the one that is asked for: gone on from, refused, or begun from another's."""
 
+import fcntl
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ FREE = (
     "config.training.on_full_disk",
     "config.training.explosion",
     "config.training.recompute",
+    "config.training.learning_rate",
+    "config.training.clip",
 )
 SHOWN = 4
 
@@ -60,6 +64,40 @@ def refuse_another(run: Run) -> None:
             f"{run.workdir} holds a run of another configuration: {shown}{more}: choose another --workdir, or give its "
             "own configuration to go on with it"
         )
+
+
+class Alone:
+    """A working directory that no other training writes to: locked while the `with` lasts, from when it is there."""
+
+    def __init__(self, workdir: Path) -> None:
+        self._workdir, self._held = workdir, -1
+
+    def __enter__(self) -> "Alone":
+        self.lock()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held >= 0:
+            os.close(self._held)
+
+    def lock(self) -> None:
+        """Lock it, if it exists and is not locked by this one.
+
+        Raises:
+            ValueError: if another process trains there.
+        """
+        if self._held >= 0 or not self._workdir.is_dir() or not Ranks.current().first:
+            return
+        held = os.open(self._workdir, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            raise ValueError(f"another process trains in {self._workdir}: wait for it, or choose another") from None
+        except OSError:  # a file system without locks
+            os.close(held)
+            return
+        self._held = held
 
 
 def resume(run: Run, state: TrainingState, power: training.PowerEMA | None) -> dict[str, Any] | None:

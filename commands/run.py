@@ -69,6 +69,13 @@ class Run:
     def new_denoiser(self) -> models.Denoiser:
         return build.denoiser(self.config, self.data.shape, self.num_classes).to(self.device)
 
+    def on(self, data: str | None) -> "Run":
+        """The same run on another data set, written as on a command line; on its own for None."""
+        if data is not None:
+            given = build.parse(data)
+            self.config.data = build.spec(build.DATASETS, given.pop("name"), **given)
+        return self
+
     def dataset(self, split: str) -> Dataset:
         dataset: Dataset = build.build(build.DATASETS, self.config.data, split=split)
         self.check(dataset)

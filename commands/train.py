@@ -18,7 +18,7 @@ from tqdm import tqdm
 import training
 from commands.generate import grid
 from commands.interruption import Interrupted, between_steps
-from commands.resuming import fork, origin, refuse_another, resume, write_origin
+from commands.resuming import Alone, fork, origin, refuse_another, resume, write_origin
 from commands.run import DataFacts, Run, device_of
 from commands.train_log import Log
 from configs import build
@@ -75,12 +75,17 @@ def _train(
     dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
     keep_freed_memory()
+    with Alone(workdir) as alone:
+        return _trained(run, dataset, fork_from, ema, alone)
+
+
+def _trained(run: Run, dataset: Dataset, fork_from: str | None, ema: bool | None, alone: Alone) -> dict[str, Any]:
     refuse_another(run)
     source = origin(run, fork_from)
     state, forked = _start(run, source, ema is not False)
     power = _power(run, state)
     held = resume(run, state, power)
-    ranks, every = Ranks.current(), config.training
+    ranks, every = Ranks.current(), run.config.training
     if every.sharding == "fsdp" and ranks.world > 1:
         Sharding(state, *([power] if power else []))
     steps = _steps(run, dataset, state)
@@ -88,6 +93,7 @@ def _train(
         if held is None and forked is not None:
             write_origin(run, forked)
         run.save()
+        alone.lock()
     if held is None and forked is not None:
         save(run, state, power)
     if ranks.first:
@@ -108,20 +114,20 @@ def _train(
                     tqdm.write(f"interrupted: saved {place}; the same command goes on from there")
                 raise Interrupted(asked)
             if _passed(every.sample_every, last_seen, step.images) and not over:
-                log.pictures(state)
+                log.pictures(state, lambda: stop.asked)
             if _passed(every.checkpoint_every, last_seen, step.images) and not over:
                 _save_if_there_is_room(run, state, power, log.held())
             last_seen = step.images
         if state.images > before:
             save(run, state, power, log.held())
-            log.pictures(state)
+            log.pictures(state, lambda: stop.asked)
     seconds = time.perf_counter() - began
     return {
         "images": state.images,
         "seconds": round(seconds, 1),
         "images_per_second": round((state.images - before) / seconds, 1),
         "loss": log.loss,
-        "files": [str(path) for path in (workdir / "checkpoints", workdir / "loss.png", workdir / "samples")],
+        "files": [str(run.workdir / name) for name in ("checkpoints", "loss.png", "samples")],
     }
 
 
@@ -187,6 +193,7 @@ def _start(run: Run, source: Path | None, ema: bool) -> tuple[TrainingState, dic
     torch.manual_seed(run.config.seed)
     random.seed(run.config.seed)
     np.random.seed(run.config.seed)
+    _refuse_senseless(settings)
     if settings.log_every < 1:
         raise ValueError(f"expected training.log_every to be at least 1, got {settings.log_every}")
     if settings.sharding not in ("ddp", "fsdp"):
@@ -208,6 +215,19 @@ def _start(run: Run, source: Path | None, ema: bool) -> tuple[TrainingState, dic
     forked = None if source is None or begun else fork(run, source, denoiser, ema)
     averages: training.EMA[nn.Module] = training.EMA(denoiser, (settings.ema, *settings.more_ema))
     return TrainingState(denoiser, optimizer, averages, generator), forked
+
+
+def _refuse_senseless(settings: ml_collections.ConfigDict) -> None:
+    for key, sensible, expected in (
+        ("images", settings.images >= 1, "at least 1"),
+        ("learning_rate", 0 < settings.learning_rate < math.inf, "a positive number"),
+        ("clip", settings.clip >= 0, "0 or more"),
+        ("warmup", settings.warmup >= 0, "0 or more"),
+        ("accumulate", settings.accumulate >= 1, "at least 1"),
+        ("label_dropout", 0 <= settings.label_dropout <= 1, "within [0, 1]"),
+    ):
+        if not sensible:
+            raise ValueError(f"expected training.{key} to be {expected}, got {settings[key]}")
 
 
 def _introduce(run: Run, dataset: Dataset, state: TrainingState) -> None:

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -128,12 +128,12 @@ class Log:
             self._window.load_state_dict(ranks[randomness.rank()]["window"])
             self._watch.load_state_dict(ranks[randomness.rank()]["watch"])
 
-    def pictures(self, state: TrainingState) -> None:
+    def pictures(self, state: TrainingState, asked: Callable[[], object] = lambda: False) -> None:
         """Samples of the weights in training and of their average, side by side, from the same noise each time."""
         sharded = any(hasattr(weights, "full_tensor") for weights in state.denoiser.parameters())
         if self._first or sharded:
             with self._room():
-                said = save_samples(self.run, state, self._board if self._first else None)
+                said = save_samples(self.run, state, self._board if self._first else None, asked)
                 if said:
                     tqdm.write(said)
 

@@ -1,6 +1,6 @@
 """The pictures of a training run: samples as it goes, curves at its end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,26 @@ from torch.utils.tensorboard import SummaryWriter
 from commands.generate import generate
 from commands.run import Run
 from evaluation import save_curve, save_panels
+from solvers import Progress
 from training import TrainingState
 
 SAMPLES = 36  # of each of the two
 STAGES = 4  # parts of the run, each a curve over noise levels
 
 
-def save_samples(run: Run, state: TrainingState, board: SummaryWriter | None) -> str:
+def save_samples(
+    run: Run, state: TrainingState, board: SummaryWriter | None, asked: Callable[[], object] = lambda: False
+) -> str:
     """Samples of the raw weights and of their first average, side by side, from one noise; what to say of it.
 
     Sampling that fails (raw weights, early on) costs its panel, not the run. Weights in shards need every process to
-    sample: those without a board write nothing.
+    sample: those without a board write nothing. Where `asked` says so, sampling is abandoned.
     """
     panels: dict[str, Tensor] = {}
     missing: list[str] = []
     for name, denoiser in {"raw": state.denoiser, f"EMA {state.ema.decay:g}": state.ema.model}.items():
         with _evaluating(denoiser), _noted(missing):
-            panels[name] = _samples(run, denoiser)
+            panels[name] = _samples(run, denoiser, asked)
     if board is None:
         return ""
     if not panels:
@@ -79,9 +82,22 @@ def _noted(failures: list[str]) -> Iterator[None]:
         failures.append(str(error))
 
 
-def _samples(run: Run, denoiser: nn.Module) -> Tensor:
+def _samples(run: Run, denoiser: nn.Module, asked: Callable[[], object]) -> Tensor:
+    def abandoned(progress: Progress) -> None:
+        if asked():
+            raise ValueError("interrupted")
+
     labels = None if run.num_classes is None else torch.arange(SAMPLES) % run.num_classes
-    x = generate(run, denoiser, SAMPLES, sampling=run.config.sampling, seed=run.config.seed, labels=labels, show=False)
+    x = generate(
+        run,
+        denoiser,
+        SAMPLES,
+        sampling=run.config.sampling,
+        seed=run.config.seed,
+        labels=labels,
+        show=False,
+        trajectory=abandoned,
+    )
     return run.viewable(run.to_stored(x))
 
 

@@ -1,17 +1,17 @@
 """Your own data, --config.data.path=PATH.
 
 Variants: folder of images (the default), archive of them (.zip, .tar, .tar.gz), shards (WebDataset's tars), huggingface
-(a folder or a name on the hub), array (.npy, .npz, raw), and toy (points in the plane). Images of mixed sizes:
---config.data.size=64.
+(a folder or a name on the hub), array (.npy, .npz, raw), and toy (points in the plane); ddpm is folder with DDPM's
+path, prediction and network, which --mode=export --to=diffusers takes. Images of mixed sizes: --config.data.size=64.
 """
 
 import ml_collections
 
-from configs.build import DATASETS, NETWORKS, PRECONDITIONS, spec
+from configs.build import DATASETS, NETWORKS, PRECONDITIONS, SDES, spec
 from configs.defaults import check_variant, defaults
 
 IMAGES = ("folder", "archive", "shards", "huggingface")
-VARIANTS = (*IMAGES, "array", "toy")
+VARIANTS = (*IMAGES, "array", "toy", "ddpm")
 
 
 def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
@@ -23,9 +23,13 @@ def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
     check_variant(variant, VARIANTS, "own")
     config = defaults()
     given = {"kind": "moons"} if variant == "toy" else {"path": ""}
-    config.data = spec(DATASETS, variant, **given)
+    config.data = spec(DATASETS, "folder" if variant == "ddpm" else variant, **given)
     # Near the prior an error in the noise is multiplied by sigma / alpha in x0, an error in v is not: with little or
     # low-dimensional data that is the difference between samples and outliers.
     config.precondition = spec(PRECONDITIONS, "v")
     config.net = spec(NETWORKS, "unet", width=64) if variant in IMAGES else spec(NETWORKS, "mlp")
+    if variant == "ddpm":
+        config.sde = spec(SDES, "ddpm")
+        config.precondition = spec(PRECONDITIONS, "told", predicts="eps", scale=1000.0, shift=-1.0)
+        config.net = spec(NETWORKS, "unet", width=64, frequencies="timesteps", smallest_group=1)
     return config

@@ -36,7 +36,8 @@ class GroupNorm(nn.GroupNorm):
         ahead = torch.autograd.forward_ad._current_level >= 0
         if x.device.type == "cpu":
             x = x.to(weight.dtype)  # under autocast too: torch's backward pass of 16-bit images is slow
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        ours = x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
+        if not ours or x.ndim != 4 or x.numel() == 0 or torch.compiler.is_compiling():
             x = x.contiguous() if ahead else x  # torch's forward-mode derivative refuses channels-last images
             y = group_norm(x, self.num_groups, None if told else weight, None if told else bias, self.eps)
             y = torch.addcmul(bias[:, :, None, None], y, weight[:, :, None, None]) if told else y
@@ -121,8 +122,10 @@ class _Activated(torch.autograd.Function):
         if torch.is_grad_enabled() or _batched(g):
             create_graph = torch.is_grad_enabled()
             with torch.enable_grad():
-                y = _plain(x, weight, bias, dropped, *ctx.settings)
-            wanted = [tensor for tensor in (x, weight, bias) if tensor.requires_grad]
+                # By other names: a gradient by the weight must not go on through x to an earlier use of it.
+                again = x.view_as(x), weight.view_as(weight), bias.view_as(bias)
+                y = _plain(*again, dropped, *ctx.settings)
+            wanted = [tensor for tensor in again if tensor.requires_grad]
             found = iter(torch.autograd.grad(y, wanted, g, create_graph=create_graph))
             return *(next(found) if tensor.requires_grad else None for tensor in (x, weight, bias)), *(None,) * 7
         if act:

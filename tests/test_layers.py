@@ -64,6 +64,32 @@ def test_first_and_second_derivatives_are_the_differences_quotients() -> None:
     assert gradgradcheck(layer.activated, (x,))
 
 
+def test_a_norm_used_twice_has_the_gradients_of_both_uses_again_and_again() -> None:
+    ours, theirs = norm(), torch.nn.GroupNorm(2, 8, eps=1e-5).double()
+    theirs.load_state_dict(ours.state_dict())
+    found = []
+    for layer in (lambda x: ours.activated(x), lambda x: silu(theirs(x))):
+        x = images(shape=(2, 8, 2, 2)).requires_grad_()
+        parameters = list((theirs if found else ours).parameters())
+        first = torch.autograd.grad(layer(layer(layer(x))).square().sum(), [x, *parameters], create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), [x, *parameters])
+        found.append([*first, *second])
+    for mine, expected in zip(*found, strict=True):
+        assert (mine - expected).abs().max() < 1e-10 * expected.abs().max()
+
+
+def test_other_shapes_are_normalised_as_torch_does() -> None:
+    layer, theirs = norm().float(), torch.nn.GroupNorm(2, 8, eps=1e-5)
+    theirs.load_state_dict(layer.state_dict())
+    for shape in ((3, 8), (3, 8, 5), (2, 8, 3, 3, 3), (0, 8, 2, 2)):
+        x = seeded_normal("x", shape).float()
+        assert torch.equal(layer(x), theirs(x))
+    half = norm().to(torch.bfloat16)
+    x = images().bfloat16() + 3
+    expected = group_norm(x.float(), 2, half.weight.float(), half.bias.float(), 1e-5)
+    assert (half(x).float() - expected).abs().max() < 0.03  # 8 bits of values up to 4
+
+
 def test_many_gradients_at_once_are_each_their_own() -> None:
     layer = norm().requires_grad_(False)
     x = images(shape=(2, 8, 2, 2)).requires_grad_()

@@ -98,12 +98,12 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_is_used(
 def test_what_would_make_resuming_wrong_is_refused_with_the_differences(tmp_path: Path) -> None:
     train(tmp_path, small(64), device="cpu")
     other = small(64, learning_rate=1e-3, clip=0.5, ema=0.9, keep=7)
-    other.seed, other.training.betas = 3, (0.9, 0.99)
+    other.seed, other.training.betas, other.training.warmup, other.sde.beta_max = 3, (0.9, 0.99), 7, 15.0
     with pytest.raises(ValueError, match="another configuration") as caught:
         train(tmp_path, other, device="cpu")
     said = str(caught.value)
-    assert "config.seed is 0 there and 3 here" in said and "config.training.clip is 1.0 there and 0.5 here" in said
-    assert "1 more" in said and "keep" not in said
+    assert "config.seed is 0 there and 3 here" in said and "config.sde.beta_max is 20.0 there and 15.0 here" in said
+    assert "1 more" in said and "keep" not in said and "clip" not in said and "learning_rate" not in said
     # Settings that the run was made without are at their defaults, not different.
     file = tmp_path / "config.json"
     saved = json.loads(file.read_text())

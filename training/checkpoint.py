@@ -88,7 +88,7 @@ def newest_whole(folder: Path, set_aside: bool = False) -> tuple[Path | None, li
     notes: list[str] = []
     damaged: list[Path] = []
     for checkpoint in reversed(_all(folder)):
-        if (wrong := damage(checkpoint)) is None:
+        if (wrong := damage(checkpoint) or _incomplete(checkpoint)) is None:
             if not is_sealed(checkpoint):
                 notes.append(f"{checkpoint} has no checksums, so it is read unverified")
             for bad in damaged if set_aside else []:
@@ -99,6 +99,21 @@ def newest_whole(folder: Path, set_aside: bool = False) -> tuple[Path | None, li
     if notes:
         raise ValueError(f"no checkpoint in {folder} is whole, {notes[0].split(': ')[0]}: restore one, or train anew")
     return None, notes
+
+
+def _incomplete(checkpoint: Path) -> str | None:
+    """What a checkpoint without checksums lacks: its weights, or, if it was written with checksums, those."""
+    if is_sealed(checkpoint):
+        return None
+    if not any((checkpoint / name).is_file() for name in ("model.safetensors", "ema.safetensors")):
+        return f"{checkpoint} has no weights"
+    if not (checkpoint / "state.pt").is_file():
+        return None
+    try:
+        saved = torch.load(checkpoint / "state.pt", weights_only=True, map_location="cpu", mmap=True)
+    except Exception as error:  # torch, pickle and zipfile raise anything for a damaged file
+        return f"{checkpoint / 'state.pt'} does not read ({type(error).__name__})"
+    return f"{checkpoint} has lost its checksums" if saved.get("version", 1) >= 2 else None
 
 
 def load(

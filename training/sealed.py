@@ -82,7 +82,8 @@ def damage(folder: Path) -> str | None:
             return f"{folder / name} is missing"
         if _sha256(folder / name) != digest:
             return f"{folder / name} does not match its checksum"
-    return None
+    extra = sorted({path.name for path in folder.iterdir()} - {SUMS, *names})
+    return f"{folder / SUMS} does not list {extra[0]}" if extra else None
 
 
 def is_sealed(folder: Path) -> bool:
