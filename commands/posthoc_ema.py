@@ -9,6 +9,8 @@ import training
 from commands.run import open_run, write_json
 from training.sealed import write_tensors
 
+FAR = 0.1  # of the profile's norm, beyond which it is no average of that length
+
 
 def posthoc_ema(
     workdir: Path, *, sigma_rel: float | None = None, output: str | None = None, device: str | None = None
@@ -37,6 +39,12 @@ def posthoc_ema(
     for note in notes:
         print(note, file=sys.stderr)
     report = training.reconstruct(stored, sigma_rel, denoiser)
+    if report["profile_error"] > FAR:
+        print(
+            f"what the snapshots combine to is {report['profile_error']:.0%} away from an average of this length: take "
+            "one nearer to those that are stored, or more snapshots",
+            file=sys.stderr,
+        )
     with training.sealed(folder / "checkpoints" / f"{report['images']:010d}") as place:
         write_tensors(place / "ema.safetensors", denoiser.state_dict())
     write_json(folder / "posthoc_ema.json", {"from": str(workdir.resolve()), **report})

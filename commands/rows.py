@@ -21,7 +21,10 @@ class Rows:
         lines = path.read_text().splitlines() if path.is_file() else []
         self.rows = [row for row in map(_parsed, lines) if row is not None and row["images"] <= images]
         part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        with part.open("w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in self.rows)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
         self._file = path.open("ab", buffering=0)
         self._behind = b""
@@ -34,6 +37,9 @@ class Rows:
         """
         self.rows.append(row)
         self._behind += f"{json.dumps(row)}\n".encode()
+        self._add()
+
+    def _add(self) -> None:
         whole, left = self._file.seek(0, os.SEEK_END), self._behind
         try:
             while left:
@@ -44,7 +50,12 @@ class Rows:
         self._behind = b""
 
     def to_disk(self) -> None:
-        """Wait until the rows are on the disk, so that a checkpoint is never ahead of them."""
+        """Wait until the rows are on the disk, so that a checkpoint is never ahead of them.
+
+        Raises:
+            OSError: if there is no room for one.
+        """
+        self._add()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

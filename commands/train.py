@@ -224,6 +224,7 @@ def _refuse_senseless(settings: ml_collections.ConfigDict) -> None:
         ("clip", settings.clip >= 0, "0 or more"),
         ("warmup", settings.warmup >= 0, "0 or more"),
         ("accumulate", settings.accumulate >= 1, "at least 1"),
+        ("snapshot_lengths", settings.snapshot_every == 0 or len(settings.snapshot_lengths) > 0, "one at least"),
         ("label_dropout", 0 <= settings.label_dropout <= 1, "within [0, 1]"),
     ):
         if not sensible:

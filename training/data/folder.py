@@ -76,8 +76,14 @@ def image_files(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"expected a folder {root}, which is not there: give the path of a folder of images")
-    found = []
+    found: list[Path] = []
+    visited = set()
     for place, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in visited:  # by a link that leads back
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name).relative_to(root) for name in names if seen(name)]
     if not found:
