@@ -127,6 +127,21 @@ def test_one_of_an_earlier_version_loads_and_says_so(tmp_path: Path) -> None:
         load(whole, state_at())
 
 
+@pytest.mark.parametrize("lost", ["the list", "a line of the list", "all"])
+def test_lost_checksums_or_weights_are_damage_too(lost: str, tmp_path: Path) -> None:
+    first, second = (save(tmp_path, state_at(images), keep=3) for images in (8, 16))
+    sums = second / "SHA256SUMS"
+    if lost == "the list":
+        sums.unlink()
+    elif lost == "a line of the list":
+        sums.write_text("".join(sums.read_text().splitlines(keepends=True)[:-1]))
+    else:
+        for file in second.iterdir():
+            file.unlink()
+    found, notes = newest_whole(tmp_path)
+    assert found == first and str(second) in notes[0]
+
+
 def test_everything_comes_back(tmp_path: Path) -> None:
     state, extra = state_at(40), {"losses": [0.1, 0.2], "window": torch.arange(3)}
     state.step = 5

@@ -28,7 +28,19 @@ from commands.check_data import check_data, noise_levels
 from commands.run import DataFacts, Run
 from training import Batches
 from training.batches import Scaled, _Ahead
-from training.data import Dataset, archive, array, celeba, cifar10, digits, folder, huggingface, imagenet, shards
+from training.data import (
+    Dataset,
+    archive,
+    array,
+    celeba,
+    cifar10,
+    digits,
+    folder,
+    huggingface,
+    image_files,
+    imagenet,
+    shards,
+)
 from training.data.dataset import judged
 from training.data.distance import largest_distance
 
@@ -683,3 +695,10 @@ def test_real_cifar10_has_the_noise_of_ncsnv2() -> None:
     largest, exact = largest_distance(x)
     assert exact and abs(largest / 255 - 53.415) < 1e-3
     assert abs(noise_levels(largest / 255, 3072)["scales"] - 232) <= 2
+
+
+def test_a_link_that_leads_back_is_gone_through_once(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png_bytes(np.zeros((4, 4), np.uint8)))
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert [file.name for file in image_files(tmp_path)] == ["a.png", "b.png"]

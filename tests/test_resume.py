@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import training
 from commands.posthoc_ema import posthoc_ema
+from commands.resuming import Alone
 from commands.run import open_trained
 from commands.train import train
 from configs import digits
@@ -111,6 +112,31 @@ def test_what_would_make_resuming_wrong_is_refused_with_the_differences(tmp_path
         del saved["config"]["training"][key]
     file.write_text(json.dumps(saved))
     assert train(tmp_path, small(96, keep=1), device="cpu")["images"] == 96
+
+
+def test_two_trainings_do_not_share_a_directory(tmp_path: Path) -> None:
+    with Alone(tmp_path):
+        with pytest.raises(ValueError, match="another process trains"):
+            train(tmp_path, small(64), device="cpu")
+        assert not any(tmp_path.iterdir())
+    assert train(tmp_path, small(64), device="cpu")["images"] == 64
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("clip", -1.0),
+        ("warmup", -100),
+        ("label_dropout", 2.0),
+        ("images", -5),
+        ("accumulate", 0),
+        ("learning_rate", -1.0),
+    ],
+)
+def test_settings_without_sense_are_refused(key: str, value: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"expected training.{key}"):
+        train(tmp_path / "run", small(**{"images": 64, key: value}), device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("ema", [True, False, None])
