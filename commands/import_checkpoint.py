@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-from safetensors.torch import save_file
 
 from commands.run import DataFacts, Run, device_of, write_json
 from configs import build
@@ -16,7 +15,7 @@ from models.denoiser import Denoiser
 from models.importers.load import opened
 from models.importers.recipe import Recipe
 from models.recorded import settings_of
-from training import sealed
+from training.sealed import sealed, write_tensors
 
 # The data sets that a shape and a range of values suggest.
 DATASETS: dict[tuple[int, ...], str] = {(3, 32, 32): "cifar10", (1, 28, 28): "mnist", (1, 8, 8): "digits"}
@@ -62,7 +61,7 @@ def import_checkpoint(
     shutil.rmtree(checkpoint, ignore_errors=True)  # of an import that was interrupted: there is no config.json
     with sealed(checkpoint) as part:
         for name, model in (("ema", denoiser), ("model", raw)):
-            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part / f"{name}.safetensors")
+            write_tensors(part / f"{name}.safetensors", model.state_dict())
     report = write_json(workdir / "import.json", {"file": str(file), "source": source, **dataclasses.asdict(verdict)})
     run.save()
     return {

@@ -187,15 +187,11 @@ def _start(run: Run, source: Path | None, ema: bool) -> tuple[TrainingState, dic
     settings = run.config.training
     if settings.on_full_disk not in ("stop", "continue"):
         raise ValueError(f"expected training.on_full_disk stop or continue, got {settings.on_full_disk!r}")
-    if settings.keep < 1:
-        raise ValueError(f"expected training.keep to be at least 1, got {settings.keep}")
     # All three, though torch alone is drawn from here: data and networks of users' own may draw from the others.
     torch.manual_seed(run.config.seed)
     random.seed(run.config.seed)
     np.random.seed(run.config.seed)
     _refuse_senseless(settings)
-    if settings.log_every < 1:
-        raise ValueError(f"expected training.log_every to be at least 1, got {settings.log_every}")
     if settings.sharding not in ("ddp", "fsdp"):
         raise ValueError(f"expected training.sharding ddp or fsdp, got {settings.sharding!r}")
     Ranks.current().rows(settings.batch, settings.accumulate)  # or it is refused
@@ -225,6 +221,8 @@ def _refuse_senseless(settings: ml_collections.ConfigDict) -> None:
         ("warmup", settings.warmup >= 0, "0 or more"),
         ("accumulate", settings.accumulate >= 1, "at least 1"),
         ("snapshot_lengths", settings.snapshot_every == 0 or len(settings.snapshot_lengths) > 0, "one at least"),
+        ("keep", settings.keep >= 1, "at least 1"),
+        ("log_every", settings.log_every >= 1, "at least 1"),
         ("label_dropout", 0 <= settings.label_dropout <= 1, "within [0, 1]"),
     ):
         if not sensible:

@@ -5,13 +5,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.importers.recipe import Entry, Recipe, confirmed, joined, levels_at, same, taken
+from models.importers.recipe import (
+    Entry,
+    Recipe,
+    confirmed,
+    confirmed_attention,
+    joined,
+    levels_at,
+    residual_block,
+    same,
+    taken,
+)
 from models.layers import ResidualBlock
 from models.precondition import Told
 from models.recorded import settings_of
 from models.unet import Block, UNet
 from sde_lib import DiscreteVPSDE
 
+BLOCK = {
+    "norm_in": "norm1",
+    "conv_in": "conv1",
+    "project": "temb_proj",
+    "norm_out": "norm2",
+    "conv_out": "conv2",
+}
 # What their configurations hold, by their own names; None: the weights tell.
 DEFAULTS: dict[str, Any] = {
     "image_size": None,
@@ -29,8 +46,6 @@ DEFAULTS: dict[str, Any] = {
     "beta_end": 0.02,
     "num_diffusion_timesteps": 1000,
 }
-
-
 # The published ones, by their multipliers: CIFAR-10, CelebA, and LSUN and CelebA-HQ.
 SIZES: dict[tuple[float, ...], int] = {(1, 2, 2, 2): 32, (1, 2, 2, 2, 4): 64, (1, 1, 2, 2, 4, 4): 256}
 
@@ -79,13 +94,8 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
     size = values["image_size"] or SIZES.get(multipliers)
     if size is None:
         raise ValueError(f"expected image_size, which no published network with multipliers {multipliers} tells")
-    if values["attn_resolutions"] is not None and settings["attention"] != levels_at(
-        size, values["attn_resolutions"], levels
-    ):
-        raise ValueError(
-            f"expected attn_resolutions at levels {settings['attention']}, where the weights have attention, got "
-            f"{values['attn_resolutions']} of images of {size}"
-        )
+    if (sizes := values["attn_resolutions"]) is not None:
+        confirmed_attention("attn_resolutions", sizes, settings["attention"], levels_at(size, sizes, levels))
     told = Told(sde, "eps", "time", float(sde.steps), -1.0)
     return Recipe(UNet, settings, _entries, told, sde, (channels, size, size), extra=("logvar",))
 
@@ -120,16 +130,7 @@ def _way(layers: nn.ModuleList, name: str, level_of: Any, resampling: str) -> It
 
 
 def _residual(block: ResidualBlock, ours: str, theirs: str) -> Iterator[Entry]:
-    for here, there in (
-        ("norm_in", "norm1"),
-        ("conv_in", "conv1"),
-        ("project", "temb_proj"),
-        ("norm_out", "norm2"),
-        ("conv_out", "conv2"),
-    ):
-        yield from same(f"{ours}.{here}", f"{theirs}.{there}")
-    if isinstance(block.shortcut, nn.Conv2d):
-        yield from same(f"{ours}.shortcut", f"{theirs}.nin_shortcut")
+    return residual_block(block, ours, theirs, BLOCK, "nin_shortcut")
 
 
 def _attention(ours: str, theirs: str) -> Iterator[Entry]:

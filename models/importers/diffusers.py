@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.foreign import DiffusersUNet, diffusers_for
 from models.importers import diffusers_native as native
 from models.importers.files import State, read, weights_of
-from models.importers.recipe import Entry, Recipe, itself, taken
+from models.importers.recipe import Entry, Recipe, itself, taken, with_unknown
 from models.precondition import Told
 from models.unet import UNet
 from sde_lib import SDE, VESDE, VPSDE, DiscreteVPSDE
@@ -139,7 +139,7 @@ def wrapped(network: nn.Module) -> Iterator[Entry]:
     """What each tensor of a wrapped module of diffusers is: the one of its own name."""
     for name in network.state_dict():
         theirs = name.split(".", 1)[1]
-        make = native.with_unknown if theirs == "class_embedding.weight" else itself
+        make = with_unknown if theirs == "class_embedding.weight" else itself
         yield Entry(name, (native.either(theirs),), make)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.importers.recipe import Entry, cos_first, itself, pointwise, same
+from models.importers.recipe import Entry, cos_first, itself, pointwise, residual_block, same, with_unknown
 from models.layers import Attention, ResidualBlock
 from models.unet import Block, UNet
 
@@ -14,6 +14,13 @@ from models.unet import Block, UNet
 RENAMED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 FREQUENCIES = {0: "open_timesteps", 1: "timesteps"}
 GROUPS = 32
+BLOCK = {
+    "norm_in": "norm1",
+    "conv_in": "conv1",
+    "project": "time_emb_proj",
+    "norm_out": "norm2",
+    "conv_out": "conv2",
+}
 # What `UNet` has a switch for, or has always.
 EXPRESSED: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
@@ -120,16 +127,7 @@ def _way(layers: nn.ModuleList, name: str, resampling: str) -> Iterator[Entry]:
 
 
 def _residual(block: ResidualBlock, ours: str, theirs: str) -> Iterator[Entry]:
-    for here, there in (
-        ("norm_in", "norm1"),
-        ("conv_in", "conv1"),
-        ("project", "time_emb_proj"),
-        ("norm_out", "norm2"),
-        ("conv_out", "conv2"),
-    ):
-        yield from same(f"{ours}.{here}", f"{theirs}.{there}")
-    if isinstance(block.shortcut, nn.Conv2d):
-        yield from same(f"{ours}.shortcut", f"{theirs}.conv_shortcut")
+    return residual_block(block, ours, theirs, BLOCK, "conv_shortcut")
 
 
 def _attention(attention: Attention, ours: str, theirs: str) -> Iterator[Entry]:
@@ -147,8 +145,3 @@ def _kernels(*weights: Tensor) -> Tensor:
 
 def _biases(*biases: Tensor) -> Tensor:
     return torch.cat(biases)
-
-
-def with_unknown(table: Tensor) -> Tensor:
-    """The classes, and a row of zeros for no label, which diffusers refuses."""
-    return torch.cat([table, torch.zeros_like(table[:1])])

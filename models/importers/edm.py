@@ -6,11 +6,22 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import precondition
 from models.adm import ADM
-from models.importers.recipe import Entry, Recipe, confirmed, cos_first, levels_at, same, taken
+from models.importers.recipe import (
+    Entry,
+    Recipe,
+    confirmed,
+    confirmed_attention,
+    cos_first,
+    levels_at,
+    residual_block,
+    same,
+    taken,
+    with_unknown,
+)
 from models.layers import Attention
 from models.ncsnpp import NCSNpp, Stage
 from models.precondition import Precondition, Told
@@ -88,9 +99,9 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
         },
         values,
     )
-    resolutions = values["attn_resolutions"]
-    if resolutions is not None and levels_at(size, resolutions, len(settings["multipliers"])) != settings["attention"]:
-        raise ValueError(f"expected attn_resolutions at levels {settings['attention']}, as the weights have it")
+    if (sizes := values["attn_resolutions"]) is not None:
+        at = levels_at(size, sizes, len(settings["multipliers"]))
+        confirmed_attention("attn_resolutions", sizes, settings["attention"], at)
     return Recipe(
         ADM if adm else NCSNpp,
         settings,
@@ -219,7 +230,7 @@ def _blocks(stage: Any, ours: str, theirs: str) -> Iterator[Entry]:
 
 def _adm_entries(network: ADM, size: int) -> Iterator[Entry]:
     if network.embed.labels is not None:
-        yield Entry("embed.labels.weight", ("map_label.weight",), _last_labels)
+        yield Entry("embed.labels.weight", ("map_label.weight",), lambda w: with_unknown(w.T))
     yield from _embedding(sines_first=False)
     yield from same("stem", f"enc.{size}x{size}_conv")
     deepest = size >> len(settings_of(network)["multipliers"]) - 1
@@ -256,10 +267,7 @@ def _embedding(sines_first: bool) -> Iterator[Entry]:
 def _unet_block(
     residual: Any, attention: Attention | None, ours: str, ours_attention: str, theirs: str
 ) -> Iterator[Entry]:
-    for here, there in BLOCK.items():
-        yield from same(f"{ours}.{here}", f"{theirs}.{there}")
-    if isinstance(residual.shortcut, nn.Conv2d):
-        yield from same(f"{ours}.shortcut", f"{theirs}.skip")
+    yield from residual_block(residual, ours, theirs, BLOCK, "skip")
     if attention is not None:
         yield from same(f"{ours_attention}.norm", f"{theirs}.norm2")
         for part in ("weight", "bias"):
@@ -281,10 +289,6 @@ def _first_labels(weight: Tensor, bias: Tensor) -> Tensor:
     """One-hot labels times sqrt(classes) through a linear layer, as a table; "unknown" is no label at all."""
     table = weight.T * math.sqrt(weight.shape[1]) + bias
     return torch.cat([table, bias[None]])
-
-
-def _last_labels(weight: Tensor) -> Tensor:
-    return torch.cat([weight.T, torch.zeros_like(weight.T[:1])])
 
 
 def _prefixed(entries: Iterator[Entry], prefix: str) -> Iterator[Entry]:

@@ -3,11 +3,23 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from models.adm import ADM
-from models.importers.recipe import Entry, Recipe, confirmed, cos_first, itself, levels_at, pointwise, same, taken
+from models.importers.recipe import (
+    Entry,
+    Recipe,
+    confirmed,
+    confirmed_attention,
+    cos_first,
+    itself,
+    levels_at,
+    pointwise,
+    residual_block,
+    same,
+    taken,
+    with_unknown,
+)
 from models.layers import Attention, ResidualBlock
 from models.precondition import Told
 from models.unet import Block, UNet
@@ -83,6 +95,7 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
     attention = tuple(i for i, level in enumerate(levels) if f"{level[0]}.1.qkv.weight" in state)
     updown = not any(".op." in name or (".conv." in name and name.startswith("output")) for name in state)
     learned = len(state["out.2.weight"]) == 2 * channels
+    classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else None
     confirmed(
         {
             "in_channels": channels,
@@ -90,11 +103,11 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
             "out_channels": channels * (1 + learned),
             "num_res_blocks": len(levels[0]),
             "channel_mult": multipliers,
-            "num_classes": len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
+            "num_classes": classes,
             "use_scale_shift_norm": shifts,
             "resblock_updown": updown if len(levels) > 1 else None,
             "learn_sigma": learned,
-            "class_cond": "label_emb.weight" in state,
+            "class_cond": classes is not None,
         },
         values,
     )
@@ -110,7 +123,7 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
         "dropout": values["dropout"],
         "frequencies": "open_timesteps",
         "smallest_group": 1,
-        "num_classes": len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
+        "num_classes": classes,
         "head_width": head_width,
         "heads": values["num_heads"] or 1,
         "variances": learned,
@@ -120,9 +133,9 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
         raise ValueError("expected use_scale_shift_norm with resblock_updown, as in all released networks")
     if network is UNet:
         settings |= {"scale_shift": shifts, "eps": 1e-5, "symmetric_padding": True}
-    given = values["attention_resolutions"]
-    if given is not None and levels_at(size, [size // int(rate) for rate in given], len(levels)) != attention:
-        raise ValueError(f"expected attention_resolutions at levels {attention}, as the weights have it, got {given}")
+    if (rates := values["attention_resolutions"]) is not None:
+        at = levels_at(size, [size // int(rate) for rate in rates], len(levels))
+        confirmed_attention("attention_resolutions", rates, attention, at)
     new_order = bool(values["use_new_attention_order"])
     sde = _path(values)
     # Rescaled, a timestep of any number of them is told as if they were 1000.
@@ -135,7 +148,7 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
         sde,
         (channels, size, size),
         # Their classes were never left out in training.
-        unlabelled="label_emb.weight" not in state,
+        unlabelled=classes is None,
     )
 
 
@@ -177,7 +190,7 @@ def _entries(network: ADM | UNet, new_order: bool) -> Iterator[Entry]:
     yield from same("embed.perceptron.2", "time_embed.2")
     if network.embed.labels is not None:
         # They have no class for "unknown": ours is then zero.
-        yield Entry("embed.labels.weight", ("label_emb.weight",), lambda w: torch.cat([w, torch.zeros_like(w[:1])]))
+        yield Entry("embed.labels.weight", ("label_emb.weight",), with_unknown)
     yield from same("stem", "input_blocks.0.0")
     for k, layer in enumerate(network.down):
         if isinstance(layer, Block):
@@ -214,10 +227,7 @@ def _resampler(layer: nn.Module, ours: str, theirs: str) -> Iterator[Entry]:
 
 
 def _residual(block: ResidualBlock, ours: str, theirs: str) -> Iterator[Entry]:
-    for here, there in BLOCK.items():
-        yield from same(f"{ours}.{here}", f"{theirs}.{there}")
-    if isinstance(block.shortcut, nn.Conv2d):
-        yield from same(f"{ours}.shortcut", f"{theirs}.skip_connection")
+    return residual_block(block, ours, theirs, BLOCK, "skip_connection")
 
 
 def _attention(attention: Attention, ours: str, theirs: str, new_order: bool) -> Iterator[Entry]:

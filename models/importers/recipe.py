@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.layers import ResidualBlock
 from models.precondition import Precondition
 from sde_lib import SDE
 
@@ -86,6 +87,21 @@ def cos_first(weight: Tensor) -> Tensor:
     return torch.cat([sin, cos], 1)
 
 
+def residual_block(
+    block: ResidualBlock, ours: str, theirs: str, names: Mapping[str, str], shortcut: str
+) -> Iterator[Entry]:
+    """A residual block's layers, whose names there are `names` by ours, and its shortcut if it has one."""
+    for here, there in names.items():
+        yield from same(f"{ours}.{here}", f"{theirs}.{there}")
+    if isinstance(block.shortcut, nn.Conv2d):
+        yield from same(f"{ours}.shortcut", f"{theirs}.{shortcut}")
+
+
+def with_unknown(table: Tensor) -> Tensor:
+    """A table of classes (K, width), and a row of zeros for no class, which it was made without."""
+    return torch.cat([table, torch.zeros_like(table[:1])])
+
+
 def taken(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The known values with the given ones in their place.
 
@@ -118,3 +134,11 @@ def levels_at(size: int, resolutions: Iterable[int], levels: int) -> tuple[int, 
     """The levels of a U-Net, counted from 0 at full size, whose images have one of these sizes."""
     wanted = set(resolutions)
     return tuple(level for level in range(levels) if size // 2**level in wanted)
+
+
+def confirmed_attention(key: str, given: Any, found: tuple[int, ...], at: tuple[int, ...]) -> None:
+    """Raises ValueError where what was given under a key means attention at other levels than the weights have."""
+    if at != found:
+        raise ValueError(
+            f"expected {key} at levels {found}, where the weights have attention, got {given}: levels {at}"
+        )
