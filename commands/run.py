@@ -17,6 +17,7 @@ from torch import Tensor
 import models
 from configs import build
 from likelihood import dequantise, quantise
+from models.layers import compile_network
 from sde_lib import SDE
 from training import load_weights, newest_whole
 from training.batches import tensor
@@ -182,7 +183,7 @@ def open_run(workdir: Path, device: str | None = None) -> Run:
 
 
 def open_trained(workdir: Path, device: str | None = None, ema: bool = True, compiled: bool = False) -> Trained:
-    """The run in a working directory, with its newest weights; `compiled`, its network goes through torch.compile.
+    """The run in a working directory, with its newest weights; `compiled`, its network as `compile_network` has it.
 
     Raises:
         ValueError: if there is no run or no whole checkpoint, or it is of another architecture.
@@ -197,7 +198,7 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
     load_weights(checkpoint, denoiser, ema=ema)
     if compiled:
         assert isinstance(denoiser.net, torch.nn.Module)
-        denoiser.net.compile()
+        compile_network(denoiser.net)
     return Trained(run, denoiser.eval().requires_grad_(False), checkpoint, ema)
 
 

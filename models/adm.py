@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from models.embeddings import NoiseEmbedding
 from models.layers import Attention, ResidualBlock, as_images, channels_last, norms, zeroed
@@ -115,5 +114,5 @@ class ADM(nn.Module):
         for block in self.up:
             h = block(torch.cat([h, skips.pop()], 1) if isinstance(block, Block) else h, embedding)
 
-        output: Tensor = self.head(silu(self.norm(h)))
+        output: Tensor = self.head(self.norm.activated(h))
         return output[:, : self.channels]

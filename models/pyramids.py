@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.activation import GroupNorm
 from models.layers import Norm, zeroed
 from models.resampling import NEAREST, Downsample, Fir, Upsample
 
@@ -76,8 +77,14 @@ class ResidualOut(nn.Module):
 class Head(nn.Sequential):
     """conv(silu(norm(h))), from features to an image."""
 
-    def __init__(self, norm: nn.GroupNorm, conv: nn.Conv2d) -> None:
+    def __init__(self, norm: GroupNorm, conv: nn.Conv2d) -> None:
         super().__init__(norm, nn.SiLU(), conv)
+
+    def forward(self, h: Tensor) -> Tensor:
+        norm, _, conv = self.children()
+        assert isinstance(norm, GroupNorm)
+        output: Tensor = conv(norm.activated(h))
+        return output
 
 
 def filtering(fir: Sequence[float]) -> Sequence[float] | None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from models.embeddings import NoiseEmbedding, fourier_features
 from models.layers import Attention, ResidualBlock, as_images, channels_last, norms, zeroed
@@ -140,7 +139,7 @@ class UNet(nn.Module):
         for layer in self.up:
             h = layer(torch.cat([h, skips.pop()], 1), embedding) if isinstance(layer, Block) else layer(h)
 
-        output: Tensor = self.head(silu(self.norm(h)))
+        output: Tensor = self.head(self.norm.activated(h))
         return output[:, : self.channels]
 
 

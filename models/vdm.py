@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from models.embeddings import NoiseEmbedding, fourier_features
 from models.layers import Attention, ResidualBlock, as_images, channels_last, group_norm, zeroed
@@ -90,7 +89,7 @@ class VDM(nn.Module):
         h = self.middle_out(self.middle_in(h, embedding), embedding)
         for block in self.up:
             h = block(torch.cat([h, skips.pop()], 1), embedding)
-        output: Tensor = x + self.head(silu(self.norm(h)))
+        output: Tensor = x + self.head(self.norm.activated(h))
         return output
 
     def _told(self, c_noise: Tensor) -> Tensor:
