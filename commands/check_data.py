@@ -1,6 +1,8 @@
 """What a data set is, before anything is trained on it, and the noise levels that suit it."""
 
+import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,21 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from commands.run import open_run, output_path, stored_tensor, write_json
+from commands.run import open_run, output_path, write_json
 from configs import build
 from evaluation import save_pictures
 from sde_lib import VESDE
 from solvers import Schedule, grids
 from solvers.langevin import _steadiest
+from training.batches import tensor
 from training.data import Dataset
-from training.data.distance import largest_distance
+from training.data.distance import in_parts, largest_distance
+from training.data.rows import Rows
 
 SMALLEST = 0.01  # NCSNv2's last noise level, for images in [0, 1]
 OVERLAP = 0.567  # of neighbouring levels: what the paper, which says "about 0.5", has in all of its five data sets
 STEPS = 5  # at each level, as NCSNv2 has for CIFAR-10
+NAMED = 20  # classes whose names are printed; the report has all
 
 
 def check_data(
@@ -38,22 +43,24 @@ def check_data(
 
     Args:
         workdir: where the report goes; of the run whose data it is, unless there is a configuration.
-        config: whose data it is.
+        config: whose data it is, and whose network is asked whether it takes the data's shape.
         split: "train" or "test".
         num: items that are looked at: all, or as many, evenly spaced.
         steps: of Langevin dynamics at each noise level, for the step size.
         output: a .json to write instead of WORKDIR/data.json; the picture goes beside it.
 
     Raises:
-        ValueError: if there is no such data.
+        ValueError: if there is no such data, or a file of another kind where the report would go.
     """
     if num < 2 or steps < 1:
         raise ValueError(f"expected --num of at least 2 and --steps of at least 1, got {num} and {steps}")
-    path = output_path(output, workdir / "data.json")
+    path = output_path(output, workdir / "data.json").absolute()
+    if output is None:
+        _refuse_to_replace(path)
     config = open_run(workdir, "cpu").config if config is None else config
     dataset: Dataset = build.build(build.DATASETS, config.data, split=split)
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(np.int64))
-    x = dataset.x if len(rows) == len(dataset) else dataset.x[rows]
+    rows = _spread(dataset, num)
+    x = dataset.x if len(rows) == len(dataset) else Rows.of(dataset.x, rows, dataset.x.dtype)
     unit = 1.0 if dataset.levels is None else 1.0 / (dataset.levels - 1)
     distance, exact = largest_distance(x)
     sigma_max = distance * unit
@@ -62,6 +69,7 @@ def check_data(
         "looked_at": "all" if len(rows) == len(dataset) else f"{len(rows)} of {len(dataset)}, evenly spaced",
         "largest_distance": sigma_max,
         "largest_distance_is": "exact" if exact else "a lower bound",
+        "network": network(config, dataset),
     }
     if sigma_max > SMALLEST:
         report["ncsnv2"] = noise_levels(sigma_max, math.prod(dataset.shape), steps=steps)
@@ -71,15 +79,34 @@ def check_data(
     report = {key: value for key, value in report.items() if value is not None}
     write_json(path, report)
     shown = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in report.items()}
+    if shown.pop("class_names", None):
+        shown["class_counts"] = _counted(report["class_names"], report["class_counts"])
+    shown = {key: _printable(value) if isinstance(value, str) else value for key, value in shown.items()}
     return {**shown, "files": [str(path), str(_picture(dataset, path.with_suffix(".png")))]}
+
+
+def network(config: ml_collections.ConfigDict, dataset: Dataset) -> str:
+    """Whether the configured network takes a data set's shape, or how it refuses it; nothing is computed for that."""
+    name, shape = config.net.name, dataset.shape
+    classes = dataset.num_classes if config.training.labels else None
+    try:
+        with torch.device("meta"), torch.no_grad():
+            build.build(build.NETWORKS, config.net, channels=shape[0], shape=shape, num_classes=classes)(
+                torch.empty(1, *shape), torch.empty(1)
+            )
+    except ValueError as error:
+        return f"{name} refuses it: {' '.join(str(error).split())}"
+    except Exception:  # one of a user's own may need numbers, or more to go on
+        return f"{name}, which does not tell before it is trained"
+    return f"{name} takes it"
 
 
 def described(dataset: Dataset, x: NDArray[Any], unit: float) -> dict[str, Any]:
     """What is in a data set; ranges and moments in units of `unit`, by channel where there are channels."""
     axes = dataset.shape[:1] if len(dataset.shape) > 1 else (1,)
     low, high, total, square, count, used = math.inf, -math.inf, 0.0, 0.0, 0, set[float]()
-    for first in range(0, len(x), 1024):
-        part = np.asarray(x[first : first + 1024])
+    for items in in_parts(x, 1024):
+        part = np.asarray(x[items])
         low, high = min(low, float(part.min())), max(high, float(part.max()))
         if dataset.levels is not None and len(used) < dataset.levels:
             used.update(np.unique(part).tolist())
@@ -106,6 +133,7 @@ def described(dataset: Dataset, x: NDArray[Any], unit: float) -> dict[str, Any]:
         "mean": [round(float(value), 6) for value in np.atleast_1d(mean)][:16],
         "std": [round(float(value), 6) for value in np.atleast_1d(deviation)][:16],
         "class_counts": classes,
+        "class_names": list(dataset.class_names) or None,
         "sha256": dataset.fingerprint,
     }
 
@@ -147,8 +175,36 @@ def _stretched(levels: dict[str, Any] | None, factor: float) -> dict[str, Any] |
 
 
 def _picture(dataset: Dataset, path: Path) -> Path:
-    rows = 1000 if dataset.shape == (2,) else 64
-    x = stored_tensor(dataset, rows).float()
+    x = tensor(dataset.x[_spread(dataset, 1000 if dataset.shape == (2,) else 64)]).float()
     if dataset.levels is not None:
         return save_pictures(x[:, :3] if x.ndim == 4 else x, path, high=dataset.levels - 1)
     return save_pictures(x, path, low=float(x.min()), high=max(float(x.max()), float(x.min()) + 1e-12))
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Without --workdir it is in the current folder, where a data.json may be anyone's."""
+    try:
+        report = "largest_distance" in json.loads(path.read_text())
+    except (OSError, ValueError, TypeError):
+        report = False
+    for file in (path, path.with_suffix(".png")):
+        if file.exists() and not report:
+            raise ValueError(
+                f"{file} is there, and no report of --mode=check_data: give --workdir or --output=FILE.json"
+            )
+
+
+def _spread(dataset: Dataset, count: int) -> NDArray[np.int64]:
+    """The rows of so many items, evenly spaced, or of all."""
+    return np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(np.int64))
+
+
+def _counted(names: list[str], counts: list[int]) -> str:
+    each = [f"{name} {count}" for name, count in zip(names, counts, strict=True)]
+    return ", ".join(each[:NAMED]) + (f", and so on ({len(each)})" if len(each) > NAMED else "")
+
+
+def _printable(text: str) -> str:
+    """Text that any terminal takes: names of files may hold what is no character."""
+    known = sys.stdout.encoding or "utf-8"
+    return " ".join(text.encode(known, "backslashreplace").decode(known).split())

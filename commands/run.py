@@ -22,6 +22,7 @@ from sde_lib import SDE
 from training import load_weights, newest_whole
 from training.batches import tensor
 from training.data import Dataset
+from training.distributed import Ranks
 
 VERSION = 1
 
@@ -203,7 +204,10 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
 
 
 def stored_tensor(dataset: Dataset, count: int | None = None) -> Tensor:
-    """The first `count` (or all) stored values of a data set, (N, *D)."""
+    """The first `count` (or all) stored values of a data set, (N, *D); a line says so where those lack classes."""
+    told = None if count is None else dataset.lacking(count)
+    if told is not None and Ranks.current().first:
+        print(told, flush=True)
     return tensor(dataset.x[:count])
 
 

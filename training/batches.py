@@ -35,7 +35,7 @@ class Batches:
         label_dropout: the share of labels replaced by "unknown" (num_classes), for classifier-free guidance.
         device: where the batches go.
         rows: those that are given, of each batch; all are drawn, so that several processes with a part each see
-            together what one sees.
+            together what one sees. For loops of your own: `train` takes its rows of whole batches itself.
 
     Raises:
         ValueError: if the batch is empty, or there are no labels to give.

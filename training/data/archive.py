@@ -4,26 +4,31 @@ import bz2
 import gzip
 import lzma
 import os
+import posixpath
 import shutil
 import tarfile
 import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from training.data import images
 from training.data.dataset import Dataset, Split, check_split
 from training.data.decoding import Decoding
 from training.data.files import given_path
 from training.data.images import Item
 from training.data.listing import Listing, arranged, image_set, seen
+from training.sealed import FULL
 
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error, NotImplementedError)
+LINKS = 40  # that are followed from one to the next
+Place = tuple[int, int] | str  # where a file lies and its size, or where a link leads
 
 
 def archive(
@@ -77,14 +82,19 @@ def archive_file(path: Path) -> Path:
 
 
 def archived(path: Path, every: bool = False) -> dict[str, Item]:
-    """The images of an archive (or every file) by their paths in it.
+    """The images of an archive (or every file) by their paths in it; a link in a tar is the file that it leads to.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: if it cannot be read, or there is no room to unpack it.
+        OSError: what the system says of a file that it does not give.
     """
     try:
-        found = _zipped(path) if zipfile.is_zipfile(path) else _tarred(path)
+        # A tar may end as a zip does, in a zip that it holds.
+        tarred = tarfile.is_tarfile(path) or not zipfile.is_zipfile(path)
+        found = _tarred(path) if tarred else _zipped(path)
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{path}: not a zip or tar that can be read ({reason}), {path.stat().st_size} bytes: fetch it again"
@@ -102,8 +112,10 @@ def shortened(paths: Sequence[str]) -> list[str]:
 
 def _zipped(path: Path) -> dict[str, Item]:
     packed = zipfile.ZipFile(path)
-    members = [member for member in packed.infolist() if not member.is_dir()]
-    return {m.filename: Item(f"{path}/{m.filename}", cast(Any, partial(packed.open, m))) for m in members}
+    weakref.finalize(packed, cast(Any, packed.fp).close)
+    # Some of Windows' packers write its separator.
+    members = {member.filename.replace("\\", "/"): member for member in packed.infolist() if not member.is_dir()}
+    return {name: Item(f"{path}/{name}", cast(Any, partial(packed.open, m))) for name, m in members.items()}
 
 
 def _tarred(path: Path) -> dict[str, Item]:
@@ -111,15 +123,30 @@ def _tarred(path: Path) -> dict[str, Item]:
         head = file.read(6)
     packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
     plain: Any = _Unpacked(path, head) if packed else path
+    places: dict[str, Place] = {}
     with plain.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        members = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in tar if m.isfile()}
-    return {name: Item(f"{path}/{name}", partial(_part, plain, *place)) for name, place in members.items()}
+        for member in tar:
+            name, link = (posixpath.normpath(each) for each in (member.name, member.linkname))
+            if member.isfile():
+                places[name] = member.offset_data, member.size
+            elif member.islnk():
+                places[name] = places.get(link, link)  # what has that name so far
+            elif member.issym():
+                places[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+    return {name: Item(f"{path}/{name}", partial(_part, plain, name, places)) for name in places}
 
 
-def _part(plain: Any, offset: int, size: int) -> BinaryIO:
+def _part(plain: Any, name: str, places: Mapping[str, Place]) -> BinaryIO:
+    place = places[name]
+    for _ in range(LINKS):
+        if isinstance(place, str) and place in places:
+            place = places[place]
+    if isinstance(place, str):
+        raise OSError(f"a link to {place}, which leads to no file of the archive")
+    offset, size = place
     with plain.open("rb") as file:
         file.seek(offset)
-        return BytesIO(file.read(size))
+        return BytesIO(file.read(min(size, images.LARGEST + 1)))
 
 
 class _Unpacked:
@@ -132,8 +159,18 @@ class _Unpacked:
         with opened(path, "rb") as packed:
             try:
                 shutil.copyfileobj(packed, self._file)
+                self._file.flush()
             except lzma.LZMAError as error:
                 raise EOFError(str(error)) from error
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                with suppress(OSError):  # once more, of what is left to write
+                    self._file.close()
+                raise ValueError(
+                    f"{path}: no room to unpack it in {tempfile.gettempdir()} ({error.strerror}): make room, set "
+                    "TMPDIR to a folder that has it, or unpack it yourself"
+                ) from error
 
     @contextmanager
     def open(self, _: str) -> Iterator[BinaryIO]:

@@ -91,15 +91,18 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
         raise FileNotFoundError(f"expected {path}, which is not there: give the path of an .npy or .npz file")
     try:
         with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                file.seek(0)
+            packed = file.read(2) == b"PK"
+            file.seek(0)
+            if not packed:
                 large = path.stat().st_size > IN_MEMORY
                 return {"x": _mapped(path, 0) if large else np.load(file, allow_pickle=False)}
-            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
-            far = _far(path)
-            return {name: _mapped(path, far[name]) if name in far else loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, OSError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+            far, there = _far(path), set(loaded.zip.namelist())
+            names = [name for name in loaded.files if f"{name}.npy" in there]
+            return {name: _mapped(path, far[name]) if name in far else loaded[name] for name in names}
+    except (
+        ValueError, EOFError, OSError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path}: expected an .npy or .npz file of numbers, got {path.stat().st_size} bytes that cannot be read "

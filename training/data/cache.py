@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 FOLDER = ".scorefield"  # beside the data; hidden, so that no reader takes it for data
-VERSION = 1
+VERSION = 2
+ELSEWHERE = "choose another folder (cache=FOLDER, --config.data.cache=FOLDER), or keep it in memory (cache='off')"
 
 
 class Content(NamedTuple):
@@ -37,7 +38,7 @@ class Cache:
     Args:
         place: the folder of the caches: beside the data by default, the one given, or none ("off": in memory).
         source: the data set and its settings.
-        stamp: the name, size and time of each file that it is read from.
+        stamp: the name, size and time of each file that it is read from (-1 and 0 where a link leads to none).
     """
 
     place: Path | None
@@ -51,8 +52,7 @@ class Cache:
         Raises:
             ValueError: if the folder that is given cannot be written.
         """
-        stats = [(os.path.relpath(file, beside), file.stat()) for file in files]
-        stamp = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        stamp = [(os.path.relpath(file, beside), *_stamp(file)) for file in files]
         given = os.fspath(where)
         place = None if given == "off" else Path(given).expanduser() if given else beside / FOLDER
         if place is not None:
@@ -113,11 +113,18 @@ class Cache:
             part.rename(path)
         except OSError as error:
             raise ValueError(
-                f"the decoded data could not be kept in {path.parent} ({error}): make room, choose another folder "
-                "(cache=FOLDER, --config.data.cache=FOLDER), or keep it in memory (cache='off')"
+                f"the decoded data could not be kept in {path.parent} ({error}): make room, {ELSEWHERE}"
             ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return -1, 0  # its reader says so
+    return found.st_size, found.st_mtime_ns
 
 
 def _open(path: Path) -> tuple[NDArray[Any], dict[str, Any]] | None:
@@ -151,5 +158,8 @@ def _locked(path: Path) -> Iterator[None]:
     import fcntl
 
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # as Lustre may
+            raise ValueError(f"{path.parent}: no file can be locked there ({error.strerror}): {ELSEWHERE}") from None
         yield

@@ -14,6 +14,7 @@ from training.data.files import AGAIN, data_root, read_exact
 
 BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 COUNT = 10_000  # images in a batch
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZE = 3 * 32 * 32  # bytes of an image: its red plane, then green, then blue
 
 
@@ -41,7 +42,8 @@ def cifar10(root: str | os.PathLike[str] | None = None, split: Split = "train", 
     else:
         records = [_read_binary(binary / f"{name}.bin") for name in names]
     x, label = (np.concatenate(parts) for parts in zip(*records, strict=True))
-    return Dataset("cifar10", split, x.reshape(-1, 3, 32, 32), levels=256, label=label, num_classes=10)
+    x = x.reshape(-1, 3, 32, 32)
+    return Dataset("cifar10", split, x, levels=256, label=label, num_classes=10, class_names=CLASSES)
 
 
 def _read_binary(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -27,6 +27,7 @@ class Dataset:
         label: the class of each item (N,), int64 in 0 .. num_classes - 1, or None.
         num_classes: how many classes there are, in either split, or None without labels.
         skipped: the names of items that could not be read, where the reader was told to go on without them.
+        class_names: what the classes are called, in their order, if they are called anything.
 
     Raises:
         ValueError: if any of this does not hold, or `x` is empty or not finite (judged beyond 1 GiB by 16,384 items,
@@ -40,11 +41,16 @@ class Dataset:
     label: NDArray[np.int64] | None = field(default=None, repr=False)
     num_classes: int | None = None
     skipped: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_split(self.split)
         _check_data(self.name, self.x, self.levels)
         _check_labels(self.name, self.label, self.num_classes, len(self.x))
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"{self.name}: expected a name for each of {self.num_classes} classes, got {len(self.class_names)}"
+            )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -53,6 +59,14 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """The shape *D of one item."""
         return tuple(self.x.shape[1:])
+
+    def lacking(self, count: int) -> str | None:
+        """That the first `count` items are not of all the classes that there are, as a line to print, or None."""
+        if self.label is None:
+            return None
+        some, every = (len(np.unique(label)) for label in (self.label[:count], self.label))
+        told = f"the first {count} of {len(self)} {self.split} images: {some} of {every} classes"
+        return told if some < every else None
 
     @cached_property
     def fingerprint(self) -> str:

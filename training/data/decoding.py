@@ -11,6 +11,7 @@ from PIL import Image, ImageColor
 FITS = ("resize_crop", "resize", "crop")
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 GREY = {"1", "L", "LA", "La"}
+LARGEST = 1 << 27  # pixels of an image that is resized before it is cropped
 DEEP = {"I;16", "I;16B", "I;16L", "I"}  # what Pillow, old and new, calls 16-bit greyscale
 
 
@@ -96,7 +97,9 @@ class Decoding:
             return np.asarray(self._fitted(deep)).clip(0, 65535).astype(np.uint16)[None]
         if image.mode in DEEP:
             image = Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
-        if self.alpha not in ("drop", "keep"):
+        if self.alpha == "drop":
+            image.info.pop("transparency", None)  # or Pillow warns of it
+        elif self.alpha != "keep":
             below = Image.new("RGBA", image.size, self.alpha)
             image = Image.alpha_composite(below, image.convert("RGBA"))
         pixels = np.asarray(self._fitted(image.convert(mode)), np.uint8)
@@ -113,6 +116,8 @@ class Decoding:
             if self.fit == "resize_crop":
                 scale = max(width / image.width, height / image.height)
                 to = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+                if to[0] * to[1] > LARGEST:
+                    raise ValueError(f"{image.width}x{image.height} is too long for {width}x{height}: crop it yourself")
             image = image.resize(to, Image.Resampling[self.resample.upper()])
         return _centre(image, height, width)
 

@@ -1,12 +1,14 @@
 """The largest distance between two items of a data set."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 512  # items compared with as many at once
+BLOCK = 512  # items compared with as many at once, unless
+ENTRIES = 1 << 26  # entries are fewer: what is in memory at once
 WORK = 2e12  # multiplications after which the largest one found is a lower bound: a minute or so on a core
 
 
@@ -16,8 +18,8 @@ def largest_distance(x: NDArray[Any], work: float = WORK) -> tuple[float, bool]:
     Seldom are all of them compared: |x_i - x_j| <= r_i + r_j, with r the distance to the mean, so that beginning
     with the items farthest from it, those whose sum falls short of the largest found need no look.
     """
-    parts = [slice(first, first + BLOCK) for first in range(0, len(x), BLOCK)]
-    mean = np.sum([_flat(x[part]).sum(0, dtype=np.float64) for part in parts], axis=0) / len(x)
+    parts = in_parts(x, BLOCK)
+    mean = sum(_flat(x[part]).sum(0, dtype=np.float64) for part in parts) / len(x)
     centre = mean.astype(np.float32)
     radius = np.concatenate([np.sqrt(np.square(_flat(x[part]) - centre).sum(1, dtype=np.float64)) for part in parts])
     order = np.argsort(-radius, kind="stable")
@@ -39,6 +41,12 @@ def largest_distance(x: NDArray[Any], work: float = WORK) -> tuple[float, bool]:
             best = int(np.sort(blocks[i])[place[0]]), int(np.sort(blocks[j])[place[1]])
             largest = float(np.sqrt(squares[place]))
     return _exactly(x, best), True
+
+
+def in_parts(x: NDArray[Any], most: int) -> list[slice]:
+    """The items of x (N, *D) in parts of at most so many, fewer where they are large."""
+    size = max(1, min(most, ENTRIES // max(1, math.prod(x.shape[1:]))))
+    return [slice(first, first + size) for first in range(0, len(x), size)]
 
 
 def _exactly(x: NDArray[Any], pair: tuple[int, int]) -> float:

@@ -72,13 +72,14 @@ def image_files(root: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if the folder is not there.
+        OSError: if one of the folders cannot be listed.
         ValueError: if there are none.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"expected a folder {root}, which is not there: give the path of a folder of images")
     found: list[Path] = []
     visited = set()
-    for place, folders, names in os.walk(root, followlinks=True):
+    for place, folders, names in os.walk(root, followlinks=True, onerror=_told):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in visited:  # by a link that leads back
             folders.clear()
@@ -105,6 +106,10 @@ def read_images(
         [_item(file) for file in files], range(len(files)) if index is None else index, decoding or Decoding()
     )
     return np.concatenate(list(images.chunks())), images.layout.levels
+
+
+def _told(error: OSError) -> None:
+    raise error
 
 
 def _item(file: Path) -> Item:

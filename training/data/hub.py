@@ -66,19 +66,19 @@ def huggingface(
         if wanted and wanted not in table.column_names:
             raise ValueError(f"{path}: expected a column {wanted!r}, got {', '.join(table.column_names)}: choose one")
     label = label or ("label" if "label" in table.column_names else "")
-    classes, count = _classes(parts, chosen, label)
+    classes, count, names = _classes(parts, chosen, label)
     title = Path(given).name
     if type(table.features[column]).__name__ != "Image":
         x = in_type(Path(given), np.asarray(table.with_format("numpy")[column][:]), levels or None)
         own = None if classes is None else classes[index]
-        return Dataset(title, split, x.x[index], x.levels, own, count)
+        return Dataset(title, split, x.x[index], x.levels, own, count, class_names=tuple(names))
     files = [Path(file["filename"]) for file in table.cache_files]
     beside = Path(given) if Path(given).is_dir() else files[0].parent if files else Path()
     raw = table.cast_column(column, _package().Image(decode=False))
 
     def listing() -> Listing:
         items = [Item(f"{given}[{chosen}][{i}]", partial(_open, raw, column, i)) for i in range(len(raw))]
-        return Listing(items, index, None if classes is None else classes[index], count)
+        return Listing(items, index, None if classes is None else classes[index], count, names)
 
     settings = [given, configuration, column, label, chosen, table.num_rows]
     return image_set(
@@ -123,19 +123,19 @@ def _column(table: Any, path: str) -> str:
     raise ValueError(f"{path}: expected a column of images or of lists of numbers, got {kinds}: give one (column=...)")
 
 
-def _classes(parts: Any, chosen: str, label: str) -> tuple[NDArray[np.int64] | None, int | None]:
-    """The class of each item, and how many there are over all splits."""
+def _classes(parts: Any, chosen: str, label: str) -> tuple[NDArray[np.int64] | None, int | None, list[str]]:
+    """The class of each item, how many there are over all splits, and their names, if they have any."""
     if not label:
-        return None, None
+        return None, None, []
     values = {part: table.with_format(None)[label][:] for part, table in parts.items() if label in table.column_names}
     if any(value is None for value in values[chosen]):
         raise ValueError(f"expected a class for every item in column {label!r}, got none for some: choose another")
-    names = getattr(parts[chosen].features[label], "names", None)
+    names = list(getattr(parts[chosen].features[label], "names", None) or [])
     flat = {value for column in values.values() for value in column if value is not None}
     if all(isinstance(value, int) for value in flat):
-        return np.array(values[chosen], np.int64), len(names) if names else int(max(flat)) + 1
+        return np.array(values[chosen], np.int64), len(names) or int(max(flat)) + 1, names
     order = {value: i for i, value in enumerate(sorted(map(str, flat)))}
-    return np.array([order[str(value)] for value in values[chosen]], np.int64), len(order)
+    return np.array([order[str(value)] for value in values[chosen]], np.int64), len(order), list(order)
 
 
 def _open(table: Any, column: str, row: int) -> Any:

@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from itertools import repeat
+from math import prod
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,7 +18,10 @@ from training.data.decoding import DamagedImageError, Decoding, Kind, kind_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CORRUPT = ("error", "skip")
-AT_ONCE = 256  # images read before they are decoded
+AT_ONCE = 256  # images read before they are decoded, unless
+ROOM = 1 << 28  # bytes are reached before, of their files and of what they become
+LARGEST = 1 << 29  # bytes of a file: about as many as the pixels have of the largest image that Pillow opens
+PIECE = 1 << 14  # bytes read at once: what is packed well grows no further in memory than by so many
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,9 @@ class Images:
     def chunks(self) -> Iterator[NDArray[Any]]:
         """The images in order, some at a time, (n, C, H, W)."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for first in range(0, len(self.index), AT_ONCE):
-                places = range(first, min(first + AT_ONCE, len(self.index)))
+            for places, contents in self._read():
                 items = [self.items[self.index[place]] for place in places]
-                # Archives are read by one thread; only decoding is shared out.
-                decoded = list(pool.map(_attempt, repeat(self), items, [_bytes(item) for item in items]))
+                decoded = list(pool.map(_attempt, repeat(self), items, contents))
                 good = []
                 for place, item, pixels in zip(places, items, decoded, strict=True):
                     if isinstance(pixels, DamagedImageError):
@@ -88,6 +91,23 @@ class Images:
                     yield np.stack(good)
         if not self.kept:
             raise ValueError(f"expected images, and none of {len(self.index)} can be read, as {self.skipped[0]}")
+
+    def _read(self) -> Iterator[tuple[list[int], list[bytes | DamagedImageError]]]:
+        """Places in `index` and the files there, some at a time; by one thread, since archives are read in order."""
+        each = prod(self.layout.shape) * np.dtype(self.layout.dtype).itemsize
+        places: list[int] = []
+        contents: list[bytes | DamagedImageError] = []
+        size = 0
+        for place, i in enumerate(self.index):
+            content = _bytes(self.items[i])
+            places.append(place)
+            contents.append(content)
+            size += each + (len(content) if isinstance(content, bytes) else 0)
+            if len(places) == AT_ONCE or size >= ROOM:
+                yield places, contents
+                places, contents, size = [], [], 0
+        if places:
+            yield places, contents
 
     def _judge(self) -> Layout:
         kinds: dict[str, Item] = {}  # each kind of image seen, and the first of it
@@ -154,10 +174,25 @@ class Images:
         self.skipped.append(item.name)
 
 
+def content_of(item: Item) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        ValueError: if it is larger than any image.
+        Exception: anything, if it is damaged.
+    """
+    content = bytearray()
+    with item.open() as file:
+        for piece in iter(partial(file.read, PIECE), b""):
+            content += piece
+            if len(content) > LARGEST:
+                raise ValueError(f"more than {LARGEST >> 20} MiB, which no image has")
+    return bytes(content)
+
+
 def _bytes(item: Item) -> bytes | DamagedImageError:
     try:
-        with item.open() as file:
-            return file.read()
+        return content_of(item)
     except Exception as error:  # see `Images._judge`
         return _named(item, error)
 
@@ -173,5 +208,6 @@ def _attempt(images: Images, item: Item, content: bytes | DamagedImageError) -> 
 
 
 def _named(item: Item, error: Exception) -> DamagedImageError:
-    reason = " ".join(str(error).replace(repr(error), "").split()) or type(error).__name__
+    said = str(error).replace(repr(error), "").split(" <")[0]  # Pillow shows the object that it reads from
+    reason = " ".join(said.split()) or type(error).__name__
     return DamagedImageError(f"{item.name}: not an image that can be read ({reason}): repair it or remove it")

@@ -19,12 +19,13 @@ TESTS = ("test", "val", "valid", "validation")  # what the folder of the test sp
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """Image files, the places of a split among them, and the class of each of those."""
+    """Image files, the places of a split among them, the class of each of those, and the classes' names, if any."""
 
     items: Sequence[Item]
     index: Sequence[int] | NDArray[np.int64]
     label: Sequence[int] | NDArray[np.int64] | None = None
     num_classes: int | None = None
+    class_names: Sequence[str] = ()
 
 
 def seen(path: str) -> bool:
@@ -61,7 +62,7 @@ def arranged(
     classes = {name: i for i, name in enumerate(sorted({part[0] for part in below if part}))}
     if not all(below[i] for i in index):
         return Listing(items, index)
-    return Listing(items, index, [classes[below[i][0]] for i in index], len(classes))
+    return Listing(items, index, [classes[below[i][0]] for i in index], len(classes), list(classes))
 
 
 def image_set(
@@ -98,7 +99,8 @@ def image_set(
     kept = Cache.placed(cache, beside, source, list(files))
     x, facts = kept.read(lambda: _content(listing(), decoding, corrupt))
     label = None if facts["label"] is None else np.array(facts["label"], np.int64)
-    return Dataset(name, split, x, facts["levels"], label, facts["num_classes"], tuple(facts["skipped"]))
+    names = (tuple(facts[key]) for key in ("skipped", "class_names"))
+    return Dataset(name, split, x, facts["levels"], label, facts["num_classes"], *names)
 
 
 def _content(listing: Listing, decoding: Decoding, corrupt: str) -> Content:
@@ -106,7 +108,12 @@ def _content(listing: Listing, decoding: Decoding, corrupt: str) -> Content:
 
     def facts() -> dict[str, Any]:
         label = None if listing.label is None else [int(listing.label[i]) for i in images.kept]
-        levels = images.layout.levels
-        return {"levels": levels, "label": label, "num_classes": listing.num_classes, "skipped": images.skipped}
+        return {
+            "levels": images.layout.levels,
+            "label": label,
+            "num_classes": listing.num_classes,
+            "skipped": images.skipped,
+            "class_names": listing.class_names,
+        }
 
     return Content(images.layout.shape, images.layout.dtype, images.chunks(), facts)

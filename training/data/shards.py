@@ -12,7 +12,7 @@ from training.data.archive import archive_file, archived
 from training.data.dataset import Dataset, Split, check_split, hold_out
 from training.data.decoding import Decoding
 from training.data.files import given_path
-from training.data.images import SUFFIXES, Item
+from training.data.images import SUFFIXES, Item, content_of
 from training.data.listing import TESTS, Listing, image_set
 
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -61,14 +61,14 @@ def shards(
         samples = [sample for file in files for sample in _samples(file) if sample.image is not None]
         if not samples:
             raise ValueError(f"expected images ({', '.join(SUFFIXES)}) in {files[0]}, found none: choose other shards")
-        classes = _numbered(samples, label)
+        classes, names = _numbered(samples, label)
         index = list(hold_out(len(samples), split)) if not apart else []
         if apart:
             index = [i for i, sample in enumerate(samples) if sample.shard in (test if split == "test" else train)]
         items = [sample.image for sample in samples if sample.image is not None]
         if classes is None:
             return Listing(items, index)
-        return Listing(items, index, [classes[i] for i in index], max(classes) + 1)
+        return Listing(items, index, [classes[i] for i in index], len(names) or max(classes) + 1, names)
 
     return image_set(
         files[0].name.split(".")[0], split, listing,
@@ -99,10 +99,11 @@ def _samples(shard: Path) -> list[_Sample]:
     return [_Sample(shard, key, images[key], files) for key, files in found.items()]
 
 
-def _numbered(samples: Sequence[_Sample], label: str) -> list[int] | None:
+def _numbered(samples: Sequence[_Sample], label: str) -> tuple[list[int] | None, list[str]]:
+    """The class of each sample, if they have any, and what the classes are called, unless by numbers."""
     words = [_class(sample, label) for sample in samples]
     if all(word is None for word in words):
-        return None
+        return None, []
     missing = next((sample for sample, word in zip(samples, words, strict=True) if word is None), None)
     if missing is not None:
         raise ValueError(
@@ -110,9 +111,9 @@ def _numbered(samples: Sequence[_Sample], label: str) -> list[int] | None:
             f"add {missing.key}.cls or {label!r} to its .json"
         )
     if all(str(word).isdecimal() for word in words):
-        return [int(str(word)) for word in words]
+        return [int(str(word)) for word in words], []
     names = {name: i for i, name in enumerate(sorted({str(word) for word in words}))}
-    return [names[str(word)] for word in words]
+    return [names[str(word)] for word in words], list(names)
 
 
 def _class(sample: _Sample, label: str) -> str | None:
@@ -121,8 +122,7 @@ def _class(sample: _Sample, label: str) -> str | None:
     if suffix is None:
         return None
     try:
-        with sample.files[suffix].open() as file:
-            text = file.read().decode().strip()
+        text = content_of(sample.files[suffix]).decode().strip()
         if suffix == "cls":
             return text
         value = json.loads(text).get(label)

@@ -1,0 +1,153 @@
+"""What `--mode=check_data` tells of a set's classes, network and place, and what a set tells of its classes."""
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_data import grey, refused
+from test_readers import classes_of_images, noise, png_bytes, write_shard
+
+from commands.check_data import check_data
+from commands.run import stored_tensor
+from configs import own
+from training.data import Dataset, array, digits, folder, huggingface, shards
+
+MAIN = Path(__file__).parents[1]
+
+
+# Classes by name
+
+
+def test_the_classes_of_every_kind_have_their_names(tmp_path: Path) -> None:
+    root = classes_of_images(tmp_path / "d")
+    for _ in range(2):  # decoded, and from the cache
+        assert folder(root).class_names == ("cat", "dog")
+    assert digits().class_names == ()
+    for words in (("3", "1"), ("b", "a")):
+        samples = {f"{i}.cls": word.encode() for i, word in enumerate(words)}
+        write_shard(tmp_path / f"{words[0]}.tar", samples | {f"{i}.png": png_bytes(grey(i)) for i in range(2)})
+    assert shards(tmp_path / "3.tar").class_names == () and shards(tmp_path / "b.tar").class_names == ("a", "b")
+
+
+def test_the_classes_of_huggingface_have_their_names(tmp_path: Path) -> None:
+    package = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    vectors, classes = package.Sequence(package.Value("float32")), package.ClassLabel(names=["n", "p"])
+    table = package.Dataset.from_dict(
+        {"v": [[0.0], [1.0]], "label": [0, 1], "word": ["z", "y"]},
+        features=package.Features({"v": vectors, "label": classes, "word": package.Value("string")}),
+    )
+    table.save_to_disk(tmp_path / "v")
+    assert huggingface(tmp_path / "v").class_names == ("n", "p")
+    assert huggingface(tmp_path / "v", label="word").class_names == ("y", "z")
+
+
+def test_names_are_as_many_as_classes() -> None:
+    x, label = noise(2, 3), np.array([0, 1])
+    refused("a: expected a name for each of 2 classes, got 1", Dataset, "a", "train", x, 256, label, 2, (), ("b",))
+    refused("a: expected a name for each of None classes", Dataset, "a", "train", x, 256, class_names=("b",))
+
+
+def test_the_first_of_a_sorted_set_lack_classes() -> None:
+    label = np.repeat(np.array([0, 1, 3]), [4, 4, 2])  # of class 2 there are none
+    data = Dataset("a", "train", noise(10, 3), 256, label, 4)
+    assert data.lacking(4) == "the first 4 of 10 train images: 1 of 3 classes"
+    assert data.lacking(8) == "the first 8 of 10 train images: 2 of 3 classes"
+    assert [data.lacking(count) for count in (9, 10, 1000)] == [None] * 3
+    assert Dataset("a", "train", noise(10, 3), 256).lacking(1) is None
+
+
+def test_the_first_rows_say_that_they_lack_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    data = Dataset("a", "test", noise(10, 3), 256, np.repeat(np.arange(2), 5), 2)
+    assert (stored_tensor(data, 4).numpy() == data.x[:4]).all()
+    assert capsys.readouterr().out == "the first 4 of 10 test images: 1 of 2 classes\n"
+    stored_tensor(data, 6)
+    stored_tensor(data)
+    assert capsys.readouterr().out == ""
+
+
+# The report
+
+
+def configured(path: Path, net: str = "unet", **settings: Any) -> Any:
+    config = own.get_config("array" if path.suffix else "folder")
+    config.data.path = str(path)
+    if net == "unet" and path.suffix:
+        config.net = own.get_config("folder").net
+    config.net.update(settings)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((1, 32, 32), "unet takes it"),
+        ((1, 28, 28), "unet refuses it: expected a height and width divisible by 8, got (28, 28)"),
+        ((5,), "unet refuses it: expected images (B, 5, H, W)"),
+    ],
+)
+def test_check_data_tells_whether_the_network_takes_it(tmp_path: Path, shape: tuple[int, ...], told: str) -> None:
+    np.save(tmp_path / "a.npy", noise(20, *shape))
+    report = check_data(tmp_path / "w", configured(tmp_path / "a.npy"))
+    assert report["network"].startswith(told)
+    assert json.loads((tmp_path / "w" / "data.json").read_text())["network"] == report["network"]
+
+
+def test_check_data_counts_by_name_and_says_where(tmp_path: Path) -> None:
+    root = classes_of_images(tmp_path / "d")
+    for name in (b"\xff.png", "猫.png".encode()):
+        Path(os.fsdecode(os.fsencode(root) + b"/cat/" + name)).write_bytes(b"no image")
+    flags = [f"--config.data.path={root}", "--config.data.corrupt=skip"]
+    command = [sys.executable, str(MAIN / "main.py"), "--mode=check_data", f"--config={MAIN}/configs/own.py", *flags]
+    place = {**os.environ, "PYTHONPATH": str(MAIN), "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, cwd=tmp_path, env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "class_counts: cat 5, dog 5\n" in done.stdout
+    assert f"wrote {tmp_path / 'data.json'}\n" in done.stdout and f"wrote {tmp_path / 'data.png'}\n" in done.stdout
+    report = json.loads((tmp_path / "data.json").read_text())
+    assert report["class_names"] == ["cat", "dog"] and report["skipped"] == 2
+
+
+def test_check_data_shows_all_of_a_sorted_set(tmp_path: Path) -> None:
+    x = np.arange(640, dtype=np.uint16).reshape(640, 1, 1, 1).repeat(8, 2).repeat(8, 3) // 3
+    np.savez(tmp_path / "a.npz", x=x.astype(np.uint8), x_test=x[:2].astype(np.uint8))
+    report = check_data(tmp_path / "w", configured(tmp_path / "a.npz", "mlp"))
+    with Image.open(report["files"][1]) as picture:
+        assert np.asarray(picture.convert("L")).max() > 200  # the last, of 213
+
+
+@pytest.mark.parametrize("name", ["data.json", "data.png"])
+def test_check_data_writes_over_nothing_but_a_report(tmp_path: Path, name: str) -> None:
+    np.save(tmp_path / "a.npy", noise(20, 3))
+    config = configured(tmp_path / "a.npy", "mlp")
+    for place in ("first", "again"):  # a report, over a report
+        check_data(tmp_path / "w", config, split="train" if place == "first" else "test")
+    mine = tmp_path / name
+    mine.write_text('{"labels": [1, 2]}')
+    refused(f"{mine} is there, and no report", check_data, tmp_path, config)
+    assert mine.read_text() == '{"labels": [1, 2]}'
+    check_data(tmp_path, config, output=str(tmp_path / "other.json"))
+
+
+def test_check_data_of_large_items_takes_a_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = noise(300, 1 << 16)  # 20 MB, of which 256 items are looked at
+    np.savez(tmp_path / "a.npz", x=x, x_test=x[:1])
+    config = configured(tmp_path / "a.npz", "mlp")
+    whole = check_data(tmp_path / "w", config, num=256)
+    monkeypatch.setattr("training.data.distance.ENTRIES", 1 << 18)
+    monkeypatch.setattr("commands.check_data._picture", lambda dataset, path: path)
+    data = array(tmp_path / "a.npz")
+    monkeypatch.setattr("configs.build.build", lambda *_, **__: data)
+    tracemalloc.start()
+    report = check_data(tmp_path / "w", config, num=256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12e6  # some parts of 2 MiB in float64, but neither the rows nor all of them as floats
+    assert all(report[key] == whole[key] for key in ("mean", "std", "range", "looked_at"))
+    assert abs(report["largest_distance"] / whole["largest_distance"] - 1) < 1e-9
