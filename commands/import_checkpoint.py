@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+import torch
 
 from commands.run import DataFacts, Run, device_of, write_json
 from configs import build
@@ -45,13 +46,15 @@ def import_checkpoint(
         raise ValueError(f"{workdir} holds a run already, or is no folder: choose another --workdir")
     keywords = build.parse(f"architecture:{architecture or ''}")
     del keywords["name"]
-    recipe, denoiser, verdict = opened(Path(file), source, True, keywords)
-    raw = denoiser if verdict.weights != "ema" else opened(Path(file), source, False, keywords)[1]
+    found = opened(Path(file), source, keywords, both=True)
+    recipe, denoiser, verdict = found.recipe, found.denoiser, found.verdict
     config = _configuration(recipe, denoiser, data)
     facts = DataFacts(Path(file).stem, recipe.shape, recipe.levels, recipe.settings.get("num_classes"), fingerprint="")
     run = Run(workdir, config, facts, device_of("cpu"))
-    rebuilt = run.new_denoiser()
-    if {k: v.shape for k, v in rebuilt.state_dict().items()} != {k: v.shape for k, v in denoiser.state_dict().items()}:
+    weights = denoiser.state_dict()
+    with torch.device("meta"):  # its names and shapes alone
+        rebuilt = build.network(config, recipe.shape, run.num_classes).state_dict()
+    if {f"net.{k}": v.shape for k, v in rebuilt.items()} != {k: v.shape for k, v in weights.items()}:
         raise ValueError(f"{file} was read, but its network cannot be described as a configuration: load it in Python")
 
     if data is not None:
@@ -60,8 +63,8 @@ def import_checkpoint(
     checkpoint = workdir / "checkpoints" / f"{0:010d}"
     shutil.rmtree(checkpoint, ignore_errors=True)  # of an import that was interrupted: there is no config.json
     with sealed(checkpoint) as part:
-        for name, model in (("ema", denoiser), ("model", raw)):
-            write_tensors(part / f"{name}.safetensors", model.state_dict())
+        for name, tensors in (("ema", weights), ("model", found.raw or weights)):
+            write_tensors(part / f"{name}.safetensors", tensors)
     report = write_json(workdir / "import.json", {"file": str(file), "source": source, **dataclasses.asdict(verdict)})
     run.save()
     return {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-from torch import Tensor
+from torch import Tensor, nn
 
 import likelihood
 import models
@@ -22,8 +22,8 @@ from training import data, times, weighting
 
 __all__ = [
     "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "PRECONDITIONS", "SDES", "SOLVERS", "TIMES",
-    "WEIGHTINGS", "Table", "build", "denoiser", "described", "described_precondition", "name_of", "parse", "spec",
-    "written",
+    "WEIGHTINGS", "Table", "build", "denoiser", "described", "described_precondition", "name_of", "network",
+    "parse", "spec", "written",
 ]  # fmt: skip
 
 
@@ -196,9 +196,14 @@ DEQUANTISATIONS: Table = {
 
 def denoiser(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None) -> models.Denoiser:
     """The untrained denoiser of a configuration, for data of one shape (*D), with classes or without."""
-    network = build(NETWORKS, config.net, channels=shape[0], shape=shape, num_classes=num_classes)
     sde = build(SDES, config.sde)
-    return models.Denoiser(network, build(PRECONDITIONS, config.precondition, sde=sde))
+    return models.Denoiser(network(config, shape, num_classes), build(PRECONDITIONS, config.precondition, sde=sde))
+
+
+def network(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
+    """Its untrained network."""
+    built: nn.Module = build(NETWORKS, config.net, channels=shape[0], shape=shape, num_classes=num_classes)
+    return built
 
 
 def described(sde: sde_lib.SDE) -> ml_collections.ConfigDict:

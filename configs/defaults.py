@@ -47,6 +47,8 @@ def defaults() -> ml_collections.ConfigDict:
                 "batch": 128,
                 "learning_rate": 2e-4,
                 "betas": (0.9, 0.999),  # Adam's
+                "adam_eps": 1e-8,  # what it adds to the root of the second moment
+                "weight_decay": 0.0,  # AdamW's: times the learning rate, the share of weights that a step takes off
                 "warmup": 0,  # images over which the learning rate rises
                 "decay": False,  # let it fall to zero along a half cosine
                 "clip": 1.0,  # largest norm of the gradient; 0 for no limit
@@ -58,7 +60,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "precision": "float32",  # or "bfloat16"
                 "accumulate": 1,  # parts that a process takes its share of a batch in, for less memory
                 "recompute": False,  # activations in the backward pass, for less memory
-                "compile": False,  # the network, by torch.compile
+                "compile": False,  # the network by torch.compile; on CPUs its normalisations, as loops in C
                 "sharding": "ddp",  # of several processes: each a whole network, or "fsdp" for a share of it
                 "weight": spec(WEIGHTINGS, "simple"),
                 "times": spec(TIMES, "stratified"),
@@ -67,6 +69,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "explosion": 1000.0,  # times its running mean that a loss may be; 0 for any
                 "log_every": 100,  # steps
                 "sample_every": 500_000,  # images
+                "sample_evaluations": 50,  # pictures are drawn faster than by `sampling` where that takes more
                 "checkpoint_every": 500_000,  # images
                 "keep": 2,  # the newest checkpoints
                 "keep_every": 0,  # images; the first checkpoint past each multiple stays as well

@@ -12,12 +12,12 @@ from configs.defaults import along, check_variant, defaults
 
 # The data's dequantised cell is 2 / 17 wide, so the paths end at a noise of about a tenth of that.
 PATHS = {
-    "vp": spec(SDES, "vp", t_min=1e-3),
-    "ve": spec(SDES, "ve", sigma_max=10.0),
-    "subvp": spec(SDES, "subvp", t_min=0.02),
-    "edm": spec(SDES, "edm", t_min=0.01, t_max=20.0),
-    "cosine": spec(SDES, "cosine", t_min=0.005),
-    "flow": spec(SDES, "flow", t_min=0.01),
+    "vp": {"t_min": 1e-3},
+    "ve": {"sigma_max": 10.0},
+    "subvp": {"t_min": 0.02},
+    "edm": {"t_min": 0.01, "t_max": 20.0},
+    "cosine": {"t_min": 0.005},
+    "flow": {"t_min": 0.01},
 }
 
 
@@ -43,7 +43,7 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
     if variant == "ncsn":
         _ncsn(config)
         return config
-    along(config, PATHS[variant])
+    along(config, spec(SDES, variant, **PATHS[variant]))
     return config
 
 

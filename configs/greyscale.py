@@ -7,13 +7,13 @@ from configs.defaults import along, check_variant, defaults
 
 # A dequantised cell is 2 / 256 wide: the paths end at a noise of 0.002 to 0.01.
 PATHS = {
-    "vp": spec(SDES, "vp", t_min=1e-4),
-    "ve": spec(SDES, "ve"),
-    "subvp": spec(SDES, "subvp", t_min=0.02),
-    "edm": spec(SDES, "edm"),
-    "cosine": spec(SDES, "cosine", t_min=2e-3),
-    "flow": spec(SDES, "flow", t_min=2e-3),
-    "vdm": spec(SDES, "vp", t_min=1.67e-5),  # to a log-SNR of 13.3
+    "vp": {"t_min": 1e-4},
+    "ve": {},
+    "subvp": {"t_min": 0.02},
+    "edm": {},
+    "cosine": {"t_min": 2e-3},
+    "flow": {"t_min": 2e-3},
+    "vdm": {"t_min": 1.67e-5},  # VP to a log-SNR of 13.3
 }
 
 
@@ -39,5 +39,5 @@ def greyscale(name: str, variant: str) -> ml_collections.ConfigDict:
         config.net.fourier = (6, 7)
     if variant in ("vp", "vdm"):
         config.training.times = spec(TIMES, "log_snr")
-    along(config, PATHS[variant])
+    along(config, spec(SDES, "vp" if variant == "vdm" else variant, **PATHS[variant]))
     return config

@@ -53,10 +53,9 @@ def get_config(variant: str = "adm_64") -> ml_collections.ConfigDict:
         config.sampling.update(grid=spec(GRIDS, "linspace"), steps=250)
     if variant == "edm_64":
         config.net = spec(NETWORKS, "adm", frequencies="open_timesteps")
-        edm(config, intervals=255)
+        edm(config, 2500, 4096, 1e-4, half_life=50.0, intervals=255)
         config.transform.flip = False
         config.sampling.solver = spec(SOLVERS, "churn")  # 256 steps of their stochastic sampler, 511 evaluations
-        optimise(config, 610_351, 4096, 1e-4, warmup=2_441, ema=0.5 ** (4096 / 50_000_000))
     if variant in DIT:
         config.net = spec(NETWORKS, "dit", frequencies="open_timesteps", **DIT[variant])
         ddpm(config)

@@ -6,6 +6,8 @@ then acts at every step, and ours seldom. Integers become the centres of cells, 
 k / 255. A last denoising takes the place of a last step without noise.
 """
 
+import math
+
 import ml_collections
 
 from configs.build import GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
@@ -24,11 +26,13 @@ def optimise(
     warmup: int = 0,
     clip: float = 0.0,
     ema: float = 0.9999,
+    adam_eps: float = 1e-8,
+    weight_decay: float = 0.0,
 ) -> None:
     """The length of training and of the warm-up, in steps of a batch, and Adam's settings."""
     config.training.update(
         images=steps * batch, batch=batch, learning_rate=learning_rate, warmup=warmup * batch, clip=clip, ema=ema,
-        sample_every=10_000 * batch, checkpoint_every=5_000 * batch,
+        adam_eps=adam_eps, weight_decay=weight_decay, sample_every=10_000 * batch, checkpoint_every=5_000 * batch,
     )  # fmt: skip
 
 
@@ -91,10 +95,19 @@ def song_ve(
     _sample(config, pc, spec(GRIDS, "geometric"), levels)
 
 
-def edm(config: ml_collections.ConfigDict, *, intervals: int = 17) -> None:
+def edm(
+    config: ml_collections.ConfigDict,
+    million: int,
+    batch: int,
+    learning_rate: float,
+    *,
+    half_life: float = 0.5,
+    intervals: int = 17,
+) -> None:
     """Karras et al. 2022, Table 1: sigma from 0.002 to 80, Heun's method with rho = 7; 18 steps with the last to zero.
 
-    Their augmentation is not here, but for the flip.
+    Appendix F.2: `million` images, ten of them to warm up in, and an average whose half-life is so many millions. Their
+    augmentation is not here, but for the flip.
     """
     config.transform.update(dequantise=False, flip=True)
     config.sde = spec(SDES, "edm")
@@ -102,13 +115,16 @@ def edm(config: ml_collections.ConfigDict, *, intervals: int = 17) -> None:
     config.training.weight = spec(WEIGHTINGS, "edm")
     config.training.times = spec(TIMES, "log_normal")
     _sample(config, spec(SOLVERS, "heun", clock="sigma"), spec(GRIDS, "karras"), intervals)
+    steps = math.ceil(million * 1e6 / batch)
+    optimise(config, steps, batch, learning_rate, ema=0.5 ** (batch / (half_life * 1e6)))
+    config.training.warmup = 10_000_000
 
 
 def vdm(config: ml_collections.ConfigDict) -> None:
     """Kingma et al. 2021 on a fixed schedule: the diffusion loss, stratified, with log-SNR from 13.3 down to -5.
 
     Theirs is learned, linear in time with these ends to begin with; in continuous time the loss depends on the ends
-    alone (Section 5.1), which stay where they are. Their Adam decays weights by 0.01, ours does not.
+    alone (Section 5.1), which stay where they are.
     """
     config.transform.update(dequantise=False, flip=False)
     config.sde = spec(SDES, "vp", t_min=1.67e-5, t_max=0.7044)

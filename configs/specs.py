@@ -8,9 +8,10 @@ import ast
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import ml_collections
+from ml_collections import config_dict
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -27,7 +28,8 @@ def spec(table: Table, name: str, **keywords: Any) -> ml_collections.ConfigDict:
         if key not in FROM_DATA and p.default is not inspect.Parameter.empty
     }
     _refuse_unknown(name, keywords, parameters)
-    return ml_collections.ConfigDict({"name": name, **defaults, **keywords})
+    settings = {key: _typed(value, parameters.get(key)) for key, value in {**defaults, **keywords}.items()}
+    return ml_collections.ConfigDict({"name": name, **settings})
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -109,6 +111,14 @@ def _refuse_unknown(name: str, keywords: Mapping[str, Any], parameters: Mapping[
 def _perhaps(word: str, known: Any) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _typed(value: Any, parameter: inspect.Parameter | None) -> Any:
+    """The value; for None one that knows which type it may be overridden with."""
+    if value is not None or parameter is None:
+        return value
+    kind = next((each for each in get_args(parameter.annotation) if each in (bool, int, float, str)), None)
+    return None if kind is None else config_dict.placeholder(kind)
 
 
 def _literal(node: ast.expr) -> Any:

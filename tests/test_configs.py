@@ -3,21 +3,27 @@
 import importlib
 import json
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from PIL import Image
+from torch import nn
 from torch.testing import assert_close
 
-from configs import build, cifar10
+from commands.train import train
+from configs import build, celeba, cifar10, digits
 from models import Denoiser, precondition
 from models.importers.published import SCORE_SDE
 from models.importers.score_sde import recipe
 from models.precondition import Told
 from sde_lib import SDE, VESDE, VPSDE
 from training import dsm_loss
+from training.adam import adam
 
 # What writes docs/networks.md is not installed.
 TABLE = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "networks.py"))
@@ -157,3 +163,170 @@ def test_sampling_takes_the_published_number_of_evaluations() -> None:
         ts = build.build(build.GRIDS, config.sampling.grid, sde=built(config)[0], steps=config.sampling.steps)
         expected = torch.linspace(1, 1e-3, 1000, dtype=torch.float64)  # theirs, on VP and sub-VP
         assert_close(ts, expected, rtol=1e-12, atol=1e-15)
+
+
+OTHERS = {
+    "digits": ("vp", "ve", "subvp", "edm", "cosine", "flow", "ncsn"),
+    "mnist": ("vp", "ve", "subvp", "edm", "cosine", "flow", "vdm"),
+    "fashion_mnist": ("vp",),
+    "own": ("folder", "ddpm"),
+}
+EVERY = VARIANTS + [(file, variant) for file, names in OTHERS.items() for variant in names]
+
+
+def spoilt(config: ConfigDict) -> None:
+    """Every value of a configuration, however deep, made another."""
+    for key in config:
+        if isinstance(config[key], ConfigDict):
+            spoilt(config[key])
+        else:
+            with config.ignore_type():
+                config[key] = "spoilt"
+
+
+@pytest.mark.parametrize(("file", "variant"), EVERY, ids=[":".join(each) for each in EVERY])
+def test_a_configuration_that_is_changed_does_not_change_the_next(file: str, variant: str) -> None:
+    first = config_of(file, variant)
+    before = first.to_json()
+    spoilt(first)
+    assert config_of(file, variant).to_json() == before
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "key", "word", "value"),
+    [
+        ("DATASETS", "celeba", "root", "/data", "/data"),
+        ("NETWORKS", "unet", "head_width", "8", 8),
+        ("SOLVERS", "langevin", "snr", "0.5", 0.5),
+        ("DIVERGENCES", "hutchinson", "fresh", "true", True),
+    ],
+)
+def test_what_is_none_by_default_can_be_overridden(
+    table: str, name: str, key: str, word: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given in ({}, {key: None}):
+        config = ConfigDict({"part": build.spec(getattr(build, table), name, **given)})
+        assert config.part[key] is None and build.written(config.part).count(f"{key}=None") == 1
+        monkeypatch.setattr(sys, "argv", ["main.py", f"--config.part.{key}={word}"])
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        values(sys.argv)
+        assert config.part[key] == value
+
+
+# Optimisers
+
+
+def test_adams_settings_are_those_of_its_paper_with_decay_apart_from_the_gradient() -> None:
+    """Kingma and Ba 2015, Alg. 1; the decay as in Loshchilov and Hutter 2019, Alg. 2, with their schedule within it."""
+    rate, (b1, b2), eps, decay = 0.1, (0.9, 0.99), 1e-2, 0.3
+    module = nn.Linear(3, 1, bias=False).double()
+    w = module.weight.detach().clone()
+    optimizer = adam(module, rate, (b1, b2), eps, decay)
+    m = v = torch.zeros_like(w)
+    for step in (1, 2, 3):
+        g = torch.tensor([[1e-3, -2.0, 0.5 * step]], dtype=torch.float64)
+        module.weight.grad = g.clone()
+        optimizer.step()
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        w = w - rate * decay * w - rate * (m / (1 - b1**step)) / ((v / (1 - b2**step)).sqrt() + eps)
+        assert_close(module.weight.detach(), w, rtol=1e-12, atol=0)
+
+
+def small(images: int, **settings: Any) -> ConfigDict:
+    config = digits.get_config("vp")
+    config.net = build.spec(build.NETWORKS, "mlp", width=8, blocks=1)
+    config.training.update(images=images, batch=32, sample_every=0, decay=False, **settings)
+    config.sampling.steps = 2
+    return config
+
+
+def test_a_run_has_the_optimiser_of_its_configuration_and_keeps_it(tmp_path: Path) -> None:
+    train(tmp_path, small(32, adam_eps=1e-3, weight_decay=0.01, betas=(0.8, 0.9)), device="cpu")
+    saved = torch.load(tmp_path / "checkpoints" / "0000000032" / "state.pt", weights_only=True)
+    (group,) = saved["optimizer"]["param_groups"]
+    assert (group["eps"], group["weight_decay"], tuple(group["betas"])) == (1e-3, 0.01, (0.8, 0.9))
+    with pytest.raises(ValueError, match=r"training\.weight_decay is 0\.01 there and 0\.0 here"):
+        train(tmp_path, small(64, adam_eps=1e-3, betas=(0.8, 0.9)), device="cpu")
+
+
+def test_a_run_from_before_there_was_a_choice_goes_on(tmp_path: Path) -> None:
+    train(tmp_path, small(32), device="cpu")
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    for key in ("adam_eps", "weight_decay"):
+        del saved["config"]["training"][key]
+    file.write_text(json.dumps(saved))
+    assert train(tmp_path, small(64), device="cpu")["images"] == 64
+
+
+@pytest.mark.parametrize(("key", "value"), [("adam_eps", 0.0), ("adam_eps", float("nan")), ("weight_decay", -0.01)])
+def test_an_optimiser_without_sense_is_refused(key: str, value: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"expected training.{key}"):
+        train(tmp_path / "run", small(32, **{key: value}), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+# Of training: batch, learning rate, Adam's eps and decay of weights, warm-up in images, clipping, decay of the average.
+NCSNV2 = (128, 1e-4, 1e-8, 0.0, 0, 0.0, 0.999)  # ncsnv2: configs/*.yml
+SONG = (128, 2e-4, 1e-8, 0.0, 5_000 * 128, 1.0)  # score_sde_pytorch: configs/default_*_configs.py
+LARGE = (64, 2e-4, 1e-8, 0.0, 5_000 * 64, 1.0, 0.999)
+HALF_MILLION, FIFTY_MILLION = (lambda batch: 0.5 ** (batch / 5e5)), (lambda batch: 0.5 ** (batch / 5e7))
+OPTIMISERS = {
+    "cifar10:ncsn": (128, 1e-3, 1e-8, 0.0, 0, 0.0, 0.0),
+    "cifar10:ncsnv2": NCSNV2,
+    "celeba:ncsnv2": NCSNV2,
+    "lsun:bedroom_ncsnv2": NCSNV2,
+    "lsun:church_ncsnv2": NCSNV2,
+    "lsun:tower_ncsnv2": NCSNV2,
+    "ffhq:ncsnv2_256": (32, 1e-4, 1e-3, 0.0, 0, 0.0, 0.999),
+    "cifar10:ddpm": (*SONG, 0.9999),
+    **{f"cifar10:{name}": (*SONG, 0.999) for name in ("ddpm_ve", "ncsnpp_ve", "ncsnpp_deep_ve")},
+    **{f"cifar10:{name}": (*SONG, 0.9999) for name in ("ddpm_vp", "ddpmpp_vp", "ddpmpp_deep_vp", "ncsnpp_deep_vp")},
+    **{f"cifar10:{name}": (*SONG, 0.9999) for name in ("ddpm_subvp", "ddpmpp_subvp", "ncsnpp_subvp")},
+    "celeba:ncsnpp": (*SONG, 0.999),
+    **{f"{each}ncsnpp": LARGE for each in ("lsun:bedroom_", "lsun:church_")},
+    **{f"{each}:ncsnpp_256": LARGE for each in ("celebahq", "ffhq")},
+    **{f"{each}:ncsnpp_1024": (8, 2e-4, 1e-8, 0.0, 5_000 * 8, 1.0, 0.9999) for each in ("celebahq", "ffhq")},
+    "lsun:church_ddpm": (64, 2e-5, 1e-8, 0.0, 5_000 * 64, 1.0, 0.9999),
+    "celeba:ddpm": (128, 2e-4, 1e-8, 0.0, 0, 1.0, 0.9999),  # ddim: configs/celeba.yml
+    **{f"cifar10:{name}": (512, 1e-3, 1e-8, 0.0, 10**7, 0.0, HALF_MILLION(512)) for name in ("edm", "edm_ncsnpp")},
+    "ffhq:edm_64": (256, 2e-4, 1e-8, 0.0, 10**7, 0.0, HALF_MILLION(256)),
+    "imagenet:edm_64": (4096, 1e-4, 1e-8, 0.0, 10**7, 0.0, FIFTY_MILLION(4096)),
+    "imagenet:adm_64": (2048, 3e-4, 1e-8, 0.0, 0, 0.0, 0.9999),
+    "imagenet:adm_256": (256, 1e-4, 1e-8, 0.0, 0, 0.0, 0.9999),
+    "imagenet:dit_xl": (256, 1e-4, 1e-8, 0.0, 0, 0.0, 0.9999),
+    "cifar10:vdm": (128, 2e-4, 1e-8, 0.01, 100 * 128, 0.0, 0.9999),  # vdm: configs/cifar10.py
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_configuration_optimises_as_published(name: str) -> None:
+    found = config_of(*name.split(":")).training
+    keys = ("batch", "learning_rate", "adam_eps", "weight_decay", "warmup", "clip", "ema")
+    assert tuple(found[key] for key in keys) == OPTIMISERS[name]
+    assert found.betas == ((0.9, 0.99) if name == "cifar10:vdm" else (0.9, 0.999))
+
+
+def test_ncsn_samples_with_the_step_of_its_code() -> None:
+    """x + epsilon grad + sqrt(2 epsilon) z with epsilon = 2e-5; its paper's Alg. 1 halves both."""
+    solver = cifar10.get_config("ncsn").sampling.solver
+    assert (solver.step_size, solver.steps, solver.denoise) == (2 * 2e-5, 100, False)
+
+
+def test_celeba_is_read_as_it_is_distributed_from_where_it_lies(tmp_path: Path) -> None:
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    for number in (1, 162_771, 182_638, 182_639):  # one of train, one of validation, two of test
+        Image.new("RGB", (178, 218), (number % 256, 0, 0)).save(folder / f"{number:06d}.png")
+    tests = {}
+    for variant in celeba.VARIANTS:
+        config = celeba.get_config(variant)
+        config.data.root = str(tmp_path)
+        read = build.build(build.DATASETS, config.data, split="train")
+        assert (read.name, read.shape, len(read)) == ("celeba", (3, 64, 64), 1)
+        tests[variant] = len(build.build(build.DATASETS, config.data, split="test"))
+        config.data.size = 32
+        assert build.build(build.DATASETS, config.data, split="train").shape == (3, 32, 32)
+    # Song et al. 2021 are scored on the validation part, the others on the test part.
+    assert tests == {"ncsnpp": 1, "ddpm": 2, "ncsnv2": 2}

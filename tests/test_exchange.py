@@ -1,5 +1,6 @@
 """Runs from other people's checkpoints, and folders for others: by the command line, and by Python."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from commands.run import open_trained
 from commands.sample import sample
 from configs import build
 from models import ADM, MLP, NCSN, VDM, Denoiser, DiT, NCSNpp, NCSNv2, UNet, precondition
-from models.importers import load_checkpoint
+from models.importers import files, load_checkpoint
 from models.precondition import Precondition, Told
 from models.pretrained import from_pretrained, save_pretrained
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
@@ -93,12 +94,18 @@ def test_export_and_import_of_our_own_come_back_to_the_same_weights(images: Path
         assert torch.equal(tensor, second.denoiser.state_dict()[name]), name
 
 
-def test_averaged_and_raw_weights_are_both_kept(images: Path, tmp_path: Path) -> None:
+def both_weights(path: Path) -> dict[str, Tensor]:
+    """A file with raw weights, which are given back, and half of them as their average."""
     fixture = load("ncsnv2")
     raw = {key: tensor.float() for key, tensor in state_dict(fixture["shapes"]).items()}
     average = {key: 0.5 * tensor for key, tensor in raw.items()}
     sigmas = {"sigmas": torch.tensor(fixture["buffers"]["sigmas"])}
-    torch.save([{**raw, **sigmas}, {}, 0, 0, average], tmp_path / "checkpoint.pth")
+    torch.save([{**raw, **sigmas}, {}, 0, 0, average], path)
+    return raw
+
+
+def test_averaged_and_raw_weights_are_both_kept(images: Path, tmp_path: Path) -> None:
+    raw = both_weights(tmp_path / "checkpoint.pth")
     import_checkpoint(
         tmp_path / "run", file=str(tmp_path / "checkpoint.pth"), source="ncsnv2", architecture="image_size=16",
         data=f"array:path={str(images)!r}",
@@ -106,6 +113,43 @@ def test_averaged_and_raw_weights_are_both_kept(images: Path, tmp_path: Path) ->
     for ema, scale in ((True, 0.5), (False, 1.0)):
         stem = open_trained(tmp_path / "run", ema=ema).denoiser.net.stem.weight
         assert torch.equal(stem, scale * raw["begin_conv.weight"])
+
+
+def test_a_file_with_both_is_read_once_and_its_network_built_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_weights(tmp_path / "checkpoint.pth")
+    read, built, make = [], [], NCSNv2.__init__
+
+    def opening(path: Path) -> Any:
+        read.append(path)
+        return files.read(path)
+
+    @functools.wraps(make)
+    def building(self: NCSNv2, *args: Any, **keywords: Any) -> None:
+        make(self, *args, **keywords)
+        built.append(self.stem.weight.device.type)
+
+    monkeypatch.setattr("models.importers.load.read", opening)
+    monkeypatch.setattr(NCSNv2, "__init__", building)
+    source = {"file": str(tmp_path / "checkpoint.pth"), "source": "ncsnv2", "architecture": "image_size=16"}
+    import_checkpoint(tmp_path / "run", **source)
+    assert len(read) == 1 and built.count("cpu") == 1
+
+
+@pytest.mark.parametrize("wrong", ["shape", "value"])
+def test_raw_weights_that_are_damaged_are_refused_before_anything_is_written(wrong: str, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pth"
+    both_weights(file)
+    saved = torch.load(file)
+    tensor = saved[0]["begin_conv.bias"]
+    saved[0]["begin_conv.bias"] = tensor[1:].clone() if wrong == "shape" else torch.full_like(tensor, float("nan"))
+    torch.save(saved, file)
+    says = "of another shape" if wrong == "shape" else "not finite"
+    with pytest.raises(ValueError, match=says) as refusal:
+        import_checkpoint(tmp_path / "run", file=str(file), source="ncsnv2", architecture="image_size=16")
+    assert str(file) in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_our_own_data_of_few_levels_keeps_them(tmp_path: Path) -> None:

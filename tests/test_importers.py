@@ -338,6 +338,41 @@ def test_a_published_configuration_is_recognised_by_its_tensors() -> None:
         STATES["score_sde_pytorch"]({"all_modules.0.weight": torch.zeros(1)})
 
 
+# Of the originals' own configurations, what names and shapes tell.
+TOLD = (
+    *("num_channels", "nf", "ch_mult", "num_res_blocks", "resblock_type"),
+    *("sigma_min", "sigma_max", "num_scales"),
+)
+SCORE_SDE_NETWORKS = [name for name in NETWORKS if name.startswith(("ncsnpp", "ddpmpp", "ddpm_"))]
+
+
+@pytest.mark.parametrize("also", ["attn_resolutions", "image_size"])
+@pytest.mark.parametrize("name", SCORE_SDE_NETWORKS)
+def test_sizes_of_score_sde_are_read_off_the_weights(name: str, also: str) -> None:
+    fixture = load(name)
+    whole = STATES["score_sde_pytorch"](tensors(fixture), **architecture(fixture))
+    told = (*TOLD, also) if name.startswith("ddpm_") else (*TOLD, also, "embedding_type")
+    rest = {key: value for key, value in architecture(fixture).items() if key not in told}
+    found = STATES["score_sde_pytorch"](tensors(fixture), **rest)
+    assert found.settings == whole.settings and found.sde == whole.sde and found.shape == whole.shape
+    assert found.precondition == whole.precondition
+
+
+def test_a_network_of_score_sde_of_another_width_is_imported_by_what_the_weights_do_not_tell(tmp_path: Path) -> None:
+    fixture = load("ncsnpp_ve")
+    torch.save(tensors(fixture, torch.float32), tmp_path / "checkpoint.pth")
+    # Its attention is at 8x8, where that of all published networks is at 16x16.
+    file, told = tmp_path / "checkpoint.pth", {"progressive_input": "residual"}
+    _, sde, verdict = load_checkpoint(file, "score_sde_pytorch", **told)
+    assert verdict.fits and sde == VESDE(0.01, 50.0)  # what is told log sigma by sinusoids is on VE
+    for wrong in ({"nf": 64}, {"ch_mult": (1, 2)}, {"num_res_blocks": 2}, {"num_scales": 1000}, {"num_channels": 1}):
+        with pytest.raises(ValueError, match=r"does not fit|expected sigma_max"):
+            load_checkpoint(file, "score_sde_pytorch", **told, **wrong)
+    for wrong in ({"image_size": 16, "attn_resolutions": (16,)}, {"image_size": 64, "attn_resolutions": (8, 16)}):
+        with pytest.raises(ValueError, match="does not fit"):
+            load_checkpoint(file, "score_sde_pytorch", **told, **wrong)
+
+
 def test_values_that_the_weights_contradict_are_refused() -> None:
     for name, wrong in (
         ("ddim", {"ch": 32}),

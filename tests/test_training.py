@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from seeded import seeded_normal
 from torch import Generator, Tensor, nn
 
 from models import MLP, Denoiser, Gaussian, GaussianMixture, UNet
@@ -16,6 +17,7 @@ from models.precondition import eps
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, RectifiedSDE
 from tests.oracles import PATHS
 from training import EMA, Batches, TrainingState, dsm_loss, latest, load, load_weights, save, times, train, weighting
+from training.adam import adam
 from training.data import Dataset, digits
 
 
@@ -348,3 +350,21 @@ def test_weights_that_are_not_numbers_are_not_saved_over_good_ones(tmp_path: Pat
     with pytest.raises(ValueError, match="not finite"):
         save(tmp_path, state, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["0000000000"]
+
+
+def test_fused_adam_takes_weights_and_gradients_of_any_memory_order() -> None:
+    found = []
+    for fused in (True, False):
+        layer = nn.Conv2d(3, 4, 3).double()
+        layer.weight.data = seeded_normal("weight", (4, 3, 3, 3))
+        layer.bias.data.zero_()
+        layer.to(memory_format=torch.channels_last)
+        optimizer = adam(layer, 1e-2) if fused else torch.optim.Adam(layer.parameters(), 1e-2)
+        for step in range(3):
+            order = torch.channels_last if step % 2 else torch.contiguous_format
+            layer.weight.grad = seeded_normal(f"g{step}", (4, 3, 3, 3)).contiguous(memory_format=order)
+            layer.bias.grad = seeded_normal(f"b{step}", (4,))
+            optimizer.step()
+        found.append(layer)
+    assert (found[0].weight - found[1].weight).abs().max() < 1e-14
+    assert (found[0].bias - found[1].bias).abs().max() < 1e-14

@@ -83,9 +83,7 @@ def recipe_of(folder: Path, ema: bool = True, **architecture: Any) -> tuple[Reci
     """
     if folder.is_file():
         state, weights = weights_of(read(folder), ema)
-        if "conv_in.weight" not in state:
-            raise ValueError(f"expected the weights of a UNet2DModel in {folder}, got {', '.join([*state][:3])} ...")
-        return recipe(state, **architecture), state, weights
+        return of_file(state, **architecture), state, weights
     part, weights = _unet_folder(folder, ema)
     kind, config = configuration(part / "config.json")
     if kind == "UNet2DConditionModel":
@@ -98,6 +96,18 @@ def recipe_of(folder: Path, ema: bool = True, **architecture: Any) -> tuple[Reci
     known = {key: value for key, value in config.items() if key in UNET}
     state = state_of(part)
     return recipe(state, **{**known, **(scheduler or {}), **architecture}), state, weights
+
+
+def of_file(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:
+    """How to build what a file of a `UNet2DModel`'s weights alone holds, see `recipe_of`."""
+    if "conv_in.weight" not in state:
+        raise ValueError(f"expected the weights of a UNet2DModel, got {', '.join([*state][:3])} ...")
+    return recipe(state, **architecture)
+
+
+def raw_of(folder: Path) -> State | None:
+    """The raw weights of a folder that has averaged ones (unet_ema/), if it has both."""
+    return state_of(folder / "unet") if (folder / "unet_ema").is_dir() and (folder / "unet").is_dir() else None
 
 
 def recipe(state: Mapping[str, Tensor], **architecture: Any) -> Recipe:

@@ -1,7 +1,8 @@
 """The one door: a file, where it is from, and what it is."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from models.denoiser import Denoiser
 from models.importers import ddim, diffusers, dit, edm, guided, ncsnv2, score_sde
 from models.importers.files import State, read, weights_of
 from models.importers.recipe import Entry, Recipe, itself
-from models.importers.verdict import Verdict, fitted, noise_found
+from models.importers.verdict import Verdict, filled, noise_found
 from models.pretrained import with_data
 from models.recorded import settings_of
 from sde_lib import SDE
@@ -25,8 +26,9 @@ STATES: dict[str, Callable[..., Recipe]] = {
     "edm": edm.recipe,
     "guided_diffusion": guided.recipe,
     "dit": dit.recipe,
+    "diffusers": diffusers.of_file,
 }
-SOURCES = (*STATES, "diffusers", OURS)
+SOURCES = (*STATES, OURS)
 
 
 def load_checkpoint(
@@ -44,47 +46,76 @@ def load_checkpoint(
         ValueError: for an unknown source, a file that does not read or would run code, or weights that are not of this
             architecture.
     """
-    recipe, denoiser, verdict = opened(Path(path), source, ema, architecture)
-    return denoiser, recipe.sde, verdict
+    found = opened(Path(path), source, architecture, ema=ema)
+    return found.denoiser, found.recipe.sde, found.verdict
 
 
-def opened(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> tuple[Recipe, Denoiser, Verdict]:
-    """What `load_checkpoint` gives, and the recipe it was made by."""
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that was read and fitted.
+
+    Args:
+        recipe: how its network was built.
+        denoiser: with the weights that were asked for.
+        verdict: how these fitted.
+        raw: the raw weights by the names of the denoiser's, where it has averaged ones and both were asked for.
+    """
+
+    recipe: Recipe
+    denoiser: Denoiser
+    verdict: Verdict
+    raw: State | None = None
+
+
+def opened(path: Path, source: str, architecture: Mapping[str, Any], *, ema: bool = True, both: bool = False) -> Opened:
+    """What `load_checkpoint` gives, and what else is known; with `both`, averaged weights and the raw ones."""
     if source not in SOURCES:
         raise ValueError(f"expected a source among {', '.join(SOURCES)}, got {source!r}")
     try:
-        recipe, state, weights = _read(path, source, ema, architecture)
-        denoiser, verdict = fitted(recipe, state, weights)
+        recipe, states = _read(path, source, ema, both, architecture)
+        if not recipe.sde.t_min < recipe.sde.t_max or not recipe.low < recipe.high:
+            raise ValueError(f"expected a path and a range from small to large, got {recipe.sde} and {recipe.low}")
+        network, raw = recipe.network(**recipe.settings), None
+        denoiser = Denoiser(network, recipe.precondition).eval().requires_grad_(False)
+        *others, (weights, state) = states.items()
+        for kind, other in others:
+            _tried(denoiser, recipe, filled(network, recipe, other, kind))
+            raw = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
+        verdict = _tried(denoiser, recipe, filled(network, recipe, state, weights))
     except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise ValueError(f"{path} is not of {source}, or not of this architecture: {error!r}") from None
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    return Opened(recipe, denoiser, verdict, raw)
+
+
+def _tried(denoiser: Denoiser, recipe: Recipe, verdict: Verdict) -> Verdict:
     if not verdict.fits:
-        raise ValueError(f"{path} does not fit: {verdict}; give its architecture, or another source")
-    if not recipe.sde.t_min < recipe.sde.t_max or not recipe.low < recipe.high:
-        raise ValueError(f"{path}: expected a path and a range from small to large, got {recipe.sde} and {recipe.low}")
-    denoiser.eval().requires_grad_(False)
-    try:
-        found = noise_found(denoiser, recipe.sde, recipe.shape)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return recipe, denoiser, dataclasses.replace(verdict, noise_found=found)
+        raise ValueError(f"does not fit: {verdict}; give its architecture, or another source")
+    return dataclasses.replace(verdict, noise_found=noise_found(denoiser, recipe.sde, recipe.shape))
 
 
-def _read(path: Path, source: str, ema: bool, architecture: dict[str, Any]) -> tuple[Recipe, State, str]:
-    if source == "diffusers":
-        return diffusers.recipe_of(path, ema, **architecture)
+def _read(
+    path: Path, source: str, ema: bool, both: bool, architecture: Mapping[str, Any]
+) -> tuple[Recipe, dict[str, State]]:
+    """The recipe, and the weights asked for by their kind, the others before them."""
     if source == OURS:
         if architecture:
             raise ValueError(
                 f"expected no architecture of our own folders, which say all, got {', '.join(architecture)}"
             )
         return _ours(path)
-    state, weights = weights_of(read(path), ema)
-    return STATES[source](state, **architecture), state, weights
+    if source == "diffusers" and not path.is_file():
+        recipe, state, weights = diffusers.recipe_of(path, ema, **architecture)
+        raw = diffusers.raw_of(path) if both else None
+        return recipe, {**({} if raw is None else {"raw": raw}), weights: state}
+    saved = read(path)
+    state, weights = weights_of(saved, ema)
+    others, kind = weights_of(saved, False) if both else (state, weights)
+    return STATES[source](state, **architecture), {kind: others, weights: state}
 
 
-def _ours(folder: Path) -> tuple[Recipe, State, str]:
+def _ours(folder: Path) -> tuple[Recipe, dict[str, State]]:
     denoiser, sde, data = with_data(folder)
     assert isinstance(denoiser.net, nn.Module)
     state = dict(denoiser.net.state_dict())
@@ -104,4 +135,4 @@ def _ours(folder: Path) -> tuple[Recipe, State, str]:
         high,
         data["levels"],
     )
-    return recipe, state, "as stored"
+    return recipe, {"as stored": state}

@@ -4,6 +4,45 @@ from typing import Any
 
 Values = dict[str, Any]
 
+# What their configurations hold, by their own names, with the values that nearly all have.
+DEFAULTS: Values = {
+    "config": None,
+    "name": "ncsnpp",
+    "sde": "vpsde",
+    "continuous": True,
+    "centered": None,
+    "image_size": 32,
+    "num_channels": 3,
+    "beta_min": 0.1,
+    "beta_max": 20.0,
+    "sigma_min": 0.01,
+    "sigma_max": 50.0,
+    "num_scales": 1000,
+    "nf": 128,
+    "ch_mult": (1, 2, 2, 2),
+    "num_res_blocks": 4,
+    "attn_resolutions": (16,),
+    "dropout": 0.1,
+    "resamp_with_conv": True,
+    "conditional": True,
+    "scale_by_sigma": None,
+    "fir": True,
+    "fir_kernel": (1, 3, 3, 1),
+    "skip_rescale": True,
+    "resblock_type": "biggan",
+    "progressive": "none",
+    "progressive_input": "none",
+    "progressive_combine": "sum",
+    "embedding_type": "positional",
+    # Read by their code, and of no consequence here.
+    "fourier_scale": 16.0,
+    "init_scale": 0.0,
+    "normalization": "GroupNorm",
+    "nonlinearity": "swish",
+    "attention_type": "ddpm",
+    "conv_size": 3,
+}
+IDLE: Values = {"normalization": "GroupNorm", "nonlinearity": "swish", "attention_type": "ddpm", "conv_size": 3}
 NETWORKS: dict[str, Values] = {
     "ddpm": {"name": "ddpm", "num_res_blocks": 2},
     "ddpmpp": {"name": "ncsnpp", "fir": False, "num_res_blocks": 4, "progressive_input": "none"},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.denoiser import Denoiser
 from models.importers.recipe import Recipe
@@ -60,6 +60,11 @@ class Verdict:
 def fitted(recipe: Recipe, state: Mapping[str, Tensor], weights: str) -> tuple[Denoiser, Verdict]:
     """The denoiser of a recipe with what fits of a state dict, and the verdict."""
     network = recipe.network(**recipe.settings)
+    return Denoiser(network, recipe.precondition), filled(network, recipe, state, weights)
+
+
+def filled(network: nn.Module, recipe: Recipe, state: Mapping[str, Tensor], weights: str) -> Verdict:
+    """Put what fits of a state dict into the network of a recipe; the verdict."""
     ours = network.state_dict()
     entries = list(recipe.entries(network))
     found: dict[str, Tensor] = {}
@@ -83,10 +88,9 @@ def fitted(recipe: Recipe, state: Mapping[str, Tensor], weights: str) -> tuple[D
     unexpected = tuple(name for name in state if name not in used and not name.endswith(recipe.extra))
     network.load_state_dict({**ours, **found})
     parameters = sum(p.numel() for p in network.parameters())
-    verdict = Verdict(
+    return Verdict(
         type(network).__name__, weights, parameters, len(found), tuple(missing), unexpected, tuple(mismatched)
     )
-    return Denoiser(network, recipe.precondition), verdict
 
 
 @torch.no_grad()

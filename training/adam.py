@@ -1,0 +1,41 @@
+"""Adam, in one kernel where torch has it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def adam(
+    denoiser: nn.Module,
+    learning_rate: float = 2e-4,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba 2015), in one kernel where torch has it: one pass over weights, gradients and moments.
+
+    Weights decay apart from the gradient (AdamW, Loshchilov and Hutter 2019), where they are told to.
+    """
+    weights = list(denoiser.parameters())
+    fused = all(w.device.type in ("cpu", "cuda") and w.is_floating_point() for w in weights)
+    kind = _InMemoryOrder if all(w.device.type == "cpu" for w in weights) else torch.optim.AdamW
+    return kind(weights, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+
+
+class _InMemoryOrder(torch.optim.AdamW):
+    """The kernel on CPUs goes through memory as it lies, whatever the strides, and copies what is not contiguous.
+
+    So it is shown what is channels last as (out, H, W, in), which is contiguous, and gradients in the same order.
+    """
+
+    def _init_group(self, group: dict[str, Any], *tensors: list[Tensor]) -> bool:
+        complex_ = bool(super()._init_group(group, *tensors))  # type: ignore[no-untyped-call]
+        weights, gradients, *moments, _ = tensors
+        for i, weight in enumerate(weights):
+            if weight.ndim == 4 and not weight.is_contiguous():
+                for of_weight in (weights, gradients, *moments):
+                    if of_weight:
+                        of_weight[i] = of_weight[i].permute(0, 2, 3, 1)
+            gradients[i] = gradients[i].contiguous()
+        return complex_
