@@ -8,6 +8,7 @@ python main.py --mode=compare --workdir=runs/vp --solver=ddim --solver=unipc --s
 
 import inspect
 import json
+import os
 import runpy
 import signal
 import sys
@@ -62,7 +63,7 @@ flags.DEFINE_string(
 flags.DEFINE_multi_integer("steps", None, "steps of the grid")
 flags.DEFINE_integer("order", None, "order of the solver that a grid is measured for")
 flags.DEFINE_integer("trajectory", None, "keep the way of so many samples")
-flags.DEFINE_bool("compile", None, "put the network through torch.compile: slow to start, then faster")
+flags.DEFINE_bool("compile", None, "slow to start, then faster: torch.compile, or on CPUs loops by a C compiler")
 flags.DEFINE_bool("denoise", None, "end sampling with the denoiser's own answer")
 flags.DEFINE_integer("seed", None, "seed of noise; to train, use --config.seed")
 flags.DEFINE_integer("batch", None, "samples at once: memory and speed, never the result")
@@ -110,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = _parse(list(arguments or sys.argv))
         summary = _command(FLAGS.mode)(Path(FLAGS.workdir or "."), **_options(FLAGS.mode), **file)
     except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, one
+            print(getattr(error, "line", "interrupted"), file=sys.stderr)
         return 128 + int(getattr(error, "signal", signal.SIGINT))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -14,11 +14,16 @@ from training.distributed import Agreement, Ranks
 
 
 class Interrupted(KeyboardInterrupt):
-    """By a signal, whose number decides the exit status: 128 and the number, as shells have it."""
+    """By a signal, whose number decides the exit status: 128 and the number, as shells have it.
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.signal = number
+    Args:
+        number: of the signal.
+        line: what is said of it.
+    """
+
+    def __init__(self, number: int, line: str = "interrupted") -> None:
+        super().__init__(line)
+        self.signal, self.line = number, line
 
 
 @dataclass

@@ -26,6 +26,7 @@ FREE = (
     "config.sampling.",
     "config.training.log_every",
     "config.training.sample_every",
+    "config.training.sample_evaluations",
     "config.training.checkpoint_every",
     "config.training.keep",
     "config.training.keep_every",
@@ -46,9 +47,13 @@ def refuse_another(run: Run) -> None:
     """
     if run.workdir.exists() and not run.workdir.is_dir():
         raise ValueError(f"expected --workdir to be a folder, got the file {run.workdir}: choose another")
-    if not (run.workdir / "config.json").is_file():
-        return
     newest = training.latest(run.workdir / "checkpoints")
+    if not (run.workdir / "config.json").is_file():
+        if newest is None:
+            return
+        raise ValueError(
+            f"{newest} has no {run.workdir / 'config.json'} that says of what: restore it, or choose another"
+        )
     if newest is not None and not (newest / "state.pt").exists() and (newest / "ema.safetensors").exists():
         raise ValueError(
             f"{run.workdir} holds weights without an optimiser to go on with (imported, or averaged afterwards): "
@@ -59,6 +64,8 @@ def refuse_another(run: Run) -> None:
     odd = [key for key in different(_filled(there), _filled(here)) if not key.startswith(free)]
     if odd:
         shown = ", ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in odd[:SHOWN])
+        if "data.fingerprint" in odd[:SHOWN]:
+            shown += " (a fingerprint is of the data itself: its files are not what they were)"
         more = f", and {len(odd) - SHOWN} more differ" if len(odd) > SHOWN else ""
         raise ValueError(
             f"{run.workdir} holds a run of another configuration: {shown}{more}: choose another --workdir, or give its "
@@ -113,7 +120,12 @@ def resume(run: Run, state: TrainingState, power: training.PowerEMA | None) -> d
         _say(training.newest_whole(folder, set_aside=True)[1])
     ranks.wait()
     checkpoint, _ = training.newest_whole(folder)
-    return None if checkpoint is None else training.load(checkpoint, state, power, verified=True)
+    if checkpoint is None:
+        return None
+    held = training.load(checkpoint, state, power, verified=True)
+    for group in state.optimizer.param_groups:  # which may be another than the checkpoint's
+        group["initial_lr"] = run.config.training.learning_rate
+    return held
 
 
 def origin(run: Run, fork_from: str | None) -> Path | None:

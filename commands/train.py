@@ -21,17 +21,18 @@ from commands.interruption import Interrupted, between_steps
 from commands.resuming import Alone, fork, origin, refuse_another, resume, write_origin
 from commands.run import DataFacts, Run, device_of
 from commands.train_log import Log
+from commands.train_settings import PRECISIONS, SNAPSHOTS, refuse_senseless
 from configs import build
+from models.layers import compile_network
 from solvers import Schedule
 from training import DiskFullError, Step, TrainingState
+from training.adam import adam
 from training.data import Dataset
 from training.distributed import Ranks
-from training.loop import adam
 from training.memory import keep_freed_memory
 from training.sharding import Sharding, whole
 
 PATIENCE = timedelta(hours=2)  # of a process that waits for the first one's pictures and checkpoints
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 def train(
@@ -72,6 +73,7 @@ def _train(
 ) -> dict[str, Any]:
     if ema is not None and fork_from is None:
         raise ValueError("expected --ema or --noema in --mode=train with --fork_from alone: what to begin with")
+    refuse_senseless(config)
     dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
     keep_freed_memory()
@@ -88,7 +90,8 @@ def _trained(run: Run, dataset: Dataset, fork_from: str | None, ema: bool | None
     ranks, every = Ranks.current(), run.config.training
     if every.sharding == "fsdp" and ranks.world > 1:
         Sharding(state, *([power] if power else []))
-    steps = _steps(run, dataset, state)
+    log = Log(run, state.images, state)
+    steps = _steps(run, dataset, state, log)
     if ranks.first:
         if held is None and forked is not None:
             write_origin(run, forked)
@@ -100,19 +103,18 @@ def _trained(run: Run, dataset: Dataset, fork_from: str | None, ema: bool | None
         _introduce(run, dataset, state)
 
     last_seen, began, before = state.images, time.perf_counter(), state.images
-    with Log(run, before, state) as log, between_steps() as stop:
+    with log, between_steps() as stop:
         log.hold((held or {}).get("log", {}))
         for step in log.following(steps):
             over = step.images >= every.images
             if power is not None:
                 power.update(state.denoiser, step.images, step.images - last_seen)
                 if over or _passed(every.snapshot_every, last_seen, step.images):
+                    log.watch.settle()
                     _store(run, state, power)
             if asked := stop.agreed():
                 place = save(run, state, power, log.held())
-                if ranks.first:
-                    tqdm.write(f"interrupted: saved {place}; the same command goes on from there")
-                raise Interrupted(asked)
+                raise Interrupted(asked, f"interrupted: saved {place}; the same command goes on from there")
             if _passed(every.sample_every, last_seen, step.images) and not over:
                 log.pictures(state, lambda: stop.asked)
             if _passed(every.checkpoint_every, last_seen, step.images) and not over:
@@ -124,6 +126,7 @@ def _trained(run: Run, dataset: Dataset, fork_from: str | None, ema: bool | None
     seconds = time.perf_counter() - began
     return {
         "images": state.images,
+        "images_this_time": state.images - before,  # what the next two are about, and the loss is not
         "seconds": round(seconds, 1),
         "images_per_second": round((state.images - before) / seconds, 1),
         "loss": log.loss,
@@ -169,7 +172,7 @@ def _store(run: Run, state: TrainingState, power: training.PowerEMA) -> None:
     if not Ranks.current().first:
         return
     try:
-        power.store(run.workdir / "snapshots", state.images, DTYPES[settings.snapshot_dtype])
+        power.store(run.workdir / "snapshots", state.images, SNAPSHOTS[settings.snapshot_dtype])
     except DiskFullError as error:
         if settings.on_full_disk != "continue":
             raise ValueError(f"{error.strerror}: make room, and give the same command again") from None
@@ -178,55 +181,35 @@ def _store(run: Run, state: TrainingState, power: training.PowerEMA) -> None:
 
 def _power(run: Run, state: TrainingState) -> training.PowerEMA | None:
     settings = run.config.training
-    if settings.snapshot_dtype not in DTYPES:
-        raise ValueError(f"expected training.snapshot_dtype {' or '.join(DTYPES)}, got {settings.snapshot_dtype!r}")
     return training.PowerEMA(state.denoiser, settings.snapshot_lengths) if settings.snapshot_every > 0 else None
 
 
 def _start(run: Run, source: Path | None, ema: bool) -> tuple[TrainingState, dict[str, Any] | None]:
     settings = run.config.training
-    if settings.on_full_disk not in ("stop", "continue"):
-        raise ValueError(f"expected training.on_full_disk stop or continue, got {settings.on_full_disk!r}")
     # All three, though torch alone is drawn from here: data and networks of users' own may draw from the others.
     torch.manual_seed(run.config.seed)
     random.seed(run.config.seed)
     np.random.seed(run.config.seed)
-    _refuse_senseless(settings)
-    if settings.sharding not in ("ddp", "fsdp"):
-        raise ValueError(f"expected training.sharding ddp or fsdp, got {settings.sharding!r}")
     Ranks.current().rows(settings.batch, settings.accumulate)  # or it is refused
     denoiser = run.new_denoiser()
     # Tried now, so that a mistake in it comes before any work.
     build.build(build.SOLVERS, run.config.sampling.solver)
     one = torch.zeros(1, *run.data.shape, device=run.device)
     ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
-    with torch.no_grad():
-        denoiser(one, ends.alpha, ends.sigma)
+    try:
+        with torch.no_grad():
+            denoiser(one, ends.alpha, ends.sigma)
+    except RuntimeError as error:
+        raise ValueError(f"expected a network that takes data of shape {run.data.shape}: {error}") from error
     if Ranks.current().rank > 0:  # each its own dropout
         torch.manual_seed(int(np.random.SeedSequence([run.config.seed, 2, Ranks.current().rank]).generate_state(1)[0]))
-    optimizer = adam(denoiser, settings.learning_rate, tuple(settings.betas))
+    optimizer = adam(denoiser, settings.learning_rate, tuple(settings.betas), settings.adam_eps, settings.weight_decay)
     generator = Generator(run.device).manual_seed(run.config.seed)
     # Before the averages are made, which begin with the weights.
     begun = training.latest(run.workdir / "checkpoints") is not None
     forked = None if source is None or begun else fork(run, source, denoiser, ema)
     averages: training.EMA[nn.Module] = training.EMA(denoiser, (settings.ema, *settings.more_ema))
     return TrainingState(denoiser, optimizer, averages, generator), forked
-
-
-def _refuse_senseless(settings: ml_collections.ConfigDict) -> None:
-    for key, sensible, expected in (
-        ("images", settings.images >= 1, "at least 1"),
-        ("learning_rate", 0 < settings.learning_rate < math.inf, "a positive number"),
-        ("clip", settings.clip >= 0, "0 or more"),
-        ("warmup", settings.warmup >= 0, "0 or more"),
-        ("accumulate", settings.accumulate >= 1, "at least 1"),
-        ("snapshot_lengths", settings.snapshot_every == 0 or len(settings.snapshot_lengths) > 0, "one at least"),
-        ("keep", settings.keep >= 1, "at least 1"),
-        ("log_every", settings.log_every >= 1, "at least 1"),
-        ("label_dropout", 0 <= settings.label_dropout <= 1, "within [0, 1]"),
-    ):
-        if not sensible:
-            raise ValueError(f"expected training.{key} to be {expected}, got {settings[key]}")
 
 
 def _introduce(run: Run, dataset: Dataset, state: TrainingState) -> None:
@@ -239,7 +222,7 @@ def _introduce(run: Run, dataset: Dataset, state: TrainingState) -> None:
     )
 
 
-def _steps(run: Run, dataset: Dataset, state: TrainingState) -> Iterator[Step]:
+def _steps(run: Run, dataset: Dataset, state: TrainingState, log: Log) -> Iterator[Step]:
     settings, transform = run.config.training, run.config.transform
     batches = training.Batches(
         dataset,
@@ -251,13 +234,8 @@ def _steps(run: Run, dataset: Dataset, state: TrainingState) -> Iterator[Step]:
         label_dropout=settings.label_dropout,
         device=run.device,
     )
-    precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if settings.precision not in precisions:
-        raise ValueError(
-            f"expected training.precision to be one of {', '.join(precisions)}, got {settings.precision!r}"
-        )
     if settings.compile:
-        state.denoiser.get_submodule("net").compile(dynamic=False)
+        compile_network(state.denoiser.get_submodule("net"), dynamic=False)
     return training.train(
         state.denoiser,
         run.sde,
@@ -268,9 +246,10 @@ def _steps(run: Run, dataset: Dataset, state: TrainingState) -> Iterator[Step]:
         state=state,
         schedule=_schedule(settings),
         clip=settings.clip or None,
-        precision=precisions[settings.precision],
+        precision=PRECISIONS[settings.precision],
         accumulate=settings.accumulate,
         recompute=settings.recompute,
+        sound=log.watch.sound,
     )
 
 

@@ -8,20 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from commands.rows import Rows
 from commands.run import Run
 from commands.train_pictures import save_curves, save_samples
+from commands.train_settings import PRECISIONS
 from configs import build
 from training import Step, TrainingState, randomness
 from training.memory import memory
+from training.sealed import FULL
 from training.watch import Watch
 from training.window import Window
-
-PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -35,7 +34,7 @@ class Log:
     Args:
         run: what is trained, and where.
         before: images seen before; rows of later ones are of a future that was lost, and are removed.
-        state: what is trained: with it, a bad step leaves the weights whole, and its layer is named.
+        state: what is trained: with it, the layer of a bad step is named.
         loss: the mean over the last row's steps.
     """
 
@@ -48,12 +47,11 @@ class Log:
         run, state, settings = self.run, self.state, self.run.config.training
         weight = build.build(build.WEIGHTINGS, settings.weight)
         self._window = Window(run.sde, weight, run.device)
-        self._watch = Watch(
+        self.watch = Watch(
             run.sde,
             state.denoiser if state else None,
-            state.optimizer if state else None,
             weight=weight,
-            precision=PRECISIONS.get(settings.precision, torch.float32),
+            precision=PRECISIONS[settings.precision],
             explosion=float(settings.get("explosion", 1e3)),
             folder=run.workdir,
         )
@@ -65,6 +63,7 @@ class Log:
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before)
             self._metrics = Rows(workdir / "metrics.jsonl", self.before)
             self._timing = Rows(workdir / "timing.jsonl", self.before)
+            self.loss = self._metrics.rows[-1].get("loss", math.nan) if self._metrics.rows else math.nan
         total = self.run.config.training.images
         off = None if self._first else True
         self._bar = tqdm(total=total, initial=self.before, unit="image", unit_scale=True, desc="train", disable=off)
@@ -72,7 +71,6 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watch.close()
         self._bar.close()
         if self._first:
             with self._room(spared=True):
@@ -91,12 +89,12 @@ class Log:
         began = time.perf_counter()
         for step in steps:
             self._bar.update(step.images - self._bar.n)
-            self._watch.see(step)
+            self.watch.see(step)
             self._window.add(step)
             last = step.images >= self.run.config.training.images
             due = step.step % self.run.config.training.log_every == 0 or last
             if due:
-                self._watch.settle()
+                self.watch.settle()
                 means = self._window.means()
                 self._window.clear()
             self._stepping += time.perf_counter() - began
@@ -113,12 +111,12 @@ class Log:
         Raises:
             ValueError: if a step was bad, so that nothing of it is saved.
         """
-        self._watch.settle()
+        self.watch.settle()
         if self._first:
             with self._room():
                 self._metrics.to_disk()
                 self._timing.to_disk()
-        own = {"window": self._window.state_dict(), "watch": self._watch.state_dict()}
+        own = {"window": self._window.state_dict(), "watch": self.watch.state_dict()}
         return {"ranks": randomness.of_every_rank(own)}
 
     def hold(self, held: dict[str, Any]) -> None:
@@ -126,7 +124,7 @@ class Log:
         ranks = held.get("ranks", [])
         if len(ranks) == randomness.processes():
             self._window.load_state_dict(ranks[randomness.rank()]["window"])
-            self._watch.load_state_dict(ranks[randomness.rank()]["watch"])
+            self.watch.load_state_dict(ranks[randomness.rank()]["watch"])
 
     def pictures(self, state: TrainingState, asked: Callable[[], object] = lambda: False) -> None:
         """Samples of the weights in training and of their average, side by side, from the same noise each time."""
@@ -175,9 +173,10 @@ class Log:
         try:
             yield
         except OSError as error:
-            line = f"{error.strerror or error}: part of what training shows is not written in {self.run.workdir}"
+            where, mended = error.filename or self.run.workdir, "make room" if error.errno in FULL else "mend that"
+            line = f"{error.strerror or error}: part of what training shows is not written in {where}"
             if not spared and self.run.config.training.get("on_full_disk", "stop") != "continue":
-                raise ValueError(f"{line}; make room, and give the same command again") from None
+                raise ValueError(f"{line}; {mended}, and give the same command again") from None
             tqdm.write(line, file=sys.stderr)
 
     def _say(self, step: Step, rate: float) -> None:

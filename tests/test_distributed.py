@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models import Denoiser, UNet
 from models.precondition import eps
 from sde_lib import VPSDE
-from training import EMA, TrainingState, train
+from training import EMA, TrainingState, loop, train
+from training.adam import adam
 from training.blocks import blocks_of
 from training.distributed import Agreement, Ranks
-from training.loop import adam
 from training.sharding import Sharding
 
 ROOT = Path(__file__).parent.parent
@@ -211,7 +211,8 @@ class Waits(TorchDispatchMode):
         return op(*args, **(kwargs or {}))
 
 
-def test_a_step_waits_for_nothing() -> None:
+def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "AT_ONCE", ())  # as if this were a device that works on its own
     state = small_state()
     steps = train(state.denoiser, VPSDE(), data(0), images=9 * BATCH, state=state, accumulate=2, recompute=True)
     next(steps)

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, changed, forked and short of room, as a user meets them."""
 
 import json
+import math
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from commands.resuming import Alone
 from commands.run import open_trained
 from commands.train import train
 from configs import digits
+from training import watch
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,6 +67,7 @@ def test_a_polite_kill_saves_and_ends_with_its_status(number: int, status: int, 
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, out + err
     assert "Traceback" not in err
+    assert (out + err).count("interrupted") == 1
     (place,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert training.newest_whole(place.parent) == (place, [])
     train(tmp_path / "run", config, device="cpu")
@@ -114,6 +117,48 @@ def test_what_would_make_resuming_wrong_is_refused_with_the_differences(tmp_path
     assert train(tmp_path, small(96, keep=1), device="cpu")["images"] == 96
 
 
+def test_the_learning_rate_may_change(tmp_path: Path) -> None:
+    for images, rate in ((64, 2e-4), (96, 1e-5)):
+        train(tmp_path, small(images, learning_rate=rate, warmup=0), device="cpu")
+        rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert [row["learning_rate"] for row in rows if "learning_rate" in row][-1] == rate
+
+
+def test_a_session_tells_of_its_own_images_alone(tmp_path: Path) -> None:
+    for images, seen in ((64, 64), (96, 32), (96, 0)):
+        began = time.perf_counter()
+        summary = train(tmp_path, small(images), device="cpu")
+        assert (summary["images"], summary["images_this_time"]) == (images, seen)
+        assert summary["seconds"] <= time.perf_counter() - began + 0.05  # as rounded
+        assert math.isfinite(summary["loss"])
+
+
+def test_nothing_is_saved_of_a_bad_step_however_late_it_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = watch.Watch.sound
+
+    def poisoned(self: watch.Watch, loss: torch.Tensor, grad_norm: torch.Tensor) -> torch.Tensor:
+        return judged(self, loss * (math.nan if self.state_dict()["seen"] == 4 else 1), grad_norm)
+
+    class Late:
+        query, synchronize = (lambda self: False), (lambda self: None)
+
+    monkeypatch.setattr(watch.Watch, "sound", poisoned)
+    monkeypatch.setattr(watch, "_to_host", lambda flag: (flag, Late()))
+    for saved, settings in (("snapshots", {"snapshot_every": 32}), ("checkpoints", {"checkpoint_every": 32})):
+        with pytest.raises(ValueError, match=r"^step 5 "):
+            train(tmp_path / saved, small(512, **settings), device="cpu")
+        assert max(path.name for path in (tmp_path / saved / saved).iterdir()) == "0000000128"
+
+
+def test_checkpoints_of_nobody_knows_what_are_not_gone_on_from(tmp_path: Path) -> None:
+    train(tmp_path, small(64), device="cpu")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"0000000064 has no .*config.json that says of what"):
+        train(tmp_path, small(96, ema=0.5), device="cpu")
+
+
 def test_two_trainings_do_not_share_a_directory(tmp_path: Path) -> None:
     with Alone(tmp_path):
         with pytest.raises(ValueError, match="another process trains"):
@@ -131,12 +176,32 @@ def test_two_trainings_do_not_share_a_directory(tmp_path: Path) -> None:
         ("images", -5),
         ("accumulate", 0),
         ("learning_rate", -1.0),
+        ("betas", (0.9,)),
+        ("keep_every", -1),
+        ("snapshot_every", -64),
+        ("precision", "float64"),
+        ("sharding", "none"),
+        ("on_full_disk", "shrink"),
     ],
 )
-def test_settings_without_sense_are_refused(key: str, value: float, tmp_path: Path) -> None:
+def test_settings_without_sense_are_refused(key: str, value: object, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"expected training.{key}"):
         train(tmp_path / "run", small(**{"images": 64, key: value}), device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    for group, changed, says in (
+        ("training", {"snapshot_every": 32, "snapshot_lengths": (0.1, 0.1)}, "snapshot_lengths to be one or more"),
+        ("transform", {"low": 1.0}, "transform.low to be less"),
+        ("net", {"width": 0}, "a network that takes"),
+    ):
+        config = small(64)
+        config[group].update(changed)
+        with pytest.raises(ValueError, match=f"expected {says}|expected training.{says}"):
+            train(tmp_path / "run", config, device="cpu")
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("ema", [True, False, None])

@@ -15,7 +15,10 @@ from torch import Generator, Tensor, nn
 
 from commands.generate import generate
 from commands.rows import Rows
+from commands.run import DataFacts, Run
 from commands.train_log import Log
+from commands.train_pictures import sampling_of
+from configs import cifar10
 from evaluation import save_panels
 from models import MLP, Denoiser
 from models.precondition import eps
@@ -186,6 +189,23 @@ def test_sampling_that_fails_costs_its_panel_alone(tmp_path: Path, capsys: pytes
         log.pictures(state)
     assert "without" in capsys.readouterr().out
     assert (run.workdir / "samples" / "0000000000.png").is_file()
+
+
+@pytest.mark.parametrize("variant", cifar10.VARIANTS)
+def test_pictures_cost_a_few_dozen_evaluations(variant: str, tmp_path: Path) -> None:
+    config, calls = cifar10.get_config(variant), 0
+    run = Run(tmp_path, config, DataFacts("", (3, 4, 4), 256, None, ""), torch.device("cpu"))
+
+    def counted(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return 0 * x
+
+    generate(run, counted, 2, sampling=sampling_of(run), seed=0, show=False)
+    assert calls == (35 if variant.startswith(("edm", "adm")) else 21)
+    with config.training.unlocked():
+        config.training.sample_evaluations = 2000  # of 1999 for a predictor and a corrector
+    assert sampling_of(run) is config.sampling
 
 
 # Runs that stop

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sde_lib import VPSDE
+from sde_lib import SDE, VPSDE
 from tests.training_runs import (
     BATCH,
     batches,
@@ -19,7 +20,7 @@ from tests.training_runs import (
     watched,
     with_value,
 )
-from training import TrainingState, dsm_loss, save, train
+from training import TrainingState, dsm_loss, loop, save, train
 from training import watch as watch_
 from training.watch import Watch
 
@@ -150,7 +151,7 @@ class Late:
 def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Late, "waited", 0)
     monkeypatch.setattr(watch_, "_to_host", lambda flag: (flag, Late()))
-    monkeypatch.setattr(watch_, "AT_ONCE", ())
+    monkeypatch.setattr(loop, "AT_ONCE", ())
 
 
 def test_a_verdict_that_is_late_names_the_step_it_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +162,9 @@ def test_a_verdict_that_is_late_names_the_step_it_is_about(tmp_path: Path, monke
     assert Late.waited == 9
     # Settled, before a checkpoint say, it comes at once.
     state = new_state()
-    watch = Watch(VPSDE(), state.denoiser, state.optimizer, folder=tmp_path)
-    for step in itertools.islice(train(state.denoiser, VPSDE(), with_value(math.nan, 2, 1), images=99, state=state), 3):
+    watch = Watch(VPSDE(), state.denoiser, folder=tmp_path)
+    steps = train(state.denoiser, VPSDE(), with_value(math.nan, 2, 1), images=99, state=state, sound=watch.sound)
+    for step in itertools.islice(steps, 3):
         watch.see(step)
     with pytest.raises(ValueError, match=r"^step 2 "):
         watch.settle()
@@ -187,3 +189,79 @@ def test_no_step_is_taken_after_a_bad_one_while_its_verdict_is_on_its_way(
     moments = [[s["exp_avg"] for s in state.optimizer.state.values()] for state in states]
     assert all(bool(m.isfinite().all()) for m in moments[1])
     assert not fused or all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+
+
+def everything(state: TrainingState) -> list[Tensor]:
+    """Weights, their averages and moments, and how often each was moved."""
+    models = [state.denoiser, *state.ema.models]
+    moments = [value for each in state.optimizer.state.values() for value in each.values()]
+    return [*(p for model in models for p in model.parameters()), *moments, torch.tensor(state.ema.updates)]
+
+
+@pytest.mark.parametrize("bad", ["number", "norm", "explosion"])
+def test_a_bad_step_moves_nothing(bad: str, tmp_path: Path) -> None:
+    given, before, scale = new_state(), list[Tensor](), [1.0]
+    loader = {
+        "number": with_value(math.nan, 120, 3),
+        "norm": batches((4,)),
+        "explosion": with_jump(given, 120),
+    }
+
+    def followed() -> Iterator[Tensor]:
+        for i, x in enumerate(loader[bad], start=1):
+            if i == 120:
+                before.extend(each.detach().clone() for each in everything(given))
+                scale[0] = 1e25 if bad == "norm" else 1.0
+            yield x
+
+    def weight(sde: SDE, t: Tensor) -> Tensor:
+        # A loss of 1e25 is finite, and so is every gradient; the squares in the gradient's norm are not.
+        return torch.full_like(t, scale[0])
+
+    options: dict[str, Any] = {"explosion": 0, "weight": weight} if bad == "norm" else {}
+    _, message = watched(given, followed(), tmp_path, steps=130, **options)
+    assert message.startswith("step 120 ")
+    assert bad != "norm" or "the gradient's norm is inf at a loss of " in message
+    after = everything(given)
+    assert len(before) == len(after)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_whoever_goes_on_after_a_bad_step_has_only_left_it_out(tmp_path: Path) -> None:
+    state = new_state()
+    watch = Watch(VPSDE(), state.denoiser, folder=tmp_path)
+    loader = with_value(math.nan, 9, 1)
+    for step in train(state.denoiser, VPSDE(), loader, images=BATCH * 20, state=state, sound=watch.sound):
+        if step.step == 9:
+            with pytest.raises(ValueError, match=r"^step 9 "):
+                watch.see(step)
+        else:
+            watch.see(step)
+    assert math.isfinite(watch.state_dict()["mean"])
+    assert state.ema.updates == 19
+    assert {int(each["step"]) for each in state.optimizer.state.values()} == {19}
+
+
+def test_a_bad_gradient_is_named_when_its_verdict_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # By then the gradients in the weights are of a later step, and clipped by a norm that was none.
+    as_on_cuda(monkeypatch)
+    test_a_gradient_that_is_no_number_is_named(tmp_path)
+
+
+class Norms(TorchDispatchMode):
+    """Counts the norms that are taken."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "foreach_norm" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_takes_one_norm_of_its_gradient(tmp_path: Path) -> None:
+    state = new_state()
+    watch = Watch(VPSDE(), state.denoiser, folder=tmp_path)
+    with Norms() as norms:
+        for step in train(state.denoiser, VPSDE(), batches((4,)), images=BATCH * 5, state=state, sound=watch.sound):
+            watch.see(step)
+    assert norms.count == 5

@@ -17,7 +17,7 @@ from configs import build, digits
 from models import MLP, Denoiser
 from models.precondition import eps
 from sde_lib import VPSDE
-from training import EMA, Step, TrainingState, latest, load, save, train
+from training import EMA, Step, TrainingState, latest, load, save, train, weighting
 from training.data import digits as digits_data
 from training.watch import Watch
 
@@ -54,8 +54,9 @@ def recorded(run: Run, saves: tuple[int, ...] = (), until: int = TOTAL) -> list[
     state, seen = new_state(run), []
     checkpoint = latest(run.workdir / "checkpoints")
     held = load(checkpoint, state)["log"] if checkpoint else {}
-    steps = train(state.denoiser, run.sde, batches(run.data.shape, state.images), images=TOTAL, state=state)
-    with Log(run, state.images, state) as log:
+    log, loader = Log(run, state.images, state), batches(run.data.shape, state.images)
+    steps = train(state.denoiser, run.sde, loader, images=TOTAL, state=state, sound=log.watch.sound)
+    with log:
         log.hold(held)
         for step in log.following(steps):
             seen.append(step)
@@ -73,7 +74,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def watched(
     state: TrainingState, loader: Iterator[Tensor], folder: Path, steps: int = 60, **options: Any
 ) -> tuple[list[Step], str]:
-    watch = Watch(VPSDE(), state.denoiser, state.optimizer, folder=folder, **options)
+    watch = Watch(VPSDE(), state.denoiser, folder=folder, **options)
     seen: list[Step] = []
     loop = train(
         state.denoiser,
@@ -81,7 +82,9 @@ def watched(
         loader,
         images=BATCH * steps,
         state=state,
+        weight=options.get("weight", weighting.simple),
         precision=options.get("precision", torch.float32),
+        sound=watch.sound,
     )
 
     def follow() -> None:
@@ -91,7 +94,6 @@ def watched(
 
     with pytest.raises(ValueError, match=r"^step ") as caught:
         follow()
-    watch.close()
     return seen, str(caught.value)
 
 

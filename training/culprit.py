@@ -34,6 +34,7 @@ def culprit(denoiser: nn.Module, sde: SDE, step: Step, weight: Weighting, precis
     cond = {key: value for key, value in step.batch.items() if key not in ("x0", "eps")}
     autocast = torch.autocast(x0.device.type, precision, enabled=precision != torch.float32)
     devices = [x0.device] if x0.device.type == "cuda" else []
+    denoiser.zero_grad(set_to_none=True)  # the step's own have been clipped, by a norm that is none
     with found.of(denoiser), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
         with torch.enable_grad(), autocast:
             loss = dsm_loss(denoiser, sde, x0, step.times, eps, weight=weight, **cond).mean()

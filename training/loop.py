@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sde_lib import SDE
 from training import times as times_
 from training import weighting
+from training.adam import adam
 from training.blocks import recomputing
 from training.distributed import Ranks
 from training.ema import EMA
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from training.sharding import Sharding
 
 Batch = Tensor | dict[str, Tensor]
+AT_ONCE = ("cpu",)  # devices that can be asked without waiting
 
 
 class Step(NamedTuple):
@@ -80,13 +82,9 @@ class TrainingState:
         self.generator = self.generator or Generator(device).manual_seed(0)
 
 
-def adam(
-    denoiser: nn.Module, learning_rate: float = 2e-4, betas: tuple[float, float] = (0.9, 0.999)
-) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba 2015), in one kernel where torch has it: one pass over weights, gradients and moments."""
-    weights = list(denoiser.parameters())
-    fused = all(w.device.type in ("cpu", "cuda") and w.is_floating_point() for w in weights)
-    return torch.optim.Adam(weights, lr=learning_rate, betas=betas, fused=fused)
+def finite(loss: Tensor, grad_norm: Tensor) -> Tensor:
+    """Whether a step may be taken: its gradient is finite, which all processes agree on."""
+    return grad_norm.isfinite()
 
 
 def train(
@@ -103,6 +101,7 @@ def train(
     precision: torch.dtype = torch.float32,
     accumulate: int = 1,
     recompute: bool = False,
+    sound: Callable[[Tensor, Tensor], Tensor] = finite,
 ) -> Iterator[Step]:
     """Steps of denoising score matching until `images` have been seen, one record a step.
 
@@ -124,6 +123,9 @@ def train(
         precision: bfloat16 runs the network under autocast.
         accumulate: the parts that a batch is taken in, one after another, for less memory.
         recompute: compute the blocks' activations again in the backward pass, for less memory still.
+        sound: whether a step may be taken, () of bool, from its loss and its gradient's norm before clipping, (); it is
+            asked once a step. A step that is not sound leaves weights, moments and averages as they are (but on CUDA:
+            averages go on towards those weights, and an optimiser that is not fused moves them by its moments).
 
     Raises:
         ValueError: if the loader has nothing to give, or a batch does not divide by the processes and `accumulate`.
@@ -158,13 +160,32 @@ def train(
             state.optimizer.zero_grad(set_to_none=True)
             losses = _backward(parallel, losses_of, len(x0), accumulate)
             norm = _whole(nn.utils.clip_grad_norm_(denoiser.parameters(), float("inf") if clip is None else clip))
-            state.optimizer.step()
-            state.ema.update(denoiser)
+            loss = losses.mean()
+            _take(state, denoiser, sound(loss, norm))
 
             state.step += 1
             state.images += shape[0]
             rate = float(state.optimizer.param_groups[0]["lr"])
-            yield Step(state.step, state.images, losses.mean(), norm, rate, losses, t, batch)
+            yield Step(state.step, state.images, loss, norm, rate, losses, t, batch)
+
+
+def _take(state: TrainingState, denoiser: nn.Module, sound: Tensor) -> None:
+    """Move the weights and their averages, unless that is not sound; a CUDA device is told, not waited for."""
+    optimizer: Any = state.optimizer
+    if sound.device.type in AT_ONCE:
+        if not bool(sound):
+            return
+        optimizer.step()
+    elif optimizer.defaults.get("fused"):  # its kernels leave all as it is where found_inf is not 0
+        optimizer.grad_scale, optimizer.found_inf = None, (~sound).float()
+        optimizer.step()
+        optimizer.found_inf = None
+    else:
+        for weight in denoiser.parameters():
+            if weight.grad is not None:
+                weight.grad.masked_fill_(~sound, 0)
+        optimizer.step()
+    state.ema.update(denoiser)
 
 
 def _backward(parallel: nn.Module, losses_of: Callable[[slice], Tensor], rows: int, accumulate: int) -> Tensor:

@@ -16,25 +16,23 @@ from training.randomness import processes, rank
 from training.weighting import Weighting
 
 WARM_UP = 100  # steps before a loss can be called exploding, and the length of the mean it is held against
-AT_ONCE = ("cpu",)  # devices that can be asked without waiting
 BEHIND = 4  # steps that may be under way on the device before their verdicts are waited for
 
 
 class Watch:
     """Raises at the step whose loss or gradient is not finite, or whose loss is `explosion` times the running mean.
 
-    What the step did not survive is kept: before the optimiser steps, a gradient that is not finite is taken away, so
-    weights, moments and averages stay what they were, and the batch can be run again on them to find the layer. On the
-    CPU the verdict comes at the step itself. On CUDA nothing waits: verdicts are copied to the host as they get ready
-    and read at most 4 steps later, while a flag on the device already keeps any further step from being taken.
+    Given to `train` as `sound`, it also keeps that step, and any after it, from being taken: weights, moments and
+    averages stay what they were, and the batch can be run again on them to find the layer. On the CPU the verdict comes
+    at the step itself. On CUDA nothing waits: verdicts are copied to the host as they get ready and read at most 4
+    steps later, when a flag on the device has already kept those steps from being taken.
 
     Args:
         sde: the path in training.
         denoiser: the module in training; without it no layer is named.
-        optimizer: that steps it; without it the weights are not kept.
         weight: of the loss.
-        precision: bfloat16 or float16 where the network runs under autocast. With float16, whose scaler expects
-            gradients to overflow now and then, only the loss is judged.
+        precision: bfloat16 or float16 where the network runs under autocast. With float16, in which gradients overflow
+            now and then, that costs the step alone.
         explosion: how many times its running mean over some 100 steps the loss may be, once there were 100; 0 for any.
         folder: where the batch is kept, as bad_batch.pt; by default the present one.
     """
@@ -43,7 +41,6 @@ class Watch:
         self,
         sde: SDE,
         denoiser: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
         *,
         weight: Weighting = weighting.simple,
         precision: torch.dtype = torch.float32,
@@ -57,25 +54,33 @@ class Watch:
         self._gradients = precision != torch.float16
         self._mean, self._seen = torch.zeros((), dtype=torch.float64), 0
         self._pending: deque[_Verdict] = deque()
-        self._stopped: Tensor | None = None
-        self._optimizer = optimizer
-        self._hook = optimizer.register_step_pre_hook(self._keep_whole) if optimizer and self._gradients else None
+        self._stopped = torch.zeros((), dtype=torch.bool)
+        self._judged: tuple[Tensor, Tensor] | None = None  # mean and verdict of a step that is not seen yet
+
+    def sound(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
+        """Judge a step before it is taken, for `train`: whether it may be, () of bool; never after a bad one."""
+        loss = loss.double()
+        self._mean = mean = self._mean.to(loss.device)
+        bad = ~loss.isfinite()
+        if self._gradients:
+            bad = bad | ~grad_norm.isfinite()
+        if self.explosion and self._seen >= WARM_UP:
+            bad = bad | (loss > self.explosion * mean)
+        self._seen += 1
+        self._mean = torch.where(bad, mean, torch.lerp(mean, loss, 1 / min(self._seen, WARM_UP)))
+        self._judged, self._stopped = (mean, bad), self._stopped.to(loss.device) | bad
+        return grad_norm.isfinite() & ~self._stopped
 
     def see(self, step: Step) -> None:
-        """Judge a step.
+        """Tell of a step, once `train` has given it.
 
         Raises:
             ValueError: that names the step, the noise level and the layer, if it (or one shortly before) is bad.
         """
-        loss = step.loss.double()
-        self._mean = mean = self._mean.to(loss.device)
-        bad = ~loss.isfinite()
-        if self._gradients:
-            bad = bad | ~step.grad_norm.isfinite()
-        if self.explosion and self._seen >= WARM_UP:
-            bad = bad | (loss > self.explosion * mean)
-        self._seen += 1
-        self._mean = torch.lerp(mean, loss, 1 / min(self._seen, WARM_UP))
+        if self._judged is None:
+            self.sound(step.loss, step.grad_norm)
+        assert self._judged is not None
+        (mean, bad), self._judged = self._judged, None
         self._pending.append(_Verdict(step, mean, *_to_host(bad)))
         while self._pending and (len(self._pending) > BEHIND or self._pending[0].ready):
             self._read()
@@ -88,13 +93,6 @@ class Watch:
         """
         while self._pending:
             self._read()
-
-    def close(self) -> None:
-        """Leave the optimiser as it was."""
-        if self._hook is not None:
-            self._hook.remove()
-        if self._stopped is not None and self._optimizer is not None:
-            vars(self._optimizer).pop("found_inf", None)
 
     def state_dict(self) -> dict[str, Any]:
         """The running mean."""
@@ -110,6 +108,7 @@ class Watch:
             verdict.event.synchronize()
         if bool(verdict.bad):
             self._pending.clear()
+            self._stopped = torch.zeros_like(self._stopped)  # whoever goes on all the same may
             self._tell(verdict.step, float(verdict.mean))
 
     def _tell(self, step: Step, mean: float) -> None:
@@ -137,26 +136,6 @@ class Watch:
             f"(t = {t:.4g}); {where and where + '; '}the batch is {kept}, earlier checkpoints are whole: lower "
             "training.learning_rate or training.clip"
         )
-
-    def _keep_whole(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Before a step: take away gradients that are not finite, without waiting for a CUDA device."""
-        owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        grads: list[Tensor] = [p.grad for p in owners]
-        if not grads:
-            return
-        norm: Any = nn.utils.get_total_norm(grads)
-        bad = ~(norm.full_tensor() if hasattr(norm, "full_tensor") else norm).isfinite()
-        if bad.device.type in AT_ONCE:
-            if bool(bad):
-                for p in owners:
-                    p.grad = None
-            return
-        self._stopped = bad if self._stopped is None else self._stopped | bad
-        if optimizer.defaults.get("fused"):  # its kernels leave all as it is where this is not 0
-            optimizer.grad_scale, optimizer.found_inf = None, self._stopped.float()  # type: ignore[attr-defined]
-            return
-        for grad in grads:  # moments still move the weights, a little
-            grad.masked_fill_(self._stopped, 0)
 
 
 class _Verdict(NamedTuple):
