@@ -3,12 +3,15 @@
 python -m benchmarks.training --peer=PATH              a checkout of score_sde_pytorch, measured interleaved
 
 A step is the whole of it: a batch of CIFAR-10's shape from memory, flipped and scaled, forward, backward, clipping,
-Adam and the moving average, by `training.train` here and by their losses.get_step_fn there. Ratios are medians over
-rounds.
+Adam and the moving average, by `training.train` here and by their losses.get_step_fn there. Each kind runs in a
+process of its own, as a user would run it (`--mode=train` keeps freed memory), and they take their steps in turn.
+Ratios are medians over rounds; "outside" is the time of a step before the network is called and after the backward
+pass.
 """
 
 import argparse
 import importlib
+import multiprocessing
 import platform
 import statistics
 import sys
@@ -16,6 +19,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from datetime import date
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,16 +32,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.networks_speed import NETWORKS, modules_of, ours
 from models import Denoiser
 from models.importers import score_sde
+from models.layers import compile_network
 from training import EMA, Batches, Scaled, TrainingState, train
+from training.adam import adam
 from training.data import Dataset
-from training.loop import adam
+from training.memory import keep_freed_memory
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "float32": {},
+    "float32, compile": {"compiled": True},
     "bfloat16": {"precision": torch.bfloat16},
+    "bfloat16, compile": {"precision": torch.bfloat16, "compiled": True},
     "accumulate=2": {"accumulate": 2},
     "recompute": {"recompute": True},
 }
+PEER = "peer"
+WARM = 2
 Step = Callable[[], object]
 
 
@@ -47,14 +57,19 @@ def dataset() -> Dataset:
     return Dataset(name="random", split="train", x=x, label=None, levels=256, num_classes=None)
 
 
-def our_step(net: nn.Module, name: str, width: int, batch: int, **switches: Any) -> Step:
-    """One step at a call, of our own loop."""
+def our_step(
+    theirs: nn.Module, name: str, width: int, batch: int, compiled: bool = False, **switches: Any
+) -> tuple[nn.Module, Step]:
+    """Our network with their weights, and one step at a call of our own loop."""
     recipe = score_sde.recipe({}, config=NETWORKS[name][2], nf=width)
-    denoiser = Denoiser(ours(net, name, width), recipe.precondition)
+    net = ours(theirs, name, width)
+    if compiled:
+        compile_network(net)
+    denoiser = Denoiser(net, recipe.precondition)
     state = TrainingState(denoiser, adam(denoiser, 2e-4, (0.9, 0.999)), EMA(denoiser, 0.9999))
     batches = Batches(dataset(), batch, transform=Scaled(256, recipe.low, recipe.high, False, True))
     steps: Iterator[Any] = train(denoiser, recipe.sde, batches, images=10**12, state=state, **switches)
-    return lambda: next(steps)
+    return net, lambda: next(steps)
 
 
 def their_step(root: Path, name: str, width: int, batch: int) -> tuple[nn.Module, Step]:
@@ -94,19 +109,57 @@ def their_step(root: Path, name: str, width: int, batch: int) -> tuple[nn.Module
     return net, step
 
 
-def seconds(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """The time of each step of each kind, taken in turn."""
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    for i in range(rounds + 2):
-        for name, step in steps.items():
+def serve(link: Connection, args: argparse.Namespace, name: str, kind: str) -> None:
+    """A kind's process: what it computes for an image, then for every question the seconds of a step."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    net, step = their_step(args.peer, name, args.width, args.batch)
+    if kind != PEER:
+        keep_freed_memory()
+        net, step = our_step(net, name, args.width, args.batch, **SWITCHES[kind])
+    marks: list[float] = []
+    net.register_forward_pre_hook(lambda *_: marks.append(time.perf_counter()))
+    backward = torch.Tensor.backward
+
+    def marked(*args: Any, **kwargs: Any) -> None:
+        backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+        marks.append(time.perf_counter())
+
+    with mock.patch.object(torch.Tensor, "backward", marked):
+        counter = FlopCounterMode(display=False)
+        with counter:
+            step()
+        link.send(counter.get_total_flops() / args.batch)
+        while link.recv():
+            marks.clear()
             start = time.perf_counter()
             step()
-            if i >= 2:
-                found[name].append(time.perf_counter() - start)
-    return found
+            whole = time.perf_counter() - start
+            link.send((whole, whole - (marks[-1] - marks[0])))
 
 
-def peak(threads: int) -> float:
+def measure(args: argparse.Namespace, name: str) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
+    """The seconds of each kind's steps, taken in turn; of those the ones outside; and operations for an image."""
+    context, links, flops = multiprocessing.get_context("spawn"), {}, {}
+    for kind in (*SWITCHES, PEER):
+        links[kind], there = context.Pipe()
+        context.Process(target=serve, args=(there, args, name, kind), daemon=True).start()
+        flops[kind] = links[kind].recv()
+    whole: dict[str, list[float]] = {kind: [] for kind in links}
+    outside: dict[str, list[float]] = {kind: [] for kind in links}
+    for i in range(WARM + args.rounds):
+        for kind, link in links.items():
+            link.send(True)
+            taken, beside = link.recv()
+            if i >= WARM:
+                whole[kind].append(taken)
+                outside[kind].append(beside)
+    for link in links.values():
+        link.send(False)
+    return whole, outside, flops["float32"]
+
+
+def peak() -> float:
     """Floating-point operations a second of a large float32 product, the best of some."""
     a = torch.randn(2048, 2048)
     times = []
@@ -126,25 +179,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    best = peak(args.threads)
+    best = peak()
     print(f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}, {date.today()}")
     print(f"float32 matrix products: {best / 1e9:.0f} GFLOP/s\n")
-    print("| what | images/s | over the peer's | quartiles | of the peak |\n|---|---|---|---|---|")
+    print("| what | images/s | over the peer's | quartiles | outside, ms | of the peak |\n|---|---|---|---|---|---|")
     for name in NETWORKS:
-        torch.manual_seed(0)
-        net, peer = their_step(args.peer, name, args.width, args.batch)
-        steps = {kind: our_step(net, name, args.width, args.batch, **switch) for kind, switch in SWITCHES.items()}
-        counter = FlopCounterMode(display=False)
-        with counter:
-            steps["float32"]()
-        found = seconds({**steps, "peer": peer}, args.rounds)
-        for kind, times in found.items():
-            ratios = [b / a for a, b in zip(times, found["peer"], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            rate = 1 / statistics.median(times)
-            share = f"{counter.get_total_flops() * rate / best:.2f}" if kind == "float32" else ""
+        whole, outside, flops = measure(args, name)
+        for kind, times in whole.items():
+            low, middle, high = statistics.quantiles([b / a for a, b in zip(times, whole[PEER], strict=True)], n=4)
+            rate = args.batch / statistics.median(times)
+            share = f"{flops * rate / best:.2f}" if kind.startswith("float32") else ""
+            beside = 1000 * statistics.median(outside[kind])
             print(
-                f"| {name}: {kind} | {args.batch * rate:.1f} | {middle:.2f} | {low:.2f} to {high:.2f} | {share} |",
+                f"| {name}: {kind} | {rate:.1f} | {middle:.2f} | {low:.2f} to {high:.2f} | {beside:.0f} | {share} |",
                 flush=True,
             )
 
