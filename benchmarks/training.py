@@ -4,9 +4,9 @@ python -m benchmarks.training --peer=PATH              a checkout of score_sde_p
 
 A step is the whole of it: a batch of CIFAR-10's shape from memory, flipped and scaled, forward, backward, clipping,
 Adam and the moving average, by `training.train` here and by their losses.get_step_fn there. Each kind runs in a
-process of its own, as a user would run it (`--mode=train` keeps freed memory), and they take their steps in turn.
-Ratios are medians over rounds; "outside" is the time of a step before the network is called and after the backward
-pass.
+process of its own, as a user would run it (`--mode=train` keeps freed memory), and they take their steps in turn,
+each followed by one of the peer. Ratios are medians over such pairs; "outside" is the time of a step before the
+network is called and after the backward pass.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -138,25 +138,38 @@ def serve(link: Connection, args: argparse.Namespace, name: str, kind: str) -> N
             link.send((whole, whole - (marks[-1] - marks[0])))
 
 
-def measure(args: argparse.Namespace, name: str) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
-    """The seconds of each kind's steps, taken in turn; of those the ones outside; and operations for an image."""
+class Times(NamedTuple):
+    """Of a kind's steps, in seconds: whole, outside of forward and backward, and the peer's right after each."""
+
+    whole: list[float]
+    outside: list[float]
+    peers: list[float]
+
+
+def measure(args: argparse.Namespace, name: str) -> tuple[dict[str, Times], float]:
+    """The times of each kind's steps, taken in turn, each with one of the peer's; and operations for an image."""
     context, links, flops = multiprocessing.get_context("spawn"), {}, {}
     for kind in (*SWITCHES, PEER):
         links[kind], there = context.Pipe()
         context.Process(target=serve, args=(there, args, name, kind), daemon=True).start()
         flops[kind] = links[kind].recv()
-    whole: dict[str, list[float]] = {kind: [] for kind in links}
-    outside: dict[str, list[float]] = {kind: [] for kind in links}
+
+    def step(kind: str) -> tuple[float, float]:
+        links[kind].send(True)
+        taken: tuple[float, float] = links[kind].recv()
+        return taken
+
+    found = {kind: Times([], [], []) for kind in links}
     for i in range(WARM + args.rounds):
-        for kind, link in links.items():
-            link.send(True)
-            taken, beside = link.recv()
+        for kind, times in found.items():
+            taken, peers = step(kind), step(PEER)
             if i >= WARM:
-                whole[kind].append(taken)
-                outside[kind].append(beside)
+                times.whole.append(taken[0])
+                times.outside.append(taken[1])
+                times.peers.append(peers[0])
     for link in links.values():
         link.send(False)
-    return whole, outside, flops["float32"]
+    return found, flops["float32"]
 
 
 def peak() -> float:
@@ -184,12 +197,14 @@ def main() -> None:
     print(f"float32 matrix products: {best / 1e9:.0f} GFLOP/s\n")
     print("| what | images/s | over the peer's | quartiles | outside, ms | of the peak |\n|---|---|---|---|---|---|")
     for name in NETWORKS:
-        whole, outside, flops = measure(args, name)
-        for kind, times in whole.items():
-            low, middle, high = statistics.quantiles([b / a for a, b in zip(times, whole[PEER], strict=True)], n=4)
-            rate = args.batch / statistics.median(times)
+        found, flops = measure(args, name)
+        for kind, times in found.items():
+            low, middle, high = statistics.quantiles(
+                [b / a for a, b in zip(times.whole, times.peers, strict=True)], n=4
+            )
+            rate = args.batch / statistics.median(times.whole)
             share = f"{flops * rate / best:.2f}" if kind.startswith("float32") else ""
-            beside = 1000 * statistics.median(outside[kind])
+            beside = 1000 * statistics.median(times.outside)
             print(
                 f"| {name}: {kind} | {rate:.1f} | {middle:.2f} | {low:.2f} to {high:.2f} | {beside:.0f} | {share} |",
                 flush=True,

@@ -1,7 +1,7 @@
 /* Group normalisation, silu and dropout in one go, and their gradients: see fused.py.
 
    Images are (batch, pixels, channels) of float, or of bfloat16 with -DBFLOAT16, and computed with in float. What is
-   told of each channel is (batch, channels). Sums are over blocks of pixels first, then over the blocks: the same
+   told of each channel is (batch, channels), weight and bias perhaps (channels). Sums are over blocks of pixels first, then over the blocks: the same
    whatever the number of threads. */
 
 #include <math.h>
@@ -38,8 +38,8 @@ typedef struct {
     const uint8_t *mask; /* 0 where a value is dropped; or none */
     const float *weight, *bias, *added; /* added: or none */
     float *centre, *scale, *spread;
-    int64_t batch, pixels, channels, groups;
-    float eps, kept; /* kept: 1 / (1 - p) */
+    int64_t batch, pixels, channels, groups, told; /* told: from an image's weight and bias to the next's, or 0 */
+    float eps, kept;                               /* kept: 1 / (1 - p) */
     int silu;
 } Norm;
 
@@ -113,7 +113,8 @@ static int64_t end(const Norm *m, int64_t block) {
 static Image image_of(const Norm *m, int64_t image, const float *gain) {
     int64_t row = image * m->channels, start = row * m->pixels;
     return (Image){
-        m->x + start, m->mask ? m->mask + start : NULL, m->centre + row, gain, m->bias + row, m->channels, m->kept};
+        m->x + start, m->mask ? m->mask + start : NULL,
+        m->centre + row, gain, m->bias + image * m->told, m->channels, m->kept};
 }
 
 /* The sum of all blocks' sums (blocks, 2, channels), into the first. */
@@ -163,7 +164,7 @@ static void activate(const Norm *m, value *y, int64_t image, int alone) {
         centre[c] += (float)mean;
         scale[c] = (float)(1 / sqrt((variance < 0 ? 0 : variance) + m->eps));
         spread[c] = (float)(spread[c] - m->pixels * mean);
-        gain[c] = m->weight[row + c] * scale[c];
+        gain[c] = m->weight[image * m->told + c] * scale[c];
     }
     free(sums);
 #pragma omp parallel for if (alone)
@@ -175,7 +176,7 @@ static void differentiate(
     const Norm *m, const value *g, value *by_x, float *by_weight, float *by_bias, float *by_added, int64_t image, int alone
 ) {
     const int64_t C = m->channels, row = image * C, count = blocks(m);
-    const float *weight = m->weight + row, *scale = m->scale + row, *spread = m->spread + row;
+    const float *weight = m->weight + image * m->told, *scale = m->scale + row, *spread = m->spread + row;
     float gain[C], slope[C], offset[C];
     double *sums = malloc(sizeof(double) * 2 * C * count);
     const Image own = image_of(m, image, gain);

@@ -38,7 +38,7 @@ class _Norm(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "mask", "weight", "bias", "added", "centre", "scale", "spread")),
-        *((name, ctypes.c_int64) for name in ("batch", "pixels", "channels", "groups")),
+        *((name, ctypes.c_int64) for name in ("batch", "pixels", "channels", "groups", "told")),
         *((name, ctypes.c_float) for name in ("eps", "kept")),
         ("silu", ctypes.c_int),
     )
@@ -90,15 +90,16 @@ def activated(
     Args:
         x: (B, C, H, W), float32 or bfloat16.
         weight: float32, (B, C) or (C,).
-        bias: likewise.
-        added: likewise.
+        bias: as weight.
+        added: float32, (B, C).
         mask: bytes, 0 where a value is dropped, as x.
         how: the rest.
     """
-    x, mask = _last(x), _last(mask)
-    y, found = torch.empty_like(x), tuple(torch.empty(x.shape[:2]) for _ in range(3))
-    rows = _rows(x, weight, bias, added)
-    library(x.dtype).activated(_norm(x, mask, rows, found, how), ctypes.c_void_p(y.data_ptr()))
+    x, mask, (weight, bias) = _last(x), _last(mask), _dense(weight, bias)
+    (added,) = _dense(added)
+    y, found = torch.empty_like(x), torch.empty(3, *x.shape[:2]).unbind()
+    norm = _norm(how, x, mask, weight, bias, added, *found)
+    library(x.dtype).activated(norm, ctypes.c_void_p(y.data_ptr()))
     return y, *found
 
 
@@ -113,14 +114,13 @@ def gradients(
         weight: likewise.
         bias: likewise.
         mask: likewise.
-        how: likewise.
         found: what else it gave.
+        how: what it was given.
     """
-    x, mask, g = _last(x), _last(mask), _last(g.to(x.dtype))
-    by = (torch.empty_like(x), *(torch.empty(x.shape[:2]) for _ in range(3)))
-    rows = _rows(x, weight, bias, None)
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (g, *by))
-    library(x.dtype).gradients(_norm(x, mask, rows, found, how), *pointers)
+    x, mask, g, (weight, bias) = _last(x), _last(mask), _last(g.to(x.dtype)), _dense(weight, bias)
+    by = torch.empty_like(x), *torch.empty(3, *x.shape[:2]).unbind()
+    norm = _norm(how, x, mask, weight, bias, None, *found)
+    library(x.dtype).gradients(norm, *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (g, *by)))
     return by
 
 
@@ -131,15 +131,12 @@ def _last(x: Some) -> Some:
     return None if x is None else x.contiguous(memory_format=torch.channels_last)
 
 
-def _rows(x: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
-    """What is told of each channel, for each image."""
-    return [None if tensor is None else tensor.float().expand(x.shape[:2]).contiguous() for tensor in tensors]
+def _dense(*tensors: Some) -> list[Some]:
+    return [None if tensor is None else tensor.float().contiguous() for tensor in tensors]
 
 
-def _norm(
-    x: Tensor, mask: Tensor | None, rows: Sequence[Tensor | None], found: Sequence[Tensor], how: How
-) -> "ctypes._CArgObject":
-    pointers = [None if tensor is None else tensor.data_ptr() for tensor in (x, mask, *rows, *found)]
+def _norm(how: How, x: Tensor, mask: Tensor | None, weight: Tensor, *others: Tensor | None) -> "ctypes._CArgObject":
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in (x, mask, weight, *others)]
     batch, channels, height, width = x.shape
-    sizes = batch, height * width, channels, how.groups
+    sizes = batch, height * width, channels, how.groups, channels if weight.ndim == 2 else 0
     return ctypes.byref(_Norm(*pointers, *sizes, how.eps, 1 / (1 - how.p), how.act))

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, pad
 
 NEAREST = (1.0, 1.0)
+# Of what is copied to 2x2 pixels a 3x3 correlation is a transposed one of stride 2, 4x4: which rows each row adds up.
+_ROWS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+ADDED_UP = torch.kron(_ROWS, _ROWS)
 
 
 class Fir(nn.Module):
@@ -86,10 +89,9 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.blur is None:
-            # A pixel is copied to 2x2: the kernel summed over those, 4x4 at stride 2, has 4 products where 3x3 has 9.
-            wide = pad(self.conv.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
-            rows = wide[:, :, 1:] + wide[:, :, :-1]
-            kernel = rows[..., 1:] + rows[..., :-1]
+            # 4 products for a value where 3x3 has 9.
+            weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1, 2)
+            kernel = (ADDED_UP.to(weight) @ weight).view(len(weight), 4, 4, -1).permute(3, 0, 1, 2)
             return conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
         spread = conv_transpose2d(x, self.conv.weight.flip(2, 3).transpose(0, 1), stride=2)
         output: Tensor = self.blur(spread, padding=1)
