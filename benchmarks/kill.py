@@ -3,8 +3,9 @@
     python -m benchmarks.kill --kills=20
 
 Half of the kills come while a checkpoint is being written, as seen by the folder that it is written in. The last
-weights, averages, optimiser, random states, snapshots and rows of metrics.jsonl must be those of a run that was left alone.
-"""  # noqa: E501
+weights, averages, optimiser, random states, snapshots and rows of metrics.jsonl must be those of a run that was left
+alone.
+"""
 
 import argparse
 import contextlib

@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from models import UNet
 from models.importers import score_sde
 from models.importers.verdict import fitted
+from models.layers import compile_network
+from training.adam import adam
 from training.ema import EMA
 
 NETWORKS = {
@@ -99,7 +101,7 @@ def training(net: nn.Module, adam: torch.optim.Optimizer, average: Work, inputs:
 
 def our_training(net: nn.Module, inputs: tuple[Tensor, Tensor]) -> Work:
     ema = EMA(net)
-    return training(net.train(), torch.optim.Adam(net.parameters(), 2e-4, fused=True), lambda: ema.update(net), inputs)
+    return training(net.train(), adam(net), lambda: ema.update(net), inputs)
 
 
 def inference(net: nn.Module, inputs: tuple[Tensor, Tensor]) -> Work:
@@ -121,12 +123,14 @@ def compared(what: str, images: int, first: Work, other: Work, rounds: int) -> N
     print(f"| {what} | {a:.1f} | {b:.1f} | {middle:.2f} | {low:.2f} to {high:.2f} |", flush=True)
 
 
-def against_peer(root: Path, width: int, batch: int, rounds: int) -> None:
+def against_peer(root: Path, width: int, batch: int, rounds: int, compiled: bool) -> None:
     print("| what | ours, images/s | theirs | ratio | quartiles |\n|---|---|---|---|---|")
     for name in NETWORKS:
         torch.manual_seed(0)
         net, average_of = theirs(root, name, width)
         mine = ours(net, name, width)
+        if compiled:
+            compile_network(mine)
         x, told = torch.rand(batch, 3, 32, 32), torch.rand(batch) * 40 + 0.1
         log_told = told.log() if name == "NCSN++" else told
         scale = told[:, None, None, None] if name == "NCSN++" else 1.0
@@ -163,6 +167,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compile", action="store_true", help="ours with compiled loops")
     parser.add_argument("--quick", action="store_true", help="narrow, and few rounds")
     args = parser.parse_args()
     if args.peer is None and args.before is None:
@@ -171,7 +176,7 @@ def main() -> None:
     rounds, width = (3, 32) if args.quick else (args.rounds, args.width)
     print(f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}, {date.today()}\n")
     if args.peer is not None:
-        against_peer(args.peer, width, args.batch, rounds)
+        against_peer(args.peer, width, args.batch, rounds, args.compile)
     if args.before is not None:
         against_before(args.before, rounds)
 
