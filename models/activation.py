@@ -50,7 +50,7 @@ class GroupNorm(nn.GroupNorm):
         plain = ahead or torch._C._are_functorch_transforms_active()
         ours = x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
         ours = ours and x.ndim == 4 and x.numel() > 0 and not torch.compiler.is_compiling()
-        looped = ours and self.compiled and not plain and x.dtype in fused.TYPES and weight.dtype == torch.float32
+        looped = ours and self.compiled and not plain and fused.takes(x, weight)
         if x.device.type == "cpu" and not looped:
             x = x.to(weight.dtype)  # under autocast too: torch's backward pass of 16-bit images is slow
         if not ours:
@@ -59,10 +59,11 @@ class GroupNorm(nn.GroupNorm):
             y = group_norm(x, self.num_groups, None if told else weight, None if told else bias, self.eps)
             y = torch.addcmul(bias[:, :, None, None], y, weight[:, :, None, None]) if told else y
             return nn.functional.dropout(silu(y) if act else y, p)
-        inputs = x, weight, bias, None if added is None else added.to(weight.dtype)
+        inputs = x, weight, bias, None if added is None else added.to(weight.dtype).expand(x.shape[:2])
         how = How(p, self.num_groups, self.eps, act)
         if looped:
-            return _Looped.apply(*inputs, _bytes(x, p), how)[0]  # type: ignore[no-any-return, no-untyped-call]
+            rows = [each.expand(x.shape[:2]) if told else each for each in (weight, bias)]
+            return _Looped.apply(x, *rows, inputs[3], _bytes(x, p), how)[0]  # type: ignore[no-any-return, no-untyped-call]
         if x.requires_grad and torch.is_grad_enabled() and not plain:
             return _Activated.apply(*inputs, _dropped(x, p), how)[0]  # type: ignore[no-any-return, no-untyped-call]
         return _plain(*inputs, _dropped(x, p), how)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define BLOCK 256
+#define SOME 64
 #define INLINE static inline __attribute__((always_inline))
 
 #ifdef BFLOAT16
@@ -142,8 +143,15 @@ static void activate(const Norm *m, value *y, int64_t image, int alone) {
     const Image own = image_of(m, image, gain);
     y += row * m->pixels;
 
-    /* About one of the group's pixels: no digits are lost where the mean is far from zero. */
-    for (int64_t c = 0; c < C; c++) centre[c] = wide(own.x[c / each * each]) - (m->added ? m->added[row + c] : 0.0f);
+    /* About the mean of a few of the group's pixels: few digits are lost where its mean is far from zero. */
+    for (int64_t first = 0; first < C; first += each) {
+        const int64_t some = m->pixels < SOME ? m->pixels : SOME;
+        double sum = 0;
+        for (int64_t i = 0; i < some; i++)
+            for (int64_t c = first; c < first + each; c++) sum += wide(own.x[i * C + c]) + (m->added ? m->added[row + c] : 0.0f);
+        for (int64_t c = first; c < first + each; c++)
+            centre[c] = (float)(sum / (double)(some * each)) - (m->added ? m->added[row + c] : 0.0f);
+    }
 #pragma omp parallel for if (alone)
     for (int64_t block = 0; block < count; block++) {
         float total[C], square[C];

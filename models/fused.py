@@ -3,6 +3,7 @@
 PyTorch's operations go through memory eight times on the way and fifteen on the way back, these three and six times.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -21,6 +22,7 @@ from torch import Tensor
 SOURCE = Path(__file__).with_name("fused.c")
 # As IEEE has it, but for errno and traps: what vectors need.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+WIDEST = 1 << 16  # channels whose sums fit on a thread's stack
 TYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 
 
@@ -53,25 +55,24 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         ValueError: where there is no C compiler with OpenMP.
     """
-    command = (*shlex.split(os.environ.get("CC", "cc")), *FLAGS, *TYPES[dtype])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scorefield"
-    made_of = repr((command, _processor())).encode() + SOURCE.read_bytes()
-    file = folder / f"fused-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
     try:
-        if not file.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as part:
-                built = Path(part) / file.name
-                subprocess.run(
-                    [*command, str(SOURCE), "-lm", "-o", str(built)], check=True, capture_output=True, text=True
-                )
-                os.replace(built, file)
+        command = (*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *TYPES[dtype])
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scorefield"
+        made_of = repr((command, _processor())).encode() + SOURCE.read_bytes()
+        file = folder / f"fused-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
+        with contextlib.suppress(OSError):  # it is not there, or not whole
+            return ctypes.CDLL(str(file))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as part:
+            built = Path(part) / file.name
+            subprocess.run([*command, str(SOURCE), "-lm", "-o", str(built)], check=True, capture_output=True, text=True)
+            os.replace(built, file)
         return ctypes.CDLL(str(file))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, RuntimeError, subprocess.CalledProcessError) as error:
         said = str(getattr(error, "stderr", "")).strip() or str(error)
         raise ValueError(
-            f"expected a C compiler with OpenMP ($CC, or cc) and room for what it makes in {folder}, got: "
-            f"{said.splitlines()[-1]}"
+            "expected a C compiler with OpenMP ($CC, or cc) and room for what it makes in $XDG_CACHE_HOME or ~/.cache, "
+            f"got: {said.splitlines()[-1]}"
         ) from None
 
 
@@ -80,6 +81,11 @@ def _processor() -> list[str]:
     file = Path("/proc/cpuinfo")
     said = file.read_text().split("\n\n")[0].splitlines() if file.exists() else [platform.processor()]
     return [line for line in said if "MHz" not in line]
+
+
+def takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether the loops are for such images and weights."""
+    return x.dtype in TYPES and weight.dtype == torch.float32 and x.shape[1] <= WIDEST
 
 
 def activated(

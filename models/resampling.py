@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolat
 NEAREST = (1.0, 1.0)
 # Of what is copied to 2x2 pixels a 3x3 correlation is a transposed one of stride 2, 4x4: which rows each row adds up.
 _ROWS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-ADDED_UP = torch.kron(_ROWS, _ROWS)
+_ADDED_UP = torch.kron(_ROWS, _ROWS)
 
 
 class Fir(nn.Module):
@@ -82,16 +82,19 @@ class Upsample(nn.Module):
         fir: a filter after the convolution of the spread-out pixels, in the place of the nearest neighbour (NCSN++).
     """
 
+    added_up: Tensor
+
     def __init__(self, channels: int, channels_out: int | None = None, fir: Sequence[float] | None = None) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels_out or channels, 3, padding=1)
         self.blur = None if fir is None else _Blur(fir, gain=4.0)
+        self.register_buffer("added_up", _ADDED_UP.clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.blur is None:
             # 4 products for a value where 3x3 has 9.
             weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1, 2)
-            kernel = (ADDED_UP.to(weight) @ weight).view(len(weight), 4, 4, -1).permute(3, 0, 1, 2)
+            kernel = (self.added_up @ weight).view(len(weight), 4, 4, -1).permute(3, 0, 1, 2)
             return conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
         spread = conv_transpose2d(x, self.conv.weight.flip(2, 3).transpose(0, 1), stride=2)
         output: Tensor = self.blur(spread, padding=1)

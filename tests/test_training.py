@@ -352,19 +352,49 @@ def test_weights_that_are_not_numbers_are_not_saved_over_good_ones(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["0000000000"]
 
 
-def test_fused_adam_takes_weights_and_gradients_of_any_memory_order() -> None:
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "channels last": lambda: nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last),
+    "contiguous": lambda: nn.Conv2d(3, 4, 3),
+    "1x1": lambda: nn.Conv2d(3, 4, 1).to(memory_format=torch.channels_last),
+    "volumes": lambda: nn.Conv3d(3, 4, 2).to(memory_format=torch.channels_last_3d),  # type: ignore[call-overload]
+    "transposed": lambda: _transposed(nn.Linear(5, 4)),
+}
+
+
+def _transposed(layer: nn.Linear) -> nn.Linear:
+    layer.weight.data = layer.weight.data.T.contiguous().T
+    return layer
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_fused_adam_takes_weights_gradients_and_moments_of_any_memory_order(kind: str) -> None:
     found = []
     for fused in (True, False):
-        layer = nn.Conv2d(3, 4, 3).double()
-        layer.weight.data = seeded_normal("weight", (4, 3, 3, 3))
-        layer.bias.data.zero_()
-        layer.to(memory_format=torch.channels_last)
+        torch.manual_seed(0)
+        layer = LAYERS[kind]().double()
         optimizer = adam(layer, 1e-2) if fused else torch.optim.Adam(layer.parameters(), 1e-2)
-        for step in range(3):
-            order = torch.channels_last if step % 2 else torch.contiguous_format
-            layer.weight.grad = seeded_normal(f"g{step}", (4, 3, 3, 3)).contiguous(memory_format=order)
-            layer.bias.grad = seeded_normal(f"b{step}", (4,))
+        for step in range(4):
+            for weight in layer.parameters():
+                weight.grad = seeded_normal(f"g{step}", weight.shape)  # contiguous
+                if step % 2:
+                    weight.grad = torch.empty_like(weight).copy_(weight.grad)
+            if step == 2:  # as from a file
+                for state in optimizer.state.values():
+                    state["exp_avg"] = state["exp_avg"].contiguous()
             optimizer.step()
         found.append(layer)
-    assert (found[0].weight - found[1].weight).abs().max() < 1e-14
-    assert (found[0].bias - found[1].bias).abs().max() < 1e-14
+    for mine, other in zip(*(layer.parameters() for layer in found), strict=True):
+        assert (mine - other).abs().max() < 1e-14
+
+
+def test_train_alone_leaves_out_a_step_without_a_finite_gradient() -> None:
+    denoiser = Denoiser(MLP((2,), width=8, blocks=1), eps)
+    state = TrainingState(denoiser)
+    good, bad = torch.zeros(4, 2), torch.full((4, 2), float("nan"))
+    steps = train(denoiser, VPSDE(), [good, bad, good], images=12, state=state)
+    next(steps)
+    before = copy.deepcopy((denoiser.state_dict(), state.ema.model.state_dict()))
+    assert not bool(next(steps).grad_norm.isfinite())
+    for kept, now in zip(before, (denoiser.state_dict(), state.ema.model.state_dict()), strict=True):
+        assert all(torch.equal(kept[name], now[name]) for name in kept)
+    assert bool(next(steps).grad_norm.isfinite())

@@ -26,16 +26,28 @@ def adam(
 class _InMemoryOrder(torch.optim.AdamW):
     """The kernel on CPUs goes through memory as it lies, whatever the strides, and copies what is not contiguous.
 
-    So it is shown what is channels last as (out, H, W, in), which is contiguous, and gradients in the same order.
+    So gradients and moments are laid as the weights are, and what is channels last is shown as (out, H, W, in), which
+    is contiguous.
     """
 
     def _init_group(self, group: dict[str, Any], *tensors: list[Tensor]) -> bool:
         complex_ = bool(super()._init_group(group, *tensors))  # type: ignore[no-untyped-call]
         weights, gradients, *moments, _ = tensors
         for i, weight in enumerate(weights):
-            if weight.ndim == 4 and not weight.is_contiguous():
+            gradients[i] = _laid_as(weight, gradients[i])
+            for moment in (each[i] for each in moments if each):
+                moment.data = _laid_as(weight, moment.data)
+            if weight.ndim == 4 and not weight.is_contiguous() and _channels_last(weight):
                 for of_weight in (weights, gradients, *moments):
                     if of_weight:
                         of_weight[i] = of_weight[i].permute(0, 2, 3, 1)
-            gradients[i] = gradients[i].contiguous()
         return complex_
+
+
+def _laid_as(weight: Tensor, x: Tensor) -> Tensor:
+    alike = x.stride() == weight.stride() or (x.is_contiguous() and weight.is_contiguous())
+    return x if alike else torch.empty_like(weight).copy_(x)
+
+
+def _channels_last(weight: Tensor) -> bool:
+    return weight.is_contiguous(memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sde_lib import SDE
@@ -16,6 +17,7 @@ from training.randomness import processes, rank
 from training.weighting import Weighting
 
 WARM_UP = 100  # steps before a loss can be called exploding, and the length of the mean it is held against
+OURS = 2  # a verdict: 1 where the step is bad in another process alone
 BEHIND = 4  # steps that may be under way on the device before their verdicts are waited for
 
 
@@ -68,7 +70,8 @@ class Watch:
             bad = bad | (loss > self.explosion * mean)
         self._seen += 1
         self._mean = torch.where(bad, mean, torch.lerp(mean, loss, 1 / min(self._seen, WARM_UP)))
-        self._judged, self._stopped = (mean, bad), self._stopped.to(loss.device) | bad
+        anywhere = _anywhere(bad)  # no process takes a step that another does not
+        self._judged, self._stopped = (mean, bad.int() + anywhere.int()), self._stopped.to(loss.device) | anywhere
         return grad_norm.isfinite() & ~self._stopped
 
     def see(self, step: Step) -> None:
@@ -106,9 +109,10 @@ class Watch:
         verdict = self._pending.popleft()
         if verdict.event is not None:
             verdict.event.synchronize()
-        if bool(verdict.bad):
+        if int(verdict.bad):
             self._pending.clear()
             self._stopped = torch.zeros_like(self._stopped)  # whoever goes on all the same may
+        if int(verdict.bad) == OURS:
             self._tell(verdict.step, float(verdict.mean))
 
     def _tell(self, step: Step, mean: float) -> None:
@@ -149,11 +153,19 @@ class _Verdict(NamedTuple):
         return self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call]
 
 
+def _anywhere(bad: Tensor) -> Tensor:
+    if processes() == 1:
+        return bad
+    flag = bad.to(torch.uint8)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return flag.bool()
+
+
 def _to_host(flag: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":
     """The flag where it can be read once its event is over."""
     if flag.device.type != "cuda":
         return flag, None
-    host = torch.empty((), dtype=torch.bool, pin_memory=True)
+    host = torch.empty((), dtype=flag.dtype, pin_memory=True)
     host.copy_(flag, non_blocking=True)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(flag.device))
