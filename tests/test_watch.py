@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models import MLP, Denoiser
+from models.precondition import eps
 from sde_lib import SDE, VPSDE
 from tests.training_runs import (
     BATCH,
@@ -22,6 +25,7 @@ from tests.training_runs import (
 )
 from training import TrainingState, dsm_loss, loop, save, train
 from training import watch as watch_
+from training.distributed import Ranks
 from training.watch import Watch
 
 
@@ -265,3 +269,35 @@ def test_a_step_takes_one_norm_of_its_gradient(tmp_path: Path) -> None:
         for step in train(state.denoiser, VPSDE(), batches((4,)), images=BATCH * 5, state=state, sound=watch.sound):
             watch.see(step)
     assert norms.count == 5
+
+
+def explode_in_the_second(rank: int, folder: Path) -> None:
+    """Two processes, the second with a loss that explodes at step 110; both go on, and leave their weights."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    denoiser = Denoiser(MLP((2,), width=8, blocks=1), eps)
+    watch, calls, told = Watch(VPSDE(), denoiser, folder=folder), 0, []
+
+    def weight(sde: SDE, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.full_like(t, 1e6 if rank == 1 and calls == 110 else 1.0)
+
+    state, loader = TrainingState(denoiser), [torch.randn(4, 2)]
+    for step in train(denoiser, VPSDE(), loader, weight=weight, images=4 * 113, state=state, sound=watch.sound):
+        try:
+            watch.see(step)
+        except ValueError:
+            told.append(step.step)
+    count = next(iter(state.optimizer.state.values()))["step"]
+    torch.save((denoiser.state_dict(), told, float(count)), folder / f"{rank}.pt")
+    Ranks.current().leave()
+
+
+def test_no_process_takes_a_step_that_explodes_in_another(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(explode_in_the_second, (tmp_path,), nprocs=2)
+    (first, told_first, count), (second, told_second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert (told_first, told_second) == ([], [110])
+    assert count == other == 112
+    assert all(torch.equal(first[name], second[name]) for name in first)
