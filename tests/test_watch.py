@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +278,7 @@ def explode_in_the_second(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(0)
     denoiser = Denoiser(MLP((2,), width=8, blocks=1), eps)
-    watch, calls, told = Watch(VPSDE(), denoiser, folder=folder), 0, []
+    watch, calls = Watch(VPSDE(), denoiser, folder=folder), 0
 
     def weight(sde: SDE, t: Tensor) -> Tensor:
         nonlocal calls
@@ -286,18 +287,16 @@ def explode_in_the_second(rank: int, folder: Path) -> None:
 
     state, loader = TrainingState(denoiser), [torch.randn(4, 2)]
     for step in train(denoiser, VPSDE(), loader, weight=weight, images=4 * 113, state=state, sound=watch.sound):
-        try:
+        bad = rank == 1 and step.step == 110
+        with pytest.raises(ValueError, match="step 110") if bad else nullcontext():
             watch.see(step)
-        except ValueError:
-            told.append(step.step)
     count = next(iter(state.optimizer.state.values()))["step"]
-    torch.save((denoiser.state_dict(), told, float(count)), folder / f"{rank}.pt")
+    torch.save((denoiser.state_dict(), float(count)), folder / f"{rank}.pt")
     Ranks.current().leave()
 
 
 def test_no_process_takes_a_step_that_explodes_in_another(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(explode_in_the_second, (tmp_path,), nprocs=2)
-    (first, told_first, count), (second, told_second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert (told_first, told_second) == ([], [110])
+    (first, count), (second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert count == other == 112
     assert all(torch.equal(first[name], second[name]) for name in first)
