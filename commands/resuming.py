@@ -33,6 +33,7 @@ FREE = (
     "config.training.on_full_disk",
     "config.training.explosion",
     "config.training.recompute",
+    "config.training.compile",
     "config.training.learning_rate",
     "config.training.clip",
 )

@@ -101,6 +101,8 @@ def _trained(run: Run, dataset: Dataset, fork_from: str | None, ema: bool | None
         save(run, state, power)
     if ranks.first:
         _introduce(run, dataset, state)
+        if state.images >= every.images:
+            print(f"{run.workdir} has been trained to its end: more takes a larger training.images")
 
     last_seen, began, before = state.images, time.perf_counter(), state.images
     with log, between_steps() as stop:
@@ -122,7 +124,8 @@ def _trained(run: Run, dataset: Dataset, fork_from: str | None, ema: bool | None
             last_seen = step.images
         if state.images > before:
             save(run, state, power, log.held())
-            log.pictures(state, lambda: stop.asked)
+            if every.sample_every > 0:
+                log.pictures(state, lambda: stop.asked and state.sharding is None)
     seconds = time.perf_counter() - began
     return {
         "images": state.images,
@@ -130,7 +133,9 @@ def _trained(run: Run, dataset: Dataset, fork_from: str | None, ema: bool | None
         "seconds": round(seconds, 1),
         "images_per_second": round((state.images - before) / seconds, 1),
         "loss": log.loss,
-        "files": [str(run.workdir / name) for name in ("checkpoints", "loss.png", "samples")],
+        "files": [
+            str(file) for file in map(run.workdir.joinpath, ("checkpoints", "loss.png", "samples")) if file.exists()
+        ],
     }
 
 

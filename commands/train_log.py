@@ -60,7 +60,7 @@ class Log:
     def __enter__(self) -> "Log":
         if self._first:
             workdir = self.run.workdir
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before)
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before + 1)
             self._metrics = Rows(workdir / "metrics.jsonl", self.before)
             self._timing = Rows(workdir / "timing.jsonl", self.before)
             self.loss = self._metrics.rows[-1].get("loss", math.nan) if self._metrics.rows else math.nan

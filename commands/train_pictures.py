@@ -57,12 +57,12 @@ def save_curves(rows: Sequence[dict[str, Any]], workdir: Path) -> None:
     xs = [row["images"] for row in rows]
     save_curve({"loss": (xs, [row["loss"] for row in rows])}, workdir / "loss.png", "images seen", "loss", log="y")
     counted = [row for row in rows if "levels" in row]
-    curves, begun = {}, 0
-    for stage in range(1, STAGES + 1):
-        part = counted[begun : (end := len(counted) * stage // STAGES)]
+    curves = {}
+    for stage in range(STAGES):
+        low, high = (counted[-1]["images"] * each / STAGES for each in (stage, stage + 1)) if counted else (0, 0)
+        part = [row for row in counted if low < row["images"] <= high]
         if part:
             curves[f"to {part[-1]['images']:,} images"] = _by_level(part)
-        begun = end
     if curves:
         y = "error in the noise, |eps_hat - eps|^2 / D"
         save_curve(curves, workdir / "loss_by_log_snr.png", "log-SNR", y, log="y")

@@ -72,7 +72,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
         said = str(getattr(error, "stderr", "")).strip() or str(error)
         raise ValueError(
             "expected a C compiler with OpenMP ($CC, or cc) and room for what it makes in $XDG_CACHE_HOME or ~/.cache, "
-            f"got: {said.splitlines()[-1]}"
+            f"got: {said.splitlines()[-1]} (without it: --nocompile, training.compile=false)"
         ) from None
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import training
 from commands.posthoc_ema import posthoc_ema
@@ -122,6 +123,16 @@ def test_the_learning_rate_may_change(tmp_path: Path) -> None:
         train(tmp_path, small(images, learning_rate=rate, warmup=0), device="cpu")
         rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         assert [row["learning_rate"] for row in rows if "learning_rate" in row][-1] == rate
+
+
+def test_tensorboard_keeps_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for images in (64, 96, 96):
+        train(tmp_path, small(images), device="cpu")
+    assert "trained to its end" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [row["images"] for row in rows if "loss" in row]
 
 
 def test_a_session_tells_of_its_own_images_alone(tmp_path: Path) -> None:

@@ -75,6 +75,10 @@ def image_files(root: Path) -> list[Path]:
         OSError: if one of the folders cannot be listed.
         ValueError: if there are none.
     """
+    if root.is_file():
+        raise ValueError(
+            f"expected a folder, got the file {root}: a zip or tar of images is data archive (own.py:archive)"
+        )
     if not root.is_dir():
         raise FileNotFoundError(f"expected a folder {root}, which is not there: give the path of a folder of images")
     found: list[Path] = []

@@ -210,4 +210,6 @@ def _attempt(images: Images, item: Item, content: bytes | DamagedImageError) -> 
 def _named(item: Item, error: Exception) -> DamagedImageError:
     said = str(error).replace(repr(error), "").split(" <")[0]  # Pillow shows the object that it reads from
     reason = " ".join(said.split()) or type(error).__name__
-    return DamagedImageError(f"{item.name}: not an image that can be read ({reason}): repair it or remove it")
+    return DamagedImageError(
+        f"{item.name}: not an image that can be read ({reason}): repair or remove it, or skip such ones (corrupt=skip)"
+    )
