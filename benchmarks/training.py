@@ -47,7 +47,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "recompute": {"recompute": True},
 }
 PEER = "peer"
-WARM = 2
+WARM = 8  # after which gradients are seldom clipped
 Step = Callable[[], object]
 
 
