@@ -94,7 +94,7 @@ class Upsample(nn.Module):
         if self.blur is None:
             # 4 products for a value where 3x3 has 9.
             weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1, 2)
-            kernel = (self.added_up @ weight).view(len(weight), 4, 4, -1).permute(3, 0, 1, 2)
+            kernel = (self.added_up.to(weight.dtype) @ weight).view(len(weight), 4, 4, -1).permute(3, 0, 1, 2)
             return conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
         spread = conv_transpose2d(x, self.conv.weight.flip(2, 3).transpose(0, 1), stride=2)
         output: Tensor = self.blur(spread, padding=1)
