@@ -91,9 +91,7 @@ def network(config: ml_collections.ConfigDict, dataset: Dataset) -> str:
     classes = dataset.num_classes if config.training.labels else None
     try:
         with torch.device("meta"), torch.no_grad():
-            build.build(build.NETWORKS, config.net, channels=shape[0], shape=shape, num_classes=classes)(
-                torch.empty(1, *shape), torch.empty(1)
-            )
+            build.network(config, shape, classes)(torch.empty(1, *shape), torch.empty(1))
     except ValueError as error:
         return f"{name} refuses it: {' '.join(str(error).split())}"
     except Exception:  # one of a user's own may need numbers, or more to go on

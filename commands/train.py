@@ -118,14 +118,14 @@ def _trained(run: Run, dataset: Dataset, fork_from: str | None, ema: bool | None
                 place = save(run, state, power, log.held())
                 raise Interrupted(asked, f"interrupted: saved {place}; the same command goes on from there")
             if _passed(every.sample_every, last_seen, step.images) and not over:
-                log.pictures(state, lambda: stop.asked and state.sharding is None)  # shards sample together
+                log.pictures(state, lambda: stop.asked)
             if _passed(every.checkpoint_every, last_seen, step.images) and not over:
                 _save_if_there_is_room(run, state, power, log.held())
             last_seen = step.images
         if state.images > before:
             save(run, state, power, log.held())
             if every.sample_every > 0:
-                log.pictures(state, lambda: stop.asked and state.sharding is None)
+                log.pictures(state, lambda: stop.asked)
     seconds = time.perf_counter() - began
     return {
         "images": state.images,

@@ -127,11 +127,16 @@ class Log:
             self.watch.load_state_dict(ranks[randomness.rank()]["watch"])
 
     def pictures(self, state: TrainingState, asked: Callable[[], object] = lambda: False) -> None:
-        """Samples of the weights in training and of their average, side by side, from the same noise each time."""
+        """Samples of the weights in training and of their average, side by side, from the same noise each time.
+
+        They are abandoned once `asked` is true, but for those of shards, which all processes draw together.
+        """
         sharded = any(hasattr(weights, "full_tensor") for weights in state.denoiser.parameters())
         if self._first or sharded:
             with self._room():
-                said = save_samples(self.run, state, self._board if self._first else None, asked)
+                said = save_samples(
+                    self.run, state, self._board if self._first else None, (lambda: False) if sharded else asked
+                )
                 if said:
                     tqdm.write(said)
 

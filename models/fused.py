@@ -101,8 +101,7 @@ def activated(
         mask: bytes, 0 where a value is dropped, as x.
         how: the rest.
     """
-    x, mask, (weight, bias) = _last(x), _last(mask), _dense(weight, bias)
-    (added,) = _dense(added)
+    x, mask, weight, bias, added = _last(x), _last(mask), _dense(weight), _dense(bias), _dense(added)
     y, found = torch.empty_like(x), torch.empty(3, *x.shape[:2]).unbind()
     norm = _norm(how, x, mask, weight, bias, added, *found)
     library(x.dtype).activated(norm, ctypes.c_void_p(y.data_ptr()))
@@ -123,7 +122,7 @@ def gradients(
         found: what else it gave.
         how: what it was given.
     """
-    x, mask, g, (weight, bias) = _last(x), _last(mask), _last(g.to(x.dtype)), _dense(weight, bias)
+    x, mask, g, weight, bias = _last(x), _last(mask), _last(g.to(x.dtype)), _dense(weight), _dense(bias)
     by = torch.empty_like(x), *torch.empty(3, *x.shape[:2]).unbind()
     norm = _norm(how, x, mask, weight, bias, None, *found)
     library(x.dtype).gradients(norm, *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (g, *by)))
@@ -137,8 +136,8 @@ def _last(x: Some) -> Some:
     return None if x is None else x.contiguous(memory_format=torch.channels_last)
 
 
-def _dense(*tensors: Some) -> list[Some]:
-    return [None if tensor is None else tensor.float().contiguous() for tensor in tensors]
+def _dense(x: Some) -> Some:
+    return None if x is None else x.float().contiguous()
 
 
 def _norm(how: How, x: Tensor, mask: Tensor | None, weight: Tensor, *others: Tensor | None) -> "ctypes._CArgObject":

@@ -33,21 +33,19 @@ class _InMemoryOrder(torch.optim.AdamW):
     def _init_group(self, group: dict[str, Any], *tensors: list[Tensor]) -> bool:
         complex_ = bool(super()._init_group(group, *tensors))  # type: ignore[no-untyped-call]
         weights, gradients, *moments, _ = tensors
+        moments = [each for each in moments if each]
         for i, weight in enumerate(weights):
-            gradients[i] = _laid_as(weight, gradients[i])
-            for moment in (each[i] for each in moments if each):
-                moment.data = _laid_as(weight, moment.data)
-            if weight.ndim == 4 and not weight.is_contiguous() and _channels_last(weight):
+            if not _alike(weight, gradients[i]):
+                gradients[i] = torch.empty_like(weight).copy_(gradients[i])
+            for of_weight in moments:
+                if not _alike(weight, of_weight[i]):
+                    of_weight[i].data = torch.empty_like(weight).copy_(of_weight[i])
+            if weight.ndim == 4 and not weight.is_contiguous() and weight.permute(0, 2, 3, 1).is_contiguous():
                 for of_weight in (weights, gradients, *moments):
-                    if of_weight:
-                        of_weight[i] = of_weight[i].permute(0, 2, 3, 1)
+                    of_weight[i] = of_weight[i].permute(0, 2, 3, 1)
         return complex_
 
 
-def _laid_as(weight: Tensor, x: Tensor) -> Tensor:
-    alike = x.stride() == weight.stride() or (x.is_contiguous() and weight.is_contiguous())
-    return x if alike else torch.empty_like(weight).copy_(x)
-
-
-def _channels_last(weight: Tensor) -> bool:
-    return weight.is_contiguous(memory_format=torch.channels_last)
+def _alike(weight: Tensor, x: Tensor) -> bool:
+    """Whether both lie in memory in the same order."""
+    return x.stride() == weight.stride() or (x.is_contiguous() and weight.is_contiguous())
