@@ -34,8 +34,10 @@ format: $(READY)  ## mend what lint can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A type checker looks for a folder named as the package.
 types: $(READY)  ## static types
-	$(BIN)/mypy
+	@mkdir -p $(VENV)/src && ln -sfn "$(CURDIR)" $(VENV)/src/scorefield
+	cd $(VENV)/src && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p scorefield
 
 bench: $(READY)  ## the figures of benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run

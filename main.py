@@ -177,7 +177,7 @@ def _command(mode: str | None) -> Callable[..., dict[str, Any]]:
     import importlib
 
     file, function = ELSEWHERE.get(mode, (mode, mode))
-    command: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"commands.{file}"), function)
+    command: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"scorefield.commands.{file}"), function)
     return command
 
 

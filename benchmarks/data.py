@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from torch import Generator, Tensor
 
-from training import Batches
-from training.batches import Scaled, Transform
-from training.data import Dataset, folder
+from scorefield.training import Batches
+from scorefield.training.data import Dataset, folder
+from scorefield.training.data.batches import ToModelRange, Transform
 
 
 def written(root: Path, count: int, side: int) -> Path:
@@ -52,12 +52,12 @@ def main() -> None:
             began = time.perf_counter()
             mapped = folder(root)
             opened = time.perf_counter() - began
-            first = epoch(mapped, given.batch, 0, Scaled(256, flip=True))
+            first = epoch(mapped, given.batch, 0, ToModelRange(256, flip=True))
             print(f"{run}: opening {opened:.2f} s, first epoch {first:.3f} s, {len(mapped)} images {mapped.shape}")
         memory = folder(root, cache="off")
         transforms: dict[str, Transform] = {
             "rows and labels alone": _as_it_is,
-            "scaled, dequantised, flipped": Scaled(256, flip=True),
+            "scaled, dequantised, flipped": ToModelRange(256, flip=True),
         }
         for name, transform in transforms.items():
             pairs = []

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commands.encode import along_flow, centred, rms
-from commands.generate import generate
-from commands.interpolate import spherical
-from commands.run import Trained, open_trained, stored_tensor
-from evaluation import DigitProbe, save_labelled_rows
-from training.data import digits
+from scorefield.commands.encode import along_flow, centred, rms
+from scorefield.commands.generate import generate
+from scorefield.commands.interpolate import spherical
+from scorefield.commands.run import Trained, open_trained, stored_tensor
+from scorefield.evaluation import DigitProbe, save_labelled_rows
+from scorefield.training.data import digits
 
 STEPS = (5, 10, 20, 50, 100)
 LONG = 500

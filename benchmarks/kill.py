@@ -82,8 +82,8 @@ def _descendants(pid: int) -> list[int]:
 def forked(workdir: Path, settings: dict[str, Any], processes: int) -> Child:
     """The same without the seconds that a new Python spends on its imports: a fork of this one."""
     assert processes == 1
-    from commands.train import train
-    from configs import digits
+    from scorefield.commands.train.command import train
+    from scorefield.configs import digits
 
     pid = os.fork()
     if pid == 0:

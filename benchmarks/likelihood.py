@@ -29,10 +29,10 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from benchmarks.run import interleaved
-from benchmarks.solvers import image_like, isotropic
-from commands.run import open_trained, stored_tensor
-from likelihood import (
+from scorefield.benchmarks.run import interleaved
+from scorefield.benchmarks.solvers import image_like, isotropic
+from scorefield.commands.run import open_trained, stored_tensor
+from scorefield.likelihood import (
     Dequantisation,
     Exact,
     Hutchinson,
@@ -40,18 +40,27 @@ from likelihood import (
     Plan,
     TruncatedNormal,
     Uniform,
+    choose_solver,
     log_likelihood,
     mean_and_error,
-    plan_for,
 )
-from likelihood.divergence import Divergence
-from likelihood.flow import FlowWithDivergence
-from likelihood.pilot import PILOTS, Pilots
-from models.analytic import GaussianMixture
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
-from solvers import AdamsMoulton, Adaptive, FlowSolver, PerSampleNoise, Scales, Schedule, grids, probability_flow
-from solvers.clocks import Saturated
-from solvers.flow import ALL, Field, Rows, State
+from scorefield.likelihood.choose_solver import PILOTS, Pilots
+from scorefield.likelihood.divergence import Divergence
+from scorefield.likelihood.flow import FlowWithDivergence
+from scorefield.models.analytic import GaussianMixture
+from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
+from scorefield.solvers import (
+    AdamsMoulton,
+    Adaptive,
+    FlowSolver,
+    PerSampleNoise,
+    Scales,
+    Schedule,
+    grids,
+    probability_flow,
+)
+from scorefield.solvers.ode.flow import ALL, Field, Rows, State
+from scorefield.solvers.variables import SoftClippedLogSNR
 
 PATHS: dict[str, SDE] = {
     "vp": VPSDE(),
@@ -183,7 +192,7 @@ def analytic(name: str, sde: SDE, count: int) -> tuple[list[str], list[AdamsMoul
         return latent, change[:, 0]
 
     runs: list[Callable[[], tuple[Tensor, Tensor]]] = []
-    runs += [partial(ours, solver, by_clock(sde, n, solver)) for n, solver in zip(COLUMNS, solvers, strict=True)]
+    runs += [partial(ours, solver, uniform_in(sde, n, solver)) for n, solver in zip(COLUMNS, solvers, strict=True)]
     runs += [partial(by_recipe, flow.slope, sde, x, tolerance) for tolerance in TOLERANCES]
     runs += [partial(ours, Adaptive("scipy:RK45", each, each, per_sample=False), ends) for each in TOLERANCES]
     shown = []
@@ -210,14 +219,14 @@ def analytic_tables(problems: Sequence[str], paths: Sequence[str], count: int) -
     print("|---|---|" + "---|" * len(COLUMNS) + "\n" + "\n".join(chosen))
 
 
-def by_clock(sde: SDE, evaluations: int, solver: AdamsMoulton) -> Tensor:
-    assert isinstance(solver.clock, Saturated)
-    return grids.by_clock(sde, evaluations - 3, solver.clock).flip(0)
+def uniform_in(sde: SDE, evaluations: int, solver: AdamsMoulton) -> Tensor:
+    assert isinstance(solver.clock, SoftClippedLogSNR)
+    return grids.uniform_in(sde, evaluations - 3, solver.clock).flip(0)
 
 
 def constants(solver: AdamsMoulton) -> str:
     clock = solver.clock
-    assert isinstance(clock, Saturated)
+    assert isinstance(clock, SoftClippedLogSNR)
     return f"{solver.order}; {clock.low:g}, {clock.high:g}; {clock.spread or 1:.2f}; {clock.pace:.0f}"
 
 
@@ -289,18 +298,18 @@ class Case:
 
     def with_steps(self, plan: Plan, evaluations: int, solver: AdamsMoulton | None = None) -> Plan:
         solver = solver or plan.solver
-        return replace(plan, solver=solver, nfe=evaluations, ts=by_clock(self.sde, evaluations, solver))
+        return replace(plan, solver=solver, nfe=evaluations, ts=uniform_in(self.sde, evaluations, solver))
 
 
 def solver_table(case: Case, evaluations: Sequence[int], fine: int) -> tuple[Plan, dict[str, tuple[Pass, Tensor]]]:
     """Errors against many steps with the same kept probe; the plan for 1e-3, and passes with their errors."""
     noise, start = PerSampleNoise(20_000, range(len(case.tries))), time.process_time()
     plans = {
-        tolerance: plan_for(case.denoiser, case.sde, case.tries, tolerance, noise=noise, most=MOST)
+        tolerance: choose_solver(case.denoiser, case.sde, case.tries, tolerance, noise=noise, most=MOST)
         for tolerance in (1e-2, 1e-3)
     }
     chose = time.process_time() - start
-    clock, plan = Saturated(0.002, 30.0, spread=0.8), plans[1e-3]
+    clock, plan = SoftClippedLogSNR(0.002, 30.0, spread=0.8), plans[1e-3]
     reference = case.ours(case.with_steps(plan, fine + 3, AdamsMoulton(4, clock)), KEPT)
     pilots = Pilots(case.denoiser, case.sde, case.tries, noise=noise)
     passes = dict[str, Pass]()

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs import build
-from models import CountCalls, Gaussian
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
-from solvers import (
+from scorefield.configs import build
+from scorefield.models import CountCalls, Gaussian
+from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
+from scorefield.solvers import (
     Adams,
     AdamsMoulton,
     Adaptive,
     AdaptiveSDE,
     AnnealedLangevin,
     DPMSolver,
-    LinearSolver,
+    LinearMultistep,
     PredictorCorrector,
     RungeKutta,
     Solver,
@@ -180,7 +180,7 @@ def _clock(solver: Solver) -> str:
     inner = getattr(solver, "solver", None)
     if isinstance(inner, RungeKutta):
         return str(inner.clock)
-    exponential = isinstance(solver, DPMSolver | UniPC | LinearSolver) and solver.order > 1
+    exponential = isinstance(solver, DPMSolver | UniPC | LinearMultistep) and solver.order > 1
     return str(getattr(solver, "clock", "log_snr")) if exponential else "grid"
 
 

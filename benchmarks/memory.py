@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import Denoiser, UNet
-from models.precondition import eps
-from sde_lib import VPSDE
-from training import EMA, TrainingState, train
+from scorefield.models import Denoiser, UNet
+from scorefield.models.precondition import eps
+from scorefield.sde_lib import VPSDE
+from scorefield.training import EMA, TrainingState, train
 
 STATM, PAGE = Path("/proc/self/statm"), resource.getpagesize()
 WAYS: dict[str, dict[str, Any]] = {

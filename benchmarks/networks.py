@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from configs import build
+from scorefield.configs import build
 
 HEAD = """# Networks
 
@@ -162,7 +162,7 @@ ROWS = (
 def network(row: Row) -> nn.Module:
     """Ours, without memory for its weights."""
     file, variant = row.config.split(":")
-    config = importlib.import_module(f"configs.{file}").get_config(variant)
+    config = importlib.import_module(f"scorefield.configs.{file}").get_config(variant)
     config.net.update(row.given)
     with torch.device("meta"):
         net: nn.Module = build.build(

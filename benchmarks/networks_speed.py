@@ -26,12 +26,12 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from models import UNet
-from models.importers import score_sde
-from models.importers.verdict import fitted
-from models.layers import compile_network
-from training.adam import adam
-from training.ema import EMA
+from scorefield.models import UNet
+from scorefield.models.checkpoints.report import fitted
+from scorefield.models.checkpoints.score_sde import importer as score_sde
+from scorefield.models.layers.blocks import compile_network
+from scorefield.training.adam import adam
+from scorefield.training.averages.ema import EMA
 
 NETWORKS = {
     "ddpm": ("ddpm", "DDPM", "vp/ddpm/cifar10_continuous"),

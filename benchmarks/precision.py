@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from configs import build, digits
-from models.layers import compile_network
-from training import EMA, Batches, Scaled, TrainingState, train
-from training.adam import adam
-from training.data import digits as digits_data
+from scorefield.configs import build, digits
+from scorefield.models.layers.blocks import compile_network
+from scorefield.training import EMA, Batches, ToModelRange, TrainingState, train
+from scorefield.training.adam import adam
+from scorefield.training.data import digits as digits_data
 
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {},
@@ -37,7 +37,7 @@ def losses(images: int, batch: int, *, compiled: bool = False, seed: int = 0, **
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     state = TrainingState(denoiser, adam(denoiser, 2e-4), EMA(denoiser, 0.999), generator)
-    batches = Batches(dataset, batch, seed=seed, transform=Scaled(dataset.levels, -1.0, 1.0, True, False))
+    batches = Batches(dataset, batch, seed=seed, transform=ToModelRange(dataset.levels, -1.0, 1.0, True, False))
     steps = train(denoiser, build.build(build.SDES, config.sde), batches, images=images, state=state, **switches)
     return torch.stack([step.loss for step in steps])
 

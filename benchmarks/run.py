@@ -12,11 +12,11 @@ from datetime import date
 import torch
 from torch import Tensor
 
-from likelihood import Hutchinson
-from models import Denoiser, UNet
-from models.precondition import eps
-from sde_lib import VPSDE
-from solvers import (
+from scorefield.likelihood import Hutchinson
+from scorefield.models import Denoiser, UNet
+from scorefield.models.precondition import eps
+from scorefield.sde_lib import VPSDE
+from scorefield.solvers import (
     BELM,
     DDIM,
     DEIS,
@@ -30,9 +30,9 @@ from solvers import (
     PerSampleNoise,
     PredictorCorrector,
     ReverseDiffusion,
+    SASolver,
     Scales,
     Solver,
-    StochasticAdams,
     StochasticDPMSolver,
     UniPC,
     grids,
@@ -141,7 +141,7 @@ def overhead(solver: Solver) -> float:
 
 OVERHEAD = (
     DDIM(), DPMSolver(2), DPMSolver(3), UniPC(3), DEIS(3), Adams(4), Heun("log_snr"), BELM(), Ancestral(),
-    EulerMaruyama(), StochasticDPMSolver(2), StochasticAdams(3), Churn(),
+    EulerMaruyama(), StochasticDPMSolver(2), SASolver(3), Churn(),
     PredictorCorrector(ReverseDiffusion(), AnnealedLangevin(snr=0.16)),
 )  # fmt: skip
 

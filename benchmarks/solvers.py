@@ -28,12 +28,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models import CountCalls
-from models.analytic import GaussianMixture
-from sde_lib import SDE, DiscreteVPSDE, predict_noise
-from sde_lib.broadcast import DenoiserLike
-from solvers import BELM, DDIM, DEIS, RK4, Adams, DPMSolver, Heun, Midpoint, Solver, UniPC, grids, step_density
-from solvers.clocks import Clock, Saturated
+from scorefield.models import CountCalls
+from scorefield.models.analytic import GaussianMixture
+from scorefield.sde_lib import SDE, DiscreteVPSDE, predict_noise
+from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.solvers import (
+    BELM,
+    DDIM,
+    DEIS,
+    RK4,
+    Adams,
+    DPMSolver,
+    Heun,
+    Midpoint,
+    Solver,
+    UniPC,
+    grids,
+    step_density,
+)
+from scorefield.solvers.variables import IntegrationVariable, SoftClippedLogSNR
 
 NFES = (5, 10, 15, 20, 25, 30, 50, 100)
 PROBLEMS = ("d=2", "d=64", "d=3072", "image-like")
@@ -103,8 +116,12 @@ def problem(name: str, sde: SDE) -> Problem:
 
 def ours() -> Methods:
     """Every deterministic solver of fixed steps, in the settings that make sense."""
-    bounded: list[str | Clock] = ["saturated", Saturated(0.05, 20.0), Saturated(0.01, 5.0)]
-    single: list[Solver] = [DDIM(), BELM(), Adams(2, clock=Saturated(0.1, 5.0))]
+    bounded: list[str | IntegrationVariable] = [
+        "saturated",
+        SoftClippedLogSNR(0.05, 20.0),
+        SoftClippedLogSNR(0.01, 5.0),
+    ]
+    single: list[Solver] = [DDIM(), BELM(), Adams(2, clock=SoftClippedLogSNR(0.1, 5.0))]
     single += [Adams(4, True, "eps", "saturated", True)]
     more: list[tuple[Solver, int]] = [(Heun(clock), 2) for clock in ("time", "sigma", "log_snr", "saturated")]
     more += [pair for clock in ("sigma", "log_snr") for pair in ((Midpoint(clock), 2), (RK4(clock), 4))]

@@ -29,14 +29,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.networks_speed import NETWORKS, modules_of, ours
-from models import Denoiser
-from models.importers import score_sde
-from models.layers import compile_network
-from training import EMA, Batches, Scaled, TrainingState, train
-from training.adam import adam
-from training.data import Dataset
-from training.memory import keep_freed_memory
+from scorefield.benchmarks.networks_speed import NETWORKS, modules_of, ours
+from scorefield.models import Denoiser
+from scorefield.models.checkpoints.score_sde import importer as score_sde
+from scorefield.models.layers.blocks import compile_network
+from scorefield.training import EMA, Batches, ToModelRange, TrainingState, train
+from scorefield.training.adam import adam
+from scorefield.training.data import Dataset
+from scorefield.training.memory import keep_freed_memory
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "float32": {},
@@ -67,7 +67,7 @@ def our_step(
         compile_network(net)
     denoiser = Denoiser(net, recipe.precondition)
     state = TrainingState(denoiser, adam(denoiser, 2e-4, (0.9, 0.999)), EMA(denoiser, 0.9999))
-    batches = Batches(dataset(), batch, transform=Scaled(256, recipe.low, recipe.high, False, True))
+    batches = Batches(dataset(), batch, transform=ToModelRange(256, recipe.low, recipe.high, False, True))
     steps: Iterator[Any] = train(denoiser, recipe.sde, batches, images=10**12, state=state, **switches)
     return net, lambda: next(steps)
 

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from commands.run import open_run, output_path, write_json
-from configs import build
-from evaluation import save_pictures
-from sde_lib import VESDE
-from solvers import Schedule, grids
-from solvers.langevin import _steadiest
-from training.batches import tensor
-from training.data import Dataset
-from training.data.distance import in_parts, largest_distance
-from training.data.rows import Rows
+from scorefield.commands.run import open_run, output_path, write_json
+from scorefield.configs import build
+from scorefield.evaluation import save_pictures
+from scorefield.sde_lib import VESDE
+from scorefield.solvers import Schedule, grids
+from scorefield.solvers.sde.langevin import _steadiest
+from scorefield.training.data import Dataset
+from scorefield.training.data.batches import tensor
+from scorefield.training.data.distance import in_parts, largest_distance
+from scorefield.training.data.files.rows import Rows
 
 SMALLEST = 0.01  # NCSNv2's last noise level, for images in [0, 1]
 OVERLAP = 0.567  # of neighbouring levels: what the paper, which says "about 0.5", has in all of its five data sets

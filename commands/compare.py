@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from commands.generate import as_spec, generate
-from commands.generate import grid as grid_of
-from commands.run import Run, open_trained, output_path, write_arrays, write_json
-from commands.sample import labels_of
-from configs import build
-from evaluation import save_labelled_rows
-from models import CountCalls
-from sde_lib.broadcast import DenoiserLike
-from solvers import Solver
+from scorefield.commands.generate import as_spec, generate
+from scorefield.commands.generate import grid as grid_of
+from scorefield.commands.run import Run, open_trained, output_path, write_arrays, write_json
+from scorefield.commands.sample import labels_of
+from scorefield.configs import build
+from scorefield.evaluation import save_labelled_rows
+from scorefield.models import CountCalls
+from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.solvers import Solver
 
 REFERENCE, FINE = "unipc", 250
 

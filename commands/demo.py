@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from commands.encode import along_flow, centred, rms
-from commands.generate import as_spec, generate
-from commands.interpolate import interpolate
-from commands.likelihood import likelihood
-from commands.run import Run, Trained, open_trained, stored_tensor, write_json
-from commands.train import train
-from configs import build, digits
-from evaluation import DigitProbe, save_curve, save_pictures, save_rows
-from training.data import digits as digits_data
+from scorefield.commands.encode import along_flow, centred, rms
+from scorefield.commands.generate import as_spec, generate
+from scorefield.commands.interpolate import interpolate
+from scorefield.commands.likelihood.command import likelihood
+from scorefield.commands.run import Run, Trained, open_trained, stored_tensor, write_json
+from scorefield.commands.train.command import train
+from scorefield.configs import build, digits
+from scorefield.evaluation import DigitProbe, save_curve, save_pictures, save_rows
+from scorefield.training.data import digits as digits_data
 
 # Each as (solver, grid, steps); together they cost as much as they differ.
 FIVE = {

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commands.generate import as_spec, conditioned, progress_bar
-from commands.generate import grid as grid_of
-from commands.run import Run, open_trained, output_path, stored_tensor, write_arrays, write_json
-from configs import build
-from evaluation import save_rows
-from sde_lib.broadcast import DenoiserLike
-from solvers import BELM, Solver
-from training.data import Dataset, image_files, read_images, whole_array
-from training.data.folder import SUFFIXES
+from scorefield.commands.generate import as_spec, conditioned, progress_bar
+from scorefield.commands.generate import grid as grid_of
+from scorefield.commands.run import Run, open_trained, output_path, stored_tensor, write_arrays, write_json
+from scorefield.configs import build
+from scorefield.evaluation import save_rows
+from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.solvers import BELM, Solver
+from scorefield.training.data import Dataset, image_files, read_images, whole_array
+from scorefield.training.data.files.folder import SUFFIXES
 
 Options = dict[str, Any]
 

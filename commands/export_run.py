@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from commands.run import open_trained
-from models.exporters import to_diffusers
-from models.pretrained import save_pretrained
+from scorefield.commands.run import open_trained
+from scorefield.models.checkpoints.diffusers.export import to_diffusers
+from scorefield.models.checkpoints.own import save_pretrained
 
 FORMATS = ("scorefield", "diffusers")
 

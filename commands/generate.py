@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import models
-from commands.run import Run
-from configs import build
-from sde_lib.broadcast import DenoiserLike
-from solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver
-from solvers.solver import OnStep
-from training.distributed import Ranks
+from scorefield import models
+from scorefield.commands.run import Run
+from scorefield.configs import build
+from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver
+from scorefield.solvers.solver import OnStep
+from scorefield.training.distributed.ranks import Ranks
 
 ALONE = Ranks()
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from commands.generate import conditioned
-from commands.run import open_trained, write_json
-from commands.sample import labels_of
-from evaluation import save_curve
-from solvers import PerSampleNoise, step_density
+from scorefield.commands.generate import conditioned
+from scorefield.commands.run import open_trained, write_json
+from scorefield.commands.sample import labels_of
+from scorefield.evaluation import save_curve
+from scorefield.solvers import PerSampleNoise, step_density
 
 
 def grid(

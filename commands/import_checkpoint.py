@@ -8,15 +8,15 @@ from typing import Any
 import ml_collections
 import torch
 
-from commands.run import DataFacts, Run, device_of, write_json
-from configs import build
-from configs.defaults import defaults
-from configs.specs import FROM_DATA
-from models.denoiser import Denoiser
-from models.importers.load import opened
-from models.importers.recipe import Recipe
-from models.recorded import settings_of
-from training.sealed import sealed, write_tensors
+from scorefield.commands.run import DataFacts, Run, device_of, write_json
+from scorefield.configs import build
+from scorefield.configs.defaults import defaults
+from scorefield.configs.specs import FROM_DATA
+from scorefield.models.checkpoints.load import opened
+from scorefield.models.checkpoints.spec import CheckpointSpec
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.hyperparameters import settings_of
+from scorefield.training.checkpoints.atomic import atomic_dir, write_tensors
 
 # The data sets that a shape and a range of values suggest.
 DATASETS: dict[tuple[int, ...], str] = {(3, 32, 32): "cifar10", (1, 28, 28): "mnist", (1, 8, 8): "digits"}
@@ -35,7 +35,7 @@ def import_checkpoint(
     Args:
         workdir: of the run, which must not hold one yet.
         file: the checkpoint, or a folder for diffusers and for our own.
-        source: whose, see `models.importers`.
+        source: whose, see `models.checkpoints`.
         architecture: what the weights do not tell, as key=value,key=value by the source's own names.
         data: the data set it is scored on, as cifar10 or folder:path='images'; by default the one of its shape.
 
@@ -62,7 +62,7 @@ def import_checkpoint(
 
     checkpoint = workdir / "checkpoints" / f"{0:010d}"
     shutil.rmtree(checkpoint, ignore_errors=True)  # of an import that was interrupted: there is no config.json
-    with sealed(checkpoint) as part:
+    with atomic_dir(checkpoint) as part:
         for name, tensors in (("ema", weights), ("model", found.raw or weights)):
             write_tensors(part / f"{name}.safetensors", tensors)
     report = write_json(workdir / "import.json", {"file": str(file), "source": source, **dataclasses.asdict(verdict)})
@@ -75,7 +75,7 @@ def import_checkpoint(
     }
 
 
-def _configuration(recipe: Recipe, denoiser: Denoiser, data: str | None) -> ml_collections.ConfigDict:
+def _configuration(recipe: CheckpointSpec, denoiser: Denoiser, data: str | None) -> ml_collections.ConfigDict:
     config = defaults()
     name = DATASETS.get(recipe.shape, "folder" if len(recipe.shape) == 3 else "array")
     given = build.parse(data) if data else {"name": name, **({} if name in DATASETS.values() else {"path": ""})}

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from commands.encode import along_flow, centred, flow_solver
-from commands.run import open_trained, output_path, stored_tensor, write_arrays, write_json
-from evaluation import save_pictures
+from scorefield.commands.encode import along_flow, centred, flow_solver
+from scorefield.commands.run import open_trained, output_path, stored_tensor, write_arrays, write_json
+from scorefield.evaluation import save_pictures
 
 
 def interpolate(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from training.distributed import Agreement, Ranks
+from scorefield.training.distributed.ranks import Agreement, Ranks
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,7 +40,7 @@ class Stop:
 
 
 @contextmanager
-def between_steps() -> Iterator[Stop]:
+def graceful_stop() -> Iterator[Stop]:
     """Ctrl-C and a polite kill wait for the step to end, so that what is saved is whole; Ctrl-C again does not.
 
     What comes within two seconds is the same one: torchrun passes on what its processes were sent as well.

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import training
-from commands.run import open_run, write_json
-from training.sealed import write_tensors
+from scorefield import training
+from scorefield.commands.run import open_run, write_json
+from scorefield.training.checkpoints.atomic import write_tensors
 
 FAR = 0.1  # of the profile's norm, beyond which it is no average of that length
 
@@ -45,7 +45,7 @@ def posthoc_ema(
             "one nearer to those that are stored, or more snapshots",
             file=sys.stderr,
         )
-    with training.sealed(folder / "checkpoints" / f"{report['images']:010d}") as place:
+    with training.atomic_dir(folder / "checkpoints" / f"{report['images']:010d}") as place:
         write_tensors(place / "ema.safetensors", denoiser.state_dict())
     write_json(folder / "posthoc_ema.json", {"from": str(workdir.resolve()), **report})
     write_json(folder / "config.json", json.loads((workdir / "config.json").read_text()))

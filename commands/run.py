@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import models
-from configs import build
-from likelihood import dequantise, quantise
-from models.layers import compile_network
-from sde_lib import SDE
-from training import load_weights, newest_whole
-from training.batches import tensor
-from training.data import Dataset
-from training.distributed import Ranks
+from scorefield import models
+from scorefield.configs import build
+from scorefield.likelihood import dequantise, quantise
+from scorefield.models.layers.blocks import compile_network
+from scorefield.sde_lib import SDE
+from scorefield.training import latest_valid, load_weights
+from scorefield.training.data import Dataset
+from scorefield.training.data.batches import tensor
+from scorefield.training.distributed.ranks import Ranks
 
 VERSION = 1
 
@@ -190,7 +190,7 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
         ValueError: if there is no run or no whole checkpoint, or it is of another architecture.
     """
     run = open_run(workdir, device)
-    checkpoint, notes = newest_whole(workdir / "checkpoints")
+    checkpoint, notes = latest_valid(workdir / "checkpoints")
     for note in notes:
         print(note, file=sys.stderr)
     if checkpoint is None:

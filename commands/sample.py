@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from commands.generate import generate
-from commands.run import Run, open_trained, output_path, write_arrays, write_json
-from configs import build
-from evaluation import save_pictures, save_rows
-from models import CountCalls
-from solvers import Trajectory
-from training.distributed import Ranks
+from scorefield.commands.generate import generate
+from scorefield.commands.run import Run, open_trained, output_path, write_arrays, write_json
+from scorefield.configs import build
+from scorefield.evaluation import save_pictures, save_rows
+from scorefield.models import CountCalls
+from scorefield.solvers import Trajectory
+from scorefield.training.distributed.ranks import Ranks
 
 
 def sample(

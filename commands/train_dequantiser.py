@@ -13,17 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from commands.generate import conditioned
-from commands.run import Trained, open_trained, write_json
-from evaluation import save_curve
-from likelihood import mean_and_error
-from models.dequantiser import Dequantiser
-from solvers import PerSampleNoise
-from training import EMA, Batches, TrainingState
-from training.batches import tensor
-from training.data import Dataset
-from training.dequantiser import dequantiser_gain
-from training.dequantiser import train_dequantiser as train
+from scorefield.commands.generate import conditioned
+from scorefield.commands.run import Trained, open_trained, write_json
+from scorefield.evaluation import save_curve
+from scorefield.likelihood import mean_and_error
+from scorefield.models.networks.dequantiser import Dequantiser
+from scorefield.solvers import PerSampleNoise
+from scorefield.training import EMA, Batches, TrainingState
+from scorefield.training.data import Dataset
+from scorefield.training.data.batches import tensor
+from scorefield.training.objectives.dequantiser import dequantiser_gain
+from scorefield.training.objectives.dequantiser import train_dequantiser as train
 
 VERSION = 1
 LEARNING_RATE = 2e-3

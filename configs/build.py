@@ -9,16 +9,13 @@ from typing import Any
 import ml_collections
 from torch import Tensor, nn
 
-import likelihood
-import models
-import sde_lib
-import solvers
-from configs.specs import Table, build, name_of, parse, spec, written
-from models import precondition
-from models.foreign import DiffusersUNet
-from solvers import grids
-from solvers.clocks import Saturated
-from training import data, times, weighting
+from scorefield import likelihood, models, sde_lib, solvers
+from scorefield.configs.specs import Table, build, name_of, parse, spec, written
+from scorefield.models import precondition
+from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
+from scorefield.solvers import grids
+from scorefield.solvers.variables import SoftClippedLogSNR
+from scorefield.training import data, times, weighting
 
 __all__ = [
     "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "PRECONDITIONS", "SDES", "SOLVERS", "TIMES",
@@ -40,15 +37,17 @@ def _told(
     shift: float = 0.0,
     whole: bool = False,
     along: str = "",
-) -> precondition.Told:
+) -> precondition.TimeConditioned:
     """Told the noise on the run's own path, or on another one, written as on a command line."""
-    return precondition.Told(build(SDES, parse(along)) if along else sde, predicts, unit, scale, shift, whole)
+    return precondition.TimeConditioned(
+        build(SDES, parse(along)) if along else sde, predicts, unit, scale, shift, whole
+    )
 
 
 def _adams_moulton(
     order: int = 3, low: float = 0.02, high: float = 10.0, spread: float = 0.5, pace: float = 0.0
 ) -> solvers.Solver:
-    return solvers.AdamsMoulton(order, Saturated(low, high, spread, pace))
+    return solvers.AdamsMoulton(order, SoftClippedLogSNR(low, high, spread, pace))
 
 
 def _importance(samples: int = 8) -> likelihood.Uniform:
@@ -161,7 +160,7 @@ SOLVERS: Table = {
     "euler_maruyama": solvers.EulerMaruyama,
     "reverse_diffusion": solvers.ReverseDiffusion,
     "stochastic_dpm": solvers.StochasticDPMSolver,
-    "stochastic_adams": solvers.StochasticAdams,
+    "stochastic_adams": solvers.SASolver,
     "churn": _churn,
     "adaptive_sde": solvers.AdaptiveSDE,
     "langevin": solvers.AnnealedLangevin,
@@ -221,7 +220,7 @@ def described_precondition(given: precondition.Precondition, sde: sde_lib.SDE) -
             return spec(PRECONDITIONS, name)
     if isinstance(given, precondition.EDM):
         return spec(PRECONDITIONS, "edm", sigma_data=given.sigma_data)
-    if isinstance(given, precondition.Told) and isinstance(given.sde, sde_lib.SDE):
+    if isinstance(given, precondition.TimeConditioned) and isinstance(given.sde, sde_lib.SDE):
         told = {key: getattr(given, key) for key in ("predicts", "unit", "scale", "shift", "whole")}
         return spec(PRECONDITIONS, "told", **told, along="" if given.sde == sde else written(described(given.sde)))
     raise ValueError(f"expected a parameterisation of models.precondition, got {given}")

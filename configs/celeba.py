@@ -8,9 +8,9 @@ al. 2021 takes; that of DDIM takes the 128x128 around row 121 and column 89, clo
 
 import ml_collections
 
-from configs.build import DATASETS, NETWORKS, spec
-from configs.defaults import check_variant, defaults
-from configs.papers import ddpm, ncsnv2, optimise, song_ve
+from scorefield.configs.build import DATASETS, NETWORKS, spec
+from scorefield.configs.defaults import check_variant, defaults
+from scorefield.configs.papers import ddpm, ncsnv2, optimise, song_ve
 
 VARIANTS = ("ncsnpp", "ddpm", "ncsnv2")
 

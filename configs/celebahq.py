@@ -5,9 +5,9 @@ Variants: ncsnpp_256 and ncsnpp_1024 (Song et al. 2021 on VE), ddpm_256 (Ho et a
 
 import ml_collections
 
-from configs.build import DATASETS, spec
-from configs.defaults import check_variant, defaults
-from configs.papers import ddpm_256, ncsnpp_256, ncsnpp_1024
+from scorefield.configs.build import DATASETS, spec
+from scorefield.configs.defaults import check_variant, defaults
+from scorefield.configs.papers import ddpm_256, ncsnpp_256, ncsnpp_1024
 
 VARIANTS = ("ncsnpp_256", "ncsnpp_1024", "ddpm_256")
 

@@ -15,11 +15,11 @@ from functools import partial
 
 import ml_collections
 
-from configs.build import DATASETS, GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
-from configs.defaults import along, check_variant, defaults
-from configs.papers import DDPMPP, ddpm, edm, ncsnv2, optimise, song_ve, song_vp, vdm
+from scorefield.configs.build import DATASETS, GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
+from scorefield.configs.defaults import along, check_variant, defaults
+from scorefield.configs.papers import DDPMPP, ddpm, edm, ncsnv2, optimise, song_ve, song_vp, vdm
 
-Recipe = Callable[[ml_collections.ConfigDict], None]
+CheckpointSpec = Callable[[ml_collections.ConfigDict], None]
 
 
 def _ho(config: ml_collections.ConfigDict) -> None:
@@ -96,7 +96,7 @@ def _edm(config: ml_collections.ConfigDict, network: str) -> None:
     config.training.label_dropout = 0.0
 
 
-VARIANTS: dict[str, Recipe] = {
+VARIANTS: dict[str, CheckpointSpec] = {
     "ddpm": _ho,
     **{sde: partial(_ours, sde=sde) for sde in ("vp", "subvp", "ve")},
     "ncsn": _ncsn,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import ml_collections
 
-from configs.build import DATASETS, GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
+from scorefield.configs.build import DATASETS, GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
 
 
 def along(config: ml_collections.ConfigDict, sde: ml_collections.ConfigDict) -> None:

@@ -7,8 +7,8 @@ Ermon 2020, from an input of unit variance).
 
 import ml_collections
 
-from configs.build import GRIDS, NETWORKS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
-from configs.defaults import along, check_variant, defaults
+from scorefield.configs.build import GRIDS, NETWORKS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
+from scorefield.configs.defaults import along, check_variant, defaults
 
 # The data's dequantised cell is 2 / 17 wide, so the paths end at a noise of about a tenth of that.
 PATHS = {

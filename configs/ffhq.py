@@ -6,9 +6,9 @@ edm_ncsnpp_64 (Karras et al. 2022, DDPM++ and NCSN++), each at the size it says.
 
 import ml_collections
 
-from configs.build import DATASETS, NETWORKS, spec
-from configs.defaults import check_variant, defaults
-from configs.papers import DDPMPP, edm, ncsnpp_256, ncsnpp_1024, ncsnv2, optimise
+from scorefield.configs.build import DATASETS, NETWORKS, spec
+from scorefield.configs.defaults import check_variant, defaults
+from scorefield.configs.papers import DDPMPP, edm, ncsnpp_256, ncsnpp_1024, ncsnv2, optimise
 
 VARIANTS = ("ncsnpp_256", "ncsnpp_1024", "ncsnv2_256", "edm_64", "edm_ncsnpp_64")
 

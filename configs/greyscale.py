@@ -2,8 +2,8 @@
 
 import ml_collections
 
-from configs.build import DATASETS, NETWORKS, SDES, TIMES, spec
-from configs.defaults import along, check_variant, defaults
+from scorefield.configs.build import DATASETS, NETWORKS, SDES, TIMES, spec
+from scorefield.configs.defaults import along, check_variant, defaults
 
 # A dequantised cell is 2 / 256 wide: the paths end at a noise of 0.002 to 0.01.
 PATHS = {

@@ -8,9 +8,9 @@ sampling step too, ours is that of DDPM.
 
 import ml_collections
 
-from configs.build import DATASETS, GRIDS, NETWORKS, SOLVERS, spec
-from configs.defaults import check_variant, defaults
-from configs.papers import ddpm, edm, optimise
+from scorefield.configs.build import DATASETS, GRIDS, NETWORKS, SOLVERS, spec
+from scorefield.configs.defaults import check_variant, defaults
+from scorefield.configs.papers import ddpm, edm, optimise
 
 # Dhariwal and Nichol 2021, Table 11. Heads are 64 channels wide, but for the four of any width at 128x128.
 ADM = {

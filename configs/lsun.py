@@ -6,9 +6,9 @@ church; ncsnv2 (Song and Ermon 2020) of bedroom and tower (128x128) and church (
 
 import ml_collections
 
-from configs.build import DATASETS, spec
-from configs.defaults import check_variant, defaults
-from configs.papers import ddpm_256, ncsnpp_256, ncsnv2, optimise
+from scorefield.configs.build import DATASETS, spec
+from scorefield.configs.defaults import check_variant, defaults
+from scorefield.configs.papers import ddpm_256, ncsnpp_256, ncsnv2, optimise
 
 VARIANTS = (
     *("bedroom_ncsnpp", "church_ncsnpp", "bedroom_ddpm", "church_ddpm"),

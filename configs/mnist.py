@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs.greyscale import greyscale
+from scorefield.configs.greyscale import greyscale
 
 
 def get_config(variant: str = "vp") -> ml_collections.ConfigDict:

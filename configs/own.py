@@ -7,8 +7,8 @@ path, prediction and network, which --mode=export --to=diffusers takes. Images o
 
 import ml_collections
 
-from configs.build import DATASETS, NETWORKS, PRECONDITIONS, SDES, spec
-from configs.defaults import check_variant, defaults
+from scorefield.configs.build import DATASETS, NETWORKS, PRECONDITIONS, SDES, spec
+from scorefield.configs.defaults import check_variant, defaults
 
 IMAGES = ("folder", "archive", "shards", "huggingface")
 VARIANTS = (*IMAGES, "array", "toy", "ddpm")

@@ -10,7 +10,7 @@ import math
 
 import ml_collections
 
-from configs.build import GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
+from scorefield.configs.build import GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
 
 # Switches of NCSN++ (Song et al. 2021, Appendix H) that make it the other networks.
 DDPMPP = {"fir": (1, 1), "pyramid_in": "none", "frequencies": "timesteps"}

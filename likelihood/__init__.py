@@ -1,13 +1,13 @@
 """Numbers that say what they are: `(denoiser, sde, x0) -> nats`, and from them bits/dim."""
 
-from likelihood.bounds import dsm_bound, elbo, vlb
-from likelihood.decoders import Decoder, DiscretisedDecoder, GaussianDecoder, LevelDecoder
-from likelihood.density import Density, log_likelihood
-from likelihood.dequantisation import Dequantisation, TruncatedNormal, Uniform, Variational
-from likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
-from likelihood.pilot import Plan, plan_for
-from likelihood.prior import GaussianPrior, Moments, mismatch
-from likelihood.quantised import bits_per_dim, dequantise, mean_and_error, quantise
+from scorefield.likelihood.bounds import dsm_bound, elbo, vlb
+from scorefield.likelihood.choose_solver import Plan, choose_solver
+from scorefield.likelihood.decoders import Decoder, DiscretisedDecoder, GaussianDecoder, LevelDecoder
+from scorefield.likelihood.density import Density, log_likelihood
+from scorefield.likelihood.dequantisation import Dequantisation, TruncatedNormal, Uniform, Variational
+from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
+from scorefield.likelihood.prior import GaussianPrior, Moments, prior_kl
+from scorefield.likelihood.quantise import bits_per_dim, dequantise, mean_and_error, quantise
 
 __all__ = [
     "Decoder",
@@ -27,13 +27,13 @@ __all__ = [
     "Uniform",
     "Variational",
     "bits_per_dim",
+    "choose_solver",
     "dequantise",
     "dsm_bound",
     "elbo",
     "log_likelihood",
     "mean_and_error",
-    "mismatch",
-    "plan_for",
+    "prior_kl",
     "quantise",
     "vlb",
 ]

@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from likelihood.decoders import Decoder, GaussianDecoder
-from likelihood.density import Density
-from sde_lib import SDE
-from sde_lib.broadcast import DenoiserLike, expand, precise, predict_noise
-from sde_lib.sde import Noise
-from solvers import Schedule, grids
+from scorefield.likelihood.decoders import Decoder, GaussianDecoder
+from scorefield.likelihood.density import Density
+from scorefield.sde_lib import SDE
+from scorefield.sde_lib.broadcast import DenoiserLike, expand, precise, predict_noise
+from scorefield.sde_lib.sde import Noise
+from scorefield.solvers import Schedule, grids
 
 Uniform = Callable[[Tensor], Tensor]
 Prior = tuple[Tensor, Tensor]
@@ -168,7 +168,7 @@ class _LogSNR:
     high: float
     low: float
     steps: int | None = None
-    mismatch: float = 0.0
+    prior_kl: float = 0.0
 
     @classmethod
     def of(cls, sde: SDE) -> "_LogSNR":
@@ -197,7 +197,7 @@ class _Chain:
     noisier: Tensor
     weight: Tensor
     chance: Tensor
-    mismatch: float
+    prior_kl: float
     first_std: Tensor
 
     @classmethod
@@ -206,11 +206,11 @@ class _Chain:
         fall = log_snr[:-1] - log_snr[1:]
         log_ratio = 2 * (log_sigma[:-1] - log_sigma[1:])
         first_std = (log_sigma[0] + torch.log(-torch.expm1(-fall[0])) / 2).exp()
-        weight, mismatch = torch.expm1(fall), 0.0
+        weight, prior_kl = torch.expm1(fall), 0.0
         if large:
-            weight, mismatch = weight * log_ratio.exp(), float((torch.expm1(log_ratio) - log_ratio).sum())
+            weight, prior_kl = weight * log_ratio.exp(), float((torch.expm1(log_ratio) - log_ratio).sum())
         chance = (weight / weight.sum() + fall / fall.sum()) / 2
-        return cls(float(ts[0]), ts[1:], weight, chance, mismatch, first_std)
+        return cls(float(ts[0]), ts[1:], weight, chance, prior_kl, first_std)
 
     @property
     def end(self) -> float:
@@ -260,7 +260,7 @@ def _bound(
         diffusion, reconstruction = torch.stack(losses) / len(losses), torch.stack(decoded)
         parts = {
             "prior": -_prior_kl(sde, x0, times.end, prior),
-            "diffusion": diffusion.sum(0) - times.mismatch * x0[0].numel() / 2,
+            "diffusion": diffusion.sum(0) - times.prior_kl * x0[0].numel() / 2,
             "reconstruction": reconstruction.mean(0),
         }
         std_error = None

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from likelihood.quantised import quantise
-from sde_lib.broadcast import DenoiserLike, expand, precise
+from scorefield.likelihood.quantise import quantise
+from scorefield.sde_lib.broadcast import DenoiserLike, expand, precise
 
 OFF_CENTRE = 0.05  # of a cell: float32 keeps 16 bits' centres to 1e-2 of one, and dequantised data is further off
 CHUNK = 2**22  # numbers at a time in a softmax over the levels

@@ -7,15 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from likelihood.divergence import Divergence, Hutchinson
-from likelihood.flow import FlowWithDivergence, check_finite, draws_fresh
-from likelihood.pilot import LogProb, plan_for
-from sde_lib import SDE
-from sde_lib.broadcast import DenoiserLike
-from sde_lib.sde import Noise
-from solvers import Adaptive, FlowSolver, Schedule
-from solvers.flow import State
-from solvers.solver import OnStep
+from scorefield.likelihood.choose_solver import LogProb, choose_solver
+from scorefield.likelihood.divergence import Divergence, Hutchinson
+from scorefield.likelihood.flow import FlowWithDivergence, check_finite, draws_fresh
+from scorefield.sde_lib import SDE
+from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.sde import Noise
+from scorefield.solvers import Adaptive, FlowSolver, Schedule
+from scorefield.solvers.ode.flow import State
+from scorefield.solvers.solver import OnStep
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def log_likelihood(
         if tolerance is not None:
             if solver is not None or ts is not None:
                 raise ValueError("expected a tolerance, or a solver and its grid, got both: leave one out")
-            plan = plan_for(
+            plan = choose_solver(
                 denoiser, sde, x0, tolerance, divergence=divergence, noise=noise, prior_log_prob=prior_log_prob
             )
             solver, ts = plan.solver, plan.ts

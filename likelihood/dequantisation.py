@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from likelihood.quantised import centres, dequantise
-from sde_lib import SDE
+from scorefield.likelihood.quantise import centres, dequantise
+from scorefield.sde_lib import SDE
 
 Uniforms = Callable[[Tensor], Tensor]
 Flow = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (centres in [-1, 1], uniforms) -> u in [0, 1), log q(u)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from sde_lib.sde import Noise
+from scorefield.sde_lib.sde import Noise
 
 Field = Callable[[Tensor], Tensor]
 Products = Callable[[Tensor], Tensor]  # directions v (P, B, *D) -> J v or J^T v, (P, B, *D)

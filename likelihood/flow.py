@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from likelihood.divergence import Divergence
-from sde_lib.broadcast import DenoiserLike, of_rows
-from sde_lib.sde import Noise
-from solvers import Adaptive, FlowSolver, Scales, probability_flow
-from solvers.flow import Rows, State
+from scorefield.likelihood.divergence import Divergence
+from scorefield.sde_lib.broadcast import DenoiserLike, of_rows
+from scorefield.sde_lib.sde import Noise
+from scorefield.solvers import Adaptive, FlowSolver, Scales, probability_flow
+from scorefield.solvers.ode.flow import Rows, State
 
 
 class FlowWithDivergence:

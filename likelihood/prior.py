@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_lib import SDE
+from scorefield.sde_lib import SDE
 
 FULL = 4096  # dimensions up to which the data's covariance is taken whole
 
@@ -51,7 +51,7 @@ class GaussianPrior:
         return each.expand_as(z).flatten(1).sum(1)
 
 
-def mismatch(sde: SDE, x0: Tensor, prior: GaussianPrior) -> float:
+def prior_kl(sde: SDE, x0: Tensor, prior: GaussianPrior) -> float:
     """KL(p_T || prior) in nats, p_T taken for the Gaussian of samples x0 (N, *D) at t_max.
 
     Near t_max the data is a small part of x, and what is not Gaussian of it a smaller one. The covariance is whole for

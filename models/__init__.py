@@ -1,19 +1,19 @@
 """Networks, and what makes a denoiser of them: `(x, alpha, sigma, **cond) -> E[x0 | x]`."""
 
-from models import precondition
-from models.adm import ADM
-from models.analytic import Empirical, Gaussian, GaussianMixture
-from models.counting import CountCalls
-from models.denoiser import Denoiser
-from models.dequantiser import Dequantiser
-from models.dit import DiT
-from models.guidance import ClassifierFree, Conditioned
-from models.mlp import MLP
-from models.ncsn import NCSN
-from models.ncsnpp import NCSNpp
-from models.ncsnv2 import NCSNv2
-from models.unet import UNet
-from models.vdm import VDM
+from scorefield.models import precondition
+from scorefield.models.analytic import Empirical, Gaussian, GaussianMixture
+from scorefield.models.counting import CountCalls
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.guidance import ClassifierFree, Conditioned
+from scorefield.models.networks.adm import ADM
+from scorefield.models.networks.dequantiser import Dequantiser
+from scorefield.models.networks.dit import DiT
+from scorefield.models.networks.mlp import MLP
+from scorefield.models.networks.ncsn import NCSN
+from scorefield.models.networks.ncsnpp import NCSNpp
+from scorefield.models.networks.ncsnv2 import NCSNv2
+from scorefield.models.networks.unet import UNet
+from scorefield.models.networks.vdm import VDM
 
 __all__ = [
     "ADM",

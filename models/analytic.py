@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from sde_lib.broadcast import as_time, expand, precise
+from scorefield.sde_lib.broadcast import as_time, expand, precise
 
 Scale = Tensor | float
 

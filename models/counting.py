@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sde_lib.broadcast import DenoiserLike, of_rows, predict_noise
+from scorefield.sde_lib.broadcast import DenoiserLike, of_rows, predict_noise
 
 
 class CountCalls:

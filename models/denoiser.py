@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.precondition import Precondition
-from sde_lib.broadcast import expand, precise
+from scorefield.models.precondition import Precondition
+from scorefield.sde_lib.broadcast import expand, precise
 
 
 class Denoiser(nn.Module):

@@ -85,7 +85,7 @@ PREDICTS: dict[str, Precondition] = {
 
 
 class Path(Protocol):
-    """What `Told` needs of an SDE."""
+    """What `TimeConditioned` needs of an SDE."""
 
     def time(self, log_snr: Tensor | float) -> Tensor: ...
 
@@ -93,7 +93,7 @@ class Path(Protocol):
 
 
 @dataclass(frozen=True)
-class Told:
+class TimeConditioned:
     """A network that is fed x as one path scales it, and told the noise level in the units of its paper.
 
         t = time of log-SNR,   x_t = s x,   s = hypot(alpha_t, sigma_t) / hypot(alpha, sigma),

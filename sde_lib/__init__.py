@@ -1,9 +1,9 @@
 """Functions of time: a path `t -> (alpha, sigma)` and everything that follows from it."""
 
-from sde_lib.broadcast import expand, predict_noise
-from sde_lib.discrete import DiscreteVPSDE
-from sde_lib.paths import EDMSDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
-from sde_lib.sde import SDE
+from scorefield.sde_lib.broadcast import expand, predict_noise
+from scorefield.sde_lib.discrete import DiscreteVPSDE
+from scorefield.sde_lib.paths import EDMSDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
+from scorefield.sde_lib.sde import SDE
 
 __all__ = [
     "EDMSDE",

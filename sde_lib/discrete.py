@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from sde_lib.broadcast import as_time, precise
-from sde_lib.sde import SDE
+from scorefield.sde_lib.broadcast import as_time, precise
+from scorefield.sde_lib.sde import SDE
 
 
 def _linear(steps: int, start: float, end: float) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from sde_lib.broadcast import as_time
-from sde_lib.sde import SDE
+from scorefield.sde_lib.broadcast import as_time
+from scorefield.sde_lib.sde import SDE
 
 
 def _integral_of_beta(t: Tensor, beta_min: float, beta_max: float) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde_lib.broadcast import DenoiserLike, as_time, expand, predict_noise
+from scorefield.sde_lib.broadcast import DenoiserLike, as_time, expand, predict_noise
 
 Noise = Callable[[Tensor], Tensor]
 

@@ -1,31 +1,61 @@
 """Ways along a path: `solver(denoiser, sde, x, ts, *, noise, on_step) -> x`, down it to sample, up to encode."""
 
-from solvers import clocks, grids
-from solvers.adams import DEIS, Adams, StochasticAdams
-from solvers.adams_moulton import AdamsMoulton
-from solvers.adaptive import Adaptive
-from solvers.adaptive_sde import AdaptiveSDE
-from solvers.belm import BELM
-from solvers.churn import Churn
-from solvers.ddim import DDIM, Ancestral, ConsistentAnnealed
-from solvers.dpm import DPMSolver, StochasticDPMSolver
-from solvers.euler_maruyama import EulerMaruyama, ReverseDiffusion
-from solvers.flow import FlowSolver, probability_flow
-from solvers.langevin import AnnealedLangevin
-from solvers.linear import LinearSolver
-from solvers.measured import step_density
-from solvers.noise import PerSampleNoise
-from solvers.predictor_corrector import PredictorCorrector
-from solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
-from solvers.schedule import Scales, Schedule
-from solvers.solver import Progress, Solver
-from solvers.trajectory import Trajectory
-from solvers.unipc import UniPC
+from scorefield.solvers import grids, variables
+from scorefield.solvers.adaptive_grid import step_density
+from scorefield.solvers.multistep.adams import DEIS, Adams, SASolver
+from scorefield.solvers.multistep.belm import BELM
+from scorefield.solvers.multistep.ddim import DDIM, Ancestral, ConsistentAnnealed
+from scorefield.solvers.multistep.dpm import DPMSolver, StochasticDPMSolver
+from scorefield.solvers.multistep.linear_multistep import LinearMultistep
+from scorefield.solvers.multistep.unipc import UniPC
+from scorefield.solvers.noise import PerSampleNoise
+from scorefield.solvers.ode.adams_moulton import AdamsMoulton
+from scorefield.solvers.ode.adaptive import Adaptive
+from scorefield.solvers.ode.flow import FlowSolver, probability_flow
+from scorefield.solvers.ode.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
+from scorefield.solvers.schedule import Scales, Schedule
+from scorefield.solvers.sde.adaptive_sde import AdaptiveSDE
+from scorefield.solvers.sde.churn import Churn
+from scorefield.solvers.sde.euler_maruyama import EulerMaruyama, ReverseDiffusion
+from scorefield.solvers.sde.langevin import AnnealedLangevin
+from scorefield.solvers.sde.predictor_corrector import PredictorCorrector
+from scorefield.solvers.solver import Progress, Solver
+from scorefield.solvers.trajectory import Trajectory
 
 __all__ = [
-    "BELM", "DDIM", "DEIS", "RK4", "Adams", "AdamsMoulton", "Adaptive", "AdaptiveSDE", "Ancestral",
-    "AnnealedLangevin", "Churn", "ConsistentAnnealed", "DPMSolver", "Euler", "EulerMaruyama", "FlowSolver", "Heun",
-    "LinearSolver", "Midpoint", "PerSampleNoise", "PredictorCorrector", "Progress", "ReverseDiffusion", "RungeKutta",
-    "Scales", "Schedule", "Solver", "StochasticAdams", "StochasticDPMSolver", "Trajectory", "UniPC", "clocks",
-    "grids", "probability_flow", "step_density",
+    "BELM",
+    "DDIM",
+    "DEIS",
+    "RK4",
+    "Adams",
+    "AdamsMoulton",
+    "Adaptive",
+    "AdaptiveSDE",
+    "Ancestral",
+    "AnnealedLangevin",
+    "Churn",
+    "ConsistentAnnealed",
+    "DPMSolver",
+    "Euler",
+    "EulerMaruyama",
+    "FlowSolver",
+    "Heun",
+    "LinearMultistep",
+    "Midpoint",
+    "PerSampleNoise",
+    "PredictorCorrector",
+    "Progress",
+    "ReverseDiffusion",
+    "RungeKutta",
+    "SASolver",
+    "Scales",
+    "Schedule",
+    "Solver",
+    "StochasticDPMSolver",
+    "Trajectory",
+    "UniPC",
+    "grids",
+    "probability_flow",
+    "step_density",
+    "variables",
 ]  # fmt: skip

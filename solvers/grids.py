@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_lib import SDE
-from solvers.clocks import Clock, Saturated
+from scorefield.sde_lib import SDE
+from scorefield.solvers.variables import IntegrationVariable, SoftClippedLogSNR
 
 
 def uniform(sde: SDE, steps: int) -> Tensor:
@@ -33,11 +33,11 @@ def log_snr(sde: SDE, steps: int) -> Tensor:
 
 def saturated(sde: SDE, steps: int, low: float = 0.01, high: float = 20.0, pace: float = 0.0) -> Tensor:
     """Equal steps in the saturated log-SNR: those of `log_snr` between the noise levels low and high, longer beyond."""
-    return by_clock(sde, steps, Saturated(low, high, pace=pace))
+    return uniform_in(sde, steps, SoftClippedLogSNR(low, high, pace=pace))
 
 
-def by_clock(sde: SDE, steps: int, clock: Clock) -> Tensor:
-    """Equal steps by any clock of `solvers.clocks`."""
+def uniform_in(sde: SDE, steps: int, clock: IntegrationVariable) -> Tensor:
+    """Equal steps by any clock of `solvers.variables`."""
     return _spaced(sde, steps, lambda t: clock.reading(sde, t), lambda c: clock.time(sde, c))
 
 

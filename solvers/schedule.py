@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from sde_lib import SDE
+from scorefield.sde_lib import SDE
 
 if TYPE_CHECKING:
-    from solvers.clocks import Clock
+    from scorefield.solvers.variables import IntegrationVariable
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Scales(NamedTuple):
         return cls(t, alpha, sigma, sde.log_snr(t), sde.drift(t), sde.diffusion(t))
 
 
-class Numbers(NamedTuple):
+class ScalarScales(NamedTuple):
     """`Scales` at one time as plain numbers, for coefficients."""
 
     t: float
@@ -67,15 +67,15 @@ class Schedule:
     def increasing(self) -> bool:
         return len(self.ts) > 1 and bool(self.ts[-1] > self.ts[0])
 
-    def host(self, i: int) -> Numbers:
+    def host(self, i: int) -> ScalarScales:
         """The scales at time i as numbers."""
         return self._numbers[i]
 
-    def within(self, i: int, fraction: float, clock: "Clock") -> Scales:
+    def within(self, i: int, fraction: float, clock: "IntegrationVariable") -> Scales:
         """The scales at a fraction of the way from time i to i + 1 by a clock."""
         return Scales(*(column[i] for column in self._between(fraction, clock)[1]))
 
-    def host_within(self, i: int, fraction: float, clock: "Clock") -> Numbers:
+    def host_within(self, i: int, fraction: float, clock: "IntegrationVariable") -> ScalarScales:
         """The same as numbers."""
         return self._between(fraction, clock)[0][i]
 
@@ -101,8 +101,8 @@ class Schedule:
     def __getitem__(self, i: int) -> Scales:
         return Scales(*(column[i] for column in self._scales))
 
-    def _between(self, fraction: float, clock: "Clock") -> tuple[list[Numbers], Scales]:
-        def compute() -> tuple[list[Numbers], Scales]:
+    def _between(self, fraction: float, clock: "IntegrationVariable") -> tuple[list[ScalarScales], Scales]:
+        def compute() -> tuple[list[ScalarScales], Scales]:
             readings = clock.reading(self.sde, self.ts)
             ts = clock.time(self.sde, torch.lerp(readings[:-1], readings[1:], fraction))
             host = Scales.at(self.sde, ts)
@@ -115,8 +115,8 @@ class Schedule:
         return Scales(*(column.to(self.device, dtype) for column in host))
 
 
-def _numbers(host: Scales) -> list[Numbers]:
-    return [Numbers(*row) for row in zip(*(column.tolist() for column in host), strict=True)]
+def _numbers(host: Scales) -> list[ScalarScales]:
+    return [ScalarScales(*row) for row in zip(*(column.tolist() for column in host), strict=True)]
 
 
 def _check(sde: SDE, ts: Tensor, monotone: bool) -> None:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sde_lib import SDE, expand, predict_noise
-from sde_lib.broadcast import DenoiserLike, of_rows
-from sde_lib.sde import Noise
-from solvers.schedule import Schedule
+from scorefield.sde_lib import SDE, expand, predict_noise
+from scorefield.sde_lib.broadcast import DenoiserLike, of_rows
+from scorefield.sde_lib.sde import Noise
+from scorefield.solvers.schedule import Schedule
 
 
 class Progress(NamedTuple):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from solvers.solver import Progress
+from scorefield.solvers.solver import Progress
 
 
 class Trajectory:

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from models.analytic import Gaussian, GaussianMixture
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
+from scorefield.models.analytic import Gaussian, GaussianMixture
+from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
 
 PATHS: dict[str, SDE] = {
     "vp": VPSDE(),

@@ -31,10 +31,10 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-from models import precondition
-from models.denoiser import Denoiser
-from sde_lib import EDMSDE, SDE, DiscreteVPSDE
-from solvers import (
+from scorefield.models import precondition
+from scorefield.models.denoiser import Denoiser
+from scorefield.sde_lib import EDMSDE, SDE, DiscreteVPSDE
+from scorefield.solvers import (
     DDIM,
     DEIS,
     Adams,
@@ -43,8 +43,8 @@ from solvers import (
     DPMSolver,
     Euler,
     Heun,
+    SASolver,
     Solver,
-    StochasticAdams,
     StochasticDPMSolver,
     UniPC,
     grids,
@@ -302,7 +302,7 @@ def test_dpm_solver_lowers_its_last_orders_as_diffusers_does_for_few_steps(grid:
     [
         (1, "midpoint", StochasticDPMSolver(1)),
         (2, "midpoint", StochasticDPMSolver(2)),
-        (2, "heun", StochasticAdams(2, corrector=False)),
+        (2, "heun", SASolver(2, corrector=False)),
     ],
 )
 def test_stochastic_dpm_solver_plus_plus(grid: str, order: int, kind: str, solver: Solver) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.testing import assert_close
 
-from models.analytic import Empirical, Gaussian, GaussianMixture
+from scorefield.models.analytic import Empirical, Gaussian, GaussianMixture
 
 # Variance-preserving, exploding and straight-line scales; nearly clean, and nearly all noise.
 SCALES = ((0.8, 0.6), (1.0, 0.05), (1.0, 20.0), (0.3, 0.7), (0.02, 1.0))

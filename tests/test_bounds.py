@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from likelihood.bounds import dsm_bound, elbo, vlb
-from likelihood.decoders import Decoder, DiscretisedDecoder, GaussianDecoder, LevelDecoder
-from likelihood.density import Density
-from models.analytic import GaussianMixture
-from sde_lib import EDMSDE, SDE, VPSDE, DiscreteVPSDE
-from solvers import PerSampleNoise, grids
+from scorefield.likelihood.bounds import dsm_bound, elbo, vlb
+from scorefield.likelihood.decoders import Decoder, DiscretisedDecoder, GaussianDecoder, LevelDecoder
+from scorefield.likelihood.density import Density
+from scorefield.models.analytic import GaussianMixture
+from scorefield.sde_lib import EDMSDE, SDE, VPSDE, DiscreteVPSDE
+from scorefield.solvers import PerSampleNoise, grids
 
 PAPER_PATHS = ["vp", "subvp", "ve", "edm", "cosine", "rectified"]
 paths = pytest.mark.parametrize("path", PAPER_PATHS)
@@ -414,7 +414,7 @@ def test_long_rows_of_levels_are_cut_without_a_trace(monkeypatch: pytest.MonkeyP
     alpha, sigma = torch.tensor([0.9, 0.8]).double(), torch.tensor([0.1, 0.2]).double()
     x = alpha[:, None] * x0 + sigma[:, None] * Seeded(11)(x0)
     whole = LevelDecoder(17).log_prob(None, x0, x, alpha, sigma)
-    monkeypatch.setattr("likelihood.decoders.CHUNK", 17 * 5)
+    monkeypatch.setattr("scorefield.likelihood.decoders.CHUNK", 17 * 5)
     assert_close(LevelDecoder(17).log_prob(None, x0, x, alpha, sigma), whole, rtol=0, atol=0)
 
 

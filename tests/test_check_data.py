@@ -14,10 +14,10 @@ from PIL import Image
 from test_data import grey, refused
 from test_readers import classes_of_images, noise, png_bytes, write_shard
 
-from commands.check_data import check_data
-from commands.run import stored_tensor
-from configs import own
-from training.data import Dataset, array, digits, folder, huggingface, shards
+from scorefield.commands.check_data import check_data
+from scorefield.commands.run import stored_tensor
+from scorefield.configs import own
+from scorefield.training.data import Dataset, array, digits, folder, huggingface, shards
 
 MAIN = Path(__file__).parents[1]
 
@@ -140,10 +140,10 @@ def test_check_data_of_large_items_takes_a_few_at_once(tmp_path: Path, monkeypat
     np.savez(tmp_path / "a.npz", x=x, x_test=x[:1])
     config = configured(tmp_path / "a.npz", "mlp")
     whole = check_data(tmp_path / "w", config, num=256)
-    monkeypatch.setattr("training.data.distance.ENTRIES", 1 << 18)
-    monkeypatch.setattr("commands.check_data._picture", lambda dataset, path: path)
+    monkeypatch.setattr("scorefield.training.data.distance.ENTRIES", 1 << 18)
+    monkeypatch.setattr("scorefield.commands.check_data._picture", lambda dataset, path: path)
     data = array(tmp_path / "a.npz")
-    monkeypatch.setattr("configs.build.build", lambda *_, **__: data)
+    monkeypatch.setattr("scorefield.configs.build.build", lambda *_, **__: data)
     tracemalloc.start()
     report = check_data(tmp_path / "w", config, num=256)
     peak = tracemalloc.get_traced_memory()[1]

@@ -15,10 +15,20 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from models import Denoiser, UNet
-from models.precondition import eps
-from training import EMA, PowerEMA, TrainingState, latest, load, load_weights, newest_whole, save, tidy
-from training.sealed import DiskFullError, damage, sealed, write_tensors
+from scorefield.models import Denoiser, UNet
+from scorefield.models.precondition import eps
+from scorefield.training import (
+    EMA,
+    PowerEMA,
+    TrainingState,
+    latest,
+    latest_valid,
+    load,
+    load_weights,
+    remove_partial,
+    save,
+)
+from scorefield.training.checkpoints.atomic import DiskFullError, atomic_dir, verify, write_tensors
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,26 +67,26 @@ def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(tmp_path: 
     for file in places:
         bit = chance.randrange(8 * file.stat().st_size)
         flip(file, bit)
-        found, notes = newest_whole(tmp_path)
+        found, notes = latest_valid(tmp_path)
         assert found == before, (file, bit)
         assert len(notes) == 1 and str(place) in notes[0] and before.name not in notes[0]
         with pytest.raises(ValueError, match=str(place)):
             load(place, state_at())
         flip(file, bit)
-    assert newest_whole(tmp_path) == (place, [])
+    assert latest_valid(tmp_path) == (place, [])
 
 
 def test_every_bit_of_the_list_of_checksums_counts(tmp_path: Path) -> None:
-    with sealed(tmp_path / "1") as part:
+    with atomic_dir(tmp_path / "1") as part:
         (part / "b.txt").write_bytes(b"abc")
         (part / "c.txt").write_bytes(b"abc")  # alike, and their names a bit apart: one line could pass for the other
     sums = tmp_path / "1" / "SHA256SUMS"
     assert sums.read_text().splitlines()[1] == f"{hashlib.sha256(b'abc').hexdigest()}  c.txt"
     for bit in range(8 * sums.stat().st_size):
         flip(sums, bit)
-        assert damage(tmp_path / "1"), bit
+        assert verify(tmp_path / "1"), bit
         flip(sums, bit)
-    assert damage(tmp_path / "1") is None
+    assert verify(tmp_path / "1") is None
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "1", capture_output=True, check=False)
     assert done.returncode == 0
 
@@ -90,17 +100,17 @@ def test_torn_missing_and_emptied_files_are_named_and_none_whole_is_an_error(tmp
         with pytest.raises(
             ValueError, match=r"^no checkpoint in [^\n]* is whole, [^\n]*ema\.safetensors does not match"
         ):
-            newest_whole(tmp_path)
+            latest_valid(tmp_path)
     file.unlink()
     with pytest.raises(ValueError, match=r"ema\.safetensors is missing"):
-        newest_whole(tmp_path)
-    assert newest_whole(tmp_path / "nowhere") == (None, [])
+        latest_valid(tmp_path)
+    assert latest_valid(tmp_path / "nowhere") == (None, [])
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_does_not_count_among_the_newest(tmp_path: Path) -> None:
     save(tmp_path, state_at(8))
     flip(save(tmp_path, state_at(16)) / "state.pt", 77)
-    assert newest_whole(tmp_path, set_aside=True)[0] == tmp_path / "0000000008"
+    assert latest_valid(tmp_path, set_aside=True)[0] == tmp_path / "0000000008"
     save(tmp_path, state_at(12), keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0000000012", "0000000016.damaged"]
 
@@ -115,7 +125,7 @@ def test_one_of_an_earlier_version_loads_and_says_so(tmp_path: Path) -> None:
         {**saved, "generator": own["generator"], "torch_rng": own["torch"], "cuda_rng": None}, place / "state.pt"
     )
     (place / "SHA256SUMS").unlink()
-    found, notes = newest_whole(tmp_path)
+    found, notes = latest_valid(tmp_path)
     assert found == place and "unverified" in notes[0]
     state = state_at(seed=1)
     assert load(place, state) == {}
@@ -138,7 +148,7 @@ def test_lost_checksums_or_weights_are_damage_too(lost: str, tmp_path: Path) -> 
     else:
         for file in second.iterdir():
             file.unlink()
-    found, notes = newest_whole(tmp_path)
+    found, notes = latest_valid(tmp_path)
     assert found == first and str(second) in notes[0]
 
 
@@ -194,7 +204,8 @@ def test_a_full_disk_keeps_what_was_there(
         raise OSError(number, os.strerror(number))
 
     targets = {
-        "write_tensors": "training.checkpoint.write_tensors", "torch.save": "torch.save", "fsync": "os.fsync",
+        "write_tensors": "scorefield.training.checkpoints.checkpoint.write_tensors",
+        "torch.save": "torch.save", "fsync": "os.fsync",
         "rename": "pathlib.Path.rename",
     }  # fmt: skip
     for again in (8, 16):  # the second time over a checkpoint of the same images, the first over none
@@ -203,13 +214,13 @@ def test_a_full_disk_keeps_what_was_there(
             with pytest.raises(DiskFullError, match=r"no room for .*" + f"{again:010d}"):
                 save(tmp_path, state_at(again, seed=1))
         assert [path.name for path in tmp_path.iterdir()] == [place.name]
-        assert damage(place) is None
+        assert verify(place) is None
 
 
 def test_a_real_limit_on_files_is_a_full_disk(tmp_path: Path) -> None:
     # The kernel's own error, through safetensors' place and through torch.save's, which loses its reason.
     def limited(size: int, body: str) -> str:
-        code = f"from tests.test_checkpoint import *\nimport pathlib\nfolder = pathlib.Path({str(tmp_path)!r})\n{body}"
+        code = f"from test_checkpoint import *\nimport pathlib\nfolder = pathlib.Path({str(tmp_path)!r})\n{body}"
         return subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
@@ -221,7 +232,7 @@ def test_a_real_limit_on_files_is_a_full_disk(tmp_path: Path) -> None:
         assert size > 0
         assert "DiskFullError: [Errno 27] no room for" in limited(size, "save(folder, state_at(16))")
         assert [path.name for path in tmp_path.iterdir()] == [place.name]
-    assert damage(place) is None
+    assert verify(place) is None
 
 
 def test_what_a_kill_leaves_is_cleared_and_what_was_moved_aside_comes_back(tmp_path: Path) -> None:
@@ -232,9 +243,9 @@ def test_what_a_kill_leaves_is_cleared_and_what_was_moved_aside_comes_back(tmp_p
     (tmp_path / "0000000008").rename(tmp_path / ".0000000008.gone")
     place.rename(tmp_path / ".0000000016.old")  # killed between the two renames that replace a checkpoint
     assert latest(tmp_path) is None
-    tidy(tmp_path)
+    remove_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["0000000016"]
-    assert newest_whole(tmp_path) == (place, [])
+    assert latest_valid(tmp_path) == (place, [])
 
 
 def test_tensors_of_all_kinds_are_written_as_safetensors_reads_them(tmp_path: Path) -> None:
@@ -256,8 +267,8 @@ def test_writing_and_reading_take_no_second_copy_of_the_weights(tmp_path: Path) 
     # 64 tensors of 4 MiB, in channels-last, which a file cannot hold as they are: 256 MiB of weights.
     code = f"""
 import resource, torch, pathlib
-from training.checkpoint import load_weights
-from training.sealed import write_tensors
+from scorefield.training.checkpoints.checkpoint import load_weights
+from scorefield.training.checkpoints.atomic import write_tensors
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()

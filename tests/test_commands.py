@@ -21,12 +21,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from warm import run
 
-from commands.interpolate import spherical
-from commands.run import open_trained
-from commands.sample import sample
-from commands.train import train
-from configs import build, cifar10, digits, fashion_mnist, mnist, own
-from training.data import digits as digits_data
+from scorefield.commands.interpolate import spherical
+from scorefield.commands.run import open_trained
+from scorefield.commands.sample import sample
+from scorefield.commands.train.command import train
+from scorefield.configs import build, cifar10, digits, fashion_mnist, mnist, own
+from scorefield.training.data import digits as digits_data
 
 ROOT = Path(__file__).parent.parent
 TINY = ("--config.training.batch=32", "--config.training.sample_every=0", "--config.net.width=8")
@@ -161,7 +161,7 @@ def test_a_compiled_network_gives_the_same_samples(workdir: Path, tmp_path: Path
 
 
 def test_the_solvers_table_of_the_docs_names_every_solver_and_setting() -> None:
-    text = (ROOT / "docs" / "solvers.md").read_text()
+    text = (ROOT / "docs" / "scorefield.solvers.md").read_text()
     for name, constructor in build.SOLVERS.items():
         settings = inspect.signature(constructor).parameters
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |") and line.count("|") == 3]
@@ -352,8 +352,8 @@ def test_data_of_any_shape_trains_samples_and_scores(shape: tuple[int, ...], tmp
     assert sample(tmp_path / "run", num=1, steps=2)["files"]
     with np.load(tmp_path / "run" / "samples.npz") as file_:
         assert file_["x"].shape == (1, *shape)
-    from commands.encode import decode, encode
-    from commands.likelihood import likelihood
+    from scorefield.commands.encode import decode, encode
+    from scorefield.commands.likelihood.command import likelihood
 
     encode(tmp_path / "run", steps=2)
     assert math.isfinite(decode(tmp_path / "run", steps=2)["round_trip_rms"])

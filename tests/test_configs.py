@@ -15,26 +15,26 @@ from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 
-from commands.train import train
-from configs import build, celeba, cifar10, digits
-from models import Denoiser, precondition
-from models.importers.published import SCORE_SDE
-from models.importers.score_sde import recipe
-from models.precondition import Told
-from sde_lib import SDE, VESDE, VPSDE
-from training import dsm_loss
-from training.adam import adam
+from scorefield.commands.train.command import train
+from scorefield.configs import build, celeba, cifar10, digits
+from scorefield.models import Denoiser, precondition
+from scorefield.models.checkpoints.published import SCORE_SDE
+from scorefield.models.checkpoints.score_sde.importer import recipe
+from scorefield.models.precondition import TimeConditioned
+from scorefield.sde_lib import SDE, VESDE, VPSDE
+from scorefield.training import dsm_loss
+from scorefield.training.adam import adam
 
 # What writes docs/networks.md is not installed.
 TABLE = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "networks.py"))
 ROWS, count, network = (TABLE[name] for name in ("ROWS", "count", "network"))
 FILES = ("cifar10", "celeba", "lsun", "celebahq", "ffhq", "imagenet")
-VARIANTS = [(file, v) for file in FILES for v in importlib.import_module(f"configs.{file}").VARIANTS]
+VARIANTS = [(file, v) for file in FILES for v in importlib.import_module(f"scorefield.configs.{file}").VARIANTS]
 variants = pytest.mark.parametrize(("file", "variant"), VARIANTS, ids=[":".join(each) for each in VARIANTS])
 
 
 def config_of(file: str, variant: str) -> ConfigDict:
-    config: ConfigDict = importlib.import_module(f"configs.{file}").get_config(variant)
+    config: ConfigDict = importlib.import_module(f"scorefield.configs.{file}").get_config(variant)
     return config
 
 
@@ -124,12 +124,12 @@ def test_configurations_are_those_of_score_sde(row: Any) -> None:
             assert_close(ours_, theirs_, rtol=1e-12, atol=0)
 
 
-def told_of(**keywords: Any) -> Told:
+def told_of(**keywords: Any) -> TimeConditioned:
     config = cifar10.get_config("ddpmpp")
     config.net.width = 4
     config.precondition = build.spec(build.PRECONDITIONS, "told", **keywords)
     found = built(config)[1].precondition
-    assert isinstance(found, Told)
+    assert isinstance(found, TimeConditioned)
     return found
 
 

@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.data import Dataset, array, cifar10, digits, fashion_mnist, folder, mnist, read_idx, toy
-from training.data.dataset import hold_out
-from training.data.sources import ARCHIVES
-from training.data.toys import NAMES
+from scorefield.training.data import Dataset, array, cifar10, digits, fashion_mnist, folder, mnist, read_idx, toy
+from scorefield.training.data.dataset import hold_out
+from scorefield.training.data.sources.toys import NAMES
+from scorefield.training.data.sources.urls import ARCHIVES
 
 BYTES = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
 LABELS = np.array([0, 2, 1, 2])
@@ -188,7 +188,7 @@ def test_mnist_in_torchvisions_layout(
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> int:
     """Batches of 20 images in place of 10,000."""
-    monkeypatch.setattr(importlib.import_module("training.data.cifar10"), "COUNT", 20)
+    monkeypatch.setattr(importlib.import_module("scorefield.training.data.sources.cifar10"), "COUNT", 20)
     return 20
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands.demo import demo
-from evaluation import DigitProbe
-from training.data import digits
+from scorefield.commands.demo import demo
+from scorefield.evaluation import DigitProbe
+from scorefield.training.data import digits
 
 
 def test_the_demo_runs_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

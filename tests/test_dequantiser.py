@@ -15,17 +15,17 @@ from torch import Generator, Tensor
 from torch.testing import assert_close
 
 import commands.train_dequantiser as command
-from commands.run import open_trained
-from commands.train import train
-from commands.train_dequantiser import load_dequantiser, train_dequantiser
-from configs import digits, own
-from models.analytic import GaussianMixture
-from models.dequantiser import Dequantiser, checkerboard
-from models.unet import UNet
-from sde_lib import VPSDE
-from training import TrainingState
-from training.dequantiser import centres, dequantiser_gain
-from training.dequantiser import train_dequantiser as steps_of
+from scorefield.commands.run import open_trained
+from scorefield.commands.train.command import train
+from scorefield.commands.train_dequantiser import load_dequantiser, train_dequantiser
+from scorefield.configs import digits, own
+from scorefield.models.analytic import GaussianMixture
+from scorefield.models.networks.dequantiser import Dequantiser, checkerboard
+from scorefield.models.networks.unet import UNet
+from scorefield.sde_lib import VPSDE
+from scorefield.training import TrainingState
+from scorefield.training.objectives.dequantiser import centres, dequantiser_gain
+from scorefield.training.objectives.dequantiser import train_dequantiser as steps_of
 
 
 def random(shape: tuple[int, ...], spread: float = 1.0, **settings: int) -> Dequantiser:

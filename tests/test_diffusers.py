@@ -24,17 +24,17 @@ from diffusers.schedulers.deprecated.scheduling_sde_vp import ScoreSdeVpSchedule
 from safetensors.torch import save_file
 from seeded import seeded_input, state_dict
 
-from models import Denoiser, UNet, precondition
-from models.exporters import to_diffusers
-from models.foreign import DiffusersAutoencoder, DiffusersUNet
-from models.importers import Verdict, load_checkpoint
-from models.importers.diffusers import UNET, recipe, recipe_of
-from models.importers.diffusers_latent import load_latent
-from models.importers.diffusers_native import RENAMED
-from models.importers.verdict import fitted
-from models.precondition import Told
-from sde_lib import SDE, CosineSDE, DiscreteVPSDE
-from solvers import DDIM, grids
+from scorefield.models import Denoiser, UNet, precondition
+from scorefield.models.checkpoints import LoadReport, load_checkpoint
+from scorefield.models.checkpoints.diffusers.export import to_diffusers
+from scorefield.models.checkpoints.diffusers.importer import UNET, recipe, recipe_of
+from scorefield.models.checkpoints.diffusers.latent import load_latent
+from scorefield.models.checkpoints.diffusers.modules import DiffusersAutoencoder, DiffusersUNet
+from scorefield.models.checkpoints.diffusers.native import RENAMED
+from scorefield.models.checkpoints.report import fitted
+from scorefield.models.precondition import TimeConditioned
+from scorefield.sde_lib import SDE, CosineSDE, DiscreteVPSDE
+from scorefield.solvers import DDIM, grids
 
 diffusers.utils.logging.set_verbosity_error()
 
@@ -125,7 +125,7 @@ def theirs(config: Config, kind: str = "UNet2DModel") -> Any:
     return network
 
 
-def loaded(folder: Path, **given: Any) -> tuple[Denoiser, SDE, Verdict]:
+def loaded(folder: Path, **given: Any) -> tuple[Denoiser, SDE, LoadReport]:
     return load_checkpoint(folder, "diffusers", **given)
 
 
@@ -433,7 +433,7 @@ def test_an_exported_network_gives_the_same_there(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear", "cosine", (0.001, 0.01, 0.02, 0.3)], ids=str)
 def test_an_exported_denoiser_is_a_pipeline(predicts: str, betas: Any, tmp_path: Path) -> None:
     sde = DiscreteVPSDE(betas)
-    denoiser = Denoiser(ours(), Told(sde, predicts, "time", float(sde.steps), -1.0))
+    denoiser = Denoiser(ours(), TimeConditioned(sde, predicts, "time", float(sde.steps), -1.0))
     to_diffusers(denoiser, tmp_path)
     scheduler = diffusers.DDPMPipeline.from_pretrained(tmp_path).scheduler
     alpha = sde.scales((torch.arange(sde.steps, dtype=torch.float64) + 1) / sde.steps)[0]
@@ -454,7 +454,7 @@ def test_a_network_with_its_path_is_a_pipeline_that_samples(tmp_path: Path) -> N
     assert pipeline(num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
 
 
-TOLD = Told(DiscreteVPSDE("linear"), "eps", "time", 1000.0, -1.0)
+TOLD = TimeConditioned(DiscreteVPSDE("linear"), "eps", "time", 1000.0, -1.0)
 REFUSED: dict[str, tuple[Config, Any, Any]] = {
     "frequencies": ({"frequencies": "smooth"}, TOLD, None),
     "fourier": ({"fourier": (6, 7)}, TOLD, None),
@@ -465,8 +465,8 @@ REFUSED: dict[str, tuple[Config, Any, Any]] = {
     "heads": ({"heads": 2, "attention": (0, 1)}, TOLD, None),
     "middle_norm": ({"middle_norm": False}, TOLD, None),
     "got eps": ({}, precondition.eps, None),
-    "shift=-1": ({}, Told(DiscreteVPSDE("linear"), "eps", "time", 1000.0), None),
-    "scaled_score": ({}, Told(DiscreteVPSDE("linear"), "scaled_score", "time", 1000.0, -1.0), None),
+    "shift=-1": ({}, TimeConditioned(DiscreteVPSDE("linear"), "eps", "time", 1000.0), None),
+    "scaled_score": ({}, TimeConditioned(DiscreteVPSDE("linear"), "scaled_score", "time", 1000.0, -1.0), None),
     "another": ({}, TOLD, DiscreteVPSDE("cosine")),
     "CosineSDE": ({}, None, CosineSDE()),
 }

@@ -18,14 +18,14 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import Denoiser, UNet
-from models.precondition import eps
-from sde_lib import VPSDE
-from training import EMA, TrainingState, loop, train
-from training.adam import adam
-from training.blocks import blocks_of
-from training.distributed import Agreement, Ranks
-from training.sharding import Sharding
+from scorefield.models import Denoiser, UNet
+from scorefield.models.precondition import eps
+from scorefield.sde_lib import VPSDE
+from scorefield.training import EMA, TrainingState, engine, train
+from scorefield.training.adam import adam
+from scorefield.training.distributed.blocks import blocks_of
+from scorefield.training.distributed.ranks import Agreement, Ranks
+from scorefield.training.distributed.sharding import Sharding
 
 ROOT = Path(__file__).parent.parent
 BATCH, STEPS = 16, 50
@@ -212,7 +212,7 @@ class Waits(TorchDispatchMode):
 
 
 def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "AT_ONCE", ())  # as if this were a device that works on its own
+    monkeypatch.setattr(engine, "HOST_DEVICES", ())  # as if this were a device that works on its own
     state = small_state()
     steps = train(state.denoiser, VPSDE(), data(0), images=9 * BATCH, state=state, accumulate=2, recompute=True)
     next(steps)
@@ -263,8 +263,8 @@ def test_where_one_rank_fails_all_end_with_its_error() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from commands.train import train as train_run
-    from configs import digits
+    from scorefield.commands.train.command import train as train_run
+    from scorefield.configs import digits
 
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     config = digits.get_config("vp")
@@ -275,7 +275,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ranks_share_samples_to_the_bit(run: Path, tmp_path: Path) -> None:
-    from commands.sample import sample
+    from scorefield.commands.sample import sample
 
     asked = {"num": 20, "batch": 8, "solver": "euler_maruyama", "steps": 5, "seed": 3}
     sample(run, **asked, output=str(tmp_path / "one.npz"), trajectory=2)
@@ -294,7 +294,7 @@ def test_ranks_share_samples_to_the_bit(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_signal_ends_all_ranks_at_one_checkpoint(tmp_path: Path) -> None:
-    from commands.run import open_trained
+    from scorefield.commands.run import open_trained
 
     flags = ["--config.net.width=8", "--config.net.blocks=1", "--config.sampling.steps=2", "--config.training.batch=16"]
     flags += ["--config.training.log_every=2", "--config.training.sharding=fsdp"]

@@ -12,12 +12,12 @@ from torch.func import jvp
 from torch.nn.functional import pad, unfold
 from torch.testing import assert_close
 
-from models.denoiser import Denoiser
-from models.dit import SIZES, DiT, positions
-from models.importers import dit
-from models.importers.recipe import Recipe
-from models.importers.verdict import fitted
-from sde_lib import DiscreteVPSDE
+from scorefield.models.checkpoints import dit
+from scorefield.models.checkpoints.report import fitted
+from scorefield.models.checkpoints.spec import CheckpointSpec
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.networks.dit import SIZES, DiT, positions
+from scorefield.sde_lib import DiscreteVPSDE
 
 # Trainable parameters of DiT-S/2 .. XL/2 for 4 channels and 1000 classes, github.com/facebookresearch/DiT at ed81ce2,
 # counted once outside this repository: 32.96M, 130.51M, 458.10M and 675.13M there with the table of positions.
@@ -46,7 +46,7 @@ def original() -> tuple[dict[str, Any], dict[str, Tensor]]:
     return fixture, {**seeded.state_dict(fixture["shapes"]), **buffers}
 
 
-def built(recipe: Recipe, state: dict[str, Tensor], dtype: torch.dtype) -> DiT:
+def built(recipe: CheckpointSpec, state: dict[str, Tensor], dtype: torch.dtype) -> DiT:
     """The recipe's network with its weights, in the dtype from the start."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
-from likelihood import Exact, Hutchinson, HutchPlusPlus, log_likelihood
-from likelihood.divergence import Divergence
-from models import MLP, Denoiser, precondition
-from models.analytic import GaussianMixture
-from models.counting import CountCalls
-from sde_lib import SDE
-from solvers import AdamsMoulton, Adaptive, Euler, Heun, PerSampleNoise, grids
+from scorefield.likelihood import Exact, Hutchinson, HutchPlusPlus, log_likelihood
+from scorefield.likelihood.divergence import Divergence
+from scorefield.models import MLP, Denoiser, precondition
+from scorefield.models.analytic import GaussianMixture
+from scorefield.models.counting import CountCalls
+from scorefield.sde_lib import SDE
+from scorefield.solvers import AdamsMoulton, Adaptive, Euler, Heun, PerSampleNoise, grids
 
 DIMS = 10
 TIGHT = Adaptive(rtol=1e-7, atol=1e-7, per_sample=False)

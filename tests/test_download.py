@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data import cifar10, download, fashion_mnist, mnist
-from training.data.sources import ARCHIVES, Archive
+from scorefield.training.data import cifar10, download, fashion_mnist, mnist
+from scorefield.training.data.sources.urls import ARCHIVES, Archive
 
-module = importlib.import_module("training.data.download")
+module = importlib.import_module("scorefield.training.data.files.download")
 CONTENT = np.random.default_rng(0).integers(256, size=300_000, dtype=np.uint8).tobytes()
 PACKED = gzip.compress(CONTENT, mtime=0)
 FILE = "MNIST/raw/train-images-idx3-ubyte"

@@ -9,8 +9,9 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from training import EMA, PowerEMA, ema_profiles, reconstruct, snapshots
-from training.ema_profiles import coefficients, exponent, inner_product, sigma_rel
+from scorefield.training import EMA, PowerEMA, reconstruct, snapshots
+from scorefield.training.averages import profiles
+from scorefield.training.averages.profiles import coefficients, exponent, inner_product, sigma_rel
 
 
 def profile(tau: np.ndarray | float, t: float, gamma: float) -> np.ndarray | float:
@@ -57,7 +58,7 @@ def test_lengths_and_exponents_are_the_papers(length: float, gamma: float) -> No
     assert sigma_rel(exponent(length)) == pytest.approx(length, rel=1e-12)
 
 
-@pytest.mark.parametrize("length", [0.01, 0.05, 0.1, 0.2, ema_profiles.LONGEST])
+@pytest.mark.parametrize("length", [0.01, 0.05, 0.1, 0.2, profiles.LONGEST])
 def test_a_profile_has_its_length(length: float) -> None:
     t, gamma = 3.0, exponent(length)
 

@@ -12,18 +12,18 @@ from seeded import load, seeded_normal, state_dict
 from torch import Tensor, nn
 from warm import run
 
-from commands.encode import encode
-from commands.export_run import export_run
-from commands.import_checkpoint import import_checkpoint
-from commands.likelihood import likelihood
-from commands.run import open_trained
-from commands.sample import sample
-from configs import build
-from models import ADM, MLP, NCSN, VDM, Denoiser, DiT, NCSNpp, NCSNv2, UNet, precondition
-from models.importers import files, load_checkpoint
-from models.precondition import Precondition, Told
-from models.pretrained import from_pretrained, save_pretrained
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
+from scorefield.commands.encode import encode
+from scorefield.commands.export_run import export_run
+from scorefield.commands.import_checkpoint import import_checkpoint
+from scorefield.commands.likelihood.command import likelihood
+from scorefield.commands.run import open_trained
+from scorefield.commands.sample import sample
+from scorefield.configs import build
+from scorefield.models import ADM, MLP, NCSN, VDM, Denoiser, DiT, NCSNpp, NCSNv2, UNet, precondition
+from scorefield.models.checkpoints import files, load_checkpoint
+from scorefield.models.checkpoints.own import from_pretrained, save_pretrained
+from scorefield.models.precondition import Precondition, TimeConditioned
+from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
 
 
 def checkpoint(name: str, path: Path) -> str:
@@ -130,7 +130,7 @@ def test_a_file_with_both_is_read_once_and_its_network_built_once(
         make(self, *args, **keywords)
         built.append(self.stem.weight.device.type)
 
-    monkeypatch.setattr("models.importers.load.read", opening)
+    monkeypatch.setattr("scorefield.models.checkpoints.load.read", opening)
     monkeypatch.setattr(NCSNv2, "__init__", building)
     source = {"file": str(tmp_path / "checkpoint.pth"), "source": "ncsnv2", "architecture": "image_size=16"}
     import_checkpoint(tmp_path / "run", **source)
@@ -231,8 +231,8 @@ PRECONDITIONS: dict[str, Precondition] = {
     "eps": precondition.eps,
     "v": precondition.v,
     "edm": precondition.edm(0.7),
-    "told": Told(DiscreteVPSDE("cosine"), "eps", scale=1000.0, shift=-1.0),
-    "told log sigma": Told(VESDE(0.02, 60.0), "scaled_score", "log_sigma", 1.0, -0.7),
+    "told": TimeConditioned(DiscreteVPSDE("cosine"), "eps", scale=1000.0, shift=-1.0),
+    "told log sigma": TimeConditioned(VESDE(0.02, 60.0), "scaled_score", "log_sigma", 1.0, -0.7),
 }
 PATHS = (VPSDE(), SubVPSDE(0.2), VESDE(), EDMSDE(), CosineSDE(1.0), RectifiedSDE(), DiscreteVPSDE("scaled_linear"))
 

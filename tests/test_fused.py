@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.functional import group_norm, silu
 from warm import run
 
-from models import MLP, UNet, fused
-from models.activation import GroupNorm
-from models.layers import compile_network
+from scorefield.models import MLP, UNet
+from scorefield.models.layers import fused
+from scorefield.models.layers.blocks import compile_network
+from scorefield.models.layers.norm import GroupNorm
 
 EPS = 1e-5
 SHAPES = ((3, 8, 5, 4), (1, 8, 17, 19), (2, 5, 1, 1), (5, 48, 9, 40))  # 17 * 19 and 9 * 40 pixels: over one block

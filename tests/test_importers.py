@@ -11,14 +11,14 @@ import torch
 from seeded import load, seeded_input, seeded_normal, state_dict
 from torch import Tensor
 
-from models import ADM, Denoiser, UNet, precondition
-from models.importers import SOURCES, Recipe, guided, load_checkpoint
-from models.importers.load import STATES
-from models.importers.published import SCORE_SDE
-from models.importers.verdict import fitted, noise_found
-from models.precondition import Told
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, DiscreteVPSDE, predict_noise
-from solvers import AnnealedLangevin, PredictorCorrector, ReverseDiffusion, grids
+from scorefield.models import ADM, Denoiser, UNet, precondition
+from scorefield.models.checkpoints import SOURCES, CheckpointSpec, guided_diffusion, load_checkpoint
+from scorefield.models.checkpoints.load import STATES
+from scorefield.models.checkpoints.published import SCORE_SDE
+from scorefield.models.checkpoints.report import fitted, noise_found
+from scorefield.models.precondition import TimeConditioned
+from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, DiscreteVPSDE, predict_noise
+from scorefield.solvers import AnnealedLangevin, PredictorCorrector, ReverseDiffusion, grids
 
 NETWORKS = sorted(path.stem for path in (Path(__file__).parent / "fixtures").glob("*.json"))
 # The samplers, and what is compared beside its own network.
@@ -41,7 +41,7 @@ def architecture(fixture: dict[str, Any]) -> dict[str, Any]:
     return {**fixture["architecture"], **schedule}
 
 
-def built(name: str, dtype: torch.dtype) -> tuple[dict[str, Any], Recipe, Denoiser]:
+def built(name: str, dtype: torch.dtype) -> tuple[dict[str, Any], CheckpointSpec, Denoiser]:
     fixture = load(name)
     state = tensors(fixture, dtype)
     recipe = STATES[source(fixture)](state, **architecture(fixture))
@@ -56,7 +56,7 @@ def built(name: str, dtype: torch.dtype) -> tuple[dict[str, Any], Recipe, Denois
     return fixture, recipe, denoiser.eval()
 
 
-def log_snr(fixture: dict[str, Any], recipe: Recipe) -> Tensor:
+def log_snr(fixture: dict[str, Any], recipe: CheckpointSpec) -> Tensor:
     """The noise that the original was told, as a log-SNR of the path."""
     told, sde = torch.tensor(fixture["told"], dtype=torch.float64), recipe.sde
     if fixture["kind"] == "continuous":
@@ -209,12 +209,12 @@ def test_the_verdict_counts_what_fits(tmp_path: Path) -> None:
 
 def test_the_verdict_says_how_much_noise_is_recognised() -> None:
     sde = VPSDE()
-    echo = Denoiser(lambda x, k: x, Told(sde, "eps", scale=999.0))
+    echo = Denoiser(lambda x, k: x, TimeConditioned(sde, "eps", scale=999.0))
     assert noise_found(echo, sde, (3, 8, 8)) == pytest.approx(1, abs=1e-4)
     # One that gives x to the half finds 1 - 1/4 of it, and the score's sign the wrong way round nothing.
-    half = Denoiser(lambda x, k: x / 2, Told(sde, "eps", scale=999.0))
+    half = Denoiser(lambda x, k: x / 2, TimeConditioned(sde, "eps", scale=999.0))
     assert noise_found(half, sde, (3, 8, 8)) == pytest.approx(0.75, abs=1e-4)
-    turned = Denoiser(lambda x, k: -x, Told(sde, "eps", scale=999.0))
+    turned = Denoiser(lambda x, k: -x, TimeConditioned(sde, "eps", scale=999.0))
     assert noise_found(turned, sde, (3, 8, 8)) == pytest.approx(-3, abs=1e-3)
 
 
@@ -392,14 +392,15 @@ def test_values_that_the_weights_contradict_are_refused() -> None:
 
 
 def test_released_networks_of_guided_diffusion_need_no_architecture_and_others_do() -> None:
-    def meta(width: int, multipliers: tuple[float, ...], blocks: int, classes: int | None) -> Recipe:
+    def meta(width: int, multipliers: tuple[float, ...], blocks: int, classes: int | None) -> CheckpointSpec:
         with torch.device("meta"):
             network = ADM(
                 3, width, multipliers, blocks, (len(multipliers) - 1,), frequencies="open_timesteps",
                 smallest_group=1, num_classes=classes, variances=True,
             )  # fmt: skip
             shapes = {
-                entry.theirs[0]: network.state_dict()[entry.ours].shape for entry in guided._entries(network, True)
+                entry.theirs[0]: network.state_dict()[entry.ours].shape
+                for entry in guided_diffusion._entries(network, True)
             }
         shapes |= {} if classes is None else {"label_emb.weight": torch.Size((classes, 4 * width))}
         shapes = {n: s[:2] if "time_embed" in n or "emb_layers" in n else s for n, s in shapes.items()}
@@ -450,7 +451,7 @@ def test_edm_networks_are_told_no_class_as_the_original_is() -> None:
 
 def test_whole_timesteps_are_those_of_the_nearest_noise_level() -> None:
     sde = DiscreteVPSDE("cosine")
-    told = Told(sde, "eps", "time", 1000.0, -1.0, whole=True)
+    told = TimeConditioned(sde, "eps", "time", 1000.0, -1.0, whole=True)
     k = torch.arange(1000)
     alphas, sigmas = sde.scales((k + 1).double() / 1000)
     levels = sigmas / alphas
@@ -473,7 +474,7 @@ def test_scaled_score_is_sigma_times_the_score_at_any_alpha() -> None:
 
 def test_beyond_its_path_a_network_sees_nothing_larger_than_at_its_end() -> None:
     seen = []
-    told = Told(VPSDE(), "eps", scale=999.0)
+    told = TimeConditioned(VPSDE(), "eps", scale=999.0)
     denoiser = Denoiser(lambda x, k: seen.append(x) or x, told)
     noise = seeded_normal("n", (1, 1000))
     sigma = torch.tensor(5000.0, dtype=torch.float64)  # VP's last has 152
@@ -504,7 +505,7 @@ def test_any_callable_is_a_denoiser_in_a_line() -> None:
         "v": (lambda x, t: torch.zeros_like(x), 1.0),
     }
     for predicts, (function, scale) in theirs.items():
-        denoiser = Denoiser(function, Told(sde, predicts, scale=scale))
+        denoiser = Denoiser(function, TimeConditioned(sde, predicts, scale=scale))
         assert (denoiser(x, alpha, sigma) - row(alpha) * x).abs().max() < 1e-9, predicts
 
 
@@ -515,7 +516,7 @@ def test_a_function_of_discrete_timesteps_is_told_them() -> None:
         seen.append(k)
         return torch.zeros_like(x)
 
-    denoiser = Denoiser(net, Told(sde, "eps", scale=1000.0, shift=-1.0))
+    denoiser = Denoiser(net, TimeConditioned(sde, "eps", scale=1000.0, shift=-1.0))
     for k in (0, 1, 499, 999):
         denoiser(torch.zeros(1, 2), *sde.scales(torch.tensor((k + 1) / 1000, dtype=torch.float64)))
     # float32, as x is: its spacing at 999 is 6e-5
@@ -528,7 +529,7 @@ def test_told_means_the_same_along_any_path() -> None:
     for tensor in network.parameters():
         tensor.data = seeded_normal("w", tensor.shape) / max(1, tensor[0].numel()) ** 0.5
     trained = VPSDE()
-    denoiser = Denoiser(network, Told(trained, "eps", scale=999.0))
+    denoiser = Denoiser(network, TimeConditioned(trained, "eps", scale=999.0))
     x0, eps = seeded_normal("x0", (2, 3, 8, 8)), seeded_normal("eps", (2, 3, 8, 8))
     with torch.no_grad():
         for log_snr_ in (-4.0, 0.0, 5.0):
@@ -541,13 +542,13 @@ def test_told_means_the_same_along_any_path() -> None:
 
 def test_told_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="expected predicts to be one of"):
-        Told(VPSDE(), "noise")
+        TimeConditioned(VPSDE(), "noise")
     with pytest.raises(ValueError, match="expected unit"):
-        Told(VPSDE(), "eps", "seconds")
+        TimeConditioned(VPSDE(), "eps", "seconds")
 
 
 def test_sources_are_those_of_the_documentation() -> None:
     assert (
         *("score_sde_pytorch", "ncsnv2", "ddim", "edm", "guided_diffusion", "dit", "diffusers", "scorefield"),
     ) == SOURCES
-    assert dataclasses.is_dataclass(Recipe)
+    assert dataclasses.is_dataclass(CheckpointSpec)

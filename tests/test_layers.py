@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import conv2d, group_norm, interpolate, silu
 
-from models.activation import GroupNorm
-from models.layers import ResidualBlock
-from models.resampling import Downsample, Fir, Upsample
+from scorefield.models.layers.blocks import ResidualBlock
+from scorefield.models.layers.norm import GroupNorm
+from scorefield.models.layers.resampling import Downsample, Fir, Upsample
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 formats = pytest.mark.parametrize("format_", FORMATS.values(), ids=FORMATS)

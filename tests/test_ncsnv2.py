@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from models import NCSN
-from models.denoiser import Denoiser
-from models.importers import ncsnv2
-from models.importers.recipe import Recipe
-from models.ncsnv2 import NCSNv2
-from sde_lib import VESDE
+from scorefield.models import NCSN
+from scorefield.models.checkpoints import ncsnv2
+from scorefield.models.checkpoints.spec import CheckpointSpec
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.networks.ncsnv2 import NCSNv2
+from scorefield.sde_lib import VESDE
 
 FIXTURES = (
     *("ncsn", "ncsn_28", "ncsn_deeper"),
@@ -35,7 +35,7 @@ def original(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return fixture, {**seeded.state_dict(fixture["shapes"]), **buffers}
 
 
-def built(recipe: Recipe, state: Mapping[str, Tensor]) -> torch.nn.Module:
+def built(recipe: CheckpointSpec, state: Mapping[str, Tensor]) -> torch.nn.Module:
     """The network in float64 with the weights of the original, none left over or without one."""
     net = recipe.network(**recipe.settings).double()
     entries = list(recipe.entries(net))

@@ -10,11 +10,11 @@ from oracles import SHAPES, gaussian
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from models import MLP, ClassifierFree, Conditioned, Denoiser, UNet, precondition
-from models.layers import Attention, ResidualBlock
-from models.precondition import Precondition
-from models.resampling import Downsample
-from sde_lib import predict_noise
+from scorefield.models import MLP, ClassifierFree, Conditioned, Denoiser, UNet, precondition
+from scorefield.models.layers.blocks import Attention, ResidualBlock
+from scorefield.models.layers.resampling import Downsample
+from scorefield.models.precondition import Precondition
+from scorefield.sde_lib import predict_noise
 
 # Variance preserving, exploding, straight-line, and EDM's ends: alpha and sigma.
 SCALES = ((0.8, 0.6), (0.999999, 0.0014), (0.01, 0.99995), (1.0, 20.0), (1.0, 0.002), (0.3, 0.7), (0.999, 0.001))

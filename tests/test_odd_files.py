@@ -20,10 +20,10 @@ from PIL import Image
 from test_data import grey, labels, refused, save
 from test_readers import classes_of_images, noise, png_bytes
 
-from training.data import archive, array, folder, image_files, shards
-from training.data import images as images_module
-from training.data.archive import archived
-from training.data.images import Images, Item
+from scorefield.training.data import archive, array, folder, image_files, shards
+from scorefield.training.data.files import images as images_module
+from scorefield.training.data.files.archive import archived
+from scorefield.training.data.files.images import Images, Item
 
 MAIN = Path(__file__).parents[1]
 

@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from test_data import grey, labels, real, refused, save
 
-from commands.check_data import check_data, noise_levels
-from commands.run import DataFacts, Run
-from training import Batches
-from training.batches import Scaled, _Ahead
-from training.data import (
+from scorefield.commands.check_data import check_data, noise_levels
+from scorefield.commands.run import DataFacts, Run
+from scorefield.training import Batches
+from scorefield.training.data import (
     Dataset,
     archive,
     array,
@@ -41,8 +40,9 @@ from training.data import (
     imagenet,
     shards,
 )
-from training.data.dataset import judged
-from training.data.distance import largest_distance
+from scorefield.training.data.batches import Prefetcher, ToModelRange
+from scorefield.training.data.dataset import judged
+from scorefield.training.data.distance import largest_distance
 
 
 def noise(*shape: int, seed: int = 0, dtype: Any = np.uint8) -> NDArray[Any]:
@@ -381,7 +381,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     expected = folder(root, cache="off").x
     (tmp_path / "file").write_text("")
     refused("cache to be a folder that can be written", folder, root, cache=tmp_path / "file")
-    monkeypatch.setattr("training.data.cache.os.access", lambda *_: False)
+    monkeypatch.setattr("scorefield.training.data.files.cache.os.access", lambda *_: False)
     assert (folder(root).x == expected).all()
     refused("cache to be a folder that can be written", folder, root, cache=tmp_path / "given")
 
@@ -489,7 +489,7 @@ def test_huggingface_of_vectors(tmp_path: Path) -> None:
 @pytest.fixture
 def mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays of any size are treated as large ones."""
-    monkeypatch.setattr(importlib.import_module("training.data.array"), "IN_MEMORY", 0)
+    monkeypatch.setattr(importlib.import_module("scorefield.training.data.files.array"), "IN_MEMORY", 0)
 
 
 @pytest.mark.usefixtures("mapped")
@@ -536,8 +536,8 @@ def test_raw_numbers(tmp_path: Path) -> None:
 
 def test_a_large_array_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 256 MiB of holes; above 16 MiB counts as large here.
-    monkeypatch.setattr(importlib.import_module("training.data.array"), "IN_MEMORY", 1 << 24)
-    monkeypatch.setattr(importlib.import_module("training.data.dataset"), "LARGE", 1 << 24)
+    monkeypatch.setattr(importlib.import_module("scorefield.training.data.files.array"), "IN_MEMORY", 1 << 24)
+    monkeypatch.setattr(importlib.import_module("scorefield.training.data.dataset"), "LARGE", 1 << 24)
     head = io.BytesIO()
     np.lib.format.write_array_header_2_0(head, {"descr": "<f4", "fortran_order": False, "shape": (1 << 18, 256)})
     path = tmp_path / "a.npy"
@@ -561,19 +561,24 @@ def test_scaled_is_the_formula_and_flips_half() -> None:
     u = torch.rand(k.shape, generator=g.manual_seed(3))
     plain = -1 + 2 / 17 * (k.float() + u)
     turned = torch.rand(400, generator=g) < 0.5
-    assert torch.equal(Scaled(17)(k, g.manual_seed(3)), plain)
-    flipped = Scaled(17, flip=True)(k, g.manual_seed(3))
+    assert torch.equal(ToModelRange(17)(k, g.manual_seed(3)), plain)
+    flipped = ToModelRange(17, flip=True)(k, g.manual_seed(3))
     assert torch.equal(flipped[~turned], plain[~turned]) and torch.equal(flipped[turned], plain[turned].flip(-1))
     assert 150 < int(turned.sum()) < 250
-    centred = Scaled(17, 0.0, 1.0, dequantise=False)(k, g)
+    centred = ToModelRange(17, 0.0, 1.0, dequantise=False)(k, g)
     assert torch.allclose(centred, (k + 0.5) / 17)
     x = torch.randn(5, 2)
-    assert torch.equal(Scaled(None)(x, g), x)
+    assert torch.equal(ToModelRange(None)(x, g), x)
 
 
 def test_the_parts_of_a_batch_are_the_batch() -> None:
     def first(**more: Any) -> list[dict[str, torch.Tensor]]:
-        given: dict[str, Any] = {"seed": 1, "transform": Scaled(17, flip=True), "labels": True, "label_dropout": 0.3}
+        given: dict[str, Any] = {
+            "seed": 1,
+            "transform": ToModelRange(17, flip=True),
+            "labels": True,
+            "label_dropout": 0.3,
+        }
         return list(itertools.islice(Batches(digits(), 12, **given, **more), 3))
 
     whole, parts = first(), [first(rows=slice(4 * i, 4 * i + 4)) for i in range(3)]
@@ -587,9 +592,9 @@ def test_the_thread_ahead_keeps_order_ends_and_tells_its_errors() -> None:
         yield from range(most)
         raise OSError("the disk went away")
 
-    with _Ahead(count(1000), 3) as ready:
+    with Prefetcher(count(1000), 3) as ready:
         assert [next(ready) for _ in range(10)] == [*range(10)]
-    ahead = _Ahead(count(4), 3)
+    ahead = Prefetcher(count(4), 3)
     with pytest.raises(OSError, match="went away"), ahead as ready:
         list(ready)
     assert not ahead._thread.is_alive()
@@ -603,7 +608,10 @@ def test_batches_on_cuda_are_those_of_their_positions() -> None:
 
     for a, b in zip(some(0, 70, "cuda", lambda k, g: k), some(0, 70, "cpu", lambda k, g: k), strict=True):
         assert torch.equal(a, b)
-    whole, later = some(0, 70, "cuda", Scaled(17, flip=True)), some(24 * 60, 10, "cuda", Scaled(17, flip=True))
+    whole, later = (
+        some(0, 70, "cuda", ToModelRange(17, flip=True)),
+        some(24 * 60, 10, "cuda", ToModelRange(17, flip=True)),
+    )
     assert all(torch.equal(a, b) for a, b in zip(whole[60:], later, strict=True))
 
 
@@ -664,7 +672,7 @@ def test_check_data_tells_what_numpy_tells(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(2,), (5,), (3, 7), (1, 4, 4, 4), (4, 8, 8)])
 def test_check_data_takes_any_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    from configs import own
+    from scorefield.configs import own
 
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(30, *shape)))
     config = own.get_config("array")
@@ -676,7 +684,7 @@ def test_check_data_takes_any_shape(tmp_path: Path, shape: tuple[int, ...]) -> N
 
 
 def test_check_data_of_a_run(tmp_path: Path) -> None:
-    from configs import digits as config_file
+    from scorefield.configs import digits as config_file
 
     Run(tmp_path, config_file.get_config(), DataFacts.of(digits()), torch.device("cpu")).save()
     report = check_data(tmp_path, split="test")

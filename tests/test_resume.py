@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import training
-from commands.posthoc_ema import posthoc_ema
-from commands.resuming import Alone
-from commands.run import open_trained
-from commands.train import train
-from configs import digits
-from training import watch
+from scorefield import training
+from scorefield.commands.posthoc_ema import posthoc_ema
+from scorefield.commands.run import open_trained
+from scorefield.commands.train.command import train
+from scorefield.commands.train.resume import WorkdirLock
+from scorefield.configs import digits
+from scorefield.training.monitor import loss_guard
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,7 +70,7 @@ def test_a_polite_kill_saves_and_ends_with_its_status(number: int, status: int, 
     assert "Traceback" not in err
     assert (out + err).count("interrupted") == 1
     (place,) = (tmp_path / "run" / "checkpoints").iterdir()
-    assert training.newest_whole(place.parent) == (place, [])
+    assert training.latest_valid(place.parent) == (place, [])
     train(tmp_path / "run", config, device="cpu")
     train(tmp_path / "whole", config, device="cpu")
     assert same(*(weights(tmp_path / name, 1600) for name in ("run", "whole")))
@@ -147,16 +147,16 @@ def test_a_session_tells_of_its_own_images_alone(tmp_path: Path) -> None:
 def test_nothing_is_saved_of_a_bad_step_however_late_it_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged = watch.Watch.sound
+    judged = loss_guard.LossGuard.sound
 
-    def poisoned(self: watch.Watch, loss: torch.Tensor, grad_norm: torch.Tensor) -> torch.Tensor:
+    def poisoned(self: loss_guard.LossGuard, loss: torch.Tensor, grad_norm: torch.Tensor) -> torch.Tensor:
         return judged(self, loss * (math.nan if self.state_dict()["seen"] == 4 else 1), grad_norm)
 
     class Late:
         query, synchronize = (lambda self: False), (lambda self: None)
 
-    monkeypatch.setattr(watch.Watch, "sound", poisoned)
-    monkeypatch.setattr(watch, "_to_host", lambda flag: (flag, Late()))
+    monkeypatch.setattr(loss_guard.LossGuard, "sound", poisoned)
+    monkeypatch.setattr(loss_guard, "_to_host", lambda flag: (flag, Late()))
     for saved, settings in (("snapshots", {"snapshot_every": 32}), ("checkpoints", {"checkpoint_every": 32})):
         with pytest.raises(ValueError, match=r"^step 5 "):
             train(tmp_path / saved, small(512, **settings), device="cpu")
@@ -171,7 +171,7 @@ def test_checkpoints_of_nobody_knows_what_are_not_gone_on_from(tmp_path: Path) -
 
 
 def test_two_trainings_do_not_share_a_directory(tmp_path: Path) -> None:
-    with Alone(tmp_path):
+    with WorkdirLock(tmp_path):
         with pytest.raises(ValueError, match="another process trains"):
             train(tmp_path, small(64), device="cpu")
         assert not any(tmp_path.iterdir())
@@ -296,7 +296,7 @@ def test_a_full_disk_stops_or_not_as_configured_and_loses_nothing(policy: str, t
     # From here on a file may have 300 kB, less than weights and state take, and the log little.
     command = [
         sys.executable, "-c",
-        "import sys\nfrom tests.test_resume import *\nfrom pathlib import Path\nimport main, configs.digits\n"
+        "import sys\nfrom test_resume import *\nfrom pathlib import Path\nimport scorefield.main as main\n"
         f"main._parse = lambda _: dict(config=small(320, checkpoint_every=64, on_full_disk={policy!r}))\n"
         "main._options = lambda mode: {}\n"
         f"main.FLAGS(['main.py', '--mode=train', '--workdir={run}'])\nsys.exit(main.main(['main.py']))",

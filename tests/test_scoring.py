@@ -17,24 +17,24 @@ import torch
 from oracles import PATHS
 from torch import Tensor
 
-from commands.likelihood import likelihood
-from commands.parts import Parts, Ranks
-from commands.train import train
-from commands.train_dequantiser import train_dequantiser
-from configs import build, digits, own
-from likelihood import (
+from scorefield.commands.likelihood.command import likelihood
+from scorefield.commands.likelihood.partial_results import PartialResults, Ranks
+from scorefield.commands.train.command import train
+from scorefield.commands.train_dequantiser import train_dequantiser
+from scorefield.configs import build, digits, own
+from scorefield.likelihood import (
     Dequantisation,
     GaussianPrior,
     Moments,
     TruncatedNormal,
     Uniform,
     Variational,
-    mismatch,
+    prior_kl,
 )
-from likelihood.dequantisation import combined
-from likelihood.quantised import centres
-from models.analytic import Gaussian, GaussianMixture
-from sde_lib import SDE, VESDE, VPSDE, RectifiedSDE
+from scorefield.likelihood.dequantisation import combined
+from scorefield.likelihood.quantise import centres
+from scorefield.models.analytic import Gaussian, GaussianMixture
+from scorefield.sde_lib import SDE, VESDE, VPSDE, RectifiedSDE
 
 ROOT = Path(__file__).parent.parent
 COARSE = VPSDE(t_min=0.01)  # its noise at t_min, 0.03, is a sixth of a cell of 8 levels in [-1, 1]
@@ -152,8 +152,8 @@ def test_the_mismatch_of_gaussian_data_is_its_kl() -> None:
     prior = GaussianPrior.standard(sde)
     wanted = torch.distributions.MultivariateNormal(torch.zeros(2).double(), sigma**2 * torch.eye(2).double())
     exact = float(torch.distributions.kl_divergence(there, wanted))
-    assert mismatch(sde, x, prior) == pytest.approx(exact, rel=1e-6)
-    matched = mismatch(sde, x, GaussianPrior.matched(sde, Moments.of(x)))
+    assert prior_kl(sde, x, prior) == pytest.approx(exact, rel=1e-6)
+    matched = prior_kl(sde, x, GaussianPrior.matched(sde, Moments.of(x)))
     assert 0 < matched < exact / 2  # what is left is the correlation
     assert float(sde.prior_kl(x).mean()) >= exact
 
@@ -163,10 +163,10 @@ def test_the_mismatch_of_gaussian_data_is_its_kl() -> None:
 
 def test_parts_are_found_again_by_the_same_facts_alone(tmp_path: Path) -> None:
     output = tmp_path / "report.json"
-    parts = Parts(output, {"seed": 0})
+    parts = PartialResults(output, {"seed": 0})
     parts.put("a", {"x": np.arange(3)})
     parts.note("plan", {"steps": 4})
-    again, other = Parts(output, {"seed": 0}), Parts(output, {"seed": 1})
+    again, other = PartialResults(output, {"seed": 0}), PartialResults(output, {"seed": 1})
     assert "a" in again
     assert again.get("a")["x"].tolist() == [0, 1, 2]
     assert again.noted("plan") == {"steps": 4}
@@ -304,7 +304,7 @@ def test_what_is_kept_is_taken_and_what_another_dequantiser_left_is_not(workdir:
     for seed in (0, 1):
         train_dequantiser(folder, num=64, batch=32, seed=seed)
         with pytest.MonkeyPatch.context() as patch:  # interrupted when all is done but the report
-            patch.setattr("commands.likelihood.write_json", _interrupt)
+            patch.setattr("scorefield.commands.likelihood.command.write_json", _interrupt)
             with pytest.raises(KeyboardInterrupt):
                 likelihood(folder, **options)
         kept.append(set(folder.glob(".likelihood*/ode_*.npz")))
@@ -396,7 +396,7 @@ def test_mistakes_are_told_before_any_work(options: dict[str, Any], says: str, w
 
 def test_an_adaptive_solve_that_fails_names_the_image_and_keeps_the_rest(workdir: Path, tmp_path: Path) -> None:
     # The sixth image's flow is made one that no step is small enough for.
-    from commands import estimates
+    from scorefield.commands.likelihood import estimates
 
     class Torn(GaussianMixture):
         def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -407,7 +407,7 @@ def test_an_adaptive_solve_that_fails_names_the_image_and_keeps_the_rest(workdir
             whole = Gaussian(torch.zeros(1, 8, 8), torch.ones(1, 8, 8))
             return Torn(whole.means, whole.stds, whole.weights) if rows.start == 4 else whole
 
-    from commands import likelihood as module
+    from scorefield.commands.likelihood import command as module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "Task", Task)

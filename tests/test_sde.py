@@ -16,7 +16,18 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE, expand, predict_noise
+from scorefield.sde_lib import (
+    EDMSDE,
+    SDE,
+    VESDE,
+    VPSDE,
+    CosineSDE,
+    DiscreteVPSDE,
+    RectifiedSDE,
+    SubVPSDE,
+    expand,
+    predict_noise,
+)
 
 mp.mp.dps = 30
 DTYPES = (torch.float32, torch.float64)

@@ -18,21 +18,21 @@ from oracles import PATHS, gaussian
 from scipy.integrate import quad
 from torch import Tensor
 
-from sde_lib import SDE, VPSDE
-from solvers import (
+from scorefield.sde_lib import SDE, VPSDE
+from scorefield.solvers import (
     BELM,
     DEIS,
     Adams,
     AnnealedLangevin,
     DPMSolver,
+    SASolver,
     Schedule,
-    StochasticAdams,
     StochasticDPMSolver,
     UniPC,
-    clocks,
     grids,
+    variables,
 )
-from solvers.exponential import Line, exponential
+from scorefield.solvers.multistep.exponential import Line, exponential
 
 # Half log-SNRs from -15 to 13, so that steps of 8 have room.
 WIDE = VPSDE(beta_max=60.0, t_min=1e-12)
@@ -215,7 +215,7 @@ def test_weights_by_another_clock_are_the_integrals_in_that_clock(
 
         expected = [quad(integrand, places[2], places[3], (j,), epsabs=0, epsrel=1e-12)[0] for j in range(len(nodes))]
         scales = [schedule.host(k) for k in nodes]
-        line = exponential(schedule, t, s, scales, predict, tau=tau, clock=clocks.find(clock))
+        line = exponential(schedule, t, s, scales, predict, tau=tau, clock=variables.find(clock))
         assert_weights(line, expected, 1e-9)  # a path's time() is good to some 1e-12, over differences of a half
 
 
@@ -239,7 +239,7 @@ def test_short_steps_have_the_classical_coefficients_of_adams(
 ) -> None:
     h = 1e-4
     schedule = schedule_at([h * k for k in range(5)])
-    solver: Any = Adams(order, predict=predict) if tau == 0 else StochasticAdams(order, tau, predict=predict)
+    solver: Any = Adams(order, predict=predict) if tau == 0 else SASolver(order, tau, predict=predict)
     line = solver.correction(schedule, 3, order) if corrector else solver.line(schedule, 3, order)
     at = schedule.host(4)
     scale = (float(at.alpha) if predict == "x0" else -float(at.sigma)) * (1 + tau**2) * h

@@ -19,10 +19,10 @@ from oracles import PATHS, SHAPES, gaussian, mixture, plain
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from models import CountCalls
-from models.analytic import GaussianMixture
-from sde_lib import SDE, VPSDE
-from solvers import (
+from scorefield.models import CountCalls
+from scorefield.models.analytic import GaussianMixture
+from scorefield.sde_lib import SDE, VPSDE
+from scorefield.solvers import (
     BELM,
     DDIM,
     DEIS,
@@ -36,11 +36,11 @@ from solvers import (
     Schedule,
     Solver,
     UniPC,
-    clocks,
     grids,
+    variables,
 )
-from solvers.clocks import Clock, Saturated
-from solvers.schedule import Scales
+from scorefield.solvers.schedule import Scales
+from scorefield.solvers.variables import IntegrationVariable, SoftClippedLogSNR
 
 SOLVERS: dict[str, tuple[Solver, int]] = {
     "ddim": (DDIM(), 1),
@@ -55,7 +55,7 @@ SOLVERS: dict[str, tuple[Solver, int]] = {
     "heun": (Heun(), 2),
     "heun-sigma": (Heun("sigma"), 2),
     "heun-log_snr": (Heun("log_snr"), 2),
-    "heun-saturated": (Heun(Saturated(0.02, 10.0)), 2),
+    "heun-saturated": (Heun(SoftClippedLogSNR(0.02, 10.0)), 2),
     "rk4": (RK4(), 4),
     "rk4-sigma": (RK4("sigma"), 4),
     "rk4-log_snr": (RK4("log_snr"), 4),
@@ -344,7 +344,7 @@ def steady(predict: str) -> list[Solver]:
         *(DPMSolver(order, many, predict) for order in orders for many in (True, False)),
         *(UniPC(order, corrects, predict, v) for order in orders for corrects in (True, False) for v in ("bh1", "bh2")),
         *(Adams(order, corrects, predict) for order in (*orders, 4) for corrects in (True, False)),
-        *((DEIS(order, clock) for order in orders for clock in clocks.CLOCKS) if predict == "eps" else [DDIM()]),
+        *((DEIS(order, clock) for order in orders for clock in variables.CLOCKS) if predict == "eps" else [DDIM()]),
     ]
 
 
@@ -446,7 +446,7 @@ def test_steps_by_another_clock_are_those_of_its_equation(path: str, name: str, 
     # dx/dc = (dx/dt) / (dc/dt), both derivatives by differences: neither drift nor rate enters.
     make, nodes, matrix, weights = TABLEAUS[name]
     sde, model = PATHS[path], gaussian((2,))
-    by = clocks.find(clock)
+    by = variables.find(clock)
     ts = grids.sigmas(sde, [5.0, 3.0, 0.4])
     x = y = start(model, sde, ts[0])
     # The flow in the half log-SNR by its closed form: dx = (d log alpha) x - sigma eps dl, d log alpha by differences.
@@ -513,7 +513,7 @@ def test_methods_through_the_same_points_have_the_same_weights(path: str) -> Non
     schedule = Schedule(sde, grids.karras(sde, 9), torch.empty(0))
     for past, solvers in (
         (3, (DPMSolver(3), UniPC(3, False), UniPC(3, False, variant="bh1"), Adams(3, False))),
-        (3, (DPMSolver(3, predict="eps"), DEIS(3), DEIS(3, clocks.LogSNR()), Adams(3, False, "eps"))),
+        (3, (DPMSolver(3, predict="eps"), DEIS(3), DEIS(3, variables.LogSNR()), Adams(3, False, "eps"))),
         (2, (DPMSolver(2), UniPC(2, False))),  # with e^h - 1 for B
         (2, (DEIS(2), Adams(2, False, "eps"))),
     ):
@@ -542,13 +542,13 @@ def test_last_steps_fall_to_lower_orders_when_asked(path: str, make: Any, order:
 # Clocks
 
 
-EVERY_CLOCK: dict[str, Clock] = {**clocks.CLOCKS, "saturated-narrow": Saturated(0.1, 3.0)}
+EVERY_CLOCK: dict[str, IntegrationVariable] = {**variables.CLOCKS, "saturated-narrow": SoftClippedLogSNR(0.1, 3.0)}
 every_clock = pytest.mark.parametrize("clock", EVERY_CLOCK.values(), ids=EVERY_CLOCK.keys())
 
 
 @every_path
 @every_clock
-def test_clock_tells_the_time_it_was_read_at(path: str, clock: Clock) -> None:
+def test_clock_tells_the_time_it_was_read_at(path: str, clock: IntegrationVariable) -> None:
     sde = PATHS[path]
     ts = torch.cat([grids.log_snr(sde, 40), grids.uniform(sde, 40)])
     # To 1e-9 of the noise level; a narrow clock stands still at the ends, by up to 1e-4, and loses that many digits.
@@ -558,7 +558,7 @@ def test_clock_tells_the_time_it_was_read_at(path: str, clock: Clock) -> None:
 
 @every_path
 @every_clock
-def test_clock_runs_at_the_rate_of_its_readings(path: str, clock: Clock) -> None:
+def test_clock_runs_at_the_rate_of_its_readings(path: str, clock: IntegrationVariable) -> None:
     sde = PATHS[path]
     ts = grids.log_snr(sde, 12)[1:-1]
     # Central differences over 1e-5 of t (1 - t): good to 1e-6 of a rate whose own rate is of order 1 / t (1 - t), and
@@ -570,7 +570,7 @@ def test_clock_runs_at_the_rate_of_its_readings(path: str, clock: Clock) -> None
 
 @every_path
 def test_saturated_clock_follows_the_log_snr_between_its_ends_and_stands_still_beyond(path: str) -> None:
-    sde, clock = PATHS[path], Saturated(0.05, 5.0)
+    sde, clock = PATHS[path], SoftClippedLogSNR(0.05, 5.0)
     ts = grids.sigmas(sde, [0.5 * 1.01, 0.5, 0.5 / 1.01])
     pace = clock.reading(sde, ts).diff() / sde.log_snr(ts).diff()
     n = 0.5
@@ -583,7 +583,7 @@ def test_a_clock_and_its_name_are_the_same() -> None:
     sde, model = PATHS["vp"], plain((2,))
     ts = grids.log_snr(sde, 5)
     x = start(model, sde, ts[0])
-    for name, clock in clocks.CLOCKS.items():
+    for name, clock in variables.CLOCKS.items():
         for make in (Heun, RK4):
             assert torch.equal(make(name)(model, sde, x, ts), make(clock)(model, sde, x, ts))
 
@@ -591,14 +591,14 @@ def test_a_clock_and_its_name_are_the_same() -> None:
 @pytest.mark.parametrize("path", ["vp", "edm", "rectified", "ddpm-linear"])
 @every_clock
 @both_ways
-def test_adaptive_arrives_within_tolerance_by_every_clock(path: str, clock: Clock, way: str) -> None:
+def test_adaptive_arrives_within_tolerance_by_every_clock(path: str, clock: IntegrationVariable, way: str) -> None:
     sde, recorder, tolerance = PATHS[path], Recorder(gaussian((2,))), 1e-4
     ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
     x = start(recorder.model, sde, ts[0], n=1)
     exact = flow(recorder.model, sde, x, ts)
     error = (Adaptive("dopri5", tolerance, tolerance, clock=clock)(recorder, sde, x, ts) - exact).abs()
     growth = marginal_std(recorder.model, sde, ts[-1]) / marginal_std(recorder.model, sde, ts[0])
-    if clock == clocks.CLOCKS["sigma"]:  # errors are judged in x / alpha
+    if clock == variables.CLOCKS["sigma"]:  # errors are judged in x / alpha
         growth = growth * max(1.0, float(1 / sde.scales(ts[0])[0]))
     assert bool((error < len(recorder.levels) * tolerance * (growth.clamp(min=1) + exact.abs())).all())
     assert within(recorder.levels, sde)

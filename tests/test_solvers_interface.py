@@ -12,9 +12,9 @@ from oracles import PATHS, SHAPES, gaussian
 from scipy import stats
 from torch import Tensor
 
-from models import CountCalls
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, DiscreteVPSDE
-from solvers import (
+from scorefield.models import CountCalls
+from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, DiscreteVPSDE
+from scorefield.solvers import (
     BELM,
     DDIM,
     DEIS,
@@ -36,16 +36,16 @@ from solvers import (
     PredictorCorrector,
     Progress,
     ReverseDiffusion,
+    SASolver,
     Scales,
     Schedule,
     Solver,
-    StochasticAdams,
     StochasticDPMSolver,
     Trajectory,
     UniPC,
     grids,
 )
-from solvers.clocks import Saturated
+from scorefield.solvers.variables import SoftClippedLogSNR
 
 CORRECTOR = AnnealedLangevin(snr=0.16)
 FIXED: dict[str, Solver] = {
@@ -56,7 +56,7 @@ FIXED: dict[str, Solver] = {
     "midpoint-log_snr": Midpoint("log_snr"),
     "heun": Heun(),
     "heun-sigma": Heun("sigma"),
-    "heun-saturated": Heun(Saturated(0.1, 5.0)),
+    "heun-saturated": Heun(SoftClippedLogSNR(0.1, 5.0)),
     "rk4": RK4(),
     "rk4-saturated": RK4("saturated"),
     "dpm1": DPMSolver(order=1),
@@ -102,9 +102,9 @@ STOCHASTIC: dict[str, Solver] = {
     "sdpm1": StochasticDPMSolver(1),
     "sdpm2": StochasticDPMSolver(),
     "sdpm3": StochasticDPMSolver(3, eta=0.5),
-    "sabm3": StochasticAdams(),
-    "sab2": StochasticAdams(2, 0.5, corrector=False, predict="eps"),
-    "sabm4": StochasticAdams(4),
+    "sabm3": SASolver(),
+    "sab2": SASolver(2, 0.5, corrector=False, predict="eps"),
+    "sabm4": SASolver(4),
     "adaptive-sde": AdaptiveSDE(),
     "adaptive-sde-saturated": AdaptiveSDE(rtol=0.2, atol=0.1, clock="saturated"),
     "ncsn": AnnealedLangevin(steps=3, step_size=1e-6),
@@ -352,11 +352,11 @@ def test_what_is_forgiven_at_the_ends_does_not_reach_sigma_zero(name: str) -> No
         (lambda: Adams(5), "order 1 to 4.*got 5"),
         (lambda: Adams(predict="x"), "'x0' or 'eps'"),
         (lambda: Adams(clock="hours"), "clock.*'hours'"),
-        (lambda: StochasticAdams(5), "order 1 to 4"),
-        (lambda: StochasticAdams(tau=0.0), r"positive tau, got 0.0: for none use Adams\(3\)"),
-        (lambda: StochasticAdams(tau=-1.0), "positive tau"),
-        (lambda: StochasticAdams(tau=math.inf), "positive tau"),
-        (lambda: StochasticAdams(tau=math.nan), "positive tau"),
+        (lambda: SASolver(5), "order 1 to 4"),
+        (lambda: SASolver(tau=0.0), r"positive tau, got 0.0: for none use Adams\(3\)"),
+        (lambda: SASolver(tau=-1.0), "positive tau"),
+        (lambda: SASolver(tau=math.inf), "positive tau"),
+        (lambda: SASolver(tau=math.nan), "positive tau"),
         (lambda: StochasticDPMSolver(4), "order 1 to 3"),
         (lambda: StochasticDPMSolver(0), "order 1 to 3"),
         (lambda: StochasticDPMSolver(eta=0.0), r"positive eta, got 0.0: for none use DPMSolver\(2\)"),
@@ -383,7 +383,7 @@ def test_what_is_forgiven_at_the_ends_does_not_reach_sigma_zero(name: str) -> No
         ),
         *(
             (lambda inner=inner: PredictorCorrector(inner, CORRECTOR), "corrector has left")
-            for inner in (UniPC(), Adams(), StochasticAdams(), BELM())
+            for inner in (UniPC(), Adams(), SASolver(), BELM())
         ),
         *(
             (lambda inner=inner: PredictorCorrector(inner, CORRECTOR), "does not predict")
@@ -393,7 +393,7 @@ def test_what_is_forgiven_at_the_ends_does_not_reach_sigma_zero(name: str) -> No
         (lambda: PredictorCorrector(DDIM(), CORRECTOR, order="both"), "'predict_first' or 'correct_first', got 'both'"),
         (lambda: AdamsMoulton(5), "order 1 to 4, got 5"),
         (lambda: AdamsMoulton(clock="hours"), "clock.*'hours'"),
-        (lambda: Saturated(spread=0.0), "positive spread"),
+        (lambda: SoftClippedLogSNR(spread=0.0), "positive spread"),
         (lambda: Adaptive("rk4"), "dopri5.*scipy:RK45.*'rk4'"),
         (lambda: Adaptive("scipy:dopri5"), "scipy:RK45.*'scipy:dopri5'"),
         (lambda: Adaptive("RK45"), "scipy:RK45.*'RK45'"),
@@ -633,11 +633,11 @@ class RecordedNoise(Recorded):
 @every_solver
 @pytest.mark.parametrize("kind", [Recorded, RecordedNoise])
 def test_progress_has_the_denoisers_last_answer(solver: Solver, kind: type[Recorded]) -> None:
-    sde, recorded = VPSDE(), kind(gaussian((2,)))
+    sde, save_hyperparameters = VPSDE(), kind(gaussian((2,)))
     told = list[tuple[Progress, Tensor]]()
     x = normal(3, 2)
-    end = solver(recorded, sde, x, grids.log_snr(sde, 5), noise=PerSampleNoise(0, range(3)),
-                 on_step=lambda progress: told.append((progress, recorded.said[-1])))  # fmt: skip
+    end = solver(save_hyperparameters, sde, x, grids.log_snr(sde, 5), noise=PerSampleNoise(0, range(3)),
+                 on_step=lambda progress: told.append((progress, save_hyperparameters.said[-1])))  # fmt: skip
     assert told
     for progress, said in told:
         assert (progress.x0 is None) is (said.shape != progress.x.shape)  # some rows' answers say nothing of the others
@@ -710,10 +710,10 @@ def test_count_passes_conditioning_and_its_rows() -> None:
 
 @each({name: FIXED[name] for name in ("ddim", "heun", "rk4", "dpm3s", "unipc3", "abm4")})
 def test_count_is_what_the_solver_asked(solver: Solver) -> None:
-    counted, recorded = CountCalls(half), Recorded(half)
-    for denoiser in (counted, recorded):
+    counted, save_hyperparameters = CountCalls(half), Recorded(half)
+    for denoiser in (counted, save_hyperparameters):
         solver(denoiser, VPSDE(), normal(3, 2), grids.log_snr(VPSDE(), 6))
-    assert counted.calls == len(recorded.said)
+    assert counted.calls == len(save_hyperparameters.said)
     assert counted.samples == 3 * counted.calls
 
 

@@ -13,10 +13,10 @@ import torch
 from oracles import PATHS, Plain, plain
 from torch import Tensor, nn
 
-from models import Denoiser, precondition
-from models.precondition import Precondition
-from sde_lib import SDE, expand
-from solvers import (
+from scorefield.models import Denoiser, precondition
+from scorefield.models.precondition import Precondition
+from scorefield.sde_lib import SDE, expand
+from scorefield.solvers import (
     BELM,
     DDIM,
     DEIS,
@@ -36,8 +36,8 @@ from solvers import (
     PerSampleNoise,
     PredictorCorrector,
     ReverseDiffusion,
+    SASolver,
     Solver,
-    StochasticAdams,
     StochasticDPMSolver,
     UniPC,
     grids,
@@ -94,8 +94,8 @@ STOCHASTIC: dict[str, tuple[Solver, float]] = {
     "sdpm1": (StochasticDPMSolver(1), 0.8),
     "sdpm2": (StochasticDPMSolver(2), 0.15),
     "sdpm3": (StochasticDPMSolver(3), 0.2),
-    "sabm3": (StochasticAdams(3), 0.2),
-    "sab2-0.5": (StochasticAdams(2, 0.5, corrector=False), 0.2),
+    "sabm3": (SASolver(3), 0.2),
+    "sab2-0.5": (SASolver(2, 0.5, corrector=False), 0.2),
     "pc-rd": (PredictorCorrector(ReverseDiffusion(), CORRECTOR), 1.0),
     "pc-heun": (PredictorCorrector(Heun("sigma"), CORRECTOR), 0.2),
     "cp-ddim": (PredictorCorrector(DDIM(), CORRECTOR, order="correct_first"), 0.4),

@@ -20,9 +20,9 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from torch import Tensor
 
-from models.analytic import GaussianMixture
-from sde_lib import SDE, VESDE, VPSDE, DiscreteVPSDE
-from solvers import (
+from scorefield.models.analytic import GaussianMixture
+from scorefield.sde_lib import SDE, VESDE, VPSDE, DiscreteVPSDE
+from scorefield.solvers import (
     DDIM,
     AdaptiveSDE,
     Ancestral,
@@ -34,8 +34,8 @@ from solvers import (
     Heun,
     PredictorCorrector,
     ReverseDiffusion,
+    SASolver,
     Solver,
-    StochasticAdams,
     StochasticDPMSolver,
     grids,
 )
@@ -72,16 +72,16 @@ MULTISTEP: dict[str, tuple[Solver, tuple[Any, ...]]] = {
     "sdpm2": (StochasticDPMSolver(2), ("dpm", 2, 1.0, False, "x0")),
     "sdpm2-0.3": (StochasticDPMSolver(2, eta=0.3), ("dpm", 2, math.sqrt(0.3), False, "x0")),
     "sdpm3": (StochasticDPMSolver(3), ("dpm", 3, 1.0, False, "x0")),
-    "sab1": (StochasticAdams(1, corrector=False), ("adams", 1, 1.0, False, "x0")),
-    "sabm1": (StochasticAdams(1), ("adams", 1, 1.0, True, "x0")),
-    "sab2": (StochasticAdams(2, 0.5, corrector=False), ("adams", 2, 0.5, False, "x0")),
-    "sabm2": (StochasticAdams(2, 1.4), ("adams", 2, 1.4, True, "x0")),
-    "sab3": (StochasticAdams(3, corrector=False), ("adams", 3, 1.0, False, "x0")),
-    "sabm3": (StochasticAdams(), ("adams", 3, 1.0, True, "x0")),
-    "sabm3-0.5": (StochasticAdams(3, 0.5), ("adams", 3, 0.5, True, "x0")),
-    "sabm4": (StochasticAdams(4), ("adams", 4, 1.0, True, "x0")),
-    "sabm3-eps": (StochasticAdams(3, 0.5, predict="eps"), ("adams", 3, 0.5, True, "eps")),
-    "sab2-eps": (StochasticAdams(2, 0.5, False, "eps"), ("adams", 2, 0.5, False, "eps")),
+    "sab1": (SASolver(1, corrector=False), ("adams", 1, 1.0, False, "x0")),
+    "sabm1": (SASolver(1), ("adams", 1, 1.0, True, "x0")),
+    "sab2": (SASolver(2, 0.5, corrector=False), ("adams", 2, 0.5, False, "x0")),
+    "sabm2": (SASolver(2, 1.4), ("adams", 2, 1.4, True, "x0")),
+    "sab3": (SASolver(3, corrector=False), ("adams", 3, 1.0, False, "x0")),
+    "sabm3": (SASolver(), ("adams", 3, 1.0, True, "x0")),
+    "sabm3-0.5": (SASolver(3, 0.5), ("adams", 3, 0.5, True, "x0")),
+    "sabm4": (SASolver(4), ("adams", 4, 1.0, True, "x0")),
+    "sabm3-eps": (SASolver(3, 0.5, predict="eps"), ("adams", 3, 0.5, True, "eps")),
+    "sab2-eps": (SASolver(2, 0.5, False, "eps"), ("adams", 2, 0.5, False, "eps")),
 }
 
 every_path = pytest.mark.parametrize("path", PATHS)

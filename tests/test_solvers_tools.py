@@ -9,10 +9,10 @@ import torch
 from oracles import PATHS, gaussian
 from torch import Tensor
 
-from configs import build
-from models import CountCalls, GaussianMixture
-from sde_lib import VPSDE
-from solvers import (
+from scorefield.configs import build
+from scorefield.models import CountCalls, GaussianMixture
+from scorefield.sde_lib import VPSDE
+from scorefield.solvers import (
     DDIM,
     Adams,
     Adaptive,
@@ -27,7 +27,7 @@ from solvers import (
     grids,
     step_density,
 )
-from solvers.embedded import PAIRS, Pair, solve
+from scorefield.solvers.ode.adaptive_rk import PAIRS, Pair, solve
 
 every_path = pytest.mark.parametrize("path", PATHS)
 

@@ -13,22 +13,22 @@ from scipy.integrate import quad
 from torch import Tensor
 from torch.testing import assert_close
 
-from likelihood import Divergence, Exact, Hutchinson, HutchPlusPlus, log_likelihood, plan_for
-from likelihood.divergence import orthonormal
-from models import MLP, Denoiser, precondition
-from models.analytic import Empirical, Gaussian, GaussianMixture
-from models.counting import CountCalls
-from sde_lib import SDE, VPSDE
-from solvers import AdamsMoulton, Adaptive, PerSampleNoise, Scales, grids
-from solvers.clocks import Saturated
-from training import TrainingState, train
+from scorefield.likelihood import Divergence, Exact, Hutchinson, HutchPlusPlus, choose_solver, log_likelihood
+from scorefield.likelihood.divergence import orthonormal
+from scorefield.models import MLP, Denoiser, precondition
+from scorefield.models.analytic import Empirical, Gaussian, GaussianMixture
+from scorefield.models.counting import CountCalls
+from scorefield.sde_lib import SDE, VPSDE
+from scorefield.solvers import AdamsMoulton, Adaptive, PerSampleNoise, Scales, grids
+from scorefield.solvers.variables import SoftClippedLogSNR
+from scorefield.training import TrainingState, train
 
 PAPER_PATHS = ["vp", "subvp", "ve", "edm", "cosine", "rectified"]
 CLOCKS = [
-    Saturated(),
-    Saturated(pace=1.0),
-    Saturated(0.001, 2.5, spread=0.3, pace=20.0),
-    Saturated(0.05, 5.0, pace=0.02),
+    SoftClippedLogSNR(),
+    SoftClippedLogSNR(pace=1.0),
+    SoftClippedLogSNR(0.001, 2.5, spread=0.3, pace=20.0),
+    SoftClippedLogSNR(0.05, 5.0, pace=0.02),
 ]
 
 
@@ -62,7 +62,7 @@ def slope(steps: tuple[int, ...], errors: list[float]) -> float:
 @pytest.mark.parametrize("clock", CLOCKS, ids=repr)
 @pytest.mark.parametrize("name", PATHS)
 def test_a_saturated_clocks_rate_is_its_readings_derivative_and_its_time_their_inverse(
-    name: str, clock: Saturated
+    name: str, clock: SoftClippedLogSNR
 ) -> None:
     sde = PATHS[name]
     share = torch.tensor([1e-3, 0.02, 0.3, 0.5, 0.77, 0.98], dtype=torch.float64)
@@ -75,23 +75,25 @@ def test_a_saturated_clocks_rate_is_its_readings_derivative_and_its_time_their_i
 
 @pytest.mark.parametrize("clock", CLOCKS, ids=repr)
 @pytest.mark.parametrize("name", PATHS)
-def test_a_grid_by_a_clock_falls_from_end_to_end_in_equal_readings(name: str, clock: Saturated) -> None:
+def test_a_grid_by_a_clock_falls_from_end_to_end_in_equal_readings(name: str, clock: SoftClippedLogSNR) -> None:
     sde = PATHS[name]
     for steps in (1, 50):
-        ts = grids.by_clock(sde, steps, clock)
+        ts = grids.uniform_in(sde, steps, clock)
         assert len(ts) == steps + 1
         assert ts.dtype == torch.float64
         assert (float(ts[0]), float(ts[-1])) == (sde.t_max, sde.t_min)
         assert bool((ts.diff() < 0).all())
         strides = clock.reading(sde, ts).diff()
         assert_close(strides, strides.mean().expand(steps), rtol=1e-5, atol=1e-8)
-    assert_close(grids.saturated(sde, 9, 0.02, 5.0, 0.3), grids.by_clock(sde, 9, Saturated(0.02, 5.0, None, 0.3)))
+    assert_close(
+        grids.saturated(sde, 9, 0.02, 5.0, 0.3), grids.uniform_in(sde, 9, SoftClippedLogSNR(0.02, 5.0, None, 0.3))
+    )
 
 
 @pytest.mark.parametrize(("settings", "message"), [({"pace": -1.0}, "a pace of 0 or more"), ({"low": 0.0}, "0 < low")])
 def test_a_clock_that_cannot_run_is_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Saturated(**settings)
+        SoftClippedLogSNR(**settings)
 
 
 # Adams-Bashforth-Moulton
@@ -105,7 +107,7 @@ def test_adams_moulton_of_order_three_and_four_has_its_order(name: str, order: i
     At least: where errors change their sign between two grids, the slope is larger.
     """
     sde, model = PATHS[name], gaussian((2,))
-    x, steps, clock = batch(model, 4), (50, 100, 200), Saturated(0.1, 5.0, spread=0.5)
+    x, steps, clock = batch(model, 4), (50, 100, 200), SoftClippedLogSNR(0.1, 5.0, spread=0.5)
     ends = [sde.scales(t) for t in (sde.t_min, sde.t_max)]
     spreads = [torch.hypot(alpha * model.stds[0], sigma) for alpha, sigma in ends]
     latent = ends[1][0] * model.means[0] + (x - ends[0][0] * model.means[0]) / spreads[0] * spreads[1]
@@ -113,7 +115,7 @@ def test_adams_moulton_of_order_three_and_four_has_its_order(name: str, order: i
     for n in steps:
         found = log_likelihood(
             model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
-            ts=grids.by_clock(sde, n, clock).flip(0), prior_log_prob=at_the_end(model, sde),
+            ts=grids.uniform_in(sde, n, clock).flip(0), prior_log_prob=at_the_end(model, sde),
         )  # fmt: skip
         assert found.latent is not None
         value = ((found.latent - latent) / spreads[1]).norm()
@@ -130,10 +132,10 @@ def test_a_gaussian_of_the_clocks_spread_takes_no_steps_at_all(name: str, order:
     model = Gaussian(torch.zeros(3, 2, dtype=torch.float64), std)
     x = batch(model, 4)
     for steps in (1, 3):
-        clock = Saturated(0.02, 10.0, spread=0.37)
+        clock = SoftClippedLogSNR(0.02, 10.0, spread=0.37)
         found = log_likelihood(
             model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
-            ts=grids.by_clock(sde, steps, clock).flip(0), prior_log_prob=at_the_end(model, sde),
+            ts=grids.uniform_in(sde, steps, clock).flip(0), prior_log_prob=at_the_end(model, sde),
         )  # fmt: skip
         sizes = [torch.hypot(alpha * std, sigma) for alpha, sigma in map(sde.scales, (sde.t_min, sde.t_max))]
         assert_close(found.latent, x / sizes[0] * sizes[1], rtol=1e-9, atol=1e-9)
@@ -148,7 +150,7 @@ class Turning:
     """
 
     sde: SDE
-    clock: Saturated
+    clock: SoftClippedLogSNR
     coefficients: tuple[float, ...]
 
     def velocity(self, theta: float) -> float:
@@ -173,7 +175,7 @@ def test_a_velocity_that_is_a_polynomial_of_the_clock_is_integrated_to_rounding(
     name: str, order: int, degree: int
 ) -> None:
     """Under the exact angle:  y' = y + int p(c) dtheta, by quadrature. The start of order 4 knows three evaluations."""
-    sde, clock = PATHS[name], Saturated(0.05, 5.0, spread=0.5)
+    sde, clock = PATHS[name], SoftClippedLogSNR(0.05, 5.0, spread=0.5)
     model = Turning(sde, clock, (0.7, -0.4, 0.5)[-degree - 1 :])
     x = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
     ends = [sde.scales(t) for t in (sde.t_min, sde.t_max)]
@@ -183,7 +185,7 @@ def test_a_velocity_that_is_a_polynomial_of_the_clock_is_integrated_to_rounding(
     for steps in (2, 5):
         found = log_likelihood(
             model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
-            ts=grids.by_clock(sde, steps, clock).flip(0), prior_log_prob=lambda z: torch.zeros(1).double(),
+            ts=grids.uniform_in(sde, steps, clock).flip(0), prior_log_prob=lambda z: torch.zeros(1).double(),
         )  # fmt: skip
         assert_close(found.latent, (x / sizes[0] + change) * sizes[1], rtol=1e-6, atol=1e-6)
         # The volume grows as the size: nothing of y's own.
@@ -199,12 +201,12 @@ def test_data_that_is_one_point_sends_noise_where_it_belongs(name: str, order: i
     noise = seeded(0)(torch.zeros(4, 2, dtype=torch.float64))
     x, latent = alpha * point + sigma * noise, last_alpha * point + last_sigma * noise
     # Sub-VP starts where noise is finest, 1e-6.
-    clock = Saturated(1e-4 if name == "subvp" else 1e-3, 5.0, spread=0.5)
+    clock = SoftClippedLogSNR(1e-4 if name == "subvp" else 1e-3, 5.0, spread=0.5)
     steps, errors = (50, 100, 200), list[float]()
     for n in steps:
         found = log_likelihood(
             Empirical(point), sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
-            ts=grids.by_clock(sde, n, clock).flip(0),
+            ts=grids.uniform_in(sde, n, clock).flip(0),
         ).latent  # fmt: skip
         assert found is not None
         errors.append(float((found - latent).norm() / latent.norm()))
@@ -334,7 +336,7 @@ class Rough:
 def test_a_flow_too_rough_for_so_many_steps_is_said_to_be(most: int) -> None:
     sde, model = PATHS["vp"], CountCalls(Rough(mixture((2,))))
     x = on_the_path(mixture((2,)), sde, 8, 1)
-    plan = plan_for(model, sde, x, 1e-4, divergence=Exact(), most=most)
+    plan = choose_solver(model, sde, x, 1e-4, divergence=Exact(), most=most)
     assert not plan.met
     assert plan.error > 1e-4
     assert math.isfinite(plan.error)
@@ -342,7 +344,7 @@ def test_a_flow_too_rough_for_so_many_steps_is_said_to_be(most: int) -> None:
     assert plan.nfe == plan.solver.evaluations(most)
     assert plan.spent == model.samples
     # The error that is stated is one: what four times the steps say otherwise.
-    fine = grids.by_clock(sde, 1000, plan.solver.clock).flip(0)  # type: ignore[arg-type]
+    fine = grids.uniform_in(sde, 1000, plan.solver.clock).flip(0)  # type: ignore[arg-type]
     values = [
         log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=ts).log_prob for ts in (plan.ts, fine)
     ]
@@ -354,7 +356,7 @@ def test_where_there_is_nothing_to_do_a_plan_takes_the_fewest_steps() -> None:
     """Of a Gaussian of the clock's own spread every number of steps is right: looking for fewer has an end."""
     sde, model = PATHS["vp"], Gaussian(torch.zeros(3).double(), torch.tensor(0.5).double())
     x = on_the_path(model, sde, 32, 1)
-    plan = plan_for(model, sde, x, 1e-2, divergence=Exact())
+    plan = choose_solver(model, sde, x, 1e-2, divergence=Exact())
     assert plan.met
     assert plan.nfe <= 11
 
@@ -362,7 +364,7 @@ def test_where_there_is_nothing_to_do_a_plan_takes_the_fewest_steps() -> None:
 def test_no_samples_have_a_plan_and_a_density() -> None:
     sde, model = PATHS["vp"], mixture((2,))
     x = torch.zeros(0, 2, dtype=torch.float64)
-    plan = plan_for(model, sde, x, 1e-3)
+    plan = choose_solver(model, sde, x, 1e-3)
     assert plan.met
     assert plan.spent == 0
     found = log_likelihood(model, sde, x, tolerance=1e-3, prior_log_prob=at_the_end(model, sde))
@@ -385,7 +387,7 @@ def test_no_samples_have_a_plan_and_a_density() -> None:
 def test_a_plan_is_what_its_numbers_say(n: int, divergence: Any) -> None:
     sde, model = PATHS["rectified"], CountCalls(mixture((3,)))
     x = on_the_path(mixture((3,)), sde, n, 3)
-    plan = plan_for(model, sde, x, 1e-2, divergence=divergence, noise=PerSampleNoise(0, range(n)))
+    plan = choose_solver(model, sde, x, 1e-2, divergence=divergence, noise=PerSampleNoise(0, range(n)))
     assert plan.met
     assert plan.error <= plan.tolerance == 1e-2
     assert abs(plan.bias) <= plan.error
@@ -402,8 +404,8 @@ def test_the_plan_of_a_run_does_not_depend_on_its_later_samples_or_the_streams_t
     sde, model = PATHS["vp"], mixture((3,))
     x, noise = on_the_path(model, sde, 40, 3), PerSampleNoise(0, range(40))
     plans = [
-        plan_for(model, sde, x, 1e-2, noise=noise),
-        plan_for(model, sde, x[:32], 1e-2, noise=PerSampleNoise(0, range(32))),
+        choose_solver(model, sde, x, 1e-2, noise=noise),
+        choose_solver(model, sde, x[:32], 1e-2, noise=PerSampleNoise(0, range(32))),
     ]
     assert torch.equal(plans[0].ts, plans[1].ts)
     assert replace(plans[0], ts=plans[1].ts) == plans[1]
@@ -416,7 +418,7 @@ def test_the_plan_of_a_run_does_not_depend_on_its_later_samples_or_the_streams_t
 def test_a_plan_for_less_error_takes_no_fewer_evaluations(name: str) -> None:
     sde, model = PATHS[name], mixture((2,))
     x = on_the_path(model, sde, 8, 4)
-    plans = [plan_for(model, sde, x, tolerance, divergence=Exact()) for tolerance in (1e-1, 1e-2, 1e-3)]
+    plans = [choose_solver(model, sde, x, tolerance, divergence=Exact()) for tolerance in (1e-1, 1e-2, 1e-3)]
     counts = [plan.nfe for plan in plans]
     assert counts == sorted(counts)
     assert all(plan.met for plan in plans)
@@ -427,7 +429,7 @@ def test_a_plan_that_makes_no_sense_is_refused() -> None:
     x = batch(model, 2)
     for tolerance in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="expected a positive tolerance"):
-            plan_for(model, sde, x, tolerance)
+            choose_solver(model, sde, x, tolerance)
     for settings in ({"solver": Adaptive()}, {"ts": grids.uniform(sde, 5).flip(0)}):
         with pytest.raises(ValueError, match="a tolerance, or a solver and its grid, got both"):
             log_likelihood(model, sde, x, tolerance=1e-2, **settings)  # type: ignore[arg-type]
@@ -463,7 +465,7 @@ def test_the_density_of_a_trained_model_integrates_to_one(learned: tuple[int, De
     x = torch.cartesian_prod(*[line] * dims).reshape(-1, dims)
     scored = torch.Generator().manual_seed(1)
     pilots = x[torch.randperm(len(x), generator=scored)[:32]]
-    plan = plan_for(model, sde, pilots, 1e-2, divergence=Exact())
+    plan = choose_solver(model, sde, pilots, 1e-2, divergence=Exact())
     density = log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=plan.ts).log_prob.exp()
     cell = (2 * half / points) ** dims
     assert float(density.sum() * cell) == pytest.approx(1, abs=0.01)

@@ -12,38 +12,38 @@ import pytest
 import torch
 from PIL import Image
 from torch import Generator, Tensor, nn
-
-from commands.generate import generate
-from commands.rows import Rows
-from commands.run import DataFacts, Run
-from commands.train_log import Log
-from commands.train_pictures import sampling_of
-from configs import cifar10
-from evaluation import save_panels
-from models import MLP, Denoiser
-from models.precondition import eps
-from sde_lib import EDMSDE, SDE, VPSDE, RectifiedSDE
-from tests.training_runs import (
+from training_runs import (
     BATCH,
     TOTAL,
     batches,
     configuration,
     new_run,
     new_state,
-    recorded,
     rows_of,
+    save_hyperparameters,
     watched,
     with_value,
 )
-from training import Step, dsm_loss, latest, save, times, train, weighting
-from training.window import Window, level_edges
+
+from scorefield.commands.generate import generate
+from scorefield.commands.run import DataFacts, Run
+from scorefield.commands.train.json_lines import Rows
+from scorefield.commands.train.log import Log
+from scorefield.commands.train.pictures import sampling_of
+from scorefield.configs import cifar10
+from scorefield.evaluation import save_panels
+from scorefield.models import MLP, Denoiser
+from scorefield.models.precondition import eps
+from scorefield.sde_lib import EDMSDE, SDE, VPSDE, RectifiedSDE
+from scorefield.training import Step, dsm_loss, latest, save, times, train, weighting
+from scorefield.training.monitor.step_metrics import StepMetrics, level_edges
 
 # Rows
 
 
 def test_rows_are_the_means_of_the_steps_between_them(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
-    steps = recorded(run)
+    steps = save_hyperparameters(run)
     rows = rows_of(run.workdir / "metrics.jsonl")
     assert [row["step"] for row in rows] == [7, 14, 21, 28, 30]
     begun = 0
@@ -81,7 +81,7 @@ def test_the_error_in_the_noise_does_not_know_the_weight(sde: SDE, weight: weigh
     x0, noise = torch.randn(64, 4, generator=generator), torch.randn(64, 4, generator=generator)
     t = times.log_snr(sde, 64, generator)
     losses = dsm_loss(denoiser, sde, x0, t, noise, weight=weight).detach()
-    window = Window(sde, weight)
+    window = StepMetrics(sde, weight)
     window.add(Step(1, 64, losses.mean(), torch.ones(()), 0.0, losses, t, {}))
     levels = window.means()["levels"]
     alpha, sigma = sde.scales(t)
@@ -105,10 +105,10 @@ def test_bins_reach_from_one_end_of_a_path_to_the_other() -> None:
 def test_the_rows_of_a_run_that_was_killed_are_those_of_one_that_was_not(killed: list[int], tmp_path: Path) -> None:
     saves = tuple(BATCH * i for i in (3, 11, 12, 18, 25))  # windows end at 7, 14, ...
     whole, broken = new_run(tmp_path / "whole"), new_run(tmp_path / "broken")
-    recorded(whole, saves)
+    save_hyperparameters(whole, saves)
     for until in killed:
-        recorded(broken, saves, until)
-    recorded(broken, saves)
+        save_hyperparameters(broken, saves, until)
+    save_hyperparameters(broken, saves)
     bytes_ = [(run.workdir / "metrics.jsonl").read_bytes() for run in (whole, broken)]
     assert bytes_[0] == bytes_[1]
     assert [r["step"] for r in rows_of(broken.workdir / "timing.jsonl")] == [7, 14, 21, 28, 30]
@@ -159,12 +159,14 @@ def test_pictures_have_the_raw_and_the_averaged_weights_side_by_side(tmp_path: P
     assert not state.ema.model.training
     first, second = (np.asarray(Image.open(file).convert("L")) for file in files)
     assert np.array_equal(first, second)  # the same noise
-    panels = {}
+    side_by_side = {}
     for name, denoiser in {"raw": state.denoiser.eval(), "EMA 0.9": state.ema.model}.items():
         x = generate(run, denoiser, 36, sampling=run.config.sampling, seed=run.config.seed, show=False)
-        panels[name] = run.viewable(run.to_stored(x))
-    assert not torch.equal(*panels.values())
-    assert np.array_equal(first, np.asarray(Image.open(save_panels(panels, tmp_path / "expected.png")).convert("L")))
+        side_by_side[name] = run.viewable(run.to_stored(x))
+    assert not torch.equal(*side_by_side.values())
+    assert np.array_equal(
+        first, np.asarray(Image.open(save_panels(side_by_side, tmp_path / "expected.png")).convert("L"))
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 6, 10), (2,), (7, 3)])
@@ -236,7 +238,7 @@ def test_the_log_stops_a_run_and_its_last_checkpoint_stays(tmp_path: Path) -> No
     # Its data mended, it goes on.
     (run.workdir / "bad_batch.pt").unlink()
     shutil.rmtree(run.workdir / "samples", ignore_errors=True)
-    assert recorded(run)[-1].images == TOTAL
+    assert save_hyperparameters(run)[-1].images == TOTAL
 
 
 def test_a_full_disk_stops_the_log_in_one_line_or_is_passed_over(
@@ -249,9 +251,9 @@ def test_a_full_disk_stops_the_log_in_one_line_or_is_passed_over(
     config = configuration()
     config.training.on_full_disk = "stop"
     with pytest.raises(ValueError, match=r"^No space left on device: .*; make room, and give the same command again$"):
-        recorded(new_run(tmp_path / "stop", config))
+        save_hyperparameters(new_run(tmp_path / "stop", config))
     config.training.on_full_disk = "continue"
-    assert recorded(new_run(tmp_path / "continue", config))[-1].images == TOTAL
+    assert save_hyperparameters(new_run(tmp_path / "continue", config))[-1].images == TOTAL
     assert not (tmp_path / "continue" / "metrics.jsonl").read_text()
     assert "No space left on device: part of what training shows is not written" in capsys.readouterr().err
 
@@ -263,8 +265,8 @@ def one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     run = new_run(folder / "run")
-    recorded(run, (BATCH * 11,), until=BATCH * 16)
-    recorded(run)
+    save_hyperparameters(run, (BATCH * 11,), until=BATCH * 16)
+    save_hyperparameters(run)
     _, message = watched(new_state(), with_value(math.nan, 3, 11), folder)
     (folder / f"said.{rank}").write_text(message)
     torch.distributed.destroy_process_group()
@@ -273,7 +275,7 @@ def one_of_two(rank: int, folder: Path) -> None:
 def test_two_processes_write_one_log_and_the_one_with_the_bad_example_names_it(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
     alone = new_run(tmp_path / "alone")
-    recorded(alone)
+    save_hyperparameters(alone)
     ours, one = (rows_of(tmp_path / name / "metrics.jsonl") for name in ("run", "alone"))
     assert [row["step"] for row in ours] == [7, 14, 21, 28, 30]
     for row, other in zip(ours, one, strict=True):

@@ -9,16 +9,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles import PATHS
 from seeded import seeded_normal
 from torch import Generator, Tensor, nn
 
-from models import MLP, Denoiser, Gaussian, GaussianMixture, UNet
-from models.precondition import eps
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, RectifiedSDE
-from tests.oracles import PATHS
-from training import EMA, Batches, TrainingState, dsm_loss, latest, load, load_weights, save, times, train, weighting
-from training.adam import adam
-from training.data import Dataset, digits
+from scorefield.models import MLP, Denoiser, Gaussian, GaussianMixture, UNet
+from scorefield.models.precondition import eps
+from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, RectifiedSDE
+from scorefield.training import (
+    EMA,
+    Batches,
+    TrainingState,
+    dsm_loss,
+    latest,
+    load,
+    load_weights,
+    save,
+    times,
+    train,
+    weighting,
+)
+from scorefield.training.adam import adam
+from scorefield.training.data import Dataset, digits
 
 
 def to_model(x: Tensor, generator: Generator) -> Tensor:
@@ -321,11 +333,11 @@ def test_a_checkpoint_of_another_architecture_or_broken_is_refused(tmp_path: Pat
         load_weights(place, small_state().denoiser)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a checkpoint at all", "no keys"])
-def test_a_damaged_state_is_named(tmp_path: Path, damage: bytes | str) -> None:
+@pytest.mark.parametrize("verify", [b"", b"not a checkpoint at all", "no keys"])
+def test_a_damaged_state_is_named(tmp_path: Path, verify: bytes | str) -> None:
     place = save(tmp_path, small_state())
-    if isinstance(damage, bytes):
-        (place / "state.pt").write_bytes(damage)
+    if isinstance(verify, bytes):
+        (place / "state.pt").write_bytes(verify)
     else:
         torch.save({"device": "cpu"}, place / "state.pt")
     with pytest.raises(ValueError, match=r"state\.pt does not"):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.func import jvp
 from torch.testing import assert_close
 
-from models import precondition
-from models.denoiser import Denoiser
-from models.embeddings import fourier_features
-from models.vdm import VDM
+from scorefield.models import precondition
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.layers.embeddings import fourier_features
+from scorefield.models.networks.vdm import VDM
 
 # Of ScoreUNet in google-research/vdm at dc27b98 with configs/cifar10.py, counted once outside this repository. Its
 # first dense layer has a column of 4 * 128 for a conditioning number, 0 but for augmented data, which we leave out.

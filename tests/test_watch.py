@@ -13,21 +13,21 @@ import torch
 import torch.multiprocessing
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from models import MLP, Denoiser
-from models.precondition import eps
-from sde_lib import SDE, VPSDE
-from tests.training_runs import (
+from training_runs import (
     BATCH,
     batches,
     new_state,
     watched,
     with_value,
 )
-from training import TrainingState, dsm_loss, loop, save, train
-from training import watch as watch_
-from training.distributed import Ranks
-from training.watch import Watch
+
+from scorefield.models import MLP, Denoiser
+from scorefield.models.precondition import eps
+from scorefield.sde_lib import SDE, VPSDE
+from scorefield.training import TrainingState, dsm_loss, engine, save, train
+from scorefield.training.distributed.ranks import Ranks
+from scorefield.training.monitor import loss_guard as watch_
+from scorefield.training.monitor.loss_guard import LossGuard
 
 
 class Poisoned(nn.Module):
@@ -134,11 +134,11 @@ def test_a_loss_that_explodes_is_named_after_a_warm_up_and_not_before(tmp_path: 
     assert "the largest output is that of net.head (Linear)" in message
     for at, explosion in ((50, 1e3), (120, 0)):  # within the warm-up; and not asked for
         state = new_state()
-        watch = Watch(VPSDE(), folder=tmp_path, explosion=explosion)
+        watch = LossGuard(VPSDE(), folder=tmp_path, explosion=explosion)
         for step in train(state.denoiser, VPSDE(), with_jump(state, at), images=BATCH * 130, state=state):
             watch.see(step)
     with pytest.raises(ValueError, match=r"more than 1 times the mean loss, got 0\.5"):
-        Watch(VPSDE(), explosion=0.5)
+        LossGuard(VPSDE(), explosion=0.5)
 
 
 class Late:
@@ -156,7 +156,7 @@ class Late:
 def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Late, "waited", 0)
     monkeypatch.setattr(watch_, "_to_host", lambda flag: (flag, Late()))
-    monkeypatch.setattr(loop, "AT_ONCE", ())
+    monkeypatch.setattr(engine, "HOST_DEVICES", ())
 
 
 def test_a_verdict_that_is_late_names_the_step_it_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_a_verdict_that_is_late_names_the_step_it_is_about(tmp_path: Path, monke
     assert Late.waited == 9
     # Settled, before a checkpoint say, it comes at once.
     state = new_state()
-    watch = Watch(VPSDE(), state.denoiser, folder=tmp_path)
+    watch = LossGuard(VPSDE(), state.denoiser, folder=tmp_path)
     steps = train(state.denoiser, VPSDE(), with_value(math.nan, 2, 1), images=99, state=state, sound=watch.sound)
     for step in itertools.islice(steps, 3):
         watch.see(step)
@@ -234,7 +234,7 @@ def test_a_bad_step_moves_nothing(bad: str, tmp_path: Path) -> None:
 
 def test_whoever_goes_on_after_a_bad_step_has_only_left_it_out(tmp_path: Path) -> None:
     state = new_state()
-    watch = Watch(VPSDE(), state.denoiser, folder=tmp_path)
+    watch = LossGuard(VPSDE(), state.denoiser, folder=tmp_path)
     loader = with_value(math.nan, 9, 1)
     for step in train(state.denoiser, VPSDE(), loader, images=BATCH * 20, state=state, sound=watch.sound):
         if step.step == 9:
@@ -265,7 +265,7 @@ class Norms(TorchDispatchMode):
 
 def test_a_step_takes_one_norm_of_its_gradient(tmp_path: Path) -> None:
     state = new_state()
-    watch = Watch(VPSDE(), state.denoiser, folder=tmp_path)
+    watch = LossGuard(VPSDE(), state.denoiser, folder=tmp_path)
     with Norms() as norms:
         for step in train(state.denoiser, VPSDE(), batches((4,)), images=BATCH * 5, state=state, sound=watch.sound):
             watch.see(step)
@@ -278,7 +278,7 @@ def explode_in_the_second(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(0)
     denoiser = Denoiser(MLP((2,), width=8, blocks=1), eps)
-    watch, calls = Watch(VPSDE(), denoiser, folder=folder), 0
+    watch, calls = LossGuard(VPSDE(), denoiser, folder=folder), 0
 
     def weight(sde: SDE, t: Tensor) -> Tensor:
         nonlocal calls

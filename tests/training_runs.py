@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from commands.run import DataFacts, Run
-from commands.train_log import Log
-from configs import build, digits
-from models import MLP, Denoiser
-from models.precondition import eps
-from sde_lib import VPSDE
-from training import EMA, Step, TrainingState, latest, load, save, train, weighting
-from training.data import digits as digits_data
-from training.watch import Watch
+from scorefield.commands.run import DataFacts, Run
+from scorefield.commands.train.log import Log
+from scorefield.configs import build, digits
+from scorefield.models import MLP, Denoiser
+from scorefield.models.precondition import eps
+from scorefield.sde_lib import VPSDE
+from scorefield.training import EMA, Step, TrainingState, latest, load, save, train, weighting
+from scorefield.training.data import digits as digits_data
+from scorefield.training.monitor.loss_guard import LossGuard
 
 BATCH, TOTAL = 16, 480
 
@@ -49,7 +49,7 @@ def batches(shape: tuple[int, ...], start: int = 0, size: int = BATCH) -> Iterat
         yield torch.randn(size, *shape, generator=Generator().manual_seed(position))
 
 
-def recorded(run: Run, saves: tuple[int, ...] = (), until: int = TOTAL) -> list[Step]:
+def save_hyperparameters(run: Run, saves: tuple[int, ...] = (), until: int = TOTAL) -> list[Step]:
     """Train as the command does, from the newest checkpoint; killed after `until` images."""
     state, seen = new_state(run), []
     checkpoint = latest(run.workdir / "checkpoints")
@@ -74,7 +74,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def watched(
     state: TrainingState, loader: Iterator[Tensor], folder: Path, steps: int = 60, **options: Any
 ) -> tuple[list[Step], str]:
-    watch = Watch(VPSDE(), state.denoiser, folder=folder, **options)
+    watch = LossGuard(VPSDE(), state.denoiser, folder=folder, **options)
     seen: list[Step] = []
     loop = train(
         state.denoiser,

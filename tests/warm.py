@@ -48,7 +48,7 @@ def _server() -> "subprocess.Popen[str]":
 def _serve() -> None:
     sys.path.insert(0, str(ROOT))
     for module in MODULES:
-        importlib.import_module(f"commands.{module}")
+        importlib.import_module(f"scorefield.commands.{module}")
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         replies.write(json.dumps(_answer(json.loads(line))) + "\n")
@@ -77,7 +77,7 @@ def _become(request: dict[str, Any], output: int, errors: int) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.argv = [str(ROOT / "main.py"), *request["arguments"]]
-        status = importlib.import_module("main").main(sys.argv)
+        status = importlib.import_module("scorefield.main").main(sys.argv)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     finally:

@@ -1,41 +1,41 @@
 """Denoising score matching: `(denoiser, sde, data) -> weights`."""
 
-from training import times, weighting
-from training.batches import Batches, Scaled
-from training.checkpoint import latest, load, load_weights, newest_whole, save
-from training.dequantiser import DequantiserStep, dequantiser_gain, train_dequantiser
-from training.distributed import Ranks
-from training.ema import EMA
-from training.loop import Step, TrainingState, train
-from training.loss import dsm_loss
-from training.power_ema import PowerEMA, reconstruct, snapshots
-from training.sealed import DiskFullError, sealed, tidy
-from training.sharding import Sharding
-from training.watch import Watch
+from scorefield.training import times, weighting
+from scorefield.training.averages.ema import EMA
+from scorefield.training.averages.power_ema import PowerEMA, reconstruct, snapshots
+from scorefield.training.checkpoints.atomic import DiskFullError, atomic_dir, remove_partial
+from scorefield.training.checkpoints.checkpoint import latest, latest_valid, load, load_weights, save
+from scorefield.training.data.batches import Batches, ToModelRange
+from scorefield.training.distributed.ranks import Ranks
+from scorefield.training.distributed.sharding import Sharding
+from scorefield.training.engine import Step, TrainingState, train
+from scorefield.training.monitor.loss_guard import LossGuard
+from scorefield.training.objectives.dequantiser import DequantiserStep, dequantiser_gain, train_dequantiser
+from scorefield.training.objectives.dsm import dsm_loss
 
 __all__ = [
     "EMA",
     "Batches",
     "DequantiserStep",
     "DiskFullError",
+    "LossGuard",
     "PowerEMA",
     "Ranks",
-    "Scaled",
     "Sharding",
     "Step",
+    "ToModelRange",
     "TrainingState",
-    "Watch",
+    "atomic_dir",
     "dequantiser_gain",
     "dsm_loss",
     "latest",
+    "latest_valid",
     "load",
     "load_weights",
-    "newest_whole",
     "reconstruct",
+    "remove_partial",
     "save",
-    "sealed",
     "snapshots",
-    "tidy",
     "times",
     "train",
     "train_dequantiser",

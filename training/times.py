@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
-from sde_lib import SDE
+from scorefield.sde_lib import SDE
 
 Times = Callable[[SDE, int, Generator | None], Tensor]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sde_lib import SDE
+from scorefield.sde_lib import SDE
 
 Weighting = Callable[[SDE, Tensor], Tensor]
 

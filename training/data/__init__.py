@@ -1,19 +1,19 @@
 """Data sets: one class for what they are, and a reader for each place they come from."""
 
-from training.data.archive import archive
-from training.data.array import array, whole_array
-from training.data.celeba import celeba
-from training.data.cifar10 import cifar10
-from training.data.dataset import Dataset, Split
-from training.data.decoding import Decoding
-from training.data.digits import digits
-from training.data.download import download
-from training.data.folder import folder, image_files, read_images
-from training.data.hub import huggingface
-from training.data.idx import fashion_mnist, mnist, read_idx
-from training.data.imagenet import imagenet
-from training.data.shards import shards
-from training.data.toys import toy
+from scorefield.training.data.dataset import Dataset, Split
+from scorefield.training.data.files.archive import archive
+from scorefield.training.data.files.array import array, whole_array
+from scorefield.training.data.files.decoding import Decoding
+from scorefield.training.data.files.download import download
+from scorefield.training.data.files.folder import folder, image_files, read_images
+from scorefield.training.data.files.hub import huggingface
+from scorefield.training.data.files.shards import shards
+from scorefield.training.data.sources.celeba import celeba
+from scorefield.training.data.sources.cifar10 import cifar10
+from scorefield.training.data.sources.digits import digits
+from scorefield.training.data.sources.imagenet import imagenet
+from scorefield.training.data.sources.mnist import fashion_mnist, mnist, read_idx
+from scorefield.training.data.sources.toys import toy
 
 __all__ = [
     "Dataset",

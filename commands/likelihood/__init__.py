@@ -1,0 +1,5 @@
+"""`--mode=likelihood`."""
+
+from scorefield.commands.likelihood.command import likelihood
+
+__all__ = ["likelihood"]

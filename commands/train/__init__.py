@@ -1,0 +1,5 @@
+"""`--mode=train`."""
+
+from scorefield.commands.train.command import train
+
+__all__ = ["train"]

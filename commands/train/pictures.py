@@ -1,0 +1,146 @@
+"""The pictures of a training run: samples as it goes, curves at its end."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from scorefield.commands.generate import generate
+from scorefield.commands.run import Run
+from scorefield.evaluation import save_curve, save_panels
+from scorefield.solvers import Progress
+from scorefield.training import TrainingState
+
+SAMPLES = 36  # of each of the two
+STAGES = 4  # parts of the run, each a curve over noise levels
+QUICK = {"solver": "dpm", "grid": "log_snr", "steps": 20, "denoise": True}
+
+
+def save_samples(
+    run: Run, state: TrainingState, board: SummaryWriter | None, asked: Callable[[], object] = lambda: False
+) -> str:
+    """Samples of the raw weights and of their first average, side by side, from one noise; what to say of it.
+
+    They are drawn as the configuration says, or in 20 steps of DPM-Solver++ if that takes more evaluations of the
+    network than `training.sample_evaluations`. Sampling that fails (raw weights, early on) costs its panel, not the
+    run. Weights in shards need every process to sample: those without a board write nothing. Where `asked` says so,
+    sampling is abandoned.
+    """
+    sampling = sampling_of(run)
+    side_by_side: dict[str, Tensor] = {}
+    missing: list[str] = []
+    for name, denoiser in {"raw": state.denoiser, f"EMA {state.ema.decay:g}": state.ema.model}.items():
+        with _evaluating(denoiser), _noted(missing):
+            side_by_side[name] = _samples(run, denoiser, sampling, asked)
+    if board is None:
+        return ""
+    if not side_by_side:
+        return f"no samples after {state.images:,} images: {missing[0]}"
+    path = save_panels(side_by_side, run.workdir / "samples" / f"{state.images:010d}.png")
+    for name, seen in side_by_side.items():
+        if seen.ndim == 4:
+            shown = seen if seen.shape[1] in (1, 3) else seen[:, :1]
+            board.add_images(f"samples/{name.split()[0].lower()}", shown, state.images)
+    how = f" ({QUICK['steps']} steps of {QUICK['solver']}: training.sample_evaluations)" if sampling is QUICK else ""
+    return f"wrote {path}{how}" + "".join(f" without {reason}" for reason in missing)
+
+
+def save_curves(rows: Sequence[dict[str, Any]], workdir: Path) -> None:
+    """The loss along the run as loss.png, and by noise level as loss_by_log_snr.png, a curve for each quarter."""
+    rows = [row for row in rows if "loss" in row]
+    if not rows:
+        return
+    xs = [row["images"] for row in rows]
+    save_curve({"loss": (xs, [row["loss"] for row in rows])}, workdir / "loss.png", "images seen", "loss", log="y")
+    counted = [row for row in rows if "levels" in row]
+    curves = {}
+    for stage in range(STAGES):
+        low, high = (counted[-1]["images"] * each / STAGES for each in (stage, stage + 1)) if counted else (0, 0)
+        part = [row for row in counted if low < row["images"] <= high]
+        if part:
+            curves[f"to {part[-1]['images']:,} images"] = _by_level(part)
+    if curves:
+        y = "error in the noise, |eps_hat - eps|^2 / D"
+        save_curve(curves, workdir / "loss_by_log_snr.png", "log-SNR", y, log="y")
+
+
+def sampling_of(run: Run) -> Mapping[str, Any]:
+    """How pictures are sampled: the configuration's own way, or QUICK where a sample costs too much by that.
+
+    The evaluations are counted on a denoiser that costs none.
+    """
+    left = run.config.training.sample_evaluations
+
+    def counted(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _TooManyError
+        return torch.zeros_like(x)
+
+    try:
+        generate(run, counted, 1, sampling=run.config.sampling, seed=0, show=False)
+    except _TooManyError:
+        return QUICK
+    except ValueError:  # said where the pictures are drawn
+        pass
+    return run.config.sampling  # type: ignore[no-any-return]
+
+
+class _TooManyError(Exception):
+    """Evaluations."""
+
+
+@contextmanager
+def _evaluating(denoiser: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in denoiser.modules()}
+    denoiser.eval()
+    try:
+        with torch.compiler.set_stance("force_eager"):  # or it is compiled again for another batch and mode
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _noted(failures: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        failures.append(str(error))
+
+
+def _samples(run: Run, denoiser: nn.Module, sampling: Mapping[str, Any], asked: Callable[[], object]) -> Tensor:
+    def abandoned(progress: Progress) -> None:
+        if asked():
+            raise ValueError("interrupted")
+
+    labels = None if run.num_classes is None else torch.arange(SAMPLES) % run.num_classes
+    x = generate(
+        run,
+        denoiser,
+        SAMPLES,
+        sampling=sampling,
+        seed=run.config.seed,
+        labels=labels,
+        show=False,
+        trajectory=abandoned,
+    )
+    return run.viewable(run.to_stored(x))
+
+
+def _by_level(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """The bins' middles and mean errors over some rows of one path; bins that nothing fell into are left out."""
+    edges = rows[-1]["levels"]["edges"]
+    sums, counts = [0.0] * (len(edges) - 1), [0] * (len(edges) - 1)
+    for row in rows:
+        for i, (count, error) in enumerate(zip(row["levels"]["count"], row["levels"]["eps_error"], strict=True)):
+            if count and i < len(sums):
+                sums[i], counts[i] = sums[i] + count * error, counts[i] + count
+    kept = [i for i, count in enumerate(counts) if count]
+    return [(edges[i] + edges[i + 1]) / 2 for i in kept], [sums[i] / counts[i] for i in kept]

@@ -1,0 +1,117 @@
+"""From a recipe to a denoiser, and how well the weights fitted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scorefield.models.checkpoints.spec import CheckpointSpec
+from scorefield.models.denoiser import Denoiser
+from scorefield.sde_lib import SDE, predict_noise
+
+# A share of the noise below which a network is probably not what it is taken for.
+POOR = 0.5
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a checkpoint fitted.
+
+    Args:
+        network: the name of our network.
+        weights: "ema", "raw", or "as stored" where the file does not say.
+        parameters: of our network.
+        matched: how many of our tensors were filled.
+        missing: their names that we need and the file does not have.
+        unexpected: names of the file that our network has no place for.
+        mismatched: ours whose shape is another, with both shapes.
+        noise_found: the share of pure noise that is recognised as noise at the end of the path, None if untried.
+    """
+
+    network: str
+    weights: str
+    parameters: int
+    matched: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    noise_found: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every tensor has its place."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        text = f"{self.network} of {self.parameters:,} parameters, weights {self.weights}: {self.matched} tensors match"
+        for words, names in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of another shape", self.mismatched),
+        ):
+            text += f", {len(names)} {words}" + (f" (first {names[0]})" if names else "")
+        if self.noise_found is None:
+            return text
+        poor = ", which is little: untrained, or of other conventions" if self.noise_found < POOR else ""
+        return f"{text}; of pure noise {self.noise_found:.1%} is recognised{poor}"
+
+
+def fitted(recipe: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> tuple[Denoiser, LoadReport]:
+    """The denoiser of a recipe with what fits of a state dict, and the verdict."""
+    network = recipe.network(**recipe.settings)
+    return Denoiser(network, recipe.precondition), filled(network, recipe, state, weights)
+
+
+def filled(network: nn.Module, recipe: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> LoadReport:
+    """Put what fits of a state dict into the network of a recipe; the verdict."""
+    ours = network.state_dict()
+    entries = list(recipe.entries(network))
+    found: dict[str, Tensor] = {}
+    used, missing, mismatched = set(), [], []
+    for entry in entries:
+        names = [next((n for n in name.split("|") if n in state), name.split("|")[0]) for name in entry.theirs]
+        absent = [name for name in names if name not in state]
+        missing += [name for name in absent if name not in missing]
+        used |= set(names)
+        if absent:
+            continue
+        try:
+            made = entry.make(*(state[name] for name in names))
+        except (RuntimeError, ValueError, IndexError):
+            made = torch.empty(0)
+        if made.shape == ours[entry.ours].shape:
+            found[entry.ours] = made
+        else:
+            there = ", ".join(str(tuple(state[name].shape)) for name in names)
+            mismatched.append(f"{names[0]} {there} there, {tuple(ours[entry.ours].shape)} here")
+    unexpected = tuple(name for name in state if name not in used and not name.endswith(recipe.extra))
+    network.load_state_dict({**ours, **found})
+    parameters = sum(p.numel() for p in network.parameters())
+    return LoadReport(
+        type(network).__name__, weights, parameters, len(found), tuple(missing), unexpected, tuple(mismatched)
+    )
+
+
+@torch.no_grad()
+def noise_found(denoiser: Denoiser, sde: SDE, shape: tuple[int, ...]) -> float:
+    """1 - |eps_hat - eps|^2 / |eps|^2 for pure noise at the end of the path.
+
+    Trained networks find nearly all of it. That is necessary, not sufficient: EDM's parameterisation finds it without
+    its network, and a path that ends in the same noise is not told apart.
+
+    Raises:
+        ValueError: if the network gives numbers that are not finite, or does not take the shape.
+    """
+    # A smaller image tells as much and costs less.
+    stride = int(getattr(denoiser.net, "stride", 1))
+    smaller = tuple(min(size, max(64, stride)) for size in shape[1:]) if len(shape) == 3 else shape[1:]
+    eps = torch.randn((1, shape[0], *smaller), generator=torch.Generator().manual_seed(0))
+    alpha, sigma = sde.scales(sde.t_max)
+    try:
+        found = predict_noise(denoiser, eps * float(sigma), alpha, sigma)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"the network does not run on a sample of shape {shape}: {error}") from None
+    if not bool(found.isfinite().all()):
+        raise ValueError("the network gives values that are not finite: its weights are damaged")
+    return 1 - float((found - eps).square().mean() / eps.square().mean())

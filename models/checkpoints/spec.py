@@ -1,0 +1,144 @@
+"""What an importer makes of other people's weights, before anything is built."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scorefield.models.layers.blocks import ResidualBlock
+from scorefield.models.precondition import Precondition
+from scorefield.sde_lib import SDE
+
+
+class Entry(NamedTuple):
+    """One of our tensors, the names of theirs that it is made of ("this|that" is either), and how."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    make: Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """How to build the denoiser that a checkpoint holds.
+
+    Args:
+        network: the class of the network.
+        settings: its constructor's keywords.
+        entries: what each of its tensors is made of; those left out keep what they are.
+        precondition: what the network predicts, and what it is told.
+        sde: the path that it was trained on.
+        shape: of one sample, (*D).
+        low, high: the range of the data that it was trained on.
+        levels: how many values it has, None for continuous data.
+        unlabelled: whether "no label" means anything: it was trained with labels left out, or has none.
+        extra: endings of names that a checkpoint may have beside its weights: buffers that follow from the settings.
+    """
+
+    network: type[nn.Module]
+    settings: Mapping[str, Any]
+    entries: Callable[[Any], Iterator[Entry]]
+    precondition: Precondition
+    sde: SDE
+    shape: tuple[int, ...]
+    low: float = -1.0
+    high: float = 1.0
+    levels: int | None = 256
+    unlabelled: bool = True
+    extra: tuple[str, ...] = ("sigmas", "resample_filter")
+
+
+def itself(tensor: Tensor) -> Tensor:
+    """The tensor as it is."""
+    return tensor
+
+
+def same(ours: str, theirs: str, *, bias: bool = True) -> Iterator[Entry]:
+    """A layer's weight and bias, as they are."""
+    for name in ("weight", "bias")[: 1 + bias]:
+        yield Entry(f"{ours}.{name}", (f"{theirs}.{name}",), itself)
+
+
+def joined(
+    ours: str,
+    theirs: tuple[str, ...],
+    weight: str = "weight",
+    bias: str = "bias",
+    make: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Entry]:
+    """Linear maps side by side (q, k and v) as one 1x1 convolution."""
+    kernel = make or pointwise
+    weights, biases = (tuple(f"{name}.{part}" for name in theirs) for part in (weight, bias))
+    yield Entry(f"{ours}.weight", weights, lambda *w: torch.cat([kernel(each) for each in w]))
+    yield Entry(f"{ours}.bias", biases, lambda *b: torch.cat(b))
+
+
+def pointwise(weight: Tensor) -> Tensor:
+    """A matrix (out, in), or a kernel over one position, as a 1x1 convolution's kernel."""
+    return weight.reshape(*weight.shape[:2], 1, 1)
+
+
+def cos_first(weight: Tensor) -> Tensor:
+    """The first layer after an embedding that has its cosines first, for one that has its sines first."""
+    cos, sin = weight.chunk(2, 1)
+    return torch.cat([sin, cos], 1)
+
+
+def residual_block(
+    block: ResidualBlock, ours: str, theirs: str, names: Mapping[str, str], shortcut: str
+) -> Iterator[Entry]:
+    """A residual block's layers, whose names there are `names` by ours, and its shortcut if it has one."""
+    for here, there in names.items():
+        yield from same(f"{ours}.{here}", f"{theirs}.{there}")
+    if isinstance(block.shortcut, nn.Conv2d):
+        yield from same(f"{ours}.shortcut", f"{theirs}.{shortcut}")
+
+
+def with_unknown(table: Tensor) -> Tensor:
+    """A table of classes (K, width), and a row of zeros for no class, which it was made without."""
+    return torch.cat([table, torch.zeros_like(table[:1])])
+
+
+def taken(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The known values with the given ones in their place.
+
+    Raises:
+        ValueError: for one that is not known.
+    """
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f": did you mean {close[0]!r}?" if close else f": the architecture takes {', '.join(known)}"
+            raise ValueError(f"got {key!r}, which this source does not have{hint}")
+    return {**known, **given}
+
+
+def confirmed(inferred: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights tell, where what was given (and is not None) says the same.
+
+    Raises:
+        ValueError: where it says something else.
+    """
+    for key, value in inferred.items():
+        said = given.get(key)
+        same = tuple(said) == tuple(value) if isinstance(said, list | tuple) else said in (None, value)
+        if not same:
+            raise ValueError(f"expected {key}={value}, as the weights have it, got {said}: leave it out")
+    return dict(inferred)
+
+
+def levels_at(size: int, resolutions: Iterable[int], levels: int) -> tuple[int, ...]:
+    """The levels of a U-Net, counted from 0 at full size, whose images have one of these sizes."""
+    wanted = set(resolutions)
+    return tuple(level for level in range(levels) if size // 2**level in wanted)
+
+
+def confirmed_attention(key: str, given: Any, found: tuple[int, ...], at: tuple[int, ...]) -> None:
+    """Raises ValueError where what was given under a key means attention at other levels than the weights have."""
+    if at != found:
+        raise ValueError(
+            f"expected {key} at levels {found}, where the weights have attention, got {given}: levels {at}"
+        )

@@ -1,0 +1,55 @@
+"""A residual perceptron for vectors, or anything flattened to one."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from scorefield.models.hyperparameters import save_hyperparameters
+from scorefield.models.layers.blocks import zeroed
+from scorefield.models.layers.embeddings import NoiseEmbedding
+
+
+@save_hyperparameters
+class MLP(nn.Module):
+    """F(x, c_noise, label) by residual blocks  h + W2 silu(W1 silu(LN(h)) + e),  e the embedded noise level.
+
+    Args:
+        shape: of one sample, (*D).
+        width: of the hidden layers.
+        blocks: how many residual blocks.
+        num_classes: with it, the network takes `label (B,)`; no label means "unknown".
+    """
+
+    def __init__(self, shape: Sequence[int], width: int = 128, blocks: int = 3, num_classes: int | None = None) -> None:
+        super().__init__()
+        dims = math.prod(shape)
+        self.embed = NoiseEmbedding(64, width, num_classes)
+        self.stem = nn.Linear(dims, width)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.head = zeroed(nn.Linear(width, dims))
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """The prediction, shape (B, *D)."""
+        embedding = self.embed(c_noise, label)
+        h = self.stem(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        output: Tensor = self.head(silu(self.norm(h)))
+        return output.reshape(x.shape)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.first = nn.Linear(width, width)
+        self.project = nn.Linear(width, width)
+        self.second = zeroed(nn.Linear(width, width))
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        inner = self.first(silu(self.norm(h))) + self.project(silu(embedding))
+        output: Tensor = h + self.second(silu(inner))
+        return output

@@ -1,0 +1,1 @@
+"""Solvers with one evaluation a step and coefficients that the grid decides."""

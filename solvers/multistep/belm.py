@@ -1,0 +1,109 @@
+"""An exactly invertible solver: the explicit midpoint rule over two steps."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from scorefield.sde_lib import SDE
+from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.sde import Noise
+from scorefield.solvers.multistep.ddim import DDIM
+from scorefield.solvers.multistep.exponential import Line
+from scorefield.solvers.multistep.linear_multistep import predict
+from scorefield.solvers.schedule import Schedule
+from scorefield.solvers.solver import OnStep, Progress, Solver
+
+
+@dataclass(frozen=True)
+class BELM(Solver):
+    """x_{i+1} from x_{i-1} and x_i by a rule that gives x_{i-1} from x_{i+1} and x_i: one evaluation a step, order 2.
+
+        z_{i+1} = r^2 z_{i-1} + (1 - r^2) z_i + h (1 + r) dz/dl,   h = l_{i+1} - l_i,  r = h / (l_i - l_{i-1})
+
+    with z = x / sqrt(alpha^2 + sigma^2), l half the log-SNR, and dz/dl = -alpha sigma v / (alpha^2 + sigma^2) for
+    v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2). A bidirectional explicit linear multistep method (Wang et al.
+    2024, "BELM", with coefficients of order 2 in the log-SNR, where equal steps have r = 1, so that the rule itself
+    grows no rounding either way; where the flow contracts, its other root grows as the flow shrinks, and in float32 the
+    way back is exact to 2e-5 for data of standard deviation 0.05). It wants more steps than DDIM to be better: 20.
+
+    Called as any solver it starts with a step of DDIM. To come back exactly, keep the state before the last as well:
+
+        z, before = BELM().pair(denoiser, sde, x, up)
+        x, _ = BELM().pair(denoiser, sde, z, up.flip(0), before)
+    """
+
+    @property
+    def remembers(self) -> bool:
+        return True
+
+    def pair(
+        self,
+        denoiser: DenoiserLike,
+        sde: SDE,
+        x: Tensor,
+        ts: Tensor,
+        neighbour: Tensor | None = None,
+        *,
+        on_step: OnStep = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The states at ts[-1] and at ts[-2], from those at ts[0] and at ts[1] (a step of DDIM unless given); (B, *D).
+
+        Raises:
+            ValueError: for a grid that is not one, or a neighbour of another shape.
+        """
+        if neighbour is not None and neighbour.shape != x.shape:
+            raise ValueError(f"expected a neighbour of shape {tuple(x.shape)}, got {tuple(neighbour.shape)}")
+        states = [x]
+
+        def keep(progress: Progress) -> None:
+            states[:] = [*states[-1:], progress.x]
+            if on_step is not None:
+                on_step(progress)
+
+        started = self if neighbour is None else _Started(neighbour)
+        end = started(denoiser, sde, x, ts, on_step=keep)
+        return end, states[0]
+
+    def step(
+        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        if memory is None:
+            return DDIM().step(denoiser, x, schedule, i, noise, None)[0], x
+        before, line, what = schedule.once((self, i), lambda: self._line(schedule, i))
+        prediction = predict(denoiser, x, schedule[i], what)
+        return before * memory + line.keep * x + line.weights[0] * prediction, x
+
+    def _line(self, schedule: Schedule, i: int) -> tuple[float, Line, str]:
+        """What x_{i-1}, and x_i and its prediction, are multiplied with; and which prediction."""
+        p, t, s = (schedule.host(k) for k in (i - 1, i, i + 1))
+        size = [math.hypot(at.alpha, at.sigma) for at in (p, t, s)]
+        h = (s.log_snr - t.log_snr) / 2
+        ratio = (s.log_snr - t.log_snr) / (t.log_snr - p.log_snr)
+        # v by the prediction that keeps its digits: (alpha x - R^2 x0) / (sigma R) or (R^2 eps - sigma x) / (alpha R)
+        pace = -h * (1 + ratio) * size[2] / size[1] ** 2
+        if t.sigma > t.alpha:
+            of_x, of_prediction, what = t.alpha**2, -t.alpha * size[1] ** 2, "x0"
+        else:
+            of_x, of_prediction, what = -(t.sigma**2), t.sigma * size[1] ** 2, "eps"
+        keep = (1 - ratio**2) * size[2] / size[1] + pace * of_x / size[1]
+        return (
+            ratio**2 * size[2] / size[0],
+            Line(keep, (pace * of_prediction / size[1],)),
+            what,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Started(BELM):
+    """BELM whose first step is known."""
+
+    neighbour: Tensor
+
+    def step(
+        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        if memory is None:
+            return self.neighbour, x
+        return super().step(denoiser, x, schedule, i, noise, memory)

@@ -1,0 +1,150 @@
+"""Embedded Runge-Kutta pairs with step control of each sample's own, all samples in one batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scorefield.sde_lib import expand
+
+State = tuple[Tensor, ...]
+RowSlope = Callable[[Tensor, State, Tensor], State]  # (where each row is (R,), their state, which rows (R,)) -> d state
+
+SAFETY, LEAST, MOST = 0.9, 0.2, 10.0  # of the next step's size
+FIRST = 0.01  # the first step, as a share of the way
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods on the same stages; the last stage is at the higher one's result, so the next step begins with it.
+
+    Args:
+        order: of the higher method.
+        nodes, matrix: of the stages, the last row of the matrix being the higher method's weights.
+        error: its weights less those of the lower one.
+    """
+
+    order: int
+    nodes: tuple[float, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    error: tuple[float, ...]
+
+
+PAIRS = {
+    # Dormand and Prince 1980
+    "dopri5": Pair(
+        5,
+        (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1),
+        (
+            (),
+            (1 / 5,),
+            (3 / 40, 9 / 40),
+            (44 / 45, -56 / 15, 32 / 9),
+            (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+            (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+            (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+        ),
+        (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
+    ),
+    # Bogacki and Shampine 1989
+    "bosh3": Pair(
+        3,
+        (0, 1 / 2, 3 / 4, 1),
+        ((), (1 / 2,), (0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+        (2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8),
+    ),
+}
+
+
+class UnsolvedError(ValueError):
+    """An adaptive solve that does not converge: for which sample, how far along, and with what error."""
+
+    def __init__(self, message: str, sample: int, place: float, error: float) -> None:
+        super().__init__(message)
+        self.sample, self.place, self.error = sample, place, error
+
+
+def solve(
+    pair: Pair,
+    slope: RowSlope,
+    state: State,
+    length: float,
+    rtol: float,
+    atol: float,
+    told: Callable[[int, State], None] | None = None,
+) -> State:
+    """The state after going from 0 to `length`; steps, errors and refusals are each sample's own.
+
+    A step's error is the largest, over the state's tensors, of the root mean square of error / (atol + rtol |y|).
+
+    Args:
+        pair: of methods.
+        slope: d state / ds of some rows, each at its own s.
+        state: tensors that share the batch dimension.
+        length: of the way.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        told: called after each step with the number of samples that have arrived, and the state.
+
+    Raises:
+        UnsolvedError: when no step is small enough.
+    """
+    done = torch.zeros(len(state[0]), dtype=torch.float64)
+    size = torch.full_like(done, FIRST * length)
+    every = torch.arange(len(done))
+    first = slope(done, state, every) if len(done) else state
+    while bool((done < length).any()):
+        rows = every[done < length]
+        s, h = done[rows], size[rows].minimum(length - done[rows])
+        start, slopes = tuple(y[rows] for y in state), [tuple(k[rows] for k in first)]
+        for node, row in zip(pair.nodes[1:], pair.matrix[1:], strict=True):
+            new = _along(start, h, row, slopes)
+            slopes.append(slope((s + node * h).clamp(max=length), new, rows))
+        error = _error(_along(None, h, pair.error, slopes), start, new, rtol, atol)
+        stuck = (~error.isfinite() | ((h < 1e-12 * length) & (error > 1))).nonzero().flatten().tolist()
+        if stuck:
+            worst = stuck[0]
+            raise UnsolvedError(
+                f"found no step small enough (error {float(error[worst]):g} of the tolerance): look for NaN in the "
+                "input or the weights, or take larger tolerances",
+                int(rows[worst]), float(s[worst]), float(error[worst]),
+            )  # fmt: skip
+        taken = error <= 1
+        size[rows] = h * growth(error, SAFETY, 1 / pair.order).clamp(LEAST, MOST)
+        there = rows[taken]
+        done[there] = torch.where(h >= length - s, length, s + h)[taken]
+        state = with_rows(state, there, new, taken)
+        first = with_rows(first, there, slopes[-1], taken)
+        if told is not None and len(there):
+            told(int((done >= length).sum()), state)
+    return state
+
+
+def growth(error: Tensor, safety: float, exponent: float) -> Tensor:
+    """Safety error^-exponent, (R,): one by one, as `clocks.scales_at` says why."""
+    return torch.tensor([safety * max(e, 1e-10) ** -exponent for e in error.tolist()], dtype=torch.float64)
+
+
+def _along(state: State | None, h: Tensor, weights: tuple[float, ...], slopes: list[State]) -> State:
+    """State + h sum_j weights_j slopes_j; without a state, the sum alone."""
+    sums = []
+    for column in zip(*slopes[: len(weights)], strict=True):
+        total = torch.zeros_like(column[0])
+        for weight, k in zip(weights, column, strict=True):
+            total = total + weight * k if weight else total
+        sums.append(expand(h, total) * total)
+    return tuple(sums) if state is None else tuple(y + d for y, d in zip(state, sums, strict=True))
+
+
+def _error(errors: State, old: State, new: State, rtol: float, atol: float) -> Tensor:
+    shares = []
+    for e, y, z in zip(errors, old, new, strict=True):
+        scaled = e / (atol + rtol * torch.maximum(y.abs(), z.abs()))
+        shares.append(scaled.reshape(len(scaled), -1).square().mean(1).sqrt().detach().cpu().double())
+    return torch.stack(shares).amax(0)
+
+
+def with_rows(state: State, rows: Tensor, values: State, taken: Tensor) -> State:
+    """The state with those of the values that were taken in these rows."""
+    return tuple(y.index_copy(0, rows.to(y.device), v[taken.to(v.device)]) for y, v in zip(state, values, strict=True))

@@ -1,0 +1,1 @@
+"""Solvers that add noise: the reverse-time SDE and Langevin dynamics."""

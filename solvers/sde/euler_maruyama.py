@@ -1,0 +1,47 @@
+"""The reverse-time SDE in its two plain discretisations."""
+
+import math
+from dataclasses import dataclass
+
+from scorefield.solvers.multistep.exponential import Line
+from scorefield.solvers.multistep.linear_multistep import LinearMultistep
+from scorefield.solvers.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(LinearMultistep):
+    """x' = x + (f x - g^2 score) dt + g sqrt(|dt|) z, with dt < 0: one evaluation a step.
+
+    Song et al. 2021, Eq. 6.
+    """
+
+    predict = "eps"
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def line(self, schedule: Schedule, i: int, past: int) -> Line:
+        t, dt = schedule.host(i), schedule.host(i + 1).t - schedule.host(i).t
+        weight = t.diffusion**2 / t.sigma * dt
+        return Line(1 + t.drift * dt, (weight,), t.diffusion * math.sqrt(-dt))
+
+
+@dataclass(frozen=True)
+class ReverseDiffusion(LinearMultistep):
+    """x' = (2 - r) x + G^2 score + G z,   r = alpha_t / alpha_s,  G^2 = sigma_t^2 - r^2 sigma_s^2.
+
+    The forward step x_t = r x_s + G z, turned round (Song et al. 2021, Appendix E, Eq. 46; on the variance-preserving
+    path r = sqrt(1 - beta) and G^2 = beta). One evaluation a step.
+    """
+
+    predict = "eps"
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def line(self, schedule: Schedule, i: int, past: int) -> Line:
+        t, s = schedule.host(i), schedule.host(i + 1)
+        variance = t.sigma**2 * -math.expm1(t.log_snr - s.log_snr)
+        return Line(2 - t.alpha / s.alpha, (-variance / t.sigma,), math.sqrt(variance))

@@ -1,0 +1,1 @@
+"""Moving averages of the weights: EMA, and EDM2's power-function averages."""

@@ -1,0 +1,251 @@
+"""Checkpoints: sealed folders (`training.checkpoints.atomic`), of which the newest whole one is gone on from.
+
+    FOLDER/0000001280/model.safetensors        the weights in training
+                      ema.safetensors          their moving average; of further decays, ema_1.safetensors, ...
+                      power_0.05.safetensors   EDM2's averages, where they are followed
+                      state.pt                 optimiser, random states of every rank, progress; weights_only=True
+                      SHA256SUMS
+
+A folder is named by the images seen. One that is damaged is passed over, and said; without SHA256SUMS (of an earlier
+version) it is read as it is.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from scorefield.training.averages.power_ema import PowerEMA
+from scorefield.training.checkpoints import randomness
+from scorefield.training.checkpoints.atomic import atomic_dir, is_sealed, remove, verify, write_tensors
+from scorefield.training.engine import TrainingState
+
+VERSION = 2
+
+
+def save(
+    folder: Path,
+    state: TrainingState,
+    keep: int = 2,
+    *,
+    keep_every: int = 0,
+    power: PowerEMA | None = None,
+    extra: dict[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint of `state`; remove all but the newest `keep`, and one of every `keep_every` images.
+
+    Every rank calls it, for its random states; the first one writes.
+
+    Args:
+        folder: of the checkpoints.
+        state: what to save.
+        keep: how many of the newest stay.
+        keep_every: the first checkpoint at or after each multiple of so many images stays as well; 0 for none.
+        power: EDM2's averages, if they are followed.
+        extra: what else to come back to: numbers, strings, tensors, lists and dicts of them. `load` gives it back.
+
+    Raises:
+        DiskFullError: if there is no room: what was saved before stays.
+        ValueError: if a weight is not a finite number: what was saved before stays.
+    """
+    if keep < 1:
+        raise ValueError(f"expected to keep at least 1 checkpoint, got {keep}")
+    place = folder / f"{state.images:010d}"
+    progress = _progress(state) | {"extra": extra or {}}
+    if randomness.rank() != 0:
+        return place
+    for name, weight in state.denoiser.state_dict().items():
+        if not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"{name} is not finite after {state.images} images, so nothing was saved: lower the learning rate"
+            )
+    with atomic_dir(place) as part:
+        for name, model in _models(state, power).items():
+            write_tensors(part / f"{name}.safetensors", model.state_dict())
+        with (part / "state.pt").open("wb") as file:
+            torch.save(progress, file)
+    _thin_out(folder, keep, keep_every)
+    return place
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder, whole or not, or None."""
+    return checkpoints[-1] if (checkpoints := _all(folder)) else None
+
+
+def latest_valid(folder: Path, set_aside: bool = False) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose files match their checksums, or None if there is none at all; and what to say.
+
+    Args:
+        folder: of the checkpoints.
+        set_aside: rename the damaged ones it passes over, so that they do not count among the newest.
+
+    Raises:
+        ValueError: if there are checkpoints, and none is whole.
+    """
+    notes: list[str] = []
+    damaged: list[Path] = []
+    for checkpoint in reversed(_all(folder)):
+        if (wrong := verify(checkpoint) or _incomplete(checkpoint)) is None:
+            if not is_sealed(checkpoint):
+                notes.append(f"{checkpoint} has no checksums, so it is read unverified")
+            for bad in damaged if set_aside else []:
+                _set_aside(bad)
+            return checkpoint, notes
+        damaged.append(checkpoint)
+        notes.append(f"{wrong}: checkpoint {checkpoint.name} is passed over for the one before it")
+    if notes:
+        raise ValueError(f"no checkpoint in {folder} is whole, {notes[0].split(': ')[0]}: restore one, or train anew")
+    return None, notes
+
+
+def _incomplete(checkpoint: Path) -> str | None:
+    """What a checkpoint without checksums lacks: its weights, or, if it was written with checksums, those."""
+    if is_sealed(checkpoint):
+        return None
+    if not any((checkpoint / name).is_file() for name in ("model.safetensors", "ema.safetensors")):
+        return f"{checkpoint} has no weights"
+    if not (checkpoint / "state.pt").is_file():
+        return None
+    try:
+        saved = torch.load(checkpoint / "state.pt", weights_only=True, map_location="cpu", mmap=True)
+    except Exception as error:  # torch, pickle and zipfile raise anything for a damaged file
+        return f"{checkpoint / 'state.pt'} does not read ({type(error).__name__})"
+    return f"{checkpoint} has lost its checksums" if saved.get("version", 1) >= 2 else None
+
+
+def load(
+    checkpoint: Path, state: TrainingState, power: PowerEMA | None = None, *, verified: bool = False
+) -> dict[str, Any]:
+    """Put a checkpoint's weights, averages, optimiser, random states and progress into `state`; gives back its extra.
+
+    Args:
+        checkpoint: the folder.
+        state: to fill.
+        power: EDM2's averages, if they are followed.
+        verified: its checksums were gone through just now, by `newest_whole`.
+
+    Raises:
+        ValueError: if it is missing, damaged, of another architecture, or of another device or number of processes.
+    """
+    if not verified and (wrong := verify(checkpoint)) is not None:
+        raise ValueError(f"{wrong}: restore it, or remove {checkpoint}")
+    for name, model in _models(state, power).items():
+        load_weights(checkpoint, model, name)
+    try:
+        saved: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True, map_location="cpu")
+        if saved.get("version", 1) > 1 and not is_sealed(checkpoint):
+            raise _UnfitError(f"{checkpoint / 'SHA256SUMS'} is missing: restore it, or remove {checkpoint}")
+        _check_machine(checkpoint, saved, state)
+        state.optimizer.load_state_dict(saved["optimizer"])
+        randomness.restore(_ranks(saved)[randomness.rank()], state.generator)
+        state.ema.updates, state.step, state.images = saved["ema_updates"], saved["step"], saved["images"]
+        extra: dict[str, Any] = saved.get("extra", {})
+    except _UnfitError:
+        raise
+    except Exception as error:  # torch, pickle and zipfile raise anything for a damaged file
+        raise ValueError(
+            f"{checkpoint / 'state.pt'} does not read ({error!r}): restore it, or remove {checkpoint}"
+        ) from None
+    return extra
+
+
+def load_weights(checkpoint: Path, denoiser: nn.Module, ema: bool | str = True) -> None:
+    """Put a checkpoint's averaged (or raw) weights into a denoiser, tensor by tensor; it does not verify checksums.
+
+    Args:
+        checkpoint: the folder.
+        denoiser: to fill.
+        ema: the average or not; or a file by its name, as "ema_1".
+
+    Raises:
+        ValueError: if the file is missing, broken or of another architecture; the denoiser is as it was then.
+    """
+    name = ema if isinstance(ema, str) else "ema" if ema else "model"
+    file = checkpoint / f"{name}.safetensors"
+    ours = denoiser.state_dict()
+    try:
+        with safe_open(file, "pt") as opened, torch.no_grad():
+            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+            _check_shapes(file, shapes, {key: tuple(weight.shape) for key, weight in ours.items()})
+            for key, weight in ours.items():
+                weight.copy_(opened.get_tensor(key))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"expected weights in {file}, and it does not read ({error}): train first, or restore it"
+        ) from None
+
+
+class _UnfitError(ValueError):
+    """Not a fault of the file."""
+
+
+def _check_shapes(file: Path, theirs: dict[str, tuple[int, ...]], ours: dict[str, tuple[int, ...]]) -> None:
+    odd = [name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)]
+    if odd:
+        name = min(odd)
+        there, here = (shapes.get(name, "absent") for shapes in (theirs, ours))
+        raise ValueError(
+            f"{file} is of another architecture: {name} is {there} there and {here} here ({len(odd)} tensors differ): "
+            "use the network of the run's own config.json"
+        )
+
+
+def _check_machine(checkpoint: Path, saved: dict[str, Any], state: TrainingState) -> None:
+    device, processes = saved["device"], len(_ranks(saved))
+    if device != state.generator.device.type:
+        raise _UnfitError(f"{checkpoint} was trained on {device}: go on with it there, --device={device}")
+    if processes != randomness.processes():
+        raise _UnfitError(
+            f"{checkpoint} was trained by {processes} processes and this is {randomness.processes()}: their random "
+            f"states would not be the same; use torchrun --nproc-per-node={processes}, or --fork_from"
+        )
+
+
+def _ranks(saved: dict[str, Any]) -> list[dict[str, Any]]:
+    if "ranks" in saved:
+        ranks: list[dict[str, Any]] = saved["ranks"]
+        return ranks
+    return [{"generator": saved["generator"], "torch": saved["torch_rng"], "cuda": saved["cuda_rng"]}]
+
+
+def _models(state: TrainingState, power: PowerEMA | None) -> dict[str, nn.Module]:
+    averages = {f"ema_{i}" if i else "ema": model for i, model in enumerate(state.ema.models)}
+    return {"model": state.denoiser, **averages, **(power.named() if power else {})}
+
+
+def _progress(state: TrainingState) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "optimizer": state.optimizer.state_dict(),
+        "ranks": randomness.of_every_rank(randomness.random_states(state.generator)),
+        "device": state.generator.device.type,
+        "ema_updates": state.ema.updates,
+        "step": state.step,
+        "images": state.images,  # the position in the data, too: see `Batches`
+    }
+
+
+def _thin_out(folder: Path, keep: int, keep_every: int) -> None:
+    checkpoints = _all(folder)
+    kept, before = set(checkpoints[-keep:]), 0
+    for checkpoint in checkpoints:
+        if keep_every > 0 and int(checkpoint.name) // keep_every > before // keep_every:
+            kept.add(checkpoint)
+        before = int(checkpoint.name)
+    for checkpoint in checkpoints:
+        if checkpoint not in kept:
+            remove(checkpoint)
+
+
+def _set_aside(checkpoint: Path) -> None:
+    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    if aside.exists():
+        remove(aside)
+    checkpoint.rename(aside)
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[0-9]*") if path.name.isdigit() and path.is_dir())

@@ -1,0 +1,200 @@
+"""Batches of a data set, in an order that the position alone decides."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from scorefield.training.data import Dataset
+
+Transform = Callable[[Tensor, Generator], Tensor]
+AHEAD = 3  # batches made ready for a CUDA device
+
+
+class Batches:
+    """Endless shuffled batches: a dict of "x0" (B, *D), and "label" (B,) where asked for.
+
+    The stream is one permutation after another, cut into batches without regard to their seams, so every
+    image is seen equally often. What comes at a position depends on the seed and the position (and on the kind of
+    device, which has random numbers of its own), not on how it was reached: `start` resumes bit for bit.
+
+    No Python runs for an image. The batch travels to the device as it is stored, a byte for a value of an
+    image, and is transformed there; on CUDA from pinned memory, where a thread has made it ready, and nothing waits.
+
+    Args:
+        dataset: where from.
+        size: of a batch.
+        seed: of order and transformation.
+        start: images already seen.
+        transform: of stored values (integers as int32) and a generator, both on the device, to x0, such as
+            `ToModelRange`.
+        labels: whether to give labels.
+        label_dropout: the share of labels replaced by "unknown" (num_classes), for classifier-free guidance.
+        device: where the batches go.
+        rows: those that are given, of each batch; all are drawn, so that several processes with a part each see
+            together what one sees. For loops of your own: `train` takes its rows of whole batches itself.
+
+    Raises:
+        ValueError: if the batch is empty, or there are no labels to give.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        size: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        transform: Transform,
+        labels: bool = False,
+        label_dropout: float = 0.0,
+        device: torch.device | str = "cpu",
+        rows: slice | None = None,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"expected a batch of at least 1, got {size}")
+        if labels and dataset.label is None:
+            raise ValueError(f"expected labels in {dataset.name}, which has none: set config.training.labels to False")
+        self.dataset, self.size, self.seed, self.start = dataset, size, seed, start
+        self.transform, self.labels, self.label_dropout = transform, labels, label_dropout
+        self.device, self.rows = torch.device(device), slice(None) if rows is None else rows
+        self._label = np.zeros(len(dataset), np.int64) if dataset.label is None else dataset.label
+        self._epoch = -1
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if self.device.type != "cuda":
+            yield from map(self._finished, self._stored())
+            return
+        with Prefetcher(self._stored(), AHEAD) as ready:
+            yield from map(self._finished, ready)
+
+    def _stored(self) -> Iterator["_Stored"]:
+        position = self.start
+        while True:
+            order = self._order(position)
+            x = as_stored(self.dataset.x[order])
+            label = torch.as_tensor(self._label[order])
+            pinned = self.device.type == "cuda"
+            yield _Stored(position, x.pin_memory() if pinned else x, label.pin_memory() if pinned else label)
+            position += self.size
+
+    def _finished(self, stored: "_Stored") -> dict[str, Tensor]:
+        generator = Generator(self.device).manual_seed(_mix(self.seed, 1, stored.position))
+        x = stored.x.to(self.device, non_blocking=True)
+        x = x if x.is_floating_point() else x.to(torch.int32)  # which torch can compute with
+        batch = {"x0": self.transform(x, generator)[self.rows]}
+        if self.labels:
+            dropped = torch.rand(self.size, generator=generator, device=self.device) < self.label_dropout
+            label = stored.label.to(self.device, non_blocking=True)
+            batch["label"] = label.masked_fill(dropped, self.dataset.num_classes or 0)[self.rows]
+        return batch
+
+    def _order(self, position: int) -> np.ndarray:
+        """The rows at `position .. position + size` of the stream."""
+        end, parts = position + self.size, []
+        while position < end:
+            epoch, offset = divmod(position, len(self.dataset))
+            parts.append(self._permutation(epoch)[offset : offset + end - position])
+            position += len(parts[-1])
+        return np.concatenate(parts)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self._epoch != epoch:
+            self._epoch = epoch
+            self._current = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.dataset))
+        return self._current
+
+
+@dataclass(frozen=True)
+class ToModelRange:
+    """Stored integers k as  x0 = low + (high - low) (k + u) / levels,  half of them flipped; no waiting for the device.
+
+    Continuous data (levels None) is left as it is, but for the flips. What it draws is, in this order, u for
+    each entry and whether to flip for each item.
+
+    Args:
+        levels: of the data.
+        low: where the first cell begins.
+        high: where the last one ends.
+        dequantise: u uniform on [0, 1), rather than 1/2.
+        flip: left and right, half of the time.
+    """
+
+    levels: int | None
+    low: float = -1.0
+    high: float = 1.0
+    dequantise: bool = True
+    flip: bool = False
+
+    def __call__(self, stored: Tensor, generator: Generator) -> Tensor:
+        x0 = stored.float()
+        if self.levels is not None:
+            u = torch.rand(x0.shape, generator=generator, device=x0.device) if self.dequantise else 0.5
+            x0 = self.low + (self.high - self.low) / self.levels * (x0 + u)
+        if self.flip:
+            flipped = torch.rand(len(x0), generator=generator, device=x0.device) < 0.5
+            x0 = torch.where(flipped.view(-1, *[1] * (x0.ndim - 1)), x0.flip(-1), x0)
+        return x0
+
+
+@dataclass(frozen=True)
+class _Stored:
+    position: int
+    x: Tensor
+    label: Tensor
+
+
+class Prefetcher:
+    """The items of an iterator, made ready by one thread that ends with the `with`; its errors are raised here."""
+
+    def __init__(self, items: Iterator[_Stored], count: int) -> None:
+        self._items = items
+        self._ready: queue.Queue[_Stored | BaseException] = queue.Queue(count)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="batches")
+
+    def __enter__(self) -> Iterator[_Stored]:
+        self._thread.start()
+        return self._taken()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        while self._thread.is_alive():
+            while not self._ready.empty():  # it may be waiting to put one more
+                self._ready.get_nowait()
+            self._thread.join(0.01)
+
+    def _taken(self) -> Iterator[_Stored]:
+        while True:
+            item = self._ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                self._ready.put(item)
+                if self._over.is_set():
+                    return
+        except BaseException as error:
+            self._ready.put(error)
+
+
+def as_stored(x: np.ndarray) -> Tensor:
+    """Stored values as a tensor of their own type."""
+    return torch.as_tensor(x if x.flags.writeable else x.copy())
+
+
+def tensor(x: np.ndarray) -> Tensor:
+    """Stored values as a tensor: floats as they are, integers as int32, which torch can compute with."""
+    return as_stored(np.asarray(x) if np.issubdtype(x.dtype, np.floating) else x.astype(np.int32))
+
+
+def _mix(*words: int) -> int:
+    """One 32-bit seed from several numbers."""
+    return int(np.random.SeedSequence(words).generate_state(1)[0])

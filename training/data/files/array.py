@@ -1,0 +1,210 @@
+"""NumPy files of any shape: vectors, series, images, volumes."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorefield.training.data.dataset import Dataset, Split, check_split, hold_out
+from scorefield.training.data.files.paths import given_path
+from scorefield.training.data.files.rows import Rows
+
+DATA = ("x", "images")
+LABELS = ("label", "labels", "y")
+LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
+IN_MEMORY = 1 << 28  # bytes up to which an array is read at once; a larger one is mapped
+
+
+def array(
+    path: str | os.PathLike[str],
+    split: Split = "train",
+    levels: int | None = 0,
+    *,
+    shape: Sequence[int] = (),
+    dtype: str = "uint8",
+) -> Dataset:
+    """The array (N, *D) of an .npy file, of an .npz file with its labels, or of raw bytes, taken as it is.
+
+    The keys of an .npz: `x` or `images` or else the first that is nothing else; `label`, `labels` or
+    `y`; and each with `_test` behind it for a test split. Without one every tenth item is held out.
+    Images have to be channel-first, (N, C, H, W): axes are never guessed or moved. An array beyond 256 MiB
+    is mapped and read by rows as they are needed, unless it is compressed (`numpy.savez_compressed`).
+
+    Args:
+        path: the file.
+        split: "train" or "test".
+        levels: how many values an entry can take; 0 is 256 for uint8, 65536 for uint16, 2 for bool, and None,
+            continuous, for floats.
+        shape: of one item, *D, for a file of raw numbers, such as `numpy.memmap` and `tofile` write.
+        dtype: of those.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it cannot be read, holds Python objects, or is not a `Dataset`.
+    """
+    check_split(split)
+    path = given_path(path)
+    arrays = {"x": _raw(path, tuple(shape), dtype)} if shape else load(path)
+    x = _data(path, arrays)
+    label, label_test = _first(arrays, LABELS, ""), _first(arrays, LABELS, "_test")
+    classes = [int(a.max()) + 1 for a in (label, label_test) if a is not None and a.size and a.dtype.kind in "iu"]
+    x_test = _first(arrays, DATA, "_test")
+    if split == "test" and x_test is not None:
+        x, label = x_test, label_test
+    if label is not None and label.dtype.kind in "iu":
+        label = label.astype(np.int64)
+    num_classes = None if label is None else max(classes, default=0)
+    typed = in_type(path, x, levels or None)
+    whole = Dataset(path.stem, split, typed.x, typed.levels, label, num_classes)
+    if x_test is not None:
+        return whole
+    index = hold_out(len(whole), split)
+    own = None if label is None else label[index]
+    part = typed.x[index] if typed.read else Rows.of(x, index, typed.x.dtype)
+    return Dataset(path.stem, split, part, typed.levels, own, num_classes)
+
+
+def whole_array(path: str | os.PathLike[str], levels: int | None) -> Dataset:
+    """All items of an .npy or .npz file as one split, without labels, of the levels they are known to have.
+
+    Raises:
+        FileNotFoundError, ValueError: as `array`.
+    """
+    path = Path(path).expanduser()
+    typed = in_type(path, _data(path, load(path)), levels, guess=False)
+    return Dataset(path.stem, "test", typed.x, levels)
+
+
+def load(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file by name; the one of an .npy file is `x`. What is large and not compressed is mapped.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it cannot be read, or holds Python objects.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"expected {path}, which is not there: give the path of an .npy or .npz file")
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"PK"
+            file.seek(0)
+            if not packed:
+                large = path.stat().st_size > IN_MEMORY
+                return {"x": _mapped(path, 0) if large else np.load(file, allow_pickle=False)}
+            loaded = np.load(file, allow_pickle=False)
+            far, there = _far(path), set(loaded.zip.namelist())
+            names = [name for name in loaded.files if f"{name}.npy" in there]
+            return {name: _mapped(path, far[name]) if name in far else loaded[name] for name in names}
+    except (
+        ValueError, EOFError, OSError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: expected an .npy or .npz file of numbers, got {path.stat().st_size} bytes that cannot be read "
+            f"({reason}): save it again with numpy.save or numpy.savez"
+        ) from error
+
+
+class Typed(NamedTuple):
+    """An array in the type that a `Dataset` has it in, its levels, and whether it is in memory."""
+
+    x: NDArray[Any]
+    levels: int | None
+    read: bool
+
+
+def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True) -> Typed:
+    """In float32 if continuous, else in the smallest type that holds the levels; `Dataset` judges what does not fit.
+
+    What is mapped stays so: floats and booleans are cast as they are read, other types left as they are.
+
+    Raises:
+        ValueError: if floats are to have levels and are no whole numbers, or integers are to be continuous.
+    """
+    if levels is None and guess:
+        levels = LEVELS.get(x.dtype.name)
+    if levels is None and x.dtype.kind != "f":
+        raise ValueError(f"{path}: expected floats, uint8, uint16 or bool, got {x.dtype}: give the number of levels")
+    if x.nbytes > IN_MEMORY:
+        if levels is not None and x.dtype.kind == "f":
+            raise ValueError(
+                f"{path}: expected integers for {levels} levels in so large an array, got {x.dtype}: cast it"
+            )
+        dtype = np.float32 if levels is None else np.uint8 if x.dtype.kind == "b" else x.dtype.newbyteorder("=")
+        if x.ndim < 2 or x.dtype == dtype:
+            return Typed(x, levels, False)
+        return Typed(Rows.of(x, np.arange(len(x)), dtype), levels, False)
+    if levels is None:
+        with np.errstate(over="ignore"):
+            return Typed(x.astype(np.float32), None, True)
+    return Typed(_small(path, x, levels), levels, True)
+
+
+def _small(path: Path, x: NDArray[Any], levels: int) -> NDArray[Any]:
+    if x.size == 0 or x.dtype.kind not in "biuf" or x.min() < 0 or x.max() >= levels:
+        return x
+    if x.dtype.kind == "f" and (x != np.rint(x)).any():
+        raise ValueError(
+            f"{path}: expected whole numbers in 0..{levels - 1}, got fractions: scale it, or give no levels"
+        )
+    return x.astype(np.min_scalar_type(levels - 1))
+
+
+def _data(path: Path, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    x = _first(arrays, DATA, "")
+    if x is None:
+        others = (key for key in arrays if key not in LABELS and not key.endswith("_test"))
+        x = next((arrays[key] for key in others), None)
+    if x is None:
+        raise ValueError(f"{path}: expected an array named x, got {', '.join(arrays) or 'no arrays'}: save it as x")
+    return x
+
+
+def _first(arrays: dict[str, NDArray[Any]], names: tuple[str, ...], suffix: str) -> NDArray[Any] | None:
+    return next((arrays[name + suffix] for name in names if name + suffix in arrays), None)
+
+
+def _raw(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """A file of numbers without a head, mapped: as many items of the shape as it holds."""
+    if not path.is_file():
+        raise FileNotFoundError(f"expected {path}, which is not there: give the path of a file of {dtype}")
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"expected dtype to be a NumPy type such as uint8 or float32, got {dtype!r}") from None
+    size, each = path.stat().st_size, int(np.prod(shape)) * kind.itemsize
+    if kind.kind not in "biuf" or each < 1 or size == 0 or size % each:
+        raise ValueError(
+            f"{path}: expected items of {each} bytes, {shape} of {dtype}, got {size} bytes: give their shape and dtype"
+        )
+    return np.asarray(np.memmap(path, kind, "r", shape=(size // each, *shape)))
+
+
+def _far(path: Path) -> dict[str, int]:
+    """Where the large arrays of an .npz that are not compressed begin, by name."""
+    found = {}
+    with zipfile.ZipFile(path) as packed, path.open("rb") as file:
+        for member in packed.infolist():
+            if member.compress_type == zipfile.ZIP_STORED and member.file_size > IN_MEMORY:
+                file.seek(member.header_offset + 26)  # the lengths of the name and of what follows it
+                name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+                found[member.filename.removesuffix(".npy")] = member.header_offset + 30 + name + extra
+    return found
+
+
+def _mapped(path: Path, offset: int) -> NDArray[Any]:
+    """The array of .npy format that begins there, mapped."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
+        mapped: NDArray[Any] = np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+        return np.asarray(mapped)

@@ -1,0 +1,143 @@
+"""Data sets of Hugging Face's `datasets`, in a folder or on the hub."""
+
+import importlib
+import os
+from collections.abc import Sequence
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorefield.training.data.dataset import Dataset, Split, check_split, hold_out
+from scorefield.training.data.files.array import in_type
+from scorefield.training.data.files.decoding import Decoding
+from scorefield.training.data.files.images import Item
+from scorefield.training.data.files.listing import TESTS, Listing, image_set
+from scorefield.training.data.files.paths import given_path
+
+
+def huggingface(
+    path: str | os.PathLike[str],
+    split: Split = "train",
+    *,
+    configuration: str = "",
+    column: str = "",
+    label: str = "",
+    levels: int = 0,
+    size: int | Sequence[int] = 0,
+    fit: str = "resize_crop",
+    resample: str = "bicubic",
+    channels: int = 0,
+    alpha: str = "drop",
+    bits: int = 0,
+    corrupt: str = "error",
+    cache: str | os.PathLike[str] = "",
+) -> Dataset:
+    """A data set of the package `datasets` (pip install 'scorefield[datasets]').
+
+    `path` is a folder that its `save_to_disk` wrote, a folder of parquet or arrow files, or a name on the
+    hub, as "uoft-cs/cifar10". The test split is "test" or else "validation"; where there is neither, every
+    tenth item of "train".
+
+    `configuration` is its name, for a set that has several; `column` that of the images, or of arrays of numbers (of so
+    many `levels`, as in `array`), by default the first of images, or else of lists; `label` that of the classes, by
+    default "label" where there is one. The other arguments are those of `folder`, for images, which are kept beside
+    the set's files by default.
+
+    Raises:
+        FileNotFoundError: if there is no such set.
+        ValueError: if the package is not installed, the set has no such column, or as `folder` and `array`.
+    """
+    check_split(split)
+    decoding = Decoding(size, fit, 0, resample, channels, alpha, bits)
+    given = str(given_path(path))
+    parts = _loaded(given, configuration)
+    test = next((part for part in TESTS if part in parts), None)
+    chosen = "train" if split == "train" or test is None else test
+    if chosen not in parts:
+        raise ValueError(f"{path}: expected a split named train, got {', '.join(parts)}: choose another set")
+    table = parts[chosen]
+    index = np.arange(len(table)) if test is not None else hold_out(len(table), split)
+    column = column or _column(table, given)
+    for wanted in (column, label):
+        if wanted and wanted not in table.column_names:
+            raise ValueError(f"{path}: expected a column {wanted!r}, got {', '.join(table.column_names)}: choose one")
+    label = label or ("label" if "label" in table.column_names else "")
+    classes, count, names = _classes(parts, chosen, label)
+    title = Path(given).name
+    if type(table.features[column]).__name__ != "Image":
+        x = in_type(Path(given), np.asarray(table.with_format("numpy")[column][:]), levels or None)
+        own = None if classes is None else classes[index]
+        return Dataset(title, split, x.x[index], x.levels, own, count, class_names=tuple(names))
+    files = [Path(file["filename"]) for file in table.cache_files]
+    beside = Path(given) if Path(given).is_dir() else files[0].parent if files else Path()
+    raw = table.cast_column(column, _package().Image(decode=False))
+
+    def listing() -> Listing:
+        items = [Item(f"{given}[{chosen}][{i}]", partial(_open, raw, column, i)) for i in range(len(raw))]
+        return Listing(items, index, None if classes is None else classes[index], count, names)
+
+    settings = [given, configuration, column, label, chosen, table.num_rows]
+    return image_set(
+        title, split, listing,
+        files=files, beside=beside, decoding=decoding, corrupt=corrupt, cache=cache if files else "off",
+        settings=settings,
+    )  # fmt: skip
+
+
+def _package() -> Any:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError:
+        raise ValueError(
+            "expected the package datasets, which is not installed: pip install 'scorefield[datasets]'"
+        ) from None
+
+
+def _loaded(path: str, configuration: str) -> Any:
+    """The splits of a set by name."""
+    package = _package()
+    try:
+        if (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "state.json").is_file():
+            loaded = package.load_from_disk(path)
+        else:
+            loaded = package.load_dataset(path, configuration or None)
+    except Exception as error:  # the package, its readers and the network raise anything
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise FileNotFoundError(
+            f"{path}: not a set that datasets can load ({reason}): give a folder or a name on the hub"
+        ) from error
+    return loaded if hasattr(loaded, "keys") else {"train": loaded}
+
+
+def _column(table: Any, path: str) -> str:
+    """The first column of images, or else of lists."""
+    kinds = {name: type(feature).__name__ for name, feature in table.features.items()}
+    for wanted in (("Image",), ("List", "LargeList", "Sequence", "Array2D", "Array3D", "Array4D", "Array5D")):
+        found = [str(column) for column, kind in kinds.items() if kind in wanted]
+        if found:
+            return found[0]
+    raise ValueError(f"{path}: expected a column of images or of lists of numbers, got {kinds}: give one (column=...)")
+
+
+def _classes(parts: Any, chosen: str, label: str) -> tuple[NDArray[np.int64] | None, int | None, list[str]]:
+    """The class of each item, how many there are over all splits, and their names, if they have any."""
+    if not label:
+        return None, None, []
+    values = {part: table.with_format(None)[label][:] for part, table in parts.items() if label in table.column_names}
+    if any(value is None for value in values[chosen]):
+        raise ValueError(f"expected a class for every item in column {label!r}, got none for some: choose another")
+    names = list(getattr(parts[chosen].features[label], "names", None) or [])
+    flat = {value for column in values.values() for value in column if value is not None}
+    if all(isinstance(value, int) for value in flat):
+        return np.array(values[chosen], np.int64), len(names) or int(max(flat)) + 1, names
+    order = {value: i for i, value in enumerate(sorted(map(str, flat)))}
+    return np.array([order[str(value)] for value in values[chosen]], np.int64), len(order), list(order)
+
+
+def _open(table: Any, column: str, row: int) -> Any:
+    cell = table[row][column]
+    return BytesIO(cell["bytes"]) if cell["bytes"] is not None else Path(cell["path"]).open("rb")

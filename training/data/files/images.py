@@ -1,0 +1,215 @@
+"""Image files, wherever they lie, as an array: judged by their heads, then decoded on every core."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from itertools import repeat
+from math import prod
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from scorefield.training.data.files.decoding import DamagedImageError, Decoding, Kind, kind_of
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+CORRUPT = ("error", "skip")
+HOST_DEVICES = 256  # images read before they are decoded, unless
+ROOM = 1 << 28  # bytes are reached before, of their files and of what they become
+LARGEST = 1 << 29  # bytes of a file: about as many as the pixels have of the largest image that Pillow opens
+PIECE = 1 << 14  # bytes read at once: what is packed well grows no further in memory than by so many
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image file: what errors call it, and how it is opened."""
+
+    name: str
+    open: Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all images become: a mode of Pillow (None for 16-bit greyscale) and a shape (C, H, W)."""
+
+    mode: str | None
+    shape: tuple[int, int, int]
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger[Any]]:
+        return np.uint16 if self.mode is None else np.uint8
+
+    @property
+    def levels(self) -> int:
+        return 65536 if self.mode is None else 256
+
+
+@dataclass
+class Images:
+    """The images of `items` at `index`, all of one layout, which is judged over all items so that two splits agree.
+
+    Args:
+        items: the files.
+        index: which of them to decode.
+        decoding: into what.
+        corrupt: "error" or "skip", what to do with a file that cannot be read.
+
+    Raises:
+        ValueError: if they are not alike and the decoding does not make them so, or one cannot be read.
+    """
+
+    items: Sequence[Item]
+    index: Sequence[int] | NDArray[np.int64]
+    decoding: Decoding = field(default_factory=Decoding)
+    corrupt: str = "error"
+    kept: list[int] = field(default_factory=list, init=False)  # places in `index`, known once `chunks` is exhausted
+    skipped: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.corrupt not in CORRUPT:
+            raise ValueError(f"expected corrupt to be one of {', '.join(CORRUPT)}, got {self.corrupt!r}")
+        self.layout = self._judge()
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
+        """The images in order, some at a time, (n, C, H, W)."""
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for places, contents in self._read():
+                items = [self.items[self.index[place]] for place in places]
+                decoded = list(pool.map(_attempt, repeat(self), items, contents))
+                good = []
+                for place, item, pixels in zip(places, items, decoded, strict=True):
+                    if isinstance(pixels, DamagedImageError):
+                        self._damaged(item, pixels)
+                    else:
+                        self.kept.append(place)
+                        good.append(pixels)
+                if good:
+                    yield np.stack(good)
+        if not self.kept:
+            raise ValueError(f"expected images, and none of {len(self.index)} can be read, as {self.skipped[0]}")
+
+    def _read(self) -> Iterator[tuple[list[int], list[bytes | DamagedImageError]]]:
+        """Places in `index` and the files there, some at a time; by one thread, since archives are read in order."""
+        each = prod(self.layout.shape) * np.dtype(self.layout.dtype).itemsize
+        places: list[int] = []
+        contents: list[bytes | DamagedImageError] = []
+        size = 0
+        for place, i in enumerate(self.index):
+            content = _bytes(self.items[i])
+            places.append(place)
+            contents.append(content)
+            size += each + (len(content) if isinstance(content, bytes) else 0)
+            if len(places) == HOST_DEVICES or size >= ROOM:
+                yield places, contents
+                places, contents, size = [], [], 0
+        if places:
+            yield places, contents
+
+    def _judge(self) -> Layout:
+        kinds: dict[str, Item] = {}  # each kind of image seen, and the first of it
+        first: tuple[Item, Kind] | None = None
+        colour_16 = None
+        for item in self.items:
+            try:
+                with item.open() as file:
+                    kind = kind_of(file)
+            except Exception as error:  # Pillow's readers, and archives', raise anything for a damaged file
+                if self.corrupt == "error":
+                    raise _named(item, error) from error
+                continue
+            first = first or (item, kind)
+            self._check_size(item, kind, first)
+            deep = kind.deep and not self.decoding.bits
+            kinds.setdefault("16-bit" if deep else "8-bit", item)
+            kinds.setdefault("grey" if kind.grey else "colour", item)
+            if deep and (not kind.grey or self.decoding.channels == 3 or self.decoding.alpha != "drop"):
+                colour_16 = colour_16 or item
+        if first is None:
+            raise ValueError(f"expected images, and none of {len(self.items)} can be read, as {self.items[0].name}")
+        if "16-bit" in kinds and "8-bit" in kinds:
+            raise ValueError(
+                f"expected images of one depth, got {kinds['16-bit'].name} of 16 bits and {kinds['8-bit'].name} of 8: "
+                "save them all as one, or take the upper 8 bits (bits=8)"
+            )
+        if colour_16 is not None:
+            raise ValueError(
+                f"{colour_16.name}: 16 bits are read of one channel without transparency: take the upper 8 (bits=8), "
+                "or save an array of uint16 as .npy"
+            )
+        return self._layout(first[1], kinds)
+
+    def _check_size(self, item: Item, kind: Kind, first: tuple[Item, Kind]) -> None:
+        size, decoding = kind[:2], self.decoding
+        if decoding.sides is None and size != first[1][:2]:
+            sizes = " and ".join(f"{one.name} of {k.width}x{k.height}" for one, k in (first, (item, kind)))
+            raise ValueError(
+                f"expected images of one size (width x height), got {sizes}: crop or resize them to one "
+                "(size=64, --config.data.size=64)"
+            )
+        height, width = decoding.needs()
+        if kind.height < height or kind.width < width:
+            raise ValueError(
+                f"{item.name}: expected at least {width}x{height} pixels to crop, got {kind.width}x{kind.height}: "
+                "crop less, resize (fit='resize_crop'), or remove it"
+            )
+
+    def _layout(self, kind: Kind, kinds: dict[str, Item]) -> Layout:
+        mode: str | None = "RGB" if "colour" in kinds else "L"
+        if self.decoding.channels:
+            mode = "L" if self.decoding.channels == 1 else "RGB"
+        if self.decoding.alpha == "keep":
+            mode = "RGBA"
+        if "16-bit" in kinds:
+            mode = None
+        height, width = self.decoding.sides or (kind.height, kind.width)
+        return Layout(mode, ({"RGB": 3, "RGBA": 4}.get(mode or "L", 1), height, width))
+
+    def _damaged(self, item: Item, error: DamagedImageError) -> None:
+        if self.corrupt == "error":
+            raise error
+        self.skipped.append(item.name)
+
+
+def content_of(item: Item) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        ValueError: if it is larger than any image.
+        Exception: anything, if it is damaged.
+    """
+    content = bytearray()
+    with item.open() as file:
+        for piece in iter(partial(file.read, PIECE), b""):
+            content += piece
+            if len(content) > LARGEST:
+                raise ValueError(f"more than {LARGEST >> 20} MiB, which no image has")
+    return bytes(content)
+
+
+def _bytes(item: Item) -> bytes | DamagedImageError:
+    try:
+        return content_of(item)
+    except Exception as error:  # see `Images._judge`
+        return _named(item, error)
+
+
+def _attempt(images: Images, item: Item, content: bytes | DamagedImageError) -> NDArray[Any] | DamagedImageError:
+    if isinstance(content, DamagedImageError):
+        return content
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return images.decoding.pixels(image, images.layout.mode)
+    except Exception as error:  # see `Images._judge`
+        return _named(item, error)
+
+
+def _named(item: Item, error: Exception) -> DamagedImageError:
+    said = str(error).replace(repr(error), "").split(" <")[0]  # Pillow shows the object that it reads from
+    reason = " ".join(said.split()) or type(error).__name__
+    return DamagedImageError(
+        f"{item.name}: not an image that can be read ({reason}): repair or remove it, or skip such ones (corrupt=skip)"
+    )

@@ -1,0 +1,86 @@
+"""Downsampled ImageNet as it is distributed: .npz batches of 32x32 or 64x64 images."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorefield.training.data.dataset import Dataset, Split, check_split
+from scorefield.training.data.files.array import load
+from scorefield.training.data.files.cache import Cache, Content
+from scorefield.training.data.files.paths import data_root
+
+CLASSES = 1000
+BATCHES = {"train": tuple(f"train_data_batch_{i}.npz" for i in range(1, 11)), "test": ("val_data.npz",)}
+
+
+def imagenet(
+    root: str | os.PathLike[str] | None = None,
+    split: Split = "train",
+    *,
+    size: int = 64,
+    cache: str | os.PathLike[str] = "",
+) -> Dataset:
+    """ImageNet at 32x32 or 64x64 (Chrabaszcz et al. 2017): 1,281,167 + 50,000 images (3, size, size), 1000 classes.
+
+    Reads train_data_batch_1.npz to _10 and val_data.npz, the test split, wherever they lie in
+    `root`/imagenet64 (or ImageNet64, Imagenet64, and their folders Imagenet64_train_npz and _val_npz): `data`
+    (N, 3 size^2), red plane, green, blue, and `labels` 1 to 1000, which become 0 to 999. The images are put
+    together once in a file that is mapped: only a batch at a time is in memory.
+
+    Args:
+        root: the folder of the data sets; DATA_ROOT of the environment, or `data`, if not given.
+        split: "train" or "test".
+        size: 32 or 64.
+        cache: as of `folder`.
+
+    Raises:
+        FileNotFoundError: if a batch is not there.
+        ValueError: if one is not what it should be.
+    """
+    check_split(split)
+    if size not in (8, 16, 32, 64):
+        raise ValueError(f"expected size of 8, 16, 32 or 64, as downsampled ImageNet has, got {size}: choose one")
+    files = [_find(data_root(root), size, name) for name in BATCHES[split]]
+    label: list[int] = []
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        for file in files:
+            x, y = _batch(file, size)
+            label.extend(y.tolist())
+            yield x
+
+    def content() -> Content:
+        return Content((3, size, size), np.uint8, chunks(), lambda: {"label": label})
+
+    x, facts = Cache.placed(cache, files[0].parent, [split, size], files).read(content)
+    return Dataset(f"imagenet{size}", split, x, 256, np.array(facts["label"], np.int64), CLASSES)
+
+
+def _find(root: Path, size: int, name: str) -> Path:
+    part = name.split("_")[0]
+    for top in (f"imagenet{size}", f"ImageNet{size}", f"Imagenet{size}", "."):
+        for folder in (".", f"Imagenet{size}_{part}_npz", f"Imagenet{size}_{part}"):
+            path = root / top / folder / name
+            if path.is_file() and (top != "." or folder != "."):
+                return path
+    raise FileNotFoundError(
+        f"expected {root / f'imagenet{size}' / name}, which is not there: fetch Imagenet{size}_{part}_npz.zip from "
+        "image-net.org and unpack it there, or set DATA_ROOT to the folder of your data sets"
+    )
+
+
+def _batch(file: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    arrays = load(file)
+    x, y = arrays.get("data"), arrays.get("labels")
+    if x is None or y is None or x.dtype != np.uint8 or x.shape != (y.size, 3 * size * size):
+        got = {name: f"{a.dtype} {a.shape}" for name, a in arrays.items()}
+        raise ValueError(
+            f"{file}: expected data, uint8 (N, {3 * size * size}), and labels (N,), got {got}: fetch it again"
+        )
+    if y.dtype.kind not in "iu" or y.min() < 1 or y.max() > CLASSES:
+        raise ValueError(f"{file}: expected labels 1 to {CLASSES}, got {y.min()} to {y.max()}: fetch it again")
+    return x.reshape(-1, 3, size, size), y.reshape(-1).astype(np.int64) - 1

@@ -1,0 +1,118 @@
+"""Which layer a bad loss came from, and the batch that did it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scorefield.sde_lib import SDE
+from scorefield.training.checkpoints.randomness import rank
+from scorefield.training.engine import Step
+from scorefield.training.objectives.dsm import dsm_loss
+from scorefield.training.weighting import Weighting
+
+
+def find_nonfinite(denoiser: nn.Module, sde: SDE, step: Step, weight: Weighting, precision: torch.dtype) -> str:
+    """Where the first number that is not finite comes up when this process's rows run again, in words.
+
+    In this order: a weight; the batch itself; the output of a module, the innermost that shows it first; the gradient
+    of a module's weights, of the one nearest to the loss. If all is finite, the layer with the largest output. It
+    runs without `torch.compile`, and with other dropout than the step had. Weights in shards are not run again: that
+    takes every process, and only some may have seen something.
+    """
+    if any(hasattr(weights, "full_tensor") for weights in denoiser.parameters()):
+        return "the network is in shards, so its layers were not looked through"
+    for name, weights in denoiser.named_parameters():
+        if not bool(weights.isfinite().all()):
+            return f"the weight {name} is not finite"
+    found = _Outputs()
+    x0, eps = step.batch["x0"], step.batch["eps"]
+    cond = {key: value for key, value in step.batch.items() if key not in ("x0", "eps")}
+    autocast = torch.autocast(x0.device.type, precision, enabled=precision != torch.float32)
+    devices = [x0.device] if x0.device.type == "cuda" else []
+    denoiser.zero_grad(set_to_none=True)  # the step's own have been clipped, by a norm that is none
+    with found.of(denoiser), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+        with torch.enable_grad(), autocast:
+            loss = dsm_loss(denoiser, sde, x0, step.times, eps, weight=weight, **cond).mean()
+        if found.bad is None and bool(loss.isfinite()):
+            loss.backward()  # type: ignore[no-untyped-call]
+    odd = [key for key, value in step.batch.items() if not bool(value.isfinite().all())]
+    if found.bad is not None:
+        source = f"{odd[0]} of example {_first_bad(step.batch[odd[0]])} is not finite, and " if odd else ""
+        return f"{source}the first output that is not finite is that of {found.bad}"
+    for name, module in reversed(found.order):
+        for key, p in module.named_parameters(recurse=False):
+            if p.grad is not None and not bool(p.grad.isfinite().all()):
+                return f"the first gradient that is not finite is that of {name}.{key}"
+    if not bool(loss.isfinite()):
+        return "every layer's output is finite, and the loss is not"
+    return f"the largest output is that of {found.largest}, {found.size:.3g}"
+
+
+def keep_batch(step: Step, folder: Path, **facts: float) -> Path:
+    """Write what a loss was computed on, so that it can be computed again; `torch.load` reads it.
+
+    A dict of x0, eps and conditioning as the network got them, times (B,), losses (B,), loss, grad_norm, step, images,
+    and `facts`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ("bad_batch.pt" if rank() == 0 else f"bad_batch.{rank()}.pt")
+    record: dict[str, Any] = {key: value.detach().cpu() for key, value in step.batch.items()}
+    record |= {"times": step.times.cpu(), "losses": step.losses.cpu(), "loss": float(step.loss)}
+    record |= {"grad_norm": float(step.grad_norm), "step": step.step, "images": step.images, **facts}
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        torch.save(record, file)
+    os.replace(part, path)
+    return path
+
+
+def _first_bad(value: Tensor) -> int:
+    return int((~value.isfinite().reshape(len(value), -1).all(1)).int().argmax())
+
+
+class _Outputs:
+    """What hooks on every module see: the order they end in, the first bad output, and the largest one."""
+
+    def __init__(self) -> None:
+        self.order: list[tuple[str, nn.Module]] = []
+        self.bad: str | None = None
+        self.largest, self.size = "", -1.0
+
+    @contextmanager
+    def of(self, denoiser: nn.Module) -> Iterator[None]:
+        hooks = [
+            module.register_forward_hook(self._hook(name or "the denoiser"))
+            for name, module in denoiser.named_modules()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _hook(self, name: str) -> Any:
+        def see(module: nn.Module, _: object, output: Any) -> None:
+            self.order.append((name, module))
+            for tensor in _tensors(output):
+                size = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+                if self.bad is None and not bool(tensor.isfinite().all()):
+                    self.bad = f"{name} ({type(module).__name__})"
+                if size > self.size and next(module.children(), None) is None:
+                    self.largest, self.size = f"{name} ({type(module).__name__})", size
+
+        return see
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor) and output.is_floating_point():
+        yield output
+    elif isinstance(output, (list, tuple)):
+        for each in output:
+            yield from _tensors(each)
+    elif isinstance(output, dict):
+        yield from _tensors(list(output.values()))

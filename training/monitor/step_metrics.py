@@ -1,0 +1,103 @@
+"""What is counted between two rows of a training log, on the device it happens on."""
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from scorefield.sde_lib import SDE
+from scorefield.training.engine import Step
+from scorefield.training.weighting import Weighting
+
+WIDTH = 2.0  # of a bin, in log-SNR
+FAR = 20.0  # a path may start at no noise or end at no signal: beyond this log-SNR there are no edges
+
+
+class StepMetrics:
+    """Sums over steps: the loss, the gradient's norm, and by noise level the loss and the error in the noise.
+
+        eps_error = SNR |D - x0|^2 / D = |eps_hat - eps|^2 / D,
+
+    the loss without its weight (DDPM's `simple`), which compares runs of different weightings. Bins of log-SNR are 2
+    wide at multiples of 2, from one end of the path to the other, so they are the same for every path; a level beyond
+    the last edge counts in the last bin. Sums are float64 and added in the order of the steps: with `state_dict` in a
+    checkpoint, a window that an interruption falls into ends at the same bits. Nothing here waits for the device but
+    `means` and `state_dict`.
+
+    Args:
+        sde: the path, which gives times their log-SNR.
+        weight: of the loss, which the error in the noise is freed of.
+        device: of the steps.
+    """
+
+    def __init__(self, sde: SDE, weight: Weighting, device: torch.device | str = "cpu") -> None:
+        self.sde, self.weight = sde, weight
+        self.edges = level_edges(sde)
+        self._inner = torch.tensor(self.edges[1:-1], dtype=torch.float64, device=device)
+        self._bins = torch.arange(len(self.edges) - 1, device=device)
+        self._levels = torch.zeros(3, len(self._bins), dtype=torch.float64, device=device)  # count, loss, eps error
+        self._totals = torch.zeros(3, dtype=torch.float64, device=device)  # steps, loss, norm of the gradient
+        self._largest = torch.zeros((), dtype=torch.float64, device=device)  # norm of the gradient
+
+    @torch.no_grad()
+    def add(self, step: Step) -> None:
+        """Count a step."""
+        log_snr = self.sde.log_snr(step.times)
+        losses, weight = step.losses.double(), self.weight(self.sde, step.times).double()
+        error = torch.where(weight > 0, losses * log_snr.double().exp() / weight, 0)
+        values = torch.stack((torch.ones_like(losses), losses, error))
+        inside = torch.bucketize(log_snr.double(), self._inner, right=True)[:, None] == self._bins
+        self._levels += (values[:, :, None] * inside).sum(1)  # an index_add_ would add in any order on CUDA
+        norm = step.grad_norm.double()
+        self._totals += torch.stack((torch.ones_like(norm), step.loss.double(), norm))
+        self._largest = torch.maximum(self._largest, norm)
+
+    def means(self) -> dict[str, Any]:
+        """The numbers of the window, over all processes; every one of them must ask. Empty bins have None."""
+        levels, totals, largest = self._levels.clone(), self._totals.clone(), self._largest.clone()
+        if dist.is_available() and dist.is_initialized():
+            for each, how in ((levels, dist.ReduceOp.SUM), (totals, dist.ReduceOp.SUM), (largest, dist.ReduceOp.MAX)):
+                dist.all_reduce(each, how)
+        counts, *sums = levels.tolist()
+        steps, loss, norm = totals.tolist()
+        loss_levels, errors = ([s / n if n else None for s, n in zip(row, counts, strict=True)] for row in sums)
+        return {
+            "loss": loss / steps,
+            "grad_norm": norm / steps,
+            "grad_norm_max": float(largest),
+            "levels": {
+                "edges": self.edges,
+                "count": [int(count) for count in counts],
+                "loss": loss_levels,
+                "eps_error": errors,
+            },
+        }
+
+    def clear(self) -> None:
+        """Start the next window."""
+        for each in (self._levels, self._totals, self._largest):
+            each.zero_()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """This process's sums, on the CPU."""
+        return {name: each.cpu().clone() for name, each in self._sums().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from those sums; those of other bins (of another path) are left alone."""
+        ours = self._sums()
+        if all(name in state and state[name].shape == each.shape for name, each in ours.items()):
+            for name, each in ours.items():
+                each.copy_(state[name])
+
+    def _sums(self) -> dict[str, Tensor]:
+        return {"levels": self._levels, "totals": self._totals, "largest": self._largest}
+
+
+def level_edges(sde: SDE) -> list[float]:
+    """Multiples of 2 in log-SNR, from below the path's noisy end to above its clean one, within [-20, 20]."""
+    ends = torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)
+    low, high = sde.log_snr(ends).detach().clamp(-FAR, FAR).tolist()
+    first, last = math.floor(low / WIDTH), math.ceil(high / WIDTH)
+    return [WIDTH * i for i in range(first, max(last, first + 1) + 1)]

@@ -1,0 +1,1 @@
+"""What is minimised: a loss for each example of a batch."""
