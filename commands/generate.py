@@ -57,7 +57,7 @@ def generate(
         solver = dataclasses.replace(solver, denoise=False)
     ts = grid(run, sampling)
     samples: dict[int, Tensor] = {}
-    firsts = ranks.share(range(0, num, batch))
+    firsts = ranks.shard(range(0, num, batch))
     own = sum(min(batch, num - first) for first in firsts)
     with progress_bar("sample", own, show and ranks.first) as bar:
         for first in firsts:
@@ -72,7 +72,7 @@ def generate(
                 with torch.no_grad():
                     x = model(x, *run.sde.scales(float(ts[-1])))
             samples[first] = x.cpu()  # the device holds one batch at a time
-    samples = ranks.collected(samples)
+    samples = ranks.gather(samples)
     if not ranks.first:
         return torch.empty(0, *run.data.shape)
     x = torch.cat([samples[first] for first in sorted(samples)])

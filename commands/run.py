@@ -20,6 +20,7 @@ from scorefield.likelihood import dequantise, quantise
 from scorefield.models.layers.blocks import compile_network
 from scorefield.sde_lib import SDE
 from scorefield.training import latest_valid, load_weights
+from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
 from scorefield.training.distributed.ranks import Ranks
@@ -225,18 +226,13 @@ def output_path(output: str | None, default: Path) -> Path:
 
 def write_arrays(path: Path, **arrays: Any) -> Path:
     """An .npz of the arrays that are not None, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with atomic_file(path) as part, part.open("wb") as file:
         np.savez(file, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items() if a is not None})
-    os.replace(part, path)
     return path
 
 
 def write_json(path: Path, content: Any) -> Path:
     """JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n")
     return path

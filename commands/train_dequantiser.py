@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from scorefield.likelihood import mean_and_error
 from scorefield.models.networks.dequantiser import Dequantiser
 from scorefield.solvers import PerSampleNoise
 from scorefield.training import EMA, Batches, TrainingState
+from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
 from scorefield.training.objectives.dequantiser import dequantiser_gain
@@ -210,12 +210,8 @@ def _gains(trained: Trained, module: torch.nn.Module, dataset: Dataset, seed: in
 def _save(workdir: Path, module: torch.nn.Module) -> Path:
     """The weights, whole or not at all."""
     path = _files(workdir)[0]
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with atomic_file(path) as part:
         save_file({name: weight.contiguous().cpu() for name, weight in module.state_dict().items()}, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -58,7 +58,7 @@ def trained(state: TrainingState, steps: int = STEPS, **settings: Any) -> dict[s
     """What there is to compare after training up to so many steps."""
     *_, last = train(state.denoiser, VPSDE(), data(state.step), images=steps * BATCH, state=state, **settings)
     ranks = Ranks.current()
-    records = {"losses": ranks.together(last.losses), "times": ranks.together(last.times)}
+    records = {"losses": ranks.all_gather(last.losses), "times": ranks.together(last.times)}
     return records | {"loss": ranks.mean(last.loss), "grad_norm": last.grad_norm, "images": torch.tensor(last.images)}
 
 
@@ -94,11 +94,11 @@ def work(rank: int, world: int, folder: Path) -> None:
         whole = sharding.whole(state)
         found["sharded"] = outcome(whole, records) if rank == 0 else None
     agreed, asked = Agreement(ranks), [15 if rank == 1 and step == 3 else 0 for step in range(8)]
-    found["agreed"] = ranks.collected({rank: [agreed(each) for each in asked]})
-    found["collected"] = ranks.collected({i: torch.full((2,), i) for i in ranks.share(range(5))})
+    found["agreed"] = ranks.gather({rank: [agreed(each) for each in asked]})
+    found["collected"] = ranks.gather({i: torch.full((2,), i) for i in ranks.shard(range(5))})
     if rank == 0:
         torch.save(found, folder / "found.pt")
-    ranks.leave()
+    ranks.shutdown()
 
 
 def of_processes(world: int, folder: Path) -> dict[str, Any]:

@@ -292,7 +292,7 @@ def explode_in_the_second(rank: int, folder: Path) -> None:
             watch.see(step)
     count = next(iter(state.optimizer.state.values()))["step"]
     torch.save((denoiser.state_dict(), float(count)), folder / f"{rank}.pt")
-    Ranks.current().leave()
+    Ranks.current().shutdown()
 
 
 def test_no_process_takes_a_step_that_explodes_in_another(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def likelihood(
             task.divergence = Exact()
     _score(task, names, parts, ranks, batch)
     if ranks.rank > 0:
-        ranks.wait()
+        ranks.barrier()
         return {}
     if by_hand is not None and "ode" in names:
         found["change_from_half_the_steps"] = _change_from_half(task)
@@ -169,7 +169,7 @@ def likelihood(
     write_arrays(path.with_suffix(".npz"), **{unit: values[names[0]]}, **values, **errors, latent=columns.get("latent"))
     picture = save_bars(torch.as_tensor(values[names[0]]), path.with_suffix(".png"), unit.replace("_", " "))
     parts.remove()
-    ranks.wait()
+    ranks.barrier()
     return {**told_of(estimates, unit), "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
 
 
@@ -244,7 +244,7 @@ def _plan(task: Task, parts: PartialResults, ranks: Ranks, tolerance: float, cho
         constants = {"low": clock.low, "high": clock.high, "spread": clock.spread, "pace": clock.pace}
         written = build.written({"name": "adams_moulton", "order": task.solver.order, **constants})
         parts.note("plan", {**found, "adams_moulton": written, "steps": len(assured) - 1, "ts": assured.tolist()})
-    ranks.wait()
+    ranks.barrier()
     noted = parts.noted("plan")
     assert noted is not None
     task.solver = build.build(build.SOLVERS, build.parse(noted.pop("adams_moulton")))
@@ -258,9 +258,9 @@ def _score(task: Task, names: Sequence[str], parts: PartialResults, ranks: Ranks
     """Score what is not scored yet, a batch and an estimator at a time."""
     total = len(task.stored)
     todo = [(name, first) for name in names for first in range(0, total, batch) if _part(name, first) not in parts]
-    ranks.wait()  # all have seen what is left before any of it is done
+    ranks.barrier()  # all have seen what is left before any of it is done
     with progress_bar("likelihood", sum(min(batch, total - first) for _, first in todo), ranks.rank == 0) as bar:
-        for name, first in ranks.share(todo):
+        for name, first in ranks.shard(todo):
             part, rows = _part(name, first), slice(first, min(first + batch, total))
             began = time.perf_counter()
             columns = task.ode(rows, bar.steps) if name == "ode" else getattr(task, name)(rows)
@@ -268,7 +268,7 @@ def _score(task: Task, names: Sequence[str], parts: PartialResults, ranks: Ranks
                 bar.skip(rows.stop - rows.start)
             seconds = np.full(rows.stop - rows.start, (time.perf_counter() - began) / (rows.stop - rows.start))
             parts.put(part, {**{key: column.numpy() for key, column in columns.items()}, f"{name}_seconds": seconds})
-    ranks.wait()
+    ranks.barrier()
 
 
 def _part(name: str, first: int) -> str:

@@ -32,7 +32,7 @@ from scorefield.training.distributed.ranks import Ranks
 from scorefield.training.distributed.sharding import Sharding, whole
 from scorefield.training.memory import keep_freed_memory
 
-PATIENCE = timedelta(hours=2)  # of a process that waits for the first one's pictures and checkpoints
+TIMEOUT = timedelta(hours=2)  # of a process that waits for the first one's pictures and checkpoints
 
 
 def train(
@@ -61,10 +61,10 @@ def train(
         ValueError: if the directory holds a run of another configuration, the loss stops being a number, or there is no
             room for a checkpoint and `training.on_full_disk` says to stop.
     """
-    ranks = Ranks.of_environment(PATIENCE)
+    ranks = Ranks.of_environment(TIMEOUT)
     with ranks.failing_together():
         summary = _train(workdir, config, device, fork_from, ema)
-        ranks.leave()
+        ranks.shutdown()
     return summary if ranks.first else {}
 
 

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from scorefield.training.checkpoints.atomic import atomic_file
+
 
 class Rows:
     """A .jsonl file, opened to add to, less what was written after `images` images.
@@ -20,12 +22,10 @@ class Rows:
     def __init__(self, path: Path, images: int) -> None:
         lines = path.read_text().splitlines() if path.is_file() else []
         self.rows = [row for row in map(_parsed, lines) if row is not None and row["images"] <= images]
-        part = path.with_name(f".{path.name}.part")
-        with part.open("w") as file:
+        with atomic_file(path) as part, part.open("w") as file:
             file.writelines(json.dumps(row) + "\n" for row in self.rows)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
         self._file = path.open("ab", buffering=0)
         self._behind = b""
 

@@ -119,7 +119,7 @@ def resume(run: Run, state: TrainingState, power: training.PowerEMA | None) -> d
         for parent in (folder, run.workdir / "snapshots"):
             training.remove_partial(parent)
         _say(training.latest_valid(folder, set_aside=True)[1])
-    ranks.wait()
+    ranks.barrier()
     checkpoint, _ = training.latest_valid(folder)
     if checkpoint is None:
         return None

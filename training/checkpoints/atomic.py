@@ -1,8 +1,8 @@
-"""Folders that appear whole or not at all, with a checksum of every file in them.
+"""Files and folders that appear complete or not at all, and checksums of every file in a folder.
 
-    FOLDER/SHA256SUMS    a line a file, as `sha256sum` writes it: `sha256sum -c SHA256SUMS` checks the folder too
+    FOLDER/SHA256SUMS    a line for each file, as `sha256sum` writes it: `sha256sum -c SHA256SUMS` checks the folder too
 
-A folder is written beside its place under another name, brought to the disk, and renamed.
+A file or folder is written beside its place under a hidden name, and renamed. A folder is flushed to the disk first.
 """
 
 import errno
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 SUMS = "SHA256SUMS"
-# What a name before its folder's place begins and ends with: in writing, replaced, being removed.
-PART, ASIDE, GONE = (".{}.part", ".{}.old", ".{}.gone")
+# Hidden names of a folder or file: being written, replaced by a new one, being removed.
+PART, OLD, GONE = (".{}.part", ".{}.old", ".{}.gone")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -33,45 +33,60 @@ class DiskFullError(OSError):
 
 
 @contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A hidden path to write to, renamed to `path` if the block succeeds and removed if it fails.
+
+    The folder is made where it does not exist.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(PART.format(path.name))
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_dir(place: Path) -> Iterator[Path]:
-    """A folder to write files in, which stands at `place` afterwards: whole, checksummed and on the disk.
+    """A hidden folder to write files in, renamed to `place` at the end: complete, with checksums, flushed to the disk.
 
     Raises:
         DiskFullError: if there is no room for it.
     """
-    part, aside = (place.with_name(name.format(place.name)) for name in (PART, ASIDE))
+    part, old = (place.with_name(name.format(place.name)) for name in (PART, OLD))
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
         (part / SUMS).write_text(_sums(part))
         for file in (*part.iterdir(), part):
-            _to_disk(file)
+            _flush(file)
         if place.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            place.rename(aside)
+            shutil.rmtree(old, ignore_errors=True)
+            place.rename(old)
         part.rename(place)
-        _to_disk(place.parent)
+        _flush(place.parent)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
-        if aside.exists() and not place.exists():
-            aside.rename(place)
-        # torch.save loses the reason on its way, but for the context.
+        if old.exists() and not place.exists():
+            old.rename(place)
+        # torch.save raises another error, whose context is the disk's.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno in FULL:
             raise DiskFullError(cause.errno, f"no room for {place} ({cause.strerror})") from None
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def verify(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, naming the file; None if every bit of it is as it was written.
+    """What is wrong with a folder of `atomic_dir`, naming the file; None if every bit is as it was written.
 
-    A folder without checksums, of an earlier version or from elsewhere, passes: see `is_sealed`.
+    A folder without checksums passes: see `has_checksums`.
     """
-    if not is_sealed(folder):
+    if not has_checksums(folder):
         return None
-    # Read strictly, so that a flipped bit in the list itself is found as well.
+    # The list is parsed strictly, so that a flipped bit in it is found too.
     lines = (folder / SUMS).read_bytes().decode("ascii", "replace").splitlines(keepends=True)
     sums = [match.groups() for line in lines if (match := re.fullmatch(r"([0-9a-f]{64})  ([\w.-]+)\n", line))]
     names = [name for _, name in sums]
@@ -86,13 +101,13 @@ def verify(folder: Path) -> str | None:
     return f"{folder / SUMS} does not list {extra[0]}" if extra else None
 
 
-def is_sealed(folder: Path) -> bool:
-    """Whether there are checksums to go by."""
+def has_checksums(folder: Path) -> bool:
+    """Whether the folder has a list of checksums."""
     return (folder / SUMS).is_file()
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder so that no half of it is ever found under its name."""
+    """Remove a folder, renamed first, so that its name never holds a part of it."""
     gone = folder.with_name(GONE.format(folder.name))
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
@@ -100,12 +115,12 @@ def remove(folder: Path) -> None:
 
 
 def remove_partial(parent: Path) -> None:
-    """Clear away what a killed process left; a folder that it had only just moved aside goes back to its place."""
-    for aside in parent.glob(ASIDE.format("*")):
-        place = aside.with_name(aside.name[1:].removesuffix(".old"))
+    """Remove the hidden folders that a killed process left; a replaced folder whose place is empty is restored."""
+    for old in parent.glob(OLD.format("*")):
+        place = old.with_name(old.name[1:].removesuffix(".old"))
         if not place.exists():
-            aside.rename(place)
-    for name in (PART, ASIDE, GONE):
+            old.rename(place)
+    for name in (PART, OLD, GONE):
         for left in parent.glob(name.format("*")):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -113,19 +128,19 @@ def remove_partial(parent: Path) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, **metadata: object
 ) -> None:
-    """A safetensors file, written tensor by tensor: no second copy of the weights, whatever their device and layout.
+    """Write a safetensors file tensor by tensor, without a second copy of the weights.
 
     Args:
         path: the file.
         tensors: by name.
-        dtype: what floating-point tensors are stored as, by default as they are.
-        metadata: kept with them as strings.
+        dtype: of floating-point tensors in the file; by default their own.
+        metadata: stored in the file as strings.
 
     Raises:
-        OSError: if the disk is full, for one.
+        OSError: if it cannot be written, for example on a full disk.
     """
     kinds = {name: dtype if dtype and t.is_floating_point() else t.dtype for name, t in tensors.items()}
-    names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))  # so that every tensor is aligned
+    names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))  # aligns every tensor
     header: dict[str, object] = {"__metadata__": {key: str(value) for key, value in metadata.items()}}
     offset = 0
     for name in names:
@@ -157,7 +172,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _to_disk(path: Path) -> None:
+def _flush(path: Path) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

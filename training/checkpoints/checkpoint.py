@@ -19,7 +19,7 @@ from torch import nn
 
 from scorefield.training.averages.power_ema import PowerEMA
 from scorefield.training.checkpoints import randomness
-from scorefield.training.checkpoints.atomic import atomic_dir, is_sealed, remove, verify, write_tensors
+from scorefield.training.checkpoints.atomic import atomic_dir, has_checksums, remove, verify, write_tensors
 from scorefield.training.engine import TrainingState
 
 VERSION = 2
@@ -89,7 +89,7 @@ def latest_valid(folder: Path, set_aside: bool = False) -> tuple[Path | None, li
     damaged: list[Path] = []
     for checkpoint in reversed(_all(folder)):
         if (wrong := verify(checkpoint) or _incomplete(checkpoint)) is None:
-            if not is_sealed(checkpoint):
+            if not has_checksums(checkpoint):
                 notes.append(f"{checkpoint} has no checksums, so it is read unverified")
             for bad in damaged if set_aside else []:
                 _set_aside(bad)
@@ -103,7 +103,7 @@ def latest_valid(folder: Path, set_aside: bool = False) -> tuple[Path | None, li
 
 def _incomplete(checkpoint: Path) -> str | None:
     """What a checkpoint without checksums lacks: its weights, or, if it was written with checksums, those."""
-    if is_sealed(checkpoint):
+    if has_checksums(checkpoint):
         return None
     if not any((checkpoint / name).is_file() for name in ("model.safetensors", "ema.safetensors")):
         return f"{checkpoint} has no weights"
@@ -136,7 +136,7 @@ def load(
         load_weights(checkpoint, model, name)
     try:
         saved: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True, map_location="cpu")
-        if saved.get("version", 1) > 1 and not is_sealed(checkpoint):
+        if saved.get("version", 1) > 1 and not has_checksums(checkpoint):
             raise _UnfitError(f"{checkpoint / 'SHA256SUMS'} is missing: restore it, or remove {checkpoint}")
         _check_machine(checkpoint, saved, state)
         state.optimizer.load_state_dict(saved["optimizer"])

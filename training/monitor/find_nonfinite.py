@@ -1,6 +1,5 @@
 """Which layer a bad loss came from, and the batch that did it."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.sde_lib import SDE
+from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.checkpoints.randomness import rank
 from scorefield.training.engine import Step
 from scorefield.training.objectives.dsm import dsm_loss
@@ -64,10 +64,8 @@ def keep_batch(step: Step, folder: Path, **facts: float) -> Path:
     record: dict[str, Any] = {key: value.detach().cpu() for key, value in step.batch.items()}
     record |= {"times": step.times.cpu(), "losses": step.losses.cpu(), "loss": float(step.loss)}
     record |= {"grad_norm": float(step.grad_norm), "step": step.step, "images": step.images, **facts}
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with atomic_file(path) as part, part.open("wb") as file:
         torch.save(record, file)
-    os.replace(part, path)
     return path
 
 
