@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.commands.encode import along_flow, centred, rms
+from scorefield.commands.encode import along_flow, rms
 from scorefield.commands.generate import generate
 from scorefield.commands.interpolate import spherical
 from scorefield.commands.run import Trained, open_trained, stored_tensor
@@ -76,7 +76,7 @@ def reconstruction(trained: Trained, output: Path, num: int) -> None:
     """Table 2: the error of encoding and decoding falls with the steps."""
     run = trained.run
     stored = stored_tensor(run.dataset("test"), num)
-    x0, rows = centred(run, stored), {"held-out digits": run.viewable(stored[:16])}
+    x0, rows = run.centred(stored).to(run.device), {"held-out digits": run.viewable(stored[:16])}
     lengths = (*STEPS, 200, 500)
     print(f"### Reconstruction of {len(stored)} held-out digits, rms error per pixel of [-1, 1]\n")
     print("| solver | " + " | ".join(f"{n} steps" for n in lengths) + " |\n|---|" + "---|" * len(lengths))

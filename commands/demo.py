@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scorefield.commands.encode import along_flow, centred, rms
+from scorefield.commands.encode import along_flow, rms
 from scorefield.commands.generate import as_spec, generate
 from scorefield.commands.interpolate import interpolate
 from scorefield.commands.likelihood.command import likelihood
@@ -89,7 +89,7 @@ def _round_trip(
     """Root mean square errors of encode-then-decode by solver and number of steps, with curves and a picture."""
     run = trained.run
     stored = stored_tensor(run.dataset("test"))[::18]
-    x0 = centred(run, stored)
+    x0 = run.centred(stored).to(run.device)
     table: dict[str, dict[int, float]] = {}
     rows = [run.viewable(stored[:16])]
     for solver in ("ddim", "heun"):

@@ -53,7 +53,7 @@ def encode(
     flow_solver(options)
     stored, label = _images(run, input, split, num)
     model_label = label if run.num_classes is not None else None
-    x0 = centred(run, stored)
+    x0 = run.centred(stored).to(run.device)
 
     began = time.perf_counter()
     latent, before = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=model_label)
@@ -119,7 +119,7 @@ def decode(
     picture = save_rows(rows, path.with_suffix(".png"))
     summary: Options = {"num": len(back), **options, **trained.described}
     if stored is not None:
-        summary["round_trip_rms"] = rms(x0.cpu(), centred(run, stored).cpu())
+        summary["round_trip_rms"] = rms(x0.cpu(), run.centred(stored).cpu())
     report = write_json(path.with_suffix(".json"), summary)
     told = {"round_trip_rms": round(summary["round_trip_rms"], 5)} if stored is not None else {}
     return {**told, "files": [str(path), str(picture), str(report)]}
@@ -175,12 +175,6 @@ def flow_solver(options: Options) -> Solver:
             f"{solver} adds noise and cannot encode: use ddim, heun, unipc, adaptive, or belm to come back exactly"
         )
     return solver
-
-
-def centred(run: Run, stored: Tensor) -> Tensor:
-    """Stored values as what the model sees, integers at the middle of their cells; (N, *D) on the run's device."""
-    x, _ = run.to_model(stored, **({} if run.data.levels is None else {"uniform": lambda k: torch.full_like(k, 0.5)}))
-    return x.to(run.device)
 
 
 def rms(a: Tensor, b: Tensor) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.commands.encode import along_flow, centred, flow_solver
+from scorefield.commands.encode import along_flow, flow_solver
 from scorefield.commands.run import open_trained, output_path, stored_tensor, write_arrays, write_json
 from scorefield.evaluation import save_pictures
 
@@ -40,7 +40,7 @@ def interpolate(
     dataset = run.dataset(split)
     if not all(0 <= i < len(dataset) for i in pair):
         raise ValueError(f"expected --pair of images 0 .. {len(dataset) - 1} of the {split} split, got {pair}")
-    ends = centred(run, stored_tensor(dataset)[list(pair)])
+    ends = run.centred(stored_tensor(dataset)[list(pair)]).to(run.device)
     label = None
     if run.num_classes is not None and dataset.label is not None:
         label = torch.as_tensor(dataset.label[list(pair)])

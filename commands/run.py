@@ -16,9 +16,9 @@ from torch import Tensor
 
 from scorefield import models
 from scorefield.configs import build
-from scorefield.likelihood import dequantise, quantise
 from scorefield.models.layers.blocks import compile_network
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
 from scorefield.training import latest_valid, load_weights
 from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
@@ -102,6 +102,12 @@ class Run:
         if self.data.levels is None:
             return stored.float(), torch.zeros(())
         return dequantise(stored, self.data.levels, low=self.low, high=self.high, **uniform)
+
+    def centred(self, stored: Tensor) -> Tensor:
+        """Stored values (B, *D) as what the model sees, without noise: integers at the centres of their cells."""
+        if self.data.levels is None:
+            return stored.float()
+        return cell_centres(stored, self.data.levels, low=self.low, high=self.high)
 
     def to_stored(self, x: Tensor) -> Tensor:
         """The model's values as they would be stored: integers, or floats as they are."""

@@ -7,7 +7,8 @@ from scorefield.likelihood.density import Density, log_likelihood
 from scorefield.likelihood.dequantisation import Dequantisation, TruncatedNormal, Uniform, Variational
 from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
 from scorefield.likelihood.prior import GaussianPrior, Moments, prior_kl
-from scorefield.likelihood.quantise import bits_per_dim, dequantise, mean_and_error, quantise
+from scorefield.likelihood.summary import bits_per_dim, mean_and_error
+from scorefield.sde_lib.quantise import dequantise, quantise
 
 __all__ = [
     "Decoder",

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.likelihood.quantise import quantise
 from scorefield.sde_lib.broadcast import DenoiserLike, expand, precise
+from scorefield.sde_lib.quantise import cell_to_value, cell_width, quantise
 
 OFF_CENTRE = 0.05  # of a cell: float32 keeps 16 bits' centres to 1e-2 of one, and dequantised data is further off
 CHUNK = 2**22  # numbers at a time in a softmax over the levels
@@ -78,8 +78,8 @@ class LevelDecoder(Decoder):
     ) -> Tensor:
         k = _levels_of(x0, self.levels, self.low, self.high)
         x = precise(x)
-        width = (self.high - self.low) / self.levels
-        centres = self.low + width * (torch.arange(self.levels, device=x.device, dtype=x.dtype) + 0.5)
+        levels = torch.arange(self.levels, device=x.device, dtype=x.dtype)
+        centres = cell_to_value(levels + 0.5, self.levels, low=self.low, high=self.high)
         scale = expand(precise(sigma / alpha), x)
         seen = x / expand(precise(alpha), x)  # x in units of the data, where its noise is sigma / alpha
         columns = torch.stack([seen, scale.expand_as(x), k.to(x)], dim=-1).reshape(-1, 3)
@@ -118,8 +118,8 @@ class DiscretisedDecoder(Decoder):
             scale: Tensor | float = self.std
         else:
             scale = expand(precise(sigma / alpha if std is None else std), mean)
-        width = (self.high - self.low) / self.levels
-        below, above = ((self.low + width * (k.to(mean) + side) - mean) / scale for side in (0, 1))
+        ends = (cell_to_value(k.to(mean) + side, self.levels, low=self.low, high=self.high) for side in (0, 1))
+        below, above = ((end - mean) / scale for end in ends)
         below = torch.where(k == 0, -math.inf, below)
         above = torch.where(k == self.levels - 1, math.inf, above)
         return _log_normal_between(below, above).flatten(1).sum(1)
@@ -138,8 +138,8 @@ def _levels_of(x0: Tensor, levels: int, low: float, high: float) -> Tensor:
     """The integers whose cells' centres x0 is on, int64, shaped as x0."""
     x0 = precise(x0)
     k = quantise(x0, levels, low=low, high=high)
-    width = (high - low) / levels
-    off = float((x0 - low - width * (k.to(x0) + 0.5)).abs().max()) / width
+    centres = cell_to_value(k.to(x0) + 0.5, levels, low=low, high=high)
+    off = float((x0 - centres).abs().max()) / cell_width(levels, low=low, high=high)
     if off > OFF_CENTRE:
         raise ValueError(
             f"expected x0 on the centres of {levels} cells from {low:g} to {high:g}, got one {off:.2g} of a cell away: "

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.likelihood.quantise import centres, dequantise
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.quantise import cell_centres, dequantise
 
 Uniforms = Callable[[Tensor], Tensor]
 Flow = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (centres in [-1, 1], uniforms) -> u in [0, 1), log q(u)
@@ -82,7 +82,7 @@ class TruncatedNormal(Dequantisation):
     def __call__(
         self, k: Tensor, levels: int, sde: SDE, uniform: Uniforms, *, low: float = -1.0, high: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        centre = centres(k, levels, low=low, high=high)
+        centre = cell_centres(k, levels, low=low, high=high)
         alpha, sigma = (float(scale) for scale in sde.scales(sde.t_min))
         reach = alpha * (high - low) / (2 * levels * sigma)
         inside = math.erf(reach / math.sqrt(2))
@@ -109,7 +109,7 @@ class Variational(Dequantisation):
     def __call__(
         self, k: Tensor, levels: int, sde: SDE, uniform: Uniforms, *, low: float = -1.0, high: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        centre = centres(k, levels)
+        centre = cell_centres(k, levels)
         with torch.no_grad():
             u, log_q = self.flow(centre, uniform(centre))
         x, log_det = dequantise(k, levels, low=low, high=high, uniform=lambda _: u.to(centre))

@@ -23,8 +23,9 @@ from scorefield.models.analytic import GaussianMixture
 from scorefield.models.networks.dequantiser import Dequantiser, checkerboard
 from scorefield.models.networks.unet import UNet
 from scorefield.sde_lib import VPSDE
+from scorefield.sde_lib.quantise import cell_centres
 from scorefield.training import TrainingState
-from scorefield.training.objectives.dequantiser import centres, dequantiser_gain
+from scorefield.training.objectives.dequantiser import dequantiser_gain
 from scorefield.training.objectives.dequantiser import train_dequantiser as steps_of
 
 
@@ -181,7 +182,7 @@ def bound(
     """What the bound lacks of log P(k), in nats, on average over images and draws, and its standard error."""
     scales = VPSDE().scales(VPSDE().t_min)
     uniform = torch.rand(k.shape, generator=Generator().manual_seed(5))
-    u, log_q = place(centres(k, LEVELS), uniform)
+    u, log_q = place(cell_centres(k, LEVELS), uniform)
     log_p = model.log_prob((2 * (k + u.double()) / LEVELS - 1), *scales) + k[0].numel() * math.log(2 / LEVELS)
     gap = log_mass(model, k, *scales) - (log_p - log_q.double())
     return float(gap.mean()), float(gap.std() / len(gap) ** 0.5)
@@ -216,7 +217,7 @@ def test_training_closes_most_of_the_bound_and_never_passes_it(fitted: Dequantis
     one = integers(model, 4, 1001).repeat_interleave(20_000, 0)
     draws = torch.rand(one.shape, generator=Generator().manual_seed(6))
     with torch.no_grad():
-        u, log_q = fitted(centres(one, LEVELS), draws)
+        u, log_q = fitted(cell_centres(one, LEVELS), draws)
     scales = VPSDE().scales(VPSDE().t_min)
     log_p = model.log_prob((2 * (one + u.double()) / LEVELS - 1), *scales) + 9 * math.log(2 / LEVELS)
     weights = (log_p - log_q.double() - log_mass(model, one, *scales)).exp().reshape(4, -1)
@@ -228,7 +229,7 @@ def test_the_gain_is_what_the_density_says(fitted: Dequantiser) -> None:
     k = integers(model, 200, 2)
     uniform = torch.rand(k.shape, generator=Generator().manual_seed(3))
     found = dequantiser_gain(fitted, model, sde, k, uniform, levels=LEVELS, nodes=12)
-    u, log_q = fitted(centres(k, LEVELS), uniform)
+    u, log_q = fitted(cell_centres(k, LEVELS), uniform)
     after, before = (model.log_prob(2 * (k + v.double()) / LEVELS - 1, *sde.scales(sde.t_min)) for v in (u, uniform))
     assert_close(found, after - before - log_q, rtol=0, atol=2e-3)
     assert found.mean() > 1
@@ -240,7 +241,7 @@ def test_the_gradient_without_a_backward_pass_is_that_of_the_bound_itself() -> N
     module = random(SHAPE, spread=0.5).float().requires_grad_(True)
     before = [weight.detach().clone() for weight in module.parameters()]
     uniform = torch.rand(k.shape, generator=Generator().manual_seed(0))
-    u, log_q = module(centres(k, LEVELS), uniform)
+    u, log_q = module(cell_centres(k, LEVELS), uniform)
     log_p = model.log_prob((k + u) / LEVELS, *sde.scales(sde.t_min))  # cells of [0, 1]
     expected = torch.autograd.grad((log_p - log_q).mean() / 9, list(module.parameters()))
 

@@ -32,9 +32,9 @@ from scorefield.likelihood import (
     prior_kl,
 )
 from scorefield.likelihood.dequantisation import combined
-from scorefield.likelihood.quantise import centres
 from scorefield.models.analytic import Gaussian, GaussianMixture
 from scorefield.sde_lib import SDE, VESDE, VPSDE, RectifiedSDE
+from scorefield.sde_lib.quantise import cell_centres
 
 ROOT = Path(__file__).parent.parent
 COARSE = VPSDE(t_min=0.01)  # its noise at t_min, 0.03, is a sixth of a cell of 8 levels in [-1, 1]
@@ -108,8 +108,8 @@ def test_importance_weights_close_the_gap_to_the_probability(how: Dequantisation
 
 
 def test_the_centres_are_the_middles() -> None:
-    np.testing.assert_allclose(centres(torch.tensor([[0, 1, 2, 3]]), 4), [[-0.75, -0.25, 0.25, 0.75]])
-    assert centres(torch.zeros(0, 3, dtype=torch.long), 4).shape == (0, 3)
+    np.testing.assert_allclose(cell_centres(torch.tensor([[0, 1, 2, 3]]), 4), [[-0.75, -0.25, 0.25, 0.75]])
+    assert cell_centres(torch.zeros(0, 3, dtype=torch.long), 4).shape == (0, 3)
 
 
 @every

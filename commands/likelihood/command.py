@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scorefield.commands.generate import as_spec, progress_bar
 from scorefield.commands.generate import grid as grid_of
@@ -22,7 +21,6 @@ from scorefield.configs import build
 from scorefield.evaluation import save_bars
 from scorefield.likelihood import Dequantisation, Exact, GaussianPrior, Hutchinson, HutchPlusPlus, Moments
 from scorefield.likelihood.choose_solver import PILOTS
-from scorefield.likelihood.quantise import centres
 from scorefield.solvers import AdamsMoulton, Adaptive, FlowSolver
 from scorefield.solvers.variables import SoftClippedLogSNR
 
@@ -203,13 +201,7 @@ def _prior(run: Run, name: str) -> GaussianPrior:
         raise ValueError(f"expected --prior of {' or '.join(PRIORS)}, got {name!r}")
     if name == "standard":
         return GaussianPrior.standard(run.sde)
-    return GaussianPrior.matched(run.sde, Moments.of(_clean(run, stored_tensor(run.dataset("train"), MOMENTS))))
-
-
-def _clean(run: Run, stored: Tensor) -> Tensor:
-    if run.data.levels is None:
-        return stored.float()
-    return centres(stored, run.data.levels, low=run.low, high=run.high)
+    return GaussianPrior.matched(run.sde, Moments.of(run.centred(stored_tensor(run.dataset("train"), MOMENTS))))
 
 
 def _by_hand(

@@ -29,7 +29,6 @@ from scorefield.likelihood import (
 )
 from scorefield.likelihood.choose_solver import PILOTS, Pilots
 from scorefield.likelihood.dequantisation import combined
-from scorefield.likelihood.quantise import centres
 from scorefield.sde_lib.broadcast import DenoiserLike
 from scorefield.solvers import AdamsMoulton, FlowSolver, PerSampleNoise, grids
 from scorefield.solvers.ode.adaptive_rk import UnsolvedError
@@ -172,10 +171,7 @@ class Task:
 
     def clean(self, rows: slice) -> Tensor:
         """The images as the bounds of integers take them: the centres of their cells."""
-        stored = self.stored[rows]
-        if self.run.data.levels is None:
-            return stored.float().to(self.run.device)
-        return centres(stored, self.run.data.levels, low=self.run.low, high=self.run.high).to(self.run.device)
+        return self.run.centred(self.stored[rows]).to(self.run.device)
 
     def _levels(self) -> dict[str, Any]:
         return {"levels": self.run.data.levels, "low": self.run.low, "high": self.run.high}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from scorefield.sde_lib.quantise import cell_to_value
 from scorefield.training.data import Dataset
 
 Transform = Callable[[Tensor, Generator], Tensor]
@@ -134,7 +135,7 @@ class ToModelRange:
         x0 = stored.float()
         if self.levels is not None:
             u = torch.rand(x0.shape, generator=generator, device=x0.device) if self.dequantise else 0.5
-            x0 = self.low + (self.high - self.low) / self.levels * (x0 + u)
+            x0 = cell_to_value(x0 + u, self.levels, low=self.low, high=self.high)
         if self.flip:
             flipped = torch.rand(len(x0), generator=generator, device=x0.device) < 0.5
             x0 = torch.where(flipped.view(-1, *[1] * (x0.ndim - 1)), x0.flip(-1), x0)

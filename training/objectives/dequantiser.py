@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.broadcast import DenoiserLike, expand, precise
+from scorefield.sde_lib.quantise import cell_to_value, cell_width
 from scorefield.training.engine import Batch, TrainingState, _split, cycle
 
 
@@ -68,7 +69,7 @@ def train_dequantiser(
     """
     state = state or TrainingState(dequantiser, torch.optim.Adam(dequantiser.parameters(), lr=1e-3))
     device = next(dequantiser.parameters()).device
-    time, width = _within(sde, time), (high - low) / levels
+    time = _within(sde, time)
     rates = [group.setdefault("initial_lr", group["lr"]) for group in state.optimizer.param_groups]
     batches = cycle(loader)
     dequantiser.train()
@@ -77,10 +78,10 @@ def train_dequantiser(
         for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule(state.images)
 
-        image = centres(k, levels)
+        image = cell_to_value(k.float() + 0.5, levels)
         uniform = torch.rand(image.shape, generator=state.generator, device=device, dtype=image.dtype)
         u, log_q = dequantiser(image, uniform)
-        x = low + width * (k + u)
+        x = cell_to_value(k + u, levels, low=low, high=high)
         with torch.no_grad():
             score, most = sde.score(denoiser, x.detach(), time, **cond), expand(limit / sde.scales(time)[1], x)
             score = score.clamp(-most, most)
@@ -133,19 +134,16 @@ def dequantiser_gain(
         time: of the score, t_min by default.
         nodes: evaluations of the denoiser.
     """
-    time, width = _within(sde, time), (high - low) / levels
-    u, log_q = dequantiser(centres(k, levels), uniform)
+    time = _within(sde, time)
+    width = cell_width(levels, low=low, high=high)
+    u, log_q = dequantiser(cell_to_value(k.float() + 0.5, levels), uniform)
     total = -precise(log_q)
     for node, weight in zip(*np.polynomial.legendre.leggauss(nodes), strict=True):
         r = (float(node) + 1) / 2
-        score = sde.score(denoiser, low + width * (k + uniform + r * (u - uniform)), time)
+        x = cell_to_value(k + uniform + r * (u - uniform), levels, low=low, high=high)
+        score = sde.score(denoiser, x, time)
         total = total + float(weight) / 2 * precise(score * width * (u - uniform)).flatten(1).sum(1)
     return total
-
-
-def centres(k: Tensor, levels: int) -> Tensor:
-    """The centres of the integers' cells, spread over [-1, 1]: what a dequantiser is shown. Float32, (B, *D)."""
-    return (2 * k.float() + 1) / levels - 1
 
 
 def _within(sde: SDE, time: float | None) -> float:
