@@ -44,7 +44,7 @@ ROWS = (
     "adaptive:method=dopri8", 'adaptive:method="scipy:RK45"', 'adaptive:method="scipy:DOP853"',
     'adaptive:method="scipy:LSODA"', "ddim:eta=1.0", "ancestral", "ancestral:variance=large", "euler_maruyama",
     "reverse_diffusion", "stochastic_dpm:order=1", "stochastic_dpm:order=2", "stochastic_dpm:order=3",
-    "stochastic_adams", "stochastic_adams:tau=0.5", "churn", "adaptive_sde", "langevin", "langevin:step_size=None",
+    "sa_solver", "sa_solver:tau=0.5", "churn", "adaptive_sde", "langevin", "langevin:step_size=None",
     "langevin:snr=0.16", "consistent", "pc", "pc:order=correct_first",
 )  # fmt: skip
 

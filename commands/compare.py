@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.commands.generate import as_spec, generate
+from scorefield.commands.generate import generate
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.run import Run, open_trained, output_path, write_arrays, write_json
 from scorefield.commands.sample import labels_of
@@ -48,7 +48,7 @@ def compare(
     """
     if num < 1 or batch < 1:
         raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
-    solvers: dict[str, Solver] = {name: build.build(build.SOLVERS, as_spec(name)) for name in solver}
+    solvers: dict[str, Solver] = {name: build.build(build.SOLVERS, name) for name in solver}
     trained = open_trained(workdir, device, ema, compile)
     path = output_path(output, workdir / "compare.npz")
     run = trained.run
@@ -82,7 +82,7 @@ def compare(
 
     write_arrays(path, **{name: run.to_stored(x) for name, x in arrays.items()})
     picture = _picture(run, arrays, path.with_suffix(".png"))
-    summary = {"num": num, "grid": build.written(sampling["grid"]), "seed": seed, **trained.described, "table": table}
+    summary = {"num": num, "grid": build.unparse(sampling["grid"]), "seed": seed, **trained.described, "table": table}
     report = write_json(path.with_suffix(".json"), summary)
     return {"files": [str(path), str(picture), str(report)]}
 

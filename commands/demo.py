@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.commands.encode import along_flow, rms
-from scorefield.commands.generate import as_spec, generate
+from scorefield.commands.generate import generate
 from scorefield.commands.interpolate import interpolate
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.run import Run, Trained, open_trained, stored_tensor, write_json
@@ -125,7 +125,7 @@ def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int) -> 
         x = run.to_stored(generate(run, trained.denoiser, count, sampling=sampling, seed=seed, batch=500))
         shares = probe.shares(x.numpy())
         found[name] = {
-            "solver": str(build.build(build.SOLVERS, as_spec(sampling["solver"]))),
+            "solver": str(build.build(build.SOLVERS, sampling["solver"])),
             "samples": count,
             "confidence_over_real": probe.confidence(x.numpy()) / reference,
             "least_share": float(shares.min()),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.commands.generate import as_spec, conditioned, progress_bar
+from scorefield.commands.generate import conditioned, progress_bar
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.run import Run, open_trained, output_path, stored_tensor, write_arrays, write_json
 from scorefield.configs import build
@@ -169,7 +169,7 @@ def along_flow(
 
 def flow_solver(options: Options) -> Solver:
     """The solver asked for, refused before any work if it cannot go up the path."""
-    solver: Solver = build.build(build.SOLVERS, as_spec(options["solver"]))
+    solver: Solver = build.build(build.SOLVERS, options["solver"])
     if solver.stochastic:
         raise ValueError(
             f"{solver} adds noise and cannot encode: use ddim, heun, unipc, adaptive, or belm to come back exactly"

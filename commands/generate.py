@@ -52,7 +52,7 @@ def generate(
         trajectory: to be told the way of the first batch.
         ranks: that share the work; all of them must call.
     """
-    solver: Solver = build.build(build.SOLVERS, as_spec(sampling["solver"]))
+    solver: Solver = build.build(build.SOLVERS, sampling["solver"])
     if isinstance(solver, AnnealedLangevin):  # the one solver with a last denoising of its own: one is enough
         solver = dataclasses.replace(solver, denoise=False)
     ts = grid(run, sampling)
@@ -83,8 +83,7 @@ def generate(
 
 def grid(run: Run, sampling: Mapping[str, Any]) -> Tensor:
     """The falling grid of times that `sampling` asks for."""
-    spec = as_spec(sampling["grid"])
-    ts: Tensor = build.build(build.GRIDS, spec, sde=run.sde, steps=sampling["steps"], workdir=run.workdir)
+    ts: Tensor = build.build(build.GRIDS, sampling["grid"], sde=run.sde, steps=sampling["steps"], workdir=run.workdir)
     return ts
 
 
@@ -95,11 +94,6 @@ def conditioned(denoiser: DenoiserLike, labels: Tensor | None, guidance: float) 
     if guidance == 1.0:
         return models.Conditioned(denoiser, label=labels)
     return models.ClassifierFree(denoiser, labels, guidance)
-
-
-def as_spec(given: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """A spec, written out or as a mapping."""
-    return build.parse(given) if isinstance(given, str) else given
 
 
 class Bar:

@@ -69,8 +69,8 @@ def import_checkpoint(
     run.save()
     return {
         "verdict": str(verdict),
-        "path": build.written(config.sde),
-        "predicts": build.written(config.precondition),
+        "path": build.unparse(config.sde),
+        "predicts": build.unparse(config.precondition),
         "files": [str(path) for path in (run.workdir / "config.json", checkpoint, report)],
     }
 
@@ -78,12 +78,11 @@ def import_checkpoint(
 def _configuration(recipe: CheckpointSpec, denoiser: Denoiser, data: str | None) -> ml_collections.ConfigDict:
     config = defaults()
     name = DATASETS.get(recipe.shape, "folder" if len(recipe.shape) == 3 else "array")
-    given = build.parse(data) if data else {"name": name, **({} if name in DATASETS.values() else {"path": ""})}
-    config.data = build.spec(build.DATASETS, given.pop("name"), **given)
+    config.data = build.spec(build.DATASETS, data or (name if name in DATASETS.values() else f"{name}:path=''"))
     settings = {key: value for key, value in settings_of(denoiser.net).items() if key not in FROM_DATA}
     config.net = build.spec(build.NETWORKS, build.name_of(build.NETWORKS, type(denoiser.net)), **settings)
-    config.sde = build.described(recipe.sde)
-    config.precondition = build.described_precondition(recipe.precondition, recipe.sde)
+    config.sde = build.sde_spec(recipe.sde)
+    config.precondition = build.precondition_spec(recipe.precondition, recipe.sde)
     config.training.labels = recipe.settings.get("num_classes") is not None
     config.training.label_dropout = 0.1 if recipe.unlabelled else 0.0
     if recipe.levels is not None:

@@ -75,8 +75,7 @@ class Run:
     def on(self, data: str | None) -> "Run":
         """The same run on another data set, written as on a command line; on its own for None."""
         if data is not None:
-            given = build.parse(data)
-            self.config.data = build.spec(build.DATASETS, given.pop("name"), **given)
+            self.config.data = build.spec(build.DATASETS, data)
         return self
 
     def dataset(self, split: str) -> Dataset:
@@ -183,7 +182,7 @@ def open_run(workdir: Path, device: str | None = None) -> Run:
         )
     try:
         saved = json.loads(file.read_text())
-        config = ml_collections.ConfigDict(saved["config"])
+        config = ml_collections.ConfigDict(build.modern_config(saved["config"]))
         facts = DataFacts(**{**saved["data"], "shape": tuple(saved["data"]["shape"])})
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} does not read ({error!r}): restore it, or train again in another directory") from None

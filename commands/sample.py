@@ -70,7 +70,7 @@ def sample(
     stored = run.to_stored(x)
     write_arrays(path, x=stored, label=labels)
     picture = save_pictures(run.viewable(stored[:256]), path.with_suffix(".png"))
-    told = {key: build.written(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
+    told = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
     told |= {"label": "each in turn" if labels is not None and label is None else label, "guidance": guidance}
     summary = {"num": num, **told, "nfe": nfe, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
     report = write_json(path.with_suffix(".json"), summary)

@@ -30,6 +30,6 @@ def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
     config.net = spec(NETWORKS, "unet", width=64) if variant in IMAGES else spec(NETWORKS, "mlp")
     if variant == "ddpm":
         config.sde = spec(SDES, "ddpm")
-        config.precondition = spec(PRECONDITIONS, "told", predicts="eps", scale=1000.0, shift=-1.0)
+        config.precondition = spec(PRECONDITIONS, "time_conditioned", predicts="eps", scale=1000.0, shift=-1.0)
         config.net = spec(NETWORKS, "unet", width=64, frequencies="timesteps", smallest_group=1)
     return config

@@ -40,7 +40,7 @@ def ddpm(config: ml_collections.ConfigDict, *, betas: str = "linear", variance: 
     """Ho et al. 2020, Section 3 and Appendix B: 1000 timesteps, |eps_hat - eps|^2, ancestral sampling."""
     config.transform.update(dequantise=False, flip=True)
     config.sde = spec(SDES, "ddpm", betas=betas)
-    config.precondition = spec(PRECONDITIONS, "told", predicts="eps", scale=1000.0, shift=-1.0)
+    config.precondition = spec(PRECONDITIONS, "time_conditioned", predicts="eps", scale=1000.0, shift=-1.0)
     config.training.times = spec(TIMES, "uniform")
     _sample(config, spec(SOLVERS, "ancestral", variance=variance), spec(GRIDS, "trailing"), 1000)
 
@@ -66,7 +66,7 @@ def song_vp(config: ml_collections.ConfigDict, sde: str = "vp") -> None:
     """Song et al. 2021 on VP or sub-VP (Appendix C): told 999 t, trained from t = 1e-5, 1000 Euler-Maruyama steps."""
     config.transform.update(dequantise=False, flip=True)
     config.sde = spec(SDES, sde, t_min=1e-5)
-    config.precondition = spec(PRECONDITIONS, "told", predicts="eps", scale=999.0)
+    config.precondition = spec(PRECONDITIONS, "time_conditioned", predicts="eps", scale=999.0)
     config.training.times = spec(TIMES, "uniform")
     # Sampling ends at t = 1e-3.
     _sample(config, spec(SOLVERS, "euler_maruyama"), spec(GRIDS, "trailing"), 1000)
@@ -89,7 +89,7 @@ def song_ve(
     config.sde = spec(SDES, "ve", sigma_max=sigma_max)
     config.net.unit_range = True
     told = {"scale": 1.0 - levels, "shift": levels - 1.0} if discrete else {"unit": "log_sigma"}
-    config.precondition = spec(PRECONDITIONS, "told", predicts="scaled_score", **told)
+    config.precondition = spec(PRECONDITIONS, "time_conditioned", predicts="scaled_score", **told)
     config.training.times = spec(TIMES, "uniform")
     pc = spec(SOLVERS, "pc", predictor="reverse_diffusion", snr=snr, norms="sample", order="correct_first")
     _sample(config, pc, spec(GRIDS, "geometric"), levels)

@@ -1,120 +1,241 @@
-"""How a configuration calls constructors: specs, written and read, and the calls that they describe.
+"""How a configuration calls constructors: specs are read, written and turned into calls.
 
-A spec is a mapping with a `name` of a table and the constructor's keywords:  {"name": "vp", "beta_max": 15.0}.
-On a command line it is written  vp:beta_max=15.0,t_min=0.001.
+A spec is a mapping: the `name` of a constructor in a table, and its keywords, as in {"name": "vp", "beta_max": 15.0}.
+On a command line the same spec is  vp:beta_max=15.0 .  A name with a dot, as in  mypkg.Net:width=64 , is imported.
 """
 
 import ast
 import difflib
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
 
 import ml_collections
 from ml_collections import config_dict
 
-Table = Mapping[str, Callable[..., Any]]
+Constructor = Callable[..., Any]
 
-# What the data set or the caller decides, and a configuration therefore does not.
+# Parameters that the data set or the caller decides. A spec does not set them.
 FROM_DATA = ("channels", "shape", "num_classes", "split", "sde", "workdir", "flow")
 
+# Old spellings in config.json files and on command lines. A keyword is renamed where its constructor takes the new one
+# and not the old one.
+OLD_NAMES = {"told": "time_conditioned", "saturated": "soft_clipped", "stochastic_adams": "sa_solver"}
+OLD_KEYWORDS = {"clock": "variable", "pace": "time_weight", "whole": "integer_timesteps"}
+# Keywords whose value is a spec of the same table.
+NESTED = ("solver", "predictor")
 
-def spec(table: Table, name: str, **keywords: Any) -> ml_collections.ConfigDict:
-    """A spec with every keyword of its constructor at its default or as given, so that each can be overridden."""
-    parameters = _parameters(_find(table, name))
-    defaults = {
-        key: p.default
-        for key, p in parameters.items()
-        if key not in FROM_DATA and p.default is not inspect.Parameter.empty
-    }
-    _refuse_unknown(name, keywords, parameters)
-    settings = {key: _typed(value, parameters.get(key)) for key, value in {**defaults, **keywords}.items()}
-    return ml_collections.ConfigDict({"name": name, **settings})
+
+class Table(Mapping[str, Constructor]):
+    """The constructors of one kind of part, by name: ours, those of entry points, and dotted names.
+
+    A constructor is called with the keywords of a spec. Where `functions` is true, a function with two required
+    arguments is the part itself and not its constructor. The keywords of a spec are then its keyword-only arguments.
+
+    Args:
+        kind: the name of the part in the plural. Installed packages add names in the entry-point group
+            `scorefield.KIND`.
+        parts: our constructors. An entry point cannot replace them.
+        functions: whether parts are plain functions.
+    """
+
+    def __init__(self, kind: str, parts: Mapping[str, Constructor], *, functions: bool = False) -> None:
+        self.kind, self.parts, self._functions = kind, parts, functions
+
+    def __getitem__(self, name: str) -> Constructor:
+        if name in self.parts:
+            part = self.parts[name]
+        elif name in self._installed:
+            part = _loaded(name, self._installed[name].load)
+        elif "." in name:
+            part = _loaded(name, functools.partial(pkgutil.resolve_name, name))
+        else:
+            raise KeyError(name)
+        return _returning(part) if self._functions and _is_part(part) else part
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.parts, **self._installed})
+
+    def __len__(self) -> int:
+        return len({**self.parts, **self._installed})
+
+    @functools.cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=f"scorefield.{self.kind}")}
+
+
+def find(table: Table, name: str) -> Constructor:
+    """The constructor of a name.
+
+    Raises:
+        ValueError: if there is none, with the names that there are.
+    """
+    if name not in table:
+        raise ValueError(
+            f"expected one of {', '.join(table)}, or PACKAGE.NAME to import, got {name!r}{_suggestion(name, table)}"
+        )
+    return table[name]
+
+
+def spec(table: Table, text: str, **keywords: Any) -> ml_collections.ConfigDict:
+    """A spec with every keyword of its constructor, so that each can be overridden.
+
+    Args:
+        table: of the constructor.
+        text: its name, or a spec as on a command line.
+        **keywords: values other than the defaults.
+
+    Raises:
+        ValueError: for an unknown name or keyword.
+    """
+    settings = modern(table, {**parse(text), **keywords})
+    name = settings.pop("name")
+    parameters = settings_of(find(table, name))
+    _refuse_unknown(name, settings, parameters)
+    defaults = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    typed = {key: _typed(value, parameters.get(key)) for key, value in {**defaults, **settings}.items()}
+    return ml_collections.ConfigDict({"name": name, **typed})
+
+
+def build(table: Table, spec: str | Mapping[str, Any], **context: Any) -> Any:
+    """Call the constructor of a spec. It also gets those values of the `context` that it takes.
+
+    Raises:
+        ValueError: for an unknown name or keyword, with those that there are.
+    """
+    keywords = {key: _plain(value) for key, value in modern(table, spec).items()}
+    name = keywords.pop("name")
+    constructor = find(table, name)
+    _refuse_unknown(name, keywords, settings_of(constructor))
+    taken = {key: value for key, value in context.items() if key in inspect.signature(constructor).parameters}
+    try:
+        return constructor(**keywords, **taken)
+    except (TypeError, RuntimeError, ArithmeticError) as error:  # a word for a number, or a size that torch refuses
+        raise ValueError(f"{name} cannot be made of {keywords}: {error}") from error
+
+
+def modern(table: Table, spec: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with the present names and keywords in place of old ones, in nested specs too."""
+    settings = parse(spec) if isinstance(spec, str) else {str(key): value for key, value in spec.items()}
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"expected a spec of {table.kind} with a name, as {{'name': 'NAME'}}, got {spec}")
+    if name not in table:
+        name = OLD_NAMES.get(name, name)
+    parameters = inspect.signature(table[name]).parameters if name in table else {}
+    result = {"name": name}
+    for key, value in settings.items():
+        new = OLD_KEYWORDS.get(key, key)
+        key = new if new in parameters and key not in parameters else key
+        if key == "variable" and isinstance(value, str):
+            value = OLD_NAMES.get(value, value)
+        if key in NESTED and isinstance(value, str):
+            inner = modern(table, value)
+            value = value if inner == parse(value) else unparse(inner)
+        result[key] = value
+    return result
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The spec written `name:key=value,key=value`; values are Python literals, or words.
+    """The spec of the text `name:key=value,key=value`. Values are Python literals, or words.
 
     Raises:
-        ValueError: if it is not written so.
+        ValueError: if the text is no spec.
     """
     name, _, rest = text.partition(":")
-    call = f"f({rest})"
     try:
-        parsed = ast.parse(call, mode="eval").body
-        if not isinstance(parsed, ast.Call) or parsed.args:
+        call = ast.parse(f"f({rest})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
             raise ValueError(rest)
-        return {"name": name, **{str(keyword.arg): _literal(keyword.value) for keyword in parsed.keywords}}
+        return {"name": name, **{str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}}
     except (SyntaxError, ValueError):
         raise ValueError(
             f"expected name:key=value,key=value, values with : or , in quotes or brackets, got {text!r}"
         ) from None
 
 
-def written(spec: str | Mapping[str, Any]) -> str:
-    """A spec as it is written on a command line."""
+def unparse(spec: str | Mapping[str, Any]) -> str:
+    """The text of a spec, as on a command line."""
     if isinstance(spec, str):
         return spec
-    keywords = ",".join(f"{key}={_plain(value)}" for key, value in spec.items() if key != "name")
+    keywords = ",".join(f"{key}={_word(_plain(value))}" for key, value in spec.items() if key != "name")
     return f"{spec['name']}:{keywords}" if keywords else str(spec["name"])
 
 
-def build(table: Table, spec: Mapping[str, Any], **given: Any) -> Any:
-    """The constructor's call that a spec describes; of what is `given`, it gets what it takes.
-
-    Raises:
-        ValueError: for an unknown name or keyword, with those that there are.
-    """
-    keywords = {str(key): _plain(value) for key, value in spec.items()}
-    name = keywords.pop("name")
-    constructor = _find(table, name)
-    parameters = _parameters(constructor)
-    _refuse_unknown(name, keywords, parameters)
-    try:
-        return constructor(**keywords, **{key: value for key, value in given.items() if key in parameters})
-    except (TypeError, RuntimeError, ArithmeticError) as error:  # a word for a number, or a size that torch refuses
-        raise ValueError(f"{name} cannot be made of {keywords}: {error}") from error
-
-
 def name_of(table: Table, constructor: Any) -> str:
-    """The name under which a table has a constructor.
+    """The name of a constructor: the one in our table, or else the name to import it by.
 
     Raises:
-        ValueError: if it does not.
+        ValueError: if it has neither, as a class inside a function.
     """
-    for name, candidate in table.items():
+    for name, candidate in table.parts.items():
         if candidate is constructor:
             return name
-    raise ValueError(f"expected one of {', '.join(table)}, got {getattr(constructor, '__name__', constructor)}")
+    name = f"{constructor.__module__}.{constructor.__qualname__}"
+    if "<locals>" in name or constructor.__module__ == "__main__":
+        raise ValueError(f"expected one of {', '.join(table.parts)}, or a class that can be imported, got {name}")
+    return name
 
 
-def _find(table: Table, name: str) -> Callable[..., Any]:
-    if name not in table:
-        raise ValueError(f"expected one of {', '.join(table)}, got {name!r}{_perhaps(name, table)}")
-    return table[name]
+def settings_of(constructor: Constructor) -> dict[str, inspect.Parameter]:
+    """The parameters that a spec may set."""
+    parameters = inspect.signature(constructor).parameters
+    return {key: parameter for key, parameter in parameters.items() if key not in FROM_DATA}
 
 
-def _parameters(constructor: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(constructor).parameters
+def _loaded(name: str, load: Callable[[], Any]) -> Constructor:
+    try:
+        part = load()
+    except Exception as error:  # it is code of a user's, which may raise anything
+        raise ValueError(
+            f"cannot import {name} ({type(error).__name__}: {error}): expected PACKAGE.NAME, of an installed package "
+            "or of the current folder"
+        ) from error
+    if not callable(part):
+        raise ValueError(f"expected {name} to be a class or a function, got {part!r}")
+    return part  # type: ignore[no-any-return]
 
 
-def _refuse_unknown(name: str, keywords: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+def _is_part(candidate: Constructor) -> bool:
+    if not inspect.isfunction(candidate):
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(candidate).parameters.values()
+    return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters) == 2
+
+
+def _returning(function: Constructor) -> Constructor:
+    """A constructor that returns the function, with its keyword-only arguments bound."""
+    parameters = inspect.signature(function).parameters.values()
+
+    def constructor(**keywords: Any) -> Constructor:
+        return functools.partial(function, **keywords) if keywords else function
+
+    constructor.__doc__ = function.__doc__
+    signature = inspect.Signature([p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY])
+    constructor.__signature__ = signature  # type: ignore[attr-defined]
+    return constructor
+
+
+def _refuse_unknown(name: str, keywords: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return  # it passes them on
-    allowed = [key for key in parameters if key not in FROM_DATA]
     for key in keywords:
-        if key not in allowed:
-            takes = f"takes {', '.join(allowed)}" if allowed else "takes no keywords"
-            raise ValueError(f"{name} {takes}; got {key!r}{_perhaps(key, allowed)}")
+        if key not in parameters:
+            takes = f"takes {', '.join(parameters)}" if parameters else "takes no keywords"
+            raise ValueError(f"{name} {takes}; got {key!r}{_suggestion(key, parameters)}")
 
 
-def _perhaps(word: str, known: Any) -> str:
+def _suggestion(word: str, known: Any) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f": did you mean {close[0]!r}?" if close else ""
 
 
 def _typed(value: Any, parameter: inspect.Parameter | None) -> Any:
-    """The value; for None one that knows which type it may be overridden with."""
+    """The value. For None, a placeholder that knows the type with which it may be overridden."""
     if value is not None or parameter is None:
         return value
     kind = next((each for each in get_args(parameter.annotation) if each in (bool, int, float, str)), None)
@@ -124,7 +245,15 @@ def _typed(value: Any, parameter: inspect.Parameter | None) -> Any:
 def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         return float(node.id) if node.id in ("nan", "inf") else node.id
+    if isinstance(node, ast.Attribute):  # a name with a dot
+        return ast.unparse(node)
     return ast.literal_eval(node)
+
+
+def _word(value: Any) -> Any:
+    """A value as `parse` reads it back."""
+    bare = isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
+    return value if bare or not isinstance(value, str) else repr(value)
 
 
 def _plain(value: Any) -> Any:

@@ -294,18 +294,17 @@ def test_a_full_disk_stops_or_not_as_configured_and_loses_nothing(policy: str, t
     run = tmp_path / "run"
     train(run, small(32, on_full_disk=policy), device="cpu")
     # From here on a file may have 300 kB, less than weights and state take, and the log little.
-    command = [
-        sys.executable, "-c",
-        "import sys\nfrom test_resume import *\nfrom pathlib import Path\nimport scorefield.main as main\n"
-        f"main._parse = lambda _: dict(config=small(320, checkpoint_every=64, on_full_disk={policy!r}))\n"
-        "main._options = lambda mode: {}\n"
-        f"main.FLAGS(['main.py', '--mode=train', '--workdir={run}'])\nsys.exit(main.main(['main.py']))",
-    ]  # fmt: skip
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from test_resume import small\n"
+        f"def get_config(): return small(320, checkpoint_every=64, on_full_disk={policy!r})\n"
+    )
+    command = [sys.executable, str(ROOT / "main.py"), "--mode=train", f"--config={config}", f"--workdir={run}"]
     limit = (run / "checkpoints" / "0000000032" / "state.pt").stat().st_size - 1
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line]

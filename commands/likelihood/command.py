@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from scorefield.commands.generate import as_spec, progress_bar
 from scorefield.commands.generate import grid as grid_of
+from scorefield.commands.generate import progress_bar
 from scorefield.commands.likelihood.estimates import FEW, MEANINGS, Columns, Task
 from scorefield.commands.likelihood.partial_results import PartialResults, Ranks
 from scorefield.commands.likelihood.report import estimate, prior_kl, told_of, versions
@@ -114,7 +114,7 @@ def likelihood(
     how, told, learned = _dequantisation(trained, dequantisation)
     task = Task(trained, stored, labels, how, _prior(run, prior), seed, draws, chain, variance)
     if divergence is not None:
-        task.divergence = build.build(build.DIVERGENCES, as_spec(divergence))
+        task.divergence = build.build(build.DIVERGENCES, divergence)
     by_hand = _by_hand(task, solver, grid, steps, tolerance)
     settings = {
         "split": split, "num": len(stored), "estimators": names, "tolerance": tolerance, "solver": solver, "grid": grid,
@@ -188,12 +188,12 @@ def _dequantisation(trained: Trained, asked: str | None) -> tuple[Dequantisation
                 "nats/dim, and bits/dim, which count levels, are refused. Leave out --dequantisation"
             )
         return None, None, None
-    spec = as_spec(asked or "uniform")
+    spec = build.modern(build.DEQUANTISATIONS, asked or "uniform")
     if spec["name"] == "variational":
         flow, facts = load_dequantiser(trained)
-        return build.build(build.DEQUANTISATIONS, spec, flow=flow), build.written(spec), facts["dequantiser_sha256"]
+        return build.build(build.DEQUANTISATIONS, spec, flow=flow), build.unparse(spec), facts["dequantiser_sha256"]
     found: Dequantisation = build.build(build.DEQUANTISATIONS, spec)
-    return found, build.written(spec), None
+    return found, build.unparse(spec), None
 
 
 def _prior(run: Run, name: str) -> GaussianPrior:
@@ -212,7 +212,7 @@ def _by_hand(
         return None
     if tolerance is not None:
         raise ValueError("expected --tolerance, or --solver, --grid and --steps, got both: the tolerance chooses them")
-    engine = build.build(build.SOLVERS, as_spec(solver or "adams_moulton"))
+    engine = build.build(build.SOLVERS, solver or "adams_moulton")
     if not isinstance(engine, FlowSolver):
         raise ValueError(f"{engine} cannot integrate a density: use adams_moulton, heun, euler or adaptive")
     clock = getattr(engine, "clock", None)
@@ -234,12 +234,12 @@ def _plan(task: Task, parts: PartialResults, ranks: Ranks, tolerance: float, cho
         clock, assured = task.solver.clock, task.ts
         assert assured is not None
         constants = {"low": clock.low, "high": clock.high, "spread": clock.spread, "pace": clock.pace}
-        written = build.written({"name": "adams_moulton", "order": task.solver.order, **constants})
+        written = build.unparse({"name": "adams_moulton", "order": task.solver.order, **constants})
         parts.note("plan", {**found, "adams_moulton": written, "steps": len(assured) - 1, "ts": assured.tolist()})
     ranks.barrier()
     noted = parts.noted("plan")
     assert noted is not None
-    task.solver = build.build(build.SOLVERS, build.parse(noted.pop("adams_moulton")))
+    task.solver = build.build(build.SOLVERS, noted.pop("adams_moulton"))
     task.ts = torch.tensor(noted.pop("ts"), dtype=torch.float64)
     if choose:
         task.divergence = Hutchinson(probes=noted["probes"]) if "probes" in noted else Exact()

@@ -26,7 +26,7 @@ from scorefield.training import dsm_loss
 from scorefield.training.adam import adam
 
 # What writes docs/networks.md is not installed.
-TABLE = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "networks.py"))
+TABLE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "networks.py"))
 ROWS, count, network = (TABLE[name] for name in ("ROWS", "count", "network"))
 FILES = ("cifar10", "celeba", "lsun", "celebahq", "ffhq", "imagenet")
 VARIANTS = [(file, v) for file in FILES for v in importlib.import_module(f"scorefield.configs.{file}").VARIANTS]
@@ -127,7 +127,7 @@ def test_configurations_are_those_of_score_sde(row: Any) -> None:
 def told_of(**keywords: Any) -> TimeConditioned:
     config = cifar10.get_config("ddpmpp")
     config.net.width = 4
-    config.precondition = build.spec(build.PRECONDITIONS, "told", **keywords)
+    config.precondition = build.spec(build.PRECONDITIONS, "time_conditioned", **keywords)
     found = built(config)[1].precondition
     assert isinstance(found, TimeConditioned)
     return found
@@ -206,7 +206,7 @@ def test_what_is_none_by_default_can_be_overridden(
 ) -> None:
     for given in ({}, {key: None}):
         config = ConfigDict({"part": build.spec(getattr(build, table), name, **given)})
-        assert config.part[key] is None and build.written(config.part).count(f"{key}=None") == 1
+        assert config.part[key] is None and build.unparse(config.part).count(f"{key}=None") == 1
         monkeypatch.setattr(sys, "argv", ["main.py", f"--config.part.{key}={word}"])
         values = flags.FlagValues()
         config_flags.DEFINE_config_dict("config", config, flag_values=values)
