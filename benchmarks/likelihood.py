@@ -49,6 +49,7 @@ from scorefield.likelihood.divergence import Divergence
 from scorefield.likelihood.flow import FlowWithDivergence
 from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
+from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.solvers import (
     AdamsMoulton,
     Adaptive,
@@ -144,7 +145,7 @@ def agrees() -> None:
     """The closed form against automatic differentiation, in d = 2."""
     flow, sde = mixture("d=2"), VPSDE()
     x, at = drawn(flow, sde, 5, 0), Scales.at(sde, torch.tensor(0.2))
-    exact = FlowWithDivergence(flow.denoiser, Exact(), False, torch.randn_like)
+    exact = FlowWithDivergence(BoundDenoiser(flow.denoiser, None, len(x)), Exact(), False, torch.randn_like)
     state = exact.begin(x)
     for mine, theirs in zip(flow(at, state, ALL), exact(at, state, ALL), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9)
@@ -335,7 +336,7 @@ def solver_table(case: Case, evaluations: Sequence[int], fine: int) -> tuple[Pla
 def cost_table(case: Case) -> tuple[float, float]:
     """An evaluation in forwards: ours and the recipe's."""
     at, hutchinson = Scales.at(case.sde, torch.tensor(0.5, dtype=torch.float64)), Hutchinson()
-    flow = FlowWithDivergence(case.denoiser, hutchinson, True, case.noise(0))
+    flow = FlowWithDivergence(BoundDenoiser(case.denoiser, None, len(case.x)), hutchinson, True, case.noise(0))
     state, probe = flow.begin(case.x), hutchinson.directions(case.x, case.noise(0))[0]
 
     def forward() -> Tensor:

@@ -31,7 +31,7 @@ from torch import Tensor
 from scorefield.models import CountCalls
 from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import SDE, DiscreteVPSDE, predict_noise
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import (
     BELM,
     DDIM,

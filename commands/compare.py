@@ -14,7 +14,7 @@ from scorefield.commands.sample import labels_of
 from scorefield.configs import build
 from scorefield.evaluation import save_labelled_rows
 from scorefield.models import CountCalls
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import Solver
 
 REFERENCE, FINE = "unipc", 250

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.commands.generate import conditioned, progress_bar
+from scorefield.commands.generate import label_cond, progress_bar
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.run import Run, open_trained, output_path, stored_tensor, write_arrays, write_json
 from scorefield.configs import build
 from scorefield.evaluation import save_rows
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import BELM, Solver
 from scorefield.training.data import Dataset, image_files, read_images, whole_array
 from scorefield.training.data.files.folder import SUFFIXES
@@ -152,12 +152,12 @@ def along_flow(
                 None if each is None else each[first : first + batch].to(run.device) for each in (x, labels, before)
             )
             assert chunk is not None
-            model, on_step = conditioned(denoiser, label, 1.0), bar.steps(len(chunk))
+            cond, on_step = label_cond(label, run.device), bar.steps(len(chunk))
             if isinstance(solver, BELM):
-                there, neighbour = solver.pair(model, run.sde, chunk, ts, neighbour, on_step=on_step)
+                there, neighbour = solver.pair(denoiser, run.sde, chunk, ts, neighbour, cond=cond, on_step=on_step)
                 befores.append(neighbour.cpu())
             else:
-                there = solver(model, run.sde, chunk, ts, on_step=on_step)
+                there = solver(denoiser, run.sde, chunk, ts, cond=cond, on_step=on_step)
             arrived.append(there.cpu())
     there = torch.cat(arrived)
     if not bool(there.isfinite().all()):

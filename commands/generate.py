@@ -12,7 +12,7 @@ from tqdm import tqdm
 from scorefield import models
 from scorefield.commands.run import Run
 from scorefield.configs import build
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver
 from scorefield.solvers.solver import OnStep
 from scorefield.training.distributed.ranks import Ranks
@@ -55,7 +55,7 @@ def generate(
     solver: Solver = build.build(build.SOLVERS, sampling["solver"])
     if isinstance(solver, AnnealedLangevin):  # the one solver with a last denoising of its own: one is enough
         solver = dataclasses.replace(solver, denoise=False)
-    ts = grid(run, sampling)
+    ts, model = grid(run, sampling), guided(denoiser, guidance)
     samples: dict[int, Tensor] = {}
     firsts = ranks.shard(range(0, num, batch))
     own = sum(min(batch, num - first) for first in firsts)
@@ -65,12 +65,12 @@ def generate(
             noise = PerSampleNoise(seed, range(rows.start, rows.stop))
             shape = (rows.stop - rows.start, *run.data.shape)
             start = run.sde.prior(shape, noise=noise, device=run.device)
-            model = conditioned(denoiser, None if labels is None else labels[rows].to(run.device), guidance)
+            cond = label_cond(labels, run.device, rows)
             on_step = bar.steps(rows.stop - rows.start, trajectory if first == 0 else None)
-            x = solver(model, run.sde, start, ts, noise=noise, on_step=on_step)
+            x = solver(model, run.sde, start, ts, cond=cond, noise=noise, on_step=on_step)
             if sampling["denoise"]:
                 with torch.no_grad():
-                    x = model(x, *run.sde.scales(float(ts[-1])))
+                    x = model(x, *run.sde.scales(float(ts[-1])), **cond)
             samples[first] = x.cpu()  # the device holds one batch at a time
     samples = ranks.gather(samples)
     if not ranks.first:
@@ -87,13 +87,14 @@ def grid(run: Run, sampling: Mapping[str, Any]) -> Tensor:
     return ts
 
 
-def conditioned(denoiser: DenoiserLike, labels: Tensor | None, guidance: float) -> DenoiserLike:
-    """The denoiser of these classes, guided if the scale is not 1."""
-    if labels is None:
-        return denoiser
-    if guidance == 1.0:
-        return models.Conditioned(denoiser, label=labels)
-    return models.ClassifierFree(denoiser, labels, guidance)
+def guided(denoiser: DenoiserLike, guidance: float) -> DenoiserLike:
+    """The denoiser with classifier-free guidance, if the scale is not 1."""
+    return denoiser if guidance == 1.0 else models.ClassifierFree(denoiser, guidance)
+
+
+def label_cond(labels: Tensor | None, device: torch.device, rows: slice = slice(None)) -> dict[str, Any]:
+    """The conditioning of samples with these classes (B,), or of a run without classes."""
+    return {} if labels is None else {"label": labels[rows].to(device)}
 
 
 class Bar:

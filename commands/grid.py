@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from scorefield.commands.generate import conditioned
+from scorefield.commands.generate import guided, label_cond
 from scorefield.commands.run import open_trained, write_json
 from scorefield.commands.sample import labels_of
 from scorefield.evaluation import save_curve
@@ -52,9 +52,9 @@ def grid(
     labels = labels_of(run, label, guidance, max(num, 1))
     noise = PerSampleNoise(seed, range(max(num, 1)))
     x = run.sde.prior((max(num, 1), *run.data.shape), noise=noise, device=run.device)
-    model = conditioned(trained.denoiser, None if labels is None else labels.to(run.device), guidance)
+    model, cond = guided(trained.denoiser, guidance), label_cond(labels, run.device)
     with torch.no_grad():
-        measured = step_density(model, run.sde, x, order=order, steps=steps)
+        measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps)
 
     told = {"num": num, "steps": steps, "order": order, "seed": seed, **trained.described}
     report = write_json(path, {**told, **measured._asdict()})

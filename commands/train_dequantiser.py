@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from scorefield.commands.generate import conditioned
+from scorefield.commands.generate import label_cond
 from scorefield.commands.run import Trained, open_trained, write_json
 from scorefield.evaluation import save_curve
 from scorefield.likelihood import mean_and_error
@@ -197,11 +197,18 @@ def _gains(trained: Trained, module: torch.nn.Module, dataset: Dataset, seed: in
         rows = slice(start, min(start + batch, len(dataset)))
         k = tensor(dataset.x[rows]).to(run.device)
         uniform = PerSampleNoise(seed, range(rows.start, rows.stop)).uniform(k.float())
-        known = torch.as_tensor(dataset.label[rows]).to(run.device) if labels and dataset.label is not None else None
-        model = conditioned(trained.denoiser, known, 1.0)
+        known = torch.as_tensor(dataset.label[rows]) if labels and dataset.label is not None else None
         found.append(
             dequantiser_gain(
-                module, model, run.sde, k, uniform, levels=_levels(trained), low=run.low, high=run.high
+                module,
+                trained.denoiser,
+                run.sde,
+                k,
+                uniform,
+                cond=label_cond(known, run.device),
+                levels=_levels(trained),
+                low=run.low,
+                high=run.high,
             ).cpu()
         )
     return torch.cat(found)

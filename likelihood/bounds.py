@@ -22,7 +22,8 @@ from torch import Tensor
 from scorefield.likelihood.decoders import Decoder, GaussianDecoder
 from scorefield.likelihood.density import Density
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import DenoiserLike, expand, precise, predict_noise
+from scorefield.sde_lib.broadcast import expand, precise
+from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predict_noise
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import Schedule, grids
 
@@ -35,6 +36,7 @@ def elbo(
     sde: SDE,
     x0: Tensor,
     *,
+    cond: Cond | None = None,
     decoder: Decoder,
     steps: int | None = None,
     ts: Tensor | None = None,
@@ -59,6 +61,7 @@ def elbo(
         denoiser: E[x0 | x], called with alpha and sigma (B,).
         sde: the path.
         x0: (B, *D), clean data in the model's units.
+        cond: keywords for the denoiser. Tensors have a row for each sample, (B, ...).
         decoder: `LevelDecoder(levels)` or `DiscretisedDecoder(levels)` of integers, `GaussianDecoder()` of densities.
         steps: T, for that many equal steps in time from t_min to t_max; None is continuous time.
         ts: the chain's own grid of T + 1 times instead, rising or falling.
@@ -80,9 +83,23 @@ def elbo(
     if steps is None and ts is None:
         if draws is None:
             raise ValueError("expected a number of draws in continuous time, got None: pass draws=32, or steps=1000")
-        return _bound(denoiser, sde, x0, _LogSNR.of(sde), draws, decoder, None, decodings, prior, noise, uniform)
+        return _bound(
+            BoundDenoiser(denoiser, cond, len(x0)),
+            sde,
+            x0,
+            _LogSNR.of(sde),
+            draws,
+            decoder,
+            None,
+            decodings,
+            prior,
+            noise,
+            uniform,
+        )
     chain = _Chain.of(sde, _grid(sde, steps, ts, x0), large=False)
-    return _bound(denoiser, sde, x0, chain, draws, decoder, None, decodings, prior, noise, uniform)
+    return _bound(
+        BoundDenoiser(denoiser, cond, len(x0)), sde, x0, chain, draws, decoder, None, decodings, prior, noise, uniform
+    )
 
 
 def dsm_bound(
@@ -90,6 +107,7 @@ def dsm_bound(
     sde: SDE,
     x0: Tensor,
     *,
+    cond: Cond | None = None,
     draws: int = 32,
     decodings: int = 4,
     prior: Prior | None = None,
@@ -109,8 +127,8 @@ def dsm_bound(
     results and errors are those of `elbo`.
     """
     return elbo(
-        denoiser, sde, x0, decoder=GaussianDecoder(), draws=draws, decodings=decodings, prior=prior, noise=noise,
-        uniform=uniform,
+        denoiser, sde, x0, cond=cond, decoder=GaussianDecoder(), draws=draws, decodings=decodings, prior=prior,
+        noise=noise, uniform=uniform,
     )  # fmt: skip
 
 
@@ -119,6 +137,7 @@ def vlb(
     sde: SDE,
     x0: Tensor,
     *,
+    cond: Cond | None = None,
     decoder: Decoder,
     steps: int | None = None,
     ts: Tensor | None = None,
@@ -155,7 +174,9 @@ def vlb(
         raise ValueError("expected steps or ts, got neither: pass steps=1000, or use elbo for continuous time")
     chain = _Chain.of(sde, _grid(sde, steps, ts, x0), large=variance == "large")
     std = chain.first_std if variance == "small" else None
-    return _bound(denoiser, sde, x0, chain, draws, decoder, std, decodings, prior, noise, uniform)
+    return _bound(
+        BoundDenoiser(denoiser, cond, len(x0)), sde, x0, chain, draws, decoder, std, decodings, prior, noise, uniform
+    )
 
 
 @dataclass(frozen=True)
@@ -227,7 +248,7 @@ class _Chain:
 
 
 def _bound(
-    denoiser: DenoiserLike,
+    denoiser: BoundDenoiser,
     sde: SDE,
     x0: Tensor,
     times: _LogSNR | _Chain,

@@ -11,10 +11,11 @@ from torch import Tensor
 from scorefield.likelihood.divergence import Divergence, Hutchinson
 from scorefield.likelihood.flow import FlowWithDivergence
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import DenoiserLike, of_rows
+from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, take_rows
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import AdamsMoulton, PerSampleNoise, Schedule, grids
 from scorefield.solvers.ode.flow import Field, State
+from scorefield.solvers.solver import check_splittable
 from scorefield.solvers.variables import SoftClippedLogSNR
 
 LogProb = Callable[[Tensor], Tensor]  # (B, *D) -> (B,), nats
@@ -63,6 +64,7 @@ def choose_solver(
     x: Tensor,
     tolerance: float,
     *,
+    cond: Cond | None = None,
     divergence: Divergence | None = None,
     noise: Noise = torch.randn_like,
     prior_log_prob: LogProb | None = None,
@@ -80,6 +82,7 @@ def choose_solver(
         sde: the path.
         x: samples to try on; the first 32 serve.
         tolerance: in bits/dim, of a value's error.
+        cond: keywords for the denoiser. Tensors have a row for each sample of x.
         divergence: as it will be used.
         noise: source of the probes.
         prior_log_prob: as it will be used; by default the path's prior.
@@ -92,7 +95,10 @@ def choose_solver(
         raise ValueError(f"expected a positive tolerance in bits/dim, and 1 step or more, got {tolerance} and {most}")
     if len(x) == 0:
         return Plan(AdamsMoulton(), grids.saturated(sde, 1).flip(0), tolerance, 0.0, 0.0, 4, 0)
-    pilots = Pilots(denoiser, sde, x[:PILOTS], divergence=divergence, noise=noise, prior_log_prob=prior_log_prob)
+    few = take_rows(cond or {}, slice(0, PILOTS), len(x))
+    pilots = Pilots(
+        denoiser, sde, x[:PILOTS], cond=few, divergence=divergence, noise=noise, prior_log_prob=prior_log_prob
+    )
     steps = min(most, max(LEAST, round(20 * (1e-3 / tolerance) ** 0.25)))
     tried: dict[int, tuple[AdamsMoulton, float, float]] = {}
     while True:
@@ -135,12 +141,14 @@ class Pilots:
         sde: SDE,
         x: Tensor,
         *,
+        cond: Cond | None = None,
         divergence: Divergence | None = None,
         noise: Noise = torch.randn_like,
         prior_log_prob: LogProb | None = None,
     ) -> None:
         self.prior_log_prob = prior_log_prob or sde.prior_log_prob
-        self.denoiser, self.sde, self.x, self.spent = denoiser, sde, x, 0
+        self.denoiser, self.sde, self.x, self.spent = BoundDenoiser(denoiser, cond, len(x)), sde, x, 0
+        check_splittable(self.denoiser, x, Schedule(sde, torch.tensor([sde.t_min, sde.t_max]), x))
         divergence = divergence or Hutchinson()
         self.divergence = replace(divergence, fresh=False) if isinstance(divergence, Hutchinson) else divergence
         self.directions = self.divergence.directions(
@@ -195,6 +203,6 @@ class Pilots:
 
     def flow(self, count: int) -> tuple[Field, State]:
         """The flow of the first `count`, with their probes, and where it starts."""
-        flow = FlowWithDivergence(of_rows(self.denoiser, slice(0, count)), self.divergence, False, torch.randn_like)
+        flow = FlowWithDivergence(self.denoiser.take(slice(0, count)), self.divergence, False, torch.randn_like)
         directions = self.directions if self.divergence.shared else self.directions[:, :count]
         return flow, flow.begin(self.x[:count], directions)

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import DenoiserLike, expand, precise
+from scorefield.sde_lib.broadcast import expand, precise
+from scorefield.sde_lib.denoiser import DenoiserLike, predict_x0
 from scorefield.sde_lib.quantise import cell_to_value, cell_width, quantise
 
 OFF_CENTRE = 0.05  # of a cell: float32 keeps 16 bits' centres to 1e-2 of one, and dequantised data is further off
@@ -50,7 +51,7 @@ class GaussianDecoder(Decoder):
         self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
     ) -> Tensor:
         ratio = expand(precise(sigma / alpha), precise(x0))
-        z = precise(x0 - denoiser(x, alpha, sigma)) / ratio
+        z = precise(x0 - predict_x0(denoiser, x, alpha, sigma)) / ratio
         return -(z.square() / 2 + ratio.log() + math.log(2 * math.pi) / 2).flatten(1).sum(1)
 
 
@@ -113,7 +114,7 @@ class DiscretisedDecoder(Decoder):
         self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
     ) -> Tensor:
         k = _levels_of(x0, self.levels, self.low, self.high)
-        mean = precise(denoiser(x, alpha, sigma))
+        mean = precise(predict_x0(denoiser, x, alpha, sigma))
         if self.std is not None:
             scale: Tensor | float = self.std
         else:

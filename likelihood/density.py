@@ -11,11 +11,11 @@ from scorefield.likelihood.choose_solver import LogProb, choose_solver
 from scorefield.likelihood.divergence import Divergence, Hutchinson
 from scorefield.likelihood.flow import FlowWithDivergence, check_finite, draws_fresh
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import Adaptive, FlowSolver, Schedule
 from scorefield.solvers.ode.flow import State
-from scorefield.solvers.solver import OnStep
+from scorefield.solvers.solver import OnStep, check_splittable
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def log_likelihood(
     sde: SDE,
     x0: Tensor,
     *,
+    cond: Cond | None = None,
     divergence: Divergence | None = None,
     solver: FlowSolver | None = None,
     ts: Tensor | None = None,
@@ -65,6 +66,7 @@ def log_likelihood(
         denoiser: E[x0 | x].
         sde: the path.
         x0: (B, *D), continuous: see `dequantise`.
+        cond: keywords for the denoiser. Tensors have a row for each sample, (B, ...).
         divergence: `Hutchinson(...)` (the default, one probe), `HutchPlusPlus(...)` or `Exact()`.
         solver: any that integrates a flow: `AdamsMoulton()`, `Adaptive(...)` (the default), `Heun()`, ...
         ts: the grid for solvers that keep one, rising; the others need only its ends, t_min and t_max.
@@ -84,18 +86,28 @@ def log_likelihood(
     check_finite(x0)
     with torch.inference_mode(False):  # whose tensors carry no gradient, and a divergence is one
         x0 = x0.clone() if x0.is_inference() else x0
-        plan = None
+        plan, bound = None, BoundDenoiser(denoiser, cond, len(x0))
         if tolerance is not None:
             if solver is not None or ts is not None:
                 raise ValueError("expected a tolerance, or a solver and its grid, got both: leave one out")
+            check_splittable(bound, x0, _schedule(Adaptive(), sde, None, x0))
             plan = choose_solver(
-                denoiser, sde, x0, tolerance, divergence=divergence, noise=noise, prior_log_prob=prior_log_prob
+                denoiser,
+                sde,
+                x0,
+                tolerance,
+                cond=cond,
+                divergence=divergence,
+                noise=noise,
+                prior_log_prob=prior_log_prob,
             )
             solver, ts = plan.solver, plan.ts
         solver = solver or Adaptive()
         fresh = draws_fresh(divergence, solver)
-        flow = FlowWithDivergence(denoiser, divergence, fresh, noise, bool(differentiable))
+        flow = FlowWithDivergence(bound, divergence, fresh, noise, bool(differentiable))
         schedule = _schedule(solver, sde, ts, x0)
+        if solver.splits_batch:
+            check_splittable(bound, x0, schedule)
         with torch.set_grad_enabled(bool(differentiable)):
             start = flow.begin(x0)
             if differentiable == "adjoint":

@@ -4,17 +4,17 @@ import torch
 from torch import Tensor
 
 from scorefield.likelihood.divergence import Divergence
-from scorefield.sde_lib.broadcast import DenoiserLike, of_rows
+from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import Adaptive, FlowSolver, Scales, probability_flow
-from scorefield.solvers.ode.flow import Rows, State
+from scorefield.solvers.ode.flow import ALL, Rows, State
 
 
 class FlowWithDivergence:
     """State (x, integrals of E estimates of the divergence (B, E)); `counts` are each sample's evaluations.
 
     Args:
-        denoiser: E[x0 | x].
+        denoiser: E[x0 | x] with its conditioning.
         divergence: exact or by probes.
         fresh: whether every evaluation draws probes of its own.
         noise: their source.
@@ -23,7 +23,7 @@ class FlowWithDivergence:
 
     def __init__(
         self,
-        denoiser: DenoiserLike,
+        denoiser: BoundDenoiser,
         divergence: Divergence,
         fresh: bool,
         noise: Noise,
@@ -43,7 +43,7 @@ class FlowWithDivergence:
         return x, torch.zeros(len(x), self.divergence.count, dtype=x.dtype, device=x.device)
 
     def __call__(self, at: Scales, state: State, rows: Rows) -> State:
-        x, model = state[0], of_rows(self.denoiser, rows)
+        x, model = state[0], self.denoiser if rows == ALL else self.denoiser.take(rows)
         self.counts[rows.cpu() if isinstance(rows, Tensor) else rows] += 1
         if self._kept is None:
             along = self.divergence.directions(x.detach(), self.noise)

@@ -4,7 +4,7 @@ from scorefield.models import precondition
 from scorefield.models.analytic import Empirical, Gaussian, GaussianMixture
 from scorefield.models.counting import CountCalls
 from scorefield.models.denoiser import Denoiser
-from scorefield.models.guidance import ClassifierFree, Conditioned
+from scorefield.models.guidance import ClassifierFree
 from scorefield.models.networks.adm import ADM
 from scorefield.models.networks.dequantiser import Dequantiser
 from scorefield.models.networks.dit import DiT
@@ -21,7 +21,6 @@ __all__ = [
     "NCSN",
     "VDM",
     "ClassifierFree",
-    "Conditioned",
     "CountCalls",
     "Denoiser",
     "Dequantiser",

@@ -9,13 +9,13 @@ import math
 import torch
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import as_time, expand, precise
+from scorefield.sde_lib.broadcast import as_tensor, expand, precise
 
 Scale = Tensor | float
 
 
 def _scales(x: Tensor, alpha: Scale, sigma: Scale) -> tuple[Tensor, Tensor]:
-    return expand(as_time(alpha), x), expand(as_time(sigma), x)
+    return expand(as_tensor(alpha), x), expand(as_tensor(sigma), x)
 
 
 class GaussianMixture:

@@ -1,49 +1,35 @@
-"""How often a denoiser is asked."""
+"""How often a denoiser is called."""
 
 from typing import Any
 
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import DenoiserLike, of_rows, predict_noise
+from scorefield.sde_lib.broadcast import Scale
+from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
 
 class CountCalls:
     """A denoiser that counts its evaluations, of batches (`calls`) and of samples (`samples`).
 
-    A solver that takes each sample by itself calls more often, and with fewer samples each time: samples / batch is its
-    mean number of evaluations for one.
+    A solver that takes samples one by one makes more calls of fewer samples. samples / batch is the mean number of
+    evaluations for a sample.
     """
 
     def __init__(self, denoiser: DenoiserLike) -> None:
         self.denoiser = denoiser
-        self._counts = [0, 0]
+        self.calls = 0
+        self.samples = 0
 
-    @property
-    def calls(self) -> int:
-        """How often it was called."""
-        return self._counts[0]
-
-    @property
-    def samples(self) -> int:
-        """For how many samples, all calls together."""
-        return self._counts[1]
-
-    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+    def __call__(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[x0 | x], shape (B, *D)."""
         self._count(x)
         return self.denoiser(x, alpha, sigma, **cond)
 
-    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+    def noise(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[eps | x], shape (B, *D)."""
         self._count(x)
         return predict_noise(self.denoiser, x, alpha, sigma, **cond)
 
-    def rows(self, rows: slice | Tensor) -> "CountCalls":
-        """The same for some rows of the batch, counted together with this one."""
-        part = CountCalls(of_rows(self.denoiser, rows))
-        part._counts = self._counts
-        return part
-
     def _count(self, x: Tensor) -> None:
-        self._counts[0] += 1
-        self._counts[1] += len(x)
+        self.calls += 1
+        self.samples += len(x)

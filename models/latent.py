@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from scorefield.sde_lib.broadcast import predict_noise
+from scorefield.sde_lib.denoiser import predict_noise
 
 
 class Autoencoder(Protocol):

@@ -1,6 +1,7 @@
 """Functions of time: a path `t -> (alpha, sigma)` and everything that follows from it."""
 
-from scorefield.sde_lib.broadcast import expand, predict_noise
+from scorefield.sde_lib.broadcast import expand
+from scorefield.sde_lib.denoiser import predict_noise, predict_x0
 from scorefield.sde_lib.discrete import DiscreteVPSDE
 from scorefield.sde_lib.paths import EDMSDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
 from scorefield.sde_lib.sde import SDE
@@ -16,4 +17,5 @@ __all__ = [
     "SubVPSDE",
     "expand",
     "predict_noise",
+    "predict_x0",
 ]

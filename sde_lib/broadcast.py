@@ -1,16 +1,12 @@
-"""The two conventions every folder shares: how a scale meets a batch, and what a denoiser is."""
-
-from collections.abc import Callable
-from typing import Any
+"""Scales beside batches: how alpha and sigma, numbers or tensors, meet samples `(B, *D)`."""
 
 import torch
 from torch import Tensor
 
-# Anything called as `D(x, alpha, sigma, **cond)` that returns E[x0 | x], shape (B, *D).
-DenoiserLike = Callable[..., Tensor]
+Scale = Tensor | float  # (), (B,), or a plain number
 
 
-def expand(scale: Tensor, x: Tensor) -> Tensor:
+def expand(scale: Scale, x: Tensor) -> Tensor:
     """A scale `()` or `(B,)` in the dtype and on the device of `x (B, *D)`, shaped to multiply it.
 
     Raises:
@@ -18,6 +14,7 @@ def expand(scale: Tensor, x: Tensor) -> Tensor:
     """
     if not x.is_floating_point():
         raise ValueError(f"expected floating-point samples, got {x.dtype}: dequantise integers, or cast them")
+    scale = as_tensor(scale)
     if scale.ndim > 1 or (scale.ndim == 1 and scale.shape[0] not in (1, x.shape[0])):
         raise ValueError(
             f"expected a scale of shape () or ({x.shape[0]},) for a batch of shape {tuple(x.shape)}, "
@@ -26,31 +23,12 @@ def expand(scale: Tensor, x: Tensor) -> Tensor:
     return scale.to(x.device, x.dtype).reshape(scale.shape + (1,) * (x.ndim - scale.ndim))
 
 
-def predict_noise(denoiser: DenoiserLike, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
-    """The noise a denoiser sees in `x`:  eps = (x - alpha D(x)) / sigma,  shape (B, *D).
-
-    A denoiser with a method `noise` is asked directly: it can answer without dividing a small
-    difference by a small sigma.
-    """
-    direct = getattr(denoiser, "noise", None)
-    if callable(direct):
-        noise: Tensor = direct(x, alpha, sigma, **cond)
-        return noise
-    return (x - expand(alpha, x) * denoiser(x, alpha, sigma, **cond)) / expand(sigma, x)
-
-
-def of_rows(denoiser: DenoiserLike, rows: slice | Tensor) -> DenoiserLike:
-    """The denoiser for some rows of its batch: one with conditioning for each sample has a method `rows` for it."""
-    part = getattr(denoiser, "rows", None)
-    chosen: DenoiserLike = part(rows) if callable(part) else denoiser
-    return chosen
-
-
-def precise(scale: Tensor) -> Tensor:
-    """The scale in float64, where the device has it: scalars cost nothing, and their differences keep digits."""
+def precise(scale: Scale) -> Tensor:
+    """The scale in float64, where the device has it: differences of scales then keep their digits."""
+    scale = as_tensor(scale)
     return scale if scale.device.type == "mps" else scale.double()
 
 
-def as_time(t: Tensor | float) -> Tensor:
-    """A time as a tensor: tensors pass, numbers become float64 scalars."""
-    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+def as_tensor(number: Tensor | float) -> Tensor:
+    """Tensors pass; plain numbers become float64 tensors of shape ()."""
+    return number if isinstance(number, Tensor) else torch.tensor(number, dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from scorefield.sde_lib.broadcast import as_time, precise
+from scorefield.sde_lib.broadcast import as_tensor, precise
 from scorefield.sde_lib.sde import SDE
 
 
@@ -104,7 +104,7 @@ class DiscreteVPSDE(SDE):
 
     def time(self, log_snr: Tensor | float) -> Tensor:
         # The interval by search, the place in it by Newton's method: the cubic is monotone and nearly straight.
-        log_snr = as_time(log_snr)
+        log_snr = as_tensor(log_snr)
         target = logsigmoid(precise(log_snr)) / 2
         a, b, c, d = self._cubics.to(target.device, target.dtype)
         interval = torch.searchsorted(-a, -target, right=True).clamp(1, self.steps) - 1

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from scorefield.sde_lib.broadcast import as_time
+from scorefield.sde_lib.broadcast import as_tensor
 from scorefield.sde_lib.sde import SDE
 
 
@@ -40,7 +40,7 @@ class VPSDE(SDE):
         return torch.log(-torch.expm1(2 * self.log_alpha(t))) / 2
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        integral = softplus(-as_time(log_snr))
+        integral = softplus(-as_tensor(log_snr))
         return _time_of_integral(integral, self.beta_min, self.beta_max).clamp(self.t_min, self.t_max)
 
 
@@ -64,7 +64,7 @@ class SubVPSDE(SDE):
 
     def time(self, log_snr: Tensor | float) -> Tensor:
         lowest = float(self.log_snr(self.t_max))  # further down exp would overflow before the clamp
-        integral = 2 * torch.asinh((-as_time(log_snr).clamp(min=lowest) / 2).exp() / 2)
+        integral = 2 * torch.asinh((-as_tensor(log_snr).clamp(min=lowest) / 2).exp() / 2)
         return _time_of_integral(integral, self.beta_min, self.beta_max).clamp(self.t_min, self.t_max)
 
 
@@ -87,7 +87,7 @@ class VESDE(SDE):
         return math.log(self.sigma_min) + t * math.log(self.sigma_max / self.sigma_min)
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        log_sigma = -as_time(log_snr) / 2
+        log_sigma = -as_tensor(log_snr) / 2
         t = (log_sigma - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
         return t.clamp(self.t_min, self.t_max)
 
@@ -109,7 +109,7 @@ class EDMSDE(SDE):
         return t.log()
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        return (-as_time(log_snr) / 2).exp().clamp(self.t_min, self.t_max)
+        return (-as_tensor(log_snr) / 2).exp().clamp(self.t_min, self.t_max)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class CosineSDE(SDE):
 
     def log_snr(self, t: Tensor | float) -> Tensor:
         # sin(pi (1 - t) / 2) for the cosine: 1 - t is exact near the end of the path, pi / 2 - x is not.
-        t = as_time(t)
+        t = as_tensor(t)
         return 2 * (torch.sin((1 - t) * math.pi / 2).log() - torch.sin(t * math.pi / 2).log()) + self.shift
 
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class CosineSDE(SDE):
         return logsigmoid(-self.log_snr(t)) / 2
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        tangent = ((self.shift - as_time(log_snr)) / 2).exp()
+        tangent = ((self.shift - as_tensor(log_snr)) / 2).exp()
         return (torch.atan(tangent) * 2 / math.pi).clamp(self.t_min, self.t_max)
 
 
@@ -157,4 +157,4 @@ class RectifiedSDE(SDE):
         return t.log()
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        return torch.sigmoid(-as_time(log_snr) / 2).clamp(self.t_min, self.t_max)
+        return torch.sigmoid(-as_tensor(log_snr) / 2).clamp(self.t_min, self.t_max)

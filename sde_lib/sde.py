@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import DenoiserLike, as_time, expand, predict_noise
+from scorefield.sde_lib.broadcast import as_tensor, expand
+from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
 Noise = Callable[[Tensor], Tensor]
 
@@ -39,21 +40,21 @@ class SDE(abc.ABC):
 
     def scales(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(alpha(t), sigma(t)), each shaped as `t`."""
-        t = as_time(t)
+        t = as_tensor(t)
         return self.log_alpha(t).exp(), self.log_sigma(t).exp()
 
     def log_snr(self, t: Tensor | float) -> Tensor:
         """lambda(t) = 2 (log alpha - log sigma), which falls from data to noise (VDM, Eq. 3)."""
-        t = as_time(t)
+        t = as_tensor(t)
         return 2 * (self.log_alpha(t) - self.log_sigma(t))
 
     def drift(self, t: Tensor | float) -> Tensor:
         """f(t) = d/dt log alpha(t), of  dx = f x dt + g dw."""
-        return _derivative(self.log_alpha, as_time(t))
+        return _derivative(self.log_alpha, as_tensor(t))
 
     def diffusion(self, t: Tensor | float) -> Tensor:
         """g(t), of  dx = f x dt + g dw:  g^2 = -sigma^2 d lambda / dt  (VDM, Appendix B)."""
-        t = as_time(t)
+        t = as_tensor(t)
         return self.log_sigma(t).exp() * (-_derivative(self.log_snr, t)).sqrt()
 
     def time(self, log_snr: Tensor | float) -> Tensor:
@@ -61,7 +62,7 @@ class SDE(abc.ABC):
 
         Bisection in float64, 64 halvings; paths with a closed form override it.
         """
-        target = as_time(log_snr)
+        target = as_tensor(log_snr)
         low = torch.full_like(target, self.t_min, dtype=torch.float64)
         high = torch.full_like(target, self.t_max, dtype=torch.float64)
         for _ in range(64):

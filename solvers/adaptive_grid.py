@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import Cond, DenoiserLike
 from scorefield.solvers import grids
 from scorefield.solvers.grids import StepDensity
 from scorefield.solvers.multistep.unipc import UniPC
 from scorefield.solvers.solver import Progress
 
 
-def step_density(denoiser: DenoiserLike, sde: SDE, x: Tensor, *, order: int = 2, steps: int = 100) -> StepDensity:
+def step_density(
+    denoiser: DenoiserLike, sde: SDE, x: Tensor, *, cond: Cond | None = None, order: int = 2, steps: int = 100
+) -> StepDensity:
     """The density of steps that makes a solver's error at the end least, from trajectories that start at x (B, *D).
 
     A step of h in the log-SNR with an exponential integrator of order p errs by c h^(p+1) |d^p D / d lambda^p| in
@@ -31,6 +33,7 @@ def step_density(denoiser: DenoiserLike, sde: SDE, x: Tensor, *, order: int = 2,
         denoiser: E[x0 | x].
         sde: the path.
         x: draws from the prior, (B, *D); a few dozen will do.
+        cond: keywords for the denoiser, see `Solver`.
         order: of the solver that the grid is for.
         steps: of the trajectories, which UniPC makes.
 
@@ -48,7 +51,7 @@ def step_density(denoiser: DenoiserLike, sde: SDE, x: Tensor, *, order: int = 2,
         answers.append(progress.x0.detach().cpu().double())
         spreads.append(_spread(progress.x / scales[progress.step]))
 
-    UniPC()(denoiser, sde, x, ts, on_step=keep)
+    UniPC()(denoiser, sde, x, ts, cond=cond, on_step=keep)
     change = [torch.stack(answers[i : i + order + 1]).diff(n=order, dim=0).square().mean().sqrt()
               for i in range(len(answers) - order)]  # fmt: skip
     carried = spreads[-1] / np.array(spreads[order // 2 : order // 2 + len(change)])

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scorefield.sde_lib import SDE, expand, predict_noise
-from scorefield.sde_lib.broadcast import DenoiserLike, of_rows
+from scorefield.sde_lib import SDE
+from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predict_x0
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.schedule import Schedule
 
@@ -47,6 +47,11 @@ class Solver(abc.ABC):
         """Whether a step makes use of the steps before it."""
         return False
 
+    @property
+    def splits_batch(self) -> bool:
+        """Whether it calls the denoiser with some samples of the batch."""
+        return False
+
     def __call__(
         self,
         denoiser: DenoiserLike,
@@ -54,6 +59,7 @@ class Solver(abc.ABC):
         x: Tensor,
         ts: Tensor,
         *,
+        cond: Cond | None = None,
         noise: Noise = torch.randn_like,
         on_step: OnStep = None,
     ) -> Tensor:
@@ -62,30 +68,33 @@ class Solver(abc.ABC):
         Gradients flow through the steps when `x` requires them.
 
         Args:
-            denoiser: E[x0 | x], called as `denoiser(x, alpha, sigma)` with float64 scales of shape (), or (B,) by
-                solvers that give samples steps of their own; it answers (B, *D).
+            denoiser: E[x0 | x], called as `denoiser(x, alpha, sigma, **cond)` and answering (B, *D). Scales are float64
+                of shape (), or (B,) where each sample has its own steps.
             sde: the path.
             x: where to start, (B, *D).
             ts: 1-D grid of times; see `solvers.grids`.
+            cond: keywords for the denoiser. Tensors have a row for each sample, (B, ...).
             noise: source of standard normals, `noise(x)` like `x`; `PerSampleNoise` gives each sample its own.
             on_step: called with a `Progress` after each step: where the solver is, x, and the denoiser's last x0.
 
         Raises:
-            ValueError: for a grid that is not one, or a rising one when the solver is stochastic; for integer x, and
-                answers of another shape than x.
+            ValueError: for a grid that is not one, or a rising one when the solver is stochastic; for integer x,
+                answers of another shape than x, and a denoiser that depends on its batch where the solver splits it.
         """
         if not x.is_floating_point():
             raise ValueError(f"expected floating-point samples, got {x.dtype}: dequantise integers, or cast them")
         schedule = Schedule(sde, ts, x)
         self._check(schedule)
-        answers: list[Callable[[], Tensor]] = []
-        denoiser = _Asked(denoiser, answers)
+        bound = BoundDenoiser(denoiser, cond, len(x))
         if on_step is not None:
-            on_step = _telling(on_step, answers)
+            bound.keep_last()
+            on_step = _with_last_x0(on_step, bound)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            return self.run(denoiser, x, schedule, noise, on_step)
+            if self.splits_batch:
+                check_splittable(bound, x, schedule)
+            return self.run(bound, x, schedule, noise, on_step)
 
-    def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
+    def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
         """All the steps of the grid."""
         memory = None
         for i in range(len(schedule) - 1):
@@ -96,7 +105,7 @@ class Solver(abc.ABC):
 
     @abc.abstractmethod
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         """`x` at time i of the schedule, taken to time i + 1, and what the next step must remember (None at first)."""
 
@@ -110,43 +119,44 @@ class Solver(abc.ABC):
             )
 
 
-class _Asked:
-    """A denoiser whose answers have the shape and dtype of x, and the last of which is kept."""
-
-    def __init__(self, denoiser: DenoiserLike, answers: list[Callable[[], Tensor]]) -> None:
-        self.denoiser = denoiser
-        self.answers = answers
-
-    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        out = _fitting(self.denoiser(x, alpha, sigma), x)
-        self.answers[:] = [lambda: out]
-        return out
-
-    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        direct = getattr(self.denoiser, "noise", None)
-        if not callable(direct):
-            return predict_noise(self.__call__, x, alpha, sigma)
-        eps = _fitting(direct(x, alpha, sigma), x)
-        self.answers[:] = [lambda: (x - expand(sigma, x) * eps) / expand(alpha, x)]
-        return eps
-
-    def rows(self, rows: slice | Tensor) -> "_Asked":
-        return _Asked(of_rows(self.denoiser, rows), self.answers)
+TOLERANCE = 1e-2  # of the largest answer: half precision and TF32 move a network by less, from batch to batch
 
 
-def _fitting(answer: Tensor, x: Tensor) -> Tensor:
-    if answer.shape != x.shape:
-        raise ValueError(
-            f"expected the denoiser to answer in the shape of x, {tuple(x.shape)}, got {tuple(answer.shape)}"
-        )
-    return answer.to(x.dtype)
+def check_splittable(denoiser: BoundDenoiser, x: Tensor, schedule: Schedule) -> None:
+    """Raises ValueError for a denoiser whose answer for a sample depends on its batch.
+
+    The answer for the last sample is compared with that in the batch, at the schedule's first and last noise level and
+    at their mean in log-SNR, with x scaled as a sample is at each.
+    """
+    if len(x) < 2:
+        return
+    sde, (start, end) = schedule.sde, schedule.ts[[0, -1]]
+    middle = sde.time((sde.log_snr(start) + sde.log_snr(end)) / 2)
+    times = Schedule(sde, torch.stack([start, middle, end]), x, monotone=False)
+    part = denoiser.take(slice(-1, None))
+    with torch.no_grad():
+        for i in range(3):
+            at = times[i]
+            y = x * (torch.hypot(at.alpha, at.sigma) / torch.hypot(times[0].alpha, times[0].sigma)).to(x.dtype)
+            together = predict_x0(denoiser.denoiser, y, at.alpha, at.sigma, **denoiser.cond)
+            try:
+                alone = predict_x0(part.denoiser, y[-1:], at.alpha, at.sigma, **part.cond)
+                difference = float((together[-1:] - alone).abs().max())
+            except Exception as error:
+                raise ValueError(f"{_DEPENDS} an error for one sample ({error}); {_PASS}") from error
+            if difference > TOLERANCE * float(together.abs().max()):
+                raise ValueError(f"{_DEPENDS} one that differs by {difference:.2g} without the others; {_PASS}")
 
 
-def _telling(on_step: Callable[[Progress], None], answers: list[Callable[[], Tensor]]) -> OnStep:
-    """`on_step`, told the last answer as well."""
+_DEPENDS = "expected a denoiser whose answer for a sample does not depend on its batch, got"
+_PASS = "pass data of each sample as cond={...}, with a row for each, or use a solver that keeps the batch together"
 
-    def tell(progress: Progress) -> None:
-        x0 = answers[0]() if answers else None
+
+def _with_last_x0(on_step: Callable[[Progress], None], denoiser: BoundDenoiser) -> OnStep:
+    """`on_step` with the denoiser's last answer in each Progress."""
+
+    def call(progress: Progress) -> None:
+        x0 = denoiser.last_x0()
         on_step(progress._replace(x0=x0 if x0 is not None and x0.shape == progress.x.shape else None))
 
-    return tell
+    return call

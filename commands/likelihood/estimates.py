@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.commands.generate import conditioned
+from scorefield.commands.generate import label_cond
 from scorefield.commands.run import Run, Trained
 from scorefield.likelihood import (
     Density,
@@ -29,7 +29,6 @@ from scorefield.likelihood import (
 )
 from scorefield.likelihood.choose_solver import PILOTS, Pilots
 from scorefield.likelihood.dequantisation import combined
-from scorefield.sde_lib.broadcast import DenoiserLike
 from scorefield.solvers import AdamsMoulton, FlowSolver, PerSampleNoise, grids
 from scorefield.solvers.ode.adaptive_rk import UnsolvedError
 from scorefield.solvers.solver import OnStep
@@ -89,10 +88,9 @@ class Task:
         """Nats in a bit/dim, or where the data is continuous in a nat/dim."""
         return self.dims * (math.log(2) if self.run.data.levels is not None else 1.0)
 
-    def model(self, rows: slice) -> DenoiserLike:
-        """The denoiser of these images' classes."""
-        labels = None if self.labels is None else self.labels[rows].to(self.run.device)
-        return conditioned(self.trained.denoiser, labels, 1.0)
+    def cond(self, rows: slice) -> dict[str, Any]:
+        """The conditioning of these images: their classes."""
+        return label_cond(self.labels, self.run.device, rows)
 
     def drawn(self, rows: slice, draw: int = 0, uniformly: bool = False) -> tuple[Tensor, Tensor]:
         """Points x (B, *D) of these images and log q(x | k) in nats (B,), zero where the data is continuous."""
@@ -115,7 +113,8 @@ class Task:
             x, log_q = self.drawn(rows, draw)
             try:
                 density = log_likelihood(
-                    self.model(rows), self.run.sde, x, divergence=self.divergence, solver=self.solver, ts=self.ts,
+                    self.trained.denoiser, self.run.sde, x, cond=self.cond(rows),
+                    divergence=self.divergence, solver=self.solver, ts=self.ts,
                     noise=PerSampleNoise(self.seed + 1, _indices(rows, x)), on_step=on_step(len(x)),
                     prior_log_prob=self.prior,
                 )  # fmt: skip
@@ -138,7 +137,14 @@ class Task:
         x, log_q = self.drawn(rows, uniformly=True)
         noise = PerSampleNoise(self.seed + 2, _indices(rows, x))
         found = dsm_bound(
-            self.model(rows), self.run.sde, x, draws=self.draws, prior=self._prior(), noise=noise, uniform=noise.uniform
+            self.trained.denoiser,
+            self.run.sde,
+            x,
+            cond=self.cond(rows),
+            draws=self.draws,
+            prior=self._prior(),
+            noise=noise,
+            uniform=noise.uniform,
         )
         return _columns("dsm", replace(found, log_prob=found.log_prob.cpu() - log_q))
 
@@ -148,7 +154,8 @@ class Task:
         noise = PerSampleNoise(self.seed + 3, _indices(rows, x))
         decoder = LevelDecoder(**self._levels()) if self.run.data.levels else GaussianDecoder()
         return _columns("elbo", elbo(
-            self.model(rows), self.run.sde, x, decoder=decoder, draws=self.draws, prior=self._prior(), noise=noise,
+            self.trained.denoiser, self.run.sde, x, cond=self.cond(rows),
+            decoder=decoder, draws=self.draws, prior=self._prior(), noise=noise,
             uniform=noise.uniform,
         ))  # fmt: skip
 
@@ -164,7 +171,8 @@ class Task:
         levels = self.run.data.levels
         decoder = DiscretisedDecoder(**self._levels(), std=sigma / alpha) if levels else GaussianDecoder()
         return _columns("vlb", vlb(
-            self.model(rows), self.run.sde, x, decoder=decoder, ts=grids.log_snr(self.run.sde, self.chain),
+            self.trained.denoiser, self.run.sde, x, cond=self.cond(rows),
+            decoder=decoder, ts=grids.log_snr(self.run.sde, self.chain),
             variance=self.variance,
             draws=min(self.draws, self.chain), prior=self._prior(), noise=noise, uniform=noise.uniform,
         ))  # fmt: skip
@@ -191,7 +199,8 @@ class Task:
         if choose:
             self.divergence = Exact() if self.dims <= FEW else Hutchinson()
         plan = choose_solver(
-            self.model(rows), self.run.sde, x, tolerance, divergence=self.divergence,
+            self.trained.denoiser, self.run.sde, x, tolerance, cond=self.cond(rows),
+            divergence=self.divergence,
             noise=PerSampleNoise(self.seed + 1, indices), prior_log_prob=self.prior,
         )  # fmt: skip
         self.solver, self.ts = plan.solver, plan.ts
@@ -207,7 +216,8 @@ class Task:
             return found
         several = replace(self.divergence, probes=max(4, self.divergence.probes))
         density = log_likelihood(
-            self.model(rows), self.run.sde, x, divergence=several, solver=plan.solver, ts=plan.ts,
+            self.trained.denoiser, self.run.sde, x, cond=self.cond(rows),
+            divergence=several, solver=plan.solver, ts=plan.ts,
             noise=PerSampleNoise(self.seed + 5, indices),
         )  # fmt: skip
         assert density.std_error is not None
@@ -231,7 +241,8 @@ class Task:
         part = replace(self, stored=self.stored[chosen], labels=None if self.labels is None else self.labels[chosen])
         rows = slice(0, len(chosen))
         pilots = Pilots(
-            part.model(rows), self.run.sde, part.drawn(rows)[0], divergence=self.divergence, prior_log_prob=self.prior,
+            self.trained.denoiser, self.run.sde, part.drawn(rows)[0], cond=part.cond(rows),
+            divergence=self.divergence, prior_log_prob=self.prior,
             noise=PerSampleNoise(self.seed + 6, chosen),
         )  # fmt: skip
         error, bias = pilots.error(self.solver, len(self.ts) - 1)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.multistep.ddim import DDIM
 from scorefield.solvers.multistep.exponential import Line
@@ -46,6 +46,7 @@ class BELM(Solver):
         ts: Tensor,
         neighbour: Tensor | None = None,
         *,
+        cond: Cond | None = None,
         on_step: OnStep = None,
     ) -> tuple[Tensor, Tensor]:
         """The states at ts[-1] and at ts[-2], from those at ts[0] and at ts[1] (a step of DDIM unless given); (B, *D).
@@ -63,11 +64,11 @@ class BELM(Solver):
                 on_step(progress)
 
         started = self if neighbour is None else _Started(neighbour)
-        end = started(denoiser, sde, x, ts, on_step=keep)
+        end = started(denoiser, sde, x, ts, cond=cond, on_step=keep)
         return end, states[0]
 
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         if memory is None:
             return DDIM().step(denoiser, x, schedule, i, noise, None)[0], x
@@ -102,7 +103,7 @@ class _Started(BELM):
     neighbour: Tensor
 
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         if memory is None:
             return self.neighbour, x

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.multistep.exponential import Line, exponential
 from scorefield.solvers.multistep.linear_multistep import LinearMultistep, check_order, combine, predict
@@ -60,7 +60,7 @@ class DPMSolver(LinearMultistep):
         return self.multistep and self.order > 1
 
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         if self.multistep or self.order == 1:
             return super().step(denoiser, x, schedule, i, noise, memory)

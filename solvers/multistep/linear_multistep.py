@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import predict_noise
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import BoundDenoiser, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.multistep.exponential import Line, exponential
 from scorefield.solvers.schedule import Scales, Schedule
@@ -64,7 +64,7 @@ class LinearMultistep(Solver):
         raise NotImplementedError(f"{self} has no corrector")
 
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         before: Past = memory or Past((), (), None)
         predictions = (predict(denoiser, x, schedule[i], self.predict), *before.predictions)

@@ -57,6 +57,10 @@ class Adaptive(FlowSolver):
         if not (self.rtol > 0 and self.atol > 0):
             raise ValueError(f"expected positive tolerances, got rtol {self.rtol} and atol {self.atol}")
 
+    @property
+    def splits_batch(self) -> bool:
+        return self.per_sample
+
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
         """See `FlowSolver.integrate`; `on_step` is told, as steps, how many samples have arrived."""
         if len(state[0]) == 0:

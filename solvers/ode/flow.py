@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from scorefield.sde_lib import expand, predict_noise
-from scorefield.sde_lib.broadcast import DenoiserLike, of_rows
+from scorefield.sde_lib.denoiser import BoundDenoiser, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.schedule import Scales, Schedule
 from scorefield.solvers.solver import OnStep, Solver
@@ -25,11 +25,11 @@ def probability_flow(denoiser: DenoiserLike, x: Tensor, at: Scales) -> Tensor:
     return expand(at.drift, x) * x + expand(at.diffusion**2 / (2 * at.sigma), x) * eps
 
 
-def flow_of(denoiser: DenoiserLike) -> Field:
+def flow_of(denoiser: BoundDenoiser) -> Field:
     """The probability flow of a denoiser as a field of the state (x,)."""
 
     def field(at: Scales, state: State, rows: Rows) -> State:
-        return (probability_flow(of_rows(denoiser, rows), state[0], at),)
+        return (probability_flow(denoiser if rows == ALL else denoiser.take(rows), state[0], at),)
 
     return field
 
@@ -84,11 +84,11 @@ class FlowSolver(Solver):
         that the field is told.
         """
 
-    def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
+    def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
         return self.integrate(flow_of(denoiser), (x,), schedule, on_step)[0]
 
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         """One interval of the grid, for composition with a corrector."""
         return self.run(denoiser, x, schedule.interval(i), noise, None), None

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import variables
 from scorefield.solvers.ode.flow import ALL, Field, FlowSolver, State, enter, flow_of, leave, on_clock
@@ -41,7 +41,7 @@ class RungeKutta(FlowSolver):
         return state
 
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         return self.advance(flow_of(denoiser), (x,), schedule, i)[0], None
 

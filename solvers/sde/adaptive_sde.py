@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import expand, predict_noise
-from scorefield.sde_lib.broadcast import DenoiserLike, of_rows
+from scorefield.sde_lib.denoiser import BoundDenoiser, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import variables
 from scorefield.solvers.ode.adaptive_rk import growth, with_rows
@@ -61,7 +61,11 @@ class AdaptiveSDE(Solver):
     def stochastic(self) -> bool:
         return True
 
-    def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
+    @property
+    def splits_batch(self) -> bool:
+        return self.per_sample
+
+    def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
         clock, ends = variables.find(self.clock), schedule.ts[[0, -1]]
         origin, end = clock.reading(schedule.sde, ends)
         length, direction = float((end - origin).abs()), float((end - origin).sign())
@@ -77,7 +81,7 @@ class AdaptiveSDE(Solver):
             at, to = (
                 variables.scales_at(schedule.sde, clock, origin + direction * s, ends) for s in (done[rows], after)
             )
-            model, y = of_rows(denoiser, rows), x[rows]
+            model, y = denoiser.take(rows), x[rows]
             plain = _step(model, y, y, at, h, w, clock)
             better = (plain + _step(model, y, plain, to, h, w, clock)) / 2
             error = self._error(plain, better, before[rows])
@@ -96,7 +100,7 @@ class AdaptiveSDE(Solver):
         return x
 
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         """One interval of the grid, for composition with a corrector."""
         return self.run(denoiser, x, schedule.interval(i), noise, None), None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.ode.runge_kutta import Heun
 from scorefield.solvers.schedule import Schedule
@@ -50,8 +50,12 @@ class Churn(Solver):
     def stochastic(self) -> bool:
         return True
 
+    @property
+    def splits_batch(self) -> bool:
+        return self.solver.splits_batch
+
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         detour, keeps, added = schedule.once(self, lambda: self._detour(schedule, x))
         x = keeps[i] * x + added[i] * self.noise * noise(x)

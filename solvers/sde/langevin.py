@@ -8,7 +8,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from scorefield.sde_lib import predict_noise
-from scorefield.sde_lib.broadcast import DenoiserLike, expand
+from scorefield.sde_lib.broadcast import expand
+from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.schedule import Scales, Schedule
 from scorefield.solvers.solver import OnStep, Progress, Solver
@@ -65,7 +66,7 @@ class AnnealedLangevin(Solver):
     def stochastic(self) -> bool:
         return True
 
-    def run(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
+    def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
         for i in range(len(schedule)):
             if i > 0:
                 x = x * (schedule[i].alpha / schedule[i - 1].alpha)
@@ -75,7 +76,7 @@ class AnnealedLangevin(Solver):
         last = schedule[-1]
         return denoiser(x, last.alpha, last.sigma) if self.denoise else x
 
-    def correct(self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise) -> Tensor:
+    def correct(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise) -> Tensor:
         """Langevin steps towards the marginal at time i of the schedule."""
         at = schedule[i]
         for _ in range(self.steps or (100 if self.snr is None else 1)):
@@ -99,7 +100,7 @@ class AnnealedLangevin(Solver):
         return expand(4 * (self.snr * above / below) ** 2, z)
 
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         """One level of the anneal: scale to the next and correct there."""
         x = x * (schedule[i + 1].alpha / schedule[i].alpha)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.multistep.belm import BELM
 from scorefield.solvers.multistep.linear_multistep import LinearMultistep, Past
@@ -61,8 +61,12 @@ class PredictorCorrector(Solver):
     def stochastic(self) -> bool:
         return True
 
+    @property
+    def splits_batch(self) -> bool:
+        return self.predictor.splits_batch
+
     def step(
-        self, denoiser: DenoiserLike, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         if isinstance(memory, Past):
             memory = memory._replace(states=())  # the corrector has left them

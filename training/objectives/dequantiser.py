@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import DenoiserLike, expand, precise
+from scorefield.sde_lib.broadcast import expand, precise
+from scorefield.sde_lib.denoiser import Cond, DenoiserLike
 from scorefield.sde_lib.quantise import cell_to_value, cell_width
 from scorefield.training.engine import Batch, TrainingState, _split, cycle
 
@@ -107,6 +108,7 @@ def dequantiser_gain(
     k: Tensor,
     uniform: Tensor,
     *,
+    cond: Cond | None = None,
     levels: int,
     low: float = -1.0,
     high: float = 1.0,
@@ -124,10 +126,11 @@ def dequantiser_gain(
 
     Args:
         dequantiser: as for training.
-        denoiser: as for training, conditioned if it is to be.
+        denoiser: as for training.
         sde: its path.
         k: integers, (B, *D).
         uniform: U, of the same shape, uniform on [0, 1).
+        cond: keywords for the denoiser.
         levels: of the integers.
         low: where the cells begin.
         high: where they end.
@@ -141,7 +144,7 @@ def dequantiser_gain(
     for node, weight in zip(*np.polynomial.legendre.leggauss(nodes), strict=True):
         r = (float(node) + 1) / 2
         x = cell_to_value(k + uniform + r * (u - uniform), levels, low=low, high=high)
-        score = sde.score(denoiser, x, time)
+        score = sde.score(denoiser, x, time, **(cond or {}))
         total = total + float(weight) / 2 * precise(score * width * (u - uniform)).flatten(1).sum(1)
     return total
 

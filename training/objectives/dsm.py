@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import DenoiserLike
+from scorefield.sde_lib.denoiser import DenoiserLike, predict_x0
 from scorefield.training import weighting
 from scorefield.training.weighting import Weighting
 
@@ -26,5 +26,5 @@ def dsm_loss(
     randomness inside: times `t (B,)` and standard normals `eps (B, *D)` come in, so a loss can be repeated.
     """
     alpha, sigma = sde.scales(t)
-    error = denoiser(sde.perturb(x0, t, eps), alpha, sigma, **cond) - x0
+    error = predict_x0(denoiser, sde.perturb(x0, t, eps), alpha, sigma, **cond) - x0
     return weight(sde, t).to(error) * error.square().flatten(1).mean(1)
