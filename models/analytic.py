@@ -9,13 +9,11 @@ import math
 import torch
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import as_tensor, expand, precise
-
-Scale = Tensor | float
+from scorefield.sde_lib.broadcast import Scale, expand, precise
 
 
 def _scales(x: Tensor, alpha: Scale, sigma: Scale) -> tuple[Tensor, Tensor]:
-    return expand(as_tensor(alpha), x), expand(as_tensor(sigma), x)
+    return expand(alpha, x), expand(sigma, x)
 
 
 class GaussianMixture:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.models.precondition import Precondition
-from scorefield.sde_lib.broadcast import expand, precise
+from scorefield.sde_lib.broadcast import Scale, expand, precise
 
 
 class Denoiser(nn.Module):
@@ -27,12 +27,12 @@ class Denoiser(nn.Module):
         self.net = net
         self.precondition = precondition
 
-    def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+    def forward(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[x0 | x], shape (B, *D)."""
         c_in, c_skip, c_out, c_noise = self.precondition(precise(alpha), precise(sigma))
         return expand(c_skip, x) * x + expand(c_out, x) * self._network(x, c_in, c_noise, **cond)
 
-    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+    def noise(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[eps | x] = (x - alpha D) / sigma, shape (B, *D), without that difference: its coefficients are float64."""
         alpha, sigma = precise(alpha), precise(sigma)
         c_in, c_skip, c_out, c_noise = self.precondition(alpha, sigma)

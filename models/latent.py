@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from scorefield.sde_lib.broadcast import Scale
 from scorefield.sde_lib.denoiser import predict_noise
 
 
@@ -44,12 +45,12 @@ class Latent(nn.Module):
         for name, value in (("scale", scale), ("shift", shift)):
             self.register_buffer(name, torch.tensor(value).reshape(-1, 1, 1))
 
-    def forward(self, z: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+    def forward(self, z: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[z0 | z], shape (B, c, h, w)."""
         output: Tensor = self.denoiser(z, alpha, sigma, **cond)
         return output
 
-    def noise(self, z: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+    def noise(self, z: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[eps | z], shape (B, c, h, w)."""
         return predict_noise(self.denoiser, z, alpha, sigma, **cond)
 

@@ -9,6 +9,7 @@ The noise level a network is told is the same everywhere:  c_noise = log(sigma /
 (EDM, Table 1): it knows no time, so a network trained under one path can be sampled under another.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,16 +17,30 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
-Precondition = Callable[[Tensor, Tensor], Coefficients]
+from scorefield.sde_lib.broadcast import Scale, as_tensor
+
+Preconditioning = tuple[Tensor, Tensor, Tensor, Tensor]
+Precondition = Callable[[Tensor, Tensor], Preconditioning]
 
 
-def score(alpha: Tensor, sigma: Tensor) -> Coefficients:
+def _of_scales(function: Precondition) -> Callable[[Scale, Scale], Preconditioning]:
+    """The function of tensors, for plain numbers too."""
+
+    @functools.wraps(function)
+    def of_scales(alpha: Scale, sigma: Scale) -> Preconditioning:
+        return function(as_tensor(alpha), as_tensor(sigma))
+
+    return of_scales
+
+
+@_of_scales
+def score(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = grad log p(x), fed x as it is:  D = (x + sigma^2 F) / alpha  (Song and Ermon 2019, Eq. 5)."""
     return torch.ones_like(sigma), 1 / alpha, sigma**2 / alpha, _c_noise(alpha, sigma)
 
 
-def scaled_score(alpha: Tensor, sigma: Tensor) -> Coefficients:
+@_of_scales
+def scaled_score(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = sigma grad log p(x) = -eps, fed x as it is:  D = (x + sigma F) / alpha  (Song and Ermon 2020, Section 3.3).
 
     What networks give before they divide by the noise level: NCSNv2, and NCSN++ where it is trained along VE.
@@ -33,17 +48,20 @@ def scaled_score(alpha: Tensor, sigma: Tensor) -> Coefficients:
     return torch.ones_like(sigma), 1 / alpha, sigma / alpha, _c_noise(alpha, sigma)
 
 
-def eps(alpha: Tensor, sigma: Tensor) -> Coefficients:
+@_of_scales
+def eps(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = eps:  D = (x - sigma F) / alpha  (Ho et al. 2020, Eq. 11 and 15)."""
     return 1 / torch.hypot(alpha, sigma), 1 / alpha, -sigma / alpha, _c_noise(alpha, sigma)
 
 
-def x0(alpha: Tensor, sigma: Tensor) -> Coefficients:
+@_of_scales
+def x0(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = x0:  D = F."""
     return 1 / torch.hypot(alpha, sigma), torch.zeros_like(alpha), torch.ones_like(alpha), _c_noise(alpha, sigma)
 
 
-def v(alpha: Tensor, sigma: Tensor) -> Coefficients:
+@_of_scales
+def v(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = (alpha eps - sigma x0) / r,  r^2 = alpha^2 + sigma^2:  D = (alpha x / r - sigma F) / r.
 
     Salimans and Ho 2022, Appendix D, on the path scaled to r = 1.
@@ -52,7 +70,8 @@ def v(alpha: Tensor, sigma: Tensor) -> Coefficients:
     return 1 / r, alpha / r**2, -sigma / r, _c_noise(alpha, sigma)
 
 
-def flow(alpha: Tensor, sigma: Tensor) -> Coefficients:
+@_of_scales
+def flow(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = eps - x0, the straight line's velocity:  D = (x - sigma F) / (alpha + sigma)  (Liu et al. 2023, Eq. 1)."""
     return 1 / torch.hypot(alpha, sigma), 1 / (alpha + sigma), -sigma / (alpha + sigma), _c_noise(alpha, sigma)
 
@@ -63,7 +82,8 @@ class EDM:
 
     sigma_data: float = 0.5
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def __call__(self, alpha: Scale, sigma: Scale) -> Preconditioning:
+        alpha, sigma = as_tensor(alpha), as_tensor(sigma)
         total = torch.hypot(alpha * self.sigma_data, sigma)
         skip = alpha * self.sigma_data**2 / total**2
         return 1 / total, skip, sigma * self.sigma_data / total, _c_noise(alpha, sigma)
@@ -131,7 +151,8 @@ class TimeConditioned:
         if self.whole and self.unit != "time":
             raise ValueError("expected unit to be time for whole timesteps, got log_sigma")
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def __call__(self, alpha: Scale, sigma: Scale) -> Preconditioning:
+        alpha, sigma = as_tensor(alpha), as_tensor(sigma)
         log_level = (sigma / alpha).log()
         t = self.sde.time(-2 * log_level)
         scale = torch.hypot(*self.sde.scales(t)) / torch.hypot(alpha, sigma)

@@ -88,8 +88,9 @@ class BoundDenoiser:
 
     def take(self, rows: slice | Tensor) -> "BoundDenoiser":
         """The same denoiser with the conditioning of these rows."""
-        part = BoundDenoiser(self.denoiser, None, self.batch)
-        part.cond, part._last = take_rows(self.cond, rows, self.batch), self._last
+        count = len(range(self.batch)[rows]) if isinstance(rows, slice) else len(rows)
+        part = BoundDenoiser(self.denoiser, take_rows(self.cond, rows, self.batch), count)
+        part._last = self._last
         return part
 
     def keep_last(self) -> None:

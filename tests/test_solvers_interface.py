@@ -668,46 +668,6 @@ def test_image_of_a_seed_is_the_same_alone_and_among_64(solver: Solver) -> None:
 # Counting
 
 
-def test_count_of_calls_and_samples_goes_through_noise_and_rows() -> None:
-    model = gaussian((2,))
-    counted = CountCalls(model)
-    x, alpha, sigma = normal(5, 2), torch.tensor(0.8), torch.tensor(0.6)
-    assert (counted.calls, counted.samples) == (0, 0)
-    assert torch.equal(counted(x, alpha, sigma), model(x, alpha, sigma))
-    assert (counted.calls, counted.samples) == (1, 5)
-    assert torch.equal(counted.noise(x, alpha, sigma), model.noise(x, alpha, sigma))
-    assert (counted.calls, counted.samples) == (2, 10)
-    part = counted.rows(slice(1, 3))
-    assert torch.equal(part(x[1:3], alpha, sigma), model(x[1:3], alpha, sigma))
-    part.rows(torch.tensor([0])).noise(x[1:2], alpha, sigma)
-    assert (counted.calls, counted.samples) == (part.calls, part.samples) == (4, 13)
-    without = CountCalls(half)  # one with no noise() of its own, asked once
-    torch.testing.assert_close(without.noise(x, alpha, sigma), (x - 0.8 * half(x, alpha, sigma)) / 0.6)
-    assert (without.calls, without.samples) == (1, 5)
-
-
-def test_count_passes_conditioning_and_its_rows() -> None:
-    class Labelled:
-        def __init__(self, label: Tensor) -> None:
-            self.label = label
-
-        def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor, shift: float = 0.0) -> Tensor:
-            return 0.5 * x + self.label[:, None] + shift
-
-        def rows(self, rows: slice) -> "Labelled":
-            return Labelled(self.label[rows])
-
-    counted = CountCalls(Labelled(torch.arange(3).double()))
-    x = normal(3, 2)
-    assert torch.equal(counted(x, x, x, shift=2.0), 0.5 * x + torch.arange(3).double()[:, None] + 2.0)
-    sde = VPSDE()
-    counted = CountCalls(Labelled(torch.arange(3).double()))
-    end = Adaptive("dopri8")(counted, sde, x, grids.log_snr(sde, 3))  # each sample by itself
-    alone = Adaptive("dopri8")(Labelled(torch.ones(1).double()), sde, x[1:2], grids.log_snr(sde, 3))
-    assert torch.equal(end[1:2], alone)
-    assert counted.calls == counted.samples
-
-
 @each({name: FIXED[name] for name in ("ddim", "heun", "rk4", "dpm3s", "unipc3", "abm4")})
 def test_count_is_what_the_solver_asked(solver: Solver) -> None:
     counted, save_hyperparameters = CountCalls(half), Recorded(half)

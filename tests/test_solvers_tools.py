@@ -239,12 +239,3 @@ def test_adaptive_takes_a_large_batch_at_once() -> None:
         assert torch.equal(Adaptive()(alone, sde, x[i : i + 1], ts), end[i : i + 1])
         counts.append(alone.calls)
     assert max(counts) <= together.calls < 2 * max(counts)
-
-
-def test_counts_go_with_rows_and_forward_calls() -> None:
-    counted = CountCalls(gaussian((2,)))
-    x, alpha, sigma = normal(4, 2), torch.tensor(0.8), torch.tensor(0.6)
-    counted(x, alpha, sigma)
-    counted.noise(x, alpha, sigma)
-    counted.rows(slice(0, 3))(x[:3], alpha, sigma)
-    assert (counted.calls, counted.samples) == (3, 11)
