@@ -35,7 +35,5 @@ def settings_of(network: Any) -> dict[str, Any]:
     settings = getattr(network, "settings", None)
     if settings is None:
         name = type(network).__name__
-        raise ValueError(
-            f"{name} does not record how it was made: put @save_hyperparameters (models.hyperparameters) above its class"
-        )
+        raise ValueError(f"{name} does not record how it was made: put @save_hyperparameters above its class")
     return dict(settings)
