@@ -16,7 +16,7 @@ from scorefield.evaluation import save_rows
 from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import BELM, Solver
 from scorefield.training.data import Dataset, image_files, read_images, whole_array
-from scorefield.training.data.files.folder import SUFFIXES
+from scorefield.training.data.files.images import SUFFIXES
 
 Options = dict[str, Any]
 

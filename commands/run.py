@@ -211,7 +211,7 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
 
 def stored_tensor(dataset: Dataset, count: int | None = None) -> Tensor:
     """The first `count` (or all) stored values of a data set, (N, *D); a line says so where those lack classes."""
-    told = None if count is None else dataset.lacking(count)
+    told = None if count is None else dataset.missing_classes(count)
     if told is not None and Ranks.current().first:
         print(told, flush=True)
     return tensor(dataset.x[:count])

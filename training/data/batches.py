@@ -1,4 +1,4 @@
-"""Batches of a data set, in an order that the position alone decides."""
+"""Batches of a data set, as a function of the seed and the position in the stream."""
 
 import queue
 import threading
@@ -10,37 +10,36 @@ import torch
 from torch import Generator, Tensor
 
 from scorefield.sde_lib.quantise import cell_to_value
-from scorefield.training.data import Dataset
+from scorefield.training.data.dataset import Dataset
 
 Transform = Callable[[Tensor, Generator], Tensor]
-AHEAD = 3  # batches made ready for a CUDA device
+PREFETCHED = 3  # batches that wait for a CUDA device
 
 
 class Batches:
-    """Endless shuffled batches: a dict of "x0" (B, *D), and "label" (B,) where asked for.
+    """Endless shuffled batches: dicts of "x0" (B, *D), and "label" (B,) with `labels`.
 
-    The stream is one permutation after another, cut into batches without regard to their seams, so every
-    image is seen equally often. What comes at a position depends on the seed and the position (and on the kind of
-    device, which has random numbers of its own), not on how it was reached: `start` resumes bit for bit.
+    The stream is one permutation after another. A batch may cross from one to the next, so every image is seen equally
+    often. A batch depends on the seed, its position and the kind of device, which fixes the random numbers. It does not
+    depend on the batches before it: `start` resumes to the bit.
 
-    No Python runs for an image. The batch travels to the device as it is stored, a byte for a value of an
-    image, and is transformed there; on CUDA from pinned memory, where a thread has made it ready, and nothing waits.
+    No Python runs for a single image. The batch goes to the device in its stored type, a byte for each value of an
+    image, and is transformed there. On CUDA a thread prepares it in pinned memory, and nothing waits.
 
     Args:
-        dataset: where from.
+        dataset: the data.
         size: of a batch.
         seed: of order and transformation.
         start: images already seen.
-        transform: of stored values (integers as int32) and a generator, both on the device, to x0, such as
-            `ToModelRange`.
-        labels: whether to give labels.
+        transform: (stored values, integers as int32; a generator), both on the device, to x0: see `ToModelRange`.
+        labels: whether batches have labels.
         label_dropout: the share of labels replaced by "unknown" (num_classes), for classifier-free guidance.
         device: where the batches go.
-        rows: those that are given, of each batch; all are drawn, so that several processes with a part each see
-            together what one sees. For loops of your own: `train` takes its rows of whole batches itself.
+        rows: the part of each batch that this process gets. All rows are drawn, so that the processes together see what
+            one process would. `train` takes its rows itself and needs complete batches.
 
     Raises:
-        ValueError: if the batch is empty, or there are no labels to give.
+        ValueError: if the batch is empty, or there are no labels.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Batches:
         rows: slice | None = None,
     ) -> None:
         if size < 1:
-            raise ValueError(f"expected a batch of at least 1, got {size}")
+            raise ValueError(f"expected a batch of at least 1, got {size}: give a larger one")
         if labels and dataset.label is None:
             raise ValueError(f"expected labels in {dataset.name}, which has none: set config.training.labels to False")
         self.dataset, self.size, self.seed, self.start = dataset, size, seed, start
@@ -68,10 +67,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         if self.device.type != "cuda":
-            yield from map(self._finished, self._stored())
+            yield from map(self._transformed, self._stored())
             return
-        with Prefetcher(self._stored(), AHEAD) as ready:
-            yield from map(self._finished, ready)
+        with Prefetcher(self._stored(), PREFETCHED) as ready:
+            yield from map(self._transformed, ready)
 
     def _stored(self) -> Iterator["_Stored"]:
         position = self.start
@@ -83,7 +82,7 @@ class Batches:
             yield _Stored(position, x.pin_memory() if pinned else x, label.pin_memory() if pinned else label)
             position += self.size
 
-    def _finished(self, stored: "_Stored") -> dict[str, Tensor]:
+    def _transformed(self, stored: "_Stored") -> dict[str, Tensor]:
         generator = Generator(self.device).manual_seed(_mix(self.seed, 1, stored.position))
         x = stored.x.to(self.device, non_blocking=True)
         x = x if x.is_floating_point() else x.to(torch.int32)  # which torch can compute with
@@ -95,7 +94,7 @@ class Batches:
         return batch
 
     def _order(self, position: int) -> np.ndarray:
-        """The rows at `position .. position + size` of the stream."""
+        """The rows of the data set at `position .. position + size` of the stream."""
         end, parts = position + self.size, []
         while position < end:
             epoch, offset = divmod(position, len(self.dataset))
@@ -112,17 +111,17 @@ class Batches:
 
 @dataclass(frozen=True)
 class ToModelRange:
-    """Stored integers k as  x0 = low + (high - low) (k + u) / levels,  half of them flipped; no waiting for the device.
+    """Stored integers k as  x0 = low + (high - low) (k + u) / levels,  half of the images flipped.
 
-    Continuous data (levels None) is left as it is, but for the flips. What it draws is, in this order, u for
-    each entry and whether to flip for each item.
+    Continuous data (levels None) is only flipped. The generator draws u for each entry, then a flip for each item. The
+    host never waits for the device.
 
     Args:
         levels: of the data.
         low: where the first cell begins.
-        high: where the last one ends.
-        dequantise: u uniform on [0, 1), rather than 1/2.
-        flip: left and right, half of the time.
+        high: where the last cell ends.
+        dequantise: u uniform on [0, 1), instead of 1/2.
+        flip: whether to swap left and right in half of the images.
     """
 
     levels: int | None
@@ -150,37 +149,40 @@ class _Stored:
 
 
 class Prefetcher:
-    """The items of an iterator, made ready by one thread that ends with the `with`; its errors are raised here."""
+    """The items of an iterator, produced by a thread up to `count` of them in advance; its errors are raised here.
+
+    `with Prefetcher(items, count) as ready:` starts the thread; the end of the block ends it.
+    """
 
     def __init__(self, items: Iterator[_Stored], count: int) -> None:
         self._items = items
         self._ready: queue.Queue[_Stored | BaseException] = queue.Queue(count)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="batches")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._produce, daemon=True, name="batches")
 
     def __enter__(self) -> Iterator[_Stored]:
         self._thread.start()
-        return self._taken()
+        return self._iterate()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
         while self._thread.is_alive():
-            while not self._ready.empty():  # it may be waiting to put one more
+            while not self._ready.empty():  # the thread may wait for room in the queue
                 self._ready.get_nowait()
             self._thread.join(0.01)
 
-    def _taken(self) -> Iterator[_Stored]:
+    def _iterate(self) -> Iterator[_Stored]:
         while True:
             item = self._ready.get()
             if isinstance(item, BaseException):
                 raise item
             yield item
 
-    def _work(self) -> None:
+    def _produce(self) -> None:
         try:
             for item in self._items:
                 self._ready.put(item)
-                if self._over.is_set():
+                if self._stop.is_set():
                     return
         except BaseException as error:
             self._ready.put(error)
@@ -197,5 +199,5 @@ def tensor(x: np.ndarray) -> Tensor:
 
 
 def _mix(*words: int) -> int:
-    """One 32-bit seed from several numbers."""
+    """A 32-bit seed from several numbers."""
     return int(np.random.SeedSequence(words).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""A data set in memory or mapped into it, checked once, and how a set without a test split is cut in two."""
+"""A data set in memory or mapped into it, checked once, and the rule that holds out a test split."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,28 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 Split = Literal["train", "test"]
-LARGE = 1 << 30  # bytes beyond which a set is judged, and told from others, by a part of it
-PART = 16_384  # items of such a part, evenly spaced
+LARGE = 1 << 30  # bytes; of a larger set, only a sample of items is checked and hashed
+SAMPLE = 16_384  # items of that sample, evenly spaced
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """One split of a data set, as the reader found it: nothing is scaled, flipped or shuffled.
+    """One split of a data set, as it is stored: nothing is scaled, flipped or shuffled.
 
     Args:
         name: what reports call it.
         split: "train" or "test".
         x: the data (N, *D): integers in 0 .. levels - 1 (images channel-first), or float32 if continuous; an
-            array, which may be mapped from a file, or `Rows` of one.
-        levels: how many values an entry of `x` can take, or None if it is continuous.
+            array, which may be mapped from a file, or `LazyRows` of one.
+        levels: the number of values of an entry of `x`, or None if it is continuous.
         label: the class of each item (N,), int64 in 0 .. num_classes - 1, or None.
-        num_classes: how many classes there are, in either split, or None without labels.
-        skipped: the names of items that could not be read, where the reader was told to go on without them.
-        class_names: what the classes are called, in their order, if they are called anything.
+        num_classes: the number of classes over both splits, or None without labels.
+        skipped: the names of items that could not be read, where the reader skips these.
+        class_names: the names of the classes in their order, if they have names.
 
     Raises:
-        ValueError: if any of this does not hold, or `x` is empty or not finite (judged beyond 1 GiB by 16,384 items,
-            evenly spaced: a larger set is never read whole).
+        ValueError: if any of this does not hold, or `x` is empty or not finite. Above 1 GiB only 16,384 items, evenly
+            spaced, are checked.
     """
 
     name: str
@@ -60,50 +60,54 @@ class Dataset:
         """The shape *D of one item."""
         return tuple(self.x.shape[1:])
 
-    def lacking(self, count: int) -> str | None:
-        """That the first `count` items are not of all the classes that there are, as a line to print, or None."""
+    def missing_classes(self, count: int) -> str | None:
+        """A line to print if the first `count` items do not have all classes of the split, else None."""
         if self.label is None:
             return None
         some, every = (len(np.unique(label)) for label in (self.label[:count], self.label))
-        told = f"the first {count} of {len(self)} {self.split} images: {some} of {every} classes"
-        return told if some < every else None
+        line = f"the first {count} of {len(self)} {self.split} images: {some} of {every} classes"
+        return line if some < every else None
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the data and the labels with their shapes and types: a report's data hash.
 
-        Of data beyond 1 GiB, 16,384 items, evenly spaced.
+        Above 1 GiB, of 16,384 items, evenly spaced.
         """
         digest = hashlib.sha256()
         for array in (self.x, self.label):
             if array is not None:
                 digest.update(f"{array.dtype.str} {array.shape} ".encode())
-                for rows in judged(array):
+                for rows in inspected(array):
                     digest.update(np.ascontiguousarray(rows).data)
         return digest.hexdigest()
 
 
-def judged(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The rows that a set is judged by, some at a time: all of them up to 1 GiB, else 16,384, evenly spaced."""
-    each = max(1, x.nbytes // len(x)) if len(x) else 1
-    at_once = max(1, (1 << 26) // each)
+def inspected(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The rows that are checked and hashed, in chunks: all up to 1 GiB, else 16,384, evenly spaced."""
+    size = max(1, (1 << 26) // max(1, x.nbytes // max(1, len(x))))
     if x.nbytes <= LARGE:
-        for first in range(0, len(x), at_once):
-            yield x[first : first + at_once]
+        for first in range(0, len(x), size):
+            yield x[first : first + size]
         return
-    rows = np.unique(np.linspace(0, len(x) - 1, PART).astype(np.int64))
-    for first in range(0, len(rows), at_once):
-        yield x[rows[first : first + at_once]]
+    rows = evenly_spaced(len(x), SAMPLE)
+    for first in range(0, len(rows), size):
+        yield x[rows[first : first + size]]
+
+
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of the places 0 .. count - 1, evenly spaced, the first and the last included."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def check_split(split: str) -> None:
     """Raises ValueError unless `split` is "train" or "test"."""
     if split not in ("train", "test"):
-        raise ValueError(f"expected split to be train or test, got {split!r}: a set has these two")
+        raise ValueError(f"expected split to be train or test, got {split!r}: choose one")
 
 
 def hold_out(count: int, split: Split, every: int = 10) -> NDArray[np.int64]:
-    """The places, of `count`, that are this split's: the first and every `every`-th after it are the test split.
+    """The places of a split among `count`: the first and every `every`-th after it are the test split.
 
     Raises:
         ValueError: if that leaves a split empty.
@@ -126,7 +130,7 @@ def _check_data(name: str, x: NDArray[Any], levels: int | None) -> None:
     if levels is None:
         if x.dtype != np.float32:
             raise ValueError(f"{name}: expected continuous data in float32, got {x.dtype}: cast it, or give its levels")
-        count = sum(int(np.sum(~np.isfinite(rows))) for rows in judged(x))
+        count = sum(int(np.sum(~np.isfinite(rows))) for rows in inspected(x))
         if count:
             raise ValueError(f"{name}: expected finite data, got {count} NaN or infinite entries: remove those items")
         return
@@ -134,7 +138,7 @@ def _check_data(name: str, x: NDArray[Any], levels: int | None) -> None:
         raise ValueError(f"{name}: expected levels of at least 2, or None for continuous data, got {levels}")
     if x.dtype.kind == "u" and np.iinfo(x.dtype).max < levels:
         return
-    ends = [(rows.min(), rows.max()) for rows in judged(x)]
+    ends = [(rows.min(), rows.max()) for rows in inspected(x)]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     if not np.issubdtype(x.dtype, np.integer) or low < 0 or high >= levels:
         raise ValueError(

@@ -7,25 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 512  # items compared with as many at once, unless
-ENTRIES = 1 << 26  # entries are fewer: what is in memory at once
-WORK = 2e12  # multiplications after which the largest one found is a lower bound: a minute or so on a core
+BLOCK = 512  # items that are compared with another block at once
+ENTRIES = 1 << 26  # most entries of a block, which limits memory
+WORK = 2e12  # multiplications, about a minute on a core; then the largest distance so far is a lower bound
 
 
 def largest_distance(x: NDArray[Any], work: float = WORK) -> tuple[float, bool]:
-    """The largest |x_i - x_j| of the items of x (N, *D), and whether it is that or, after so much `work`, a bound.
+    """The largest |x_i - x_j| of the items of x (N, *D), and whether it is exact or, after `work`, a lower bound.
 
-    Seldom are all of them compared: |x_i - x_j| <= r_i + r_j, with r the distance to the mean, so that beginning
-    with the items farthest from it, those whose sum falls short of the largest found need no look.
+    Most pairs are never compared. |x_i - x_j| <= r_i + r_j, with r the distance to the mean. The pairs with the largest
+    sums come first, and the search ends where the sums fall below the largest distance so far.
     """
-    parts = in_parts(x, BLOCK)
+    parts = in_blocks(x, BLOCK)
     mean = sum(_flat(x[part]).sum(0, dtype=np.float64) for part in parts) / len(x)
     centre = mean.astype(np.float32)
     radius = np.concatenate([np.sqrt(np.square(_flat(x[part]) - centre).sum(1, dtype=np.float64)) for part in parts])
     order = np.argsort(-radius, kind="stable")
     blocks = [order[part] for part in parts]
     largest, best, done = 0.0, (0, 0), 0
-    # By their bounds, the largest first: once one falls short, so do all that follow.
+    # The largest bounds first: once one is too small, all that follow are.
     bounds = [radius[block[0]] for block in blocks]
     pairs = itertools.combinations_with_replacement(range(len(blocks)), 2)
     for i, j in sorted(pairs, key=lambda ij: -bounds[ij[0]] - bounds[ij[1]]):
@@ -43,8 +43,8 @@ def largest_distance(x: NDArray[Any], work: float = WORK) -> tuple[float, bool]:
     return _exactly(x, best), True
 
 
-def in_parts(x: NDArray[Any], most: int) -> list[slice]:
-    """The items of x (N, *D) in parts of at most so many, fewer where they are large."""
+def in_blocks(x: NDArray[Any], most: int) -> list[slice]:
+    """The items of x (N, *D) in blocks of at most `most`, fewer if these have more than `ENTRIES` entries."""
     size = max(1, min(most, ENTRIES // max(1, math.prod(x.shape[1:]))))
     return [slice(first, first + size) for first in range(0, len(x), size)]
 

@@ -1,4 +1,4 @@
-"""Images in a zip or a tar, read where they lie: nothing is unpacked."""
+"""Images in a zip or a tar, read from the archive without unpacking it to files."""
 
 import bz2
 import gzip
@@ -21,77 +21,63 @@ from typing import Any, BinaryIO, cast
 from scorefield.training.checkpoints.atomic import FULL
 from scorefield.training.data.dataset import Dataset, Split, check_split
 from scorefield.training.data.files import images
-from scorefield.training.data.files.decoding import Decoding
+from scorefield.training.data.files.decoding import Decoding, image_reader
 from scorefield.training.data.files.images import Item
-from scorefield.training.data.files.listing import Listing, arranged, image_set, seen
-from scorefield.training.data.files.paths import given_path
+from scorefield.training.data.files.listing import Listing, image_set, is_image, split_by_folders
+from scorefield.training.data.files.paths import nonempty_path
 
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error, NotImplementedError)
-LINKS = 40  # that are followed from one to the next
-Place = tuple[int, int] | str  # where a file lies and its size, or where a link leads
+LINKS = 40  # links that are followed, one after the other
+Place = tuple[int, int] | str  # the offset and size of a file, or the target of a link
 
 
-def archive(
-    path: str | os.PathLike[str],
-    split: Split = "train",
-    *,
-    size: int | Sequence[int] = 0,
-    fit: str = "resize_crop",
-    resample: str = "bicubic",
-    channels: int = 0,
-    alpha: str = "drop",
-    bits: int = 0,
-    corrupt: str = "error",
-    cache: str | os.PathLike[str] = "",
-) -> Dataset:
-    """All images of a .zip, .tar, .tar.gz (.bz2, .xz), in order of their path: what `folder` makes of them.
+@image_reader
+def archive(path: str | os.PathLike[str], split: Split = "train", *, decoding: Decoding) -> Dataset:
+    """All images of a .zip, .tar, .tar.gz (.bz2, .xz), in order of their path, as `folder` reads them unpacked.
 
-    A folder that all of them lie in is no class and no split. Arguments and errors are those of `folder`;
-    the decoded images are kept beside the archive by default.
+    A folder that contains all of them is no class and no split. Arguments are those of `folder`; by default the cache
+    lies beside the archive.
 
     Raises:
-        FileNotFoundError: if the file is not there.
+        FileNotFoundError: if there is no such file.
         ValueError: if it is no archive, or as `folder`.
     """
     check_split(split)
-    decoding = Decoding(size, fit, 0, resample, channels, alpha, bits)
-    path = archive_file(given_path(path))
+    path = existing_archive(nonempty_path(path))
 
     def listing() -> Listing:
-        members = archived(path)
+        members = archive_members(path)
         if not members:
             raise ValueError(f"expected images in {path}, found none: choose another archive")
-        names = sorted(members, key=lambda name: name.split("/"))  # as the folder would be
-        return arranged([members[name] for name in names], shortened(names), split, str(path))
+        names = sorted(members, key=lambda name: name.split("/"))  # the order of `folder`
+        return split_by_folders([members[name] for name in names], without_common_folders(names), split, str(path))
 
-    return image_set(
-        path.name.split(".")[0], split, listing,
-        files=[path], beside=path.parent, decoding=decoding, corrupt=corrupt, cache=cache, settings=path.name,
-    )  # fmt: skip
+    name = path.name.split(".")[0]
+    return image_set(name, split, listing, files=[path], beside=path.parent, decoding=decoding, settings=path.name)
 
 
-def archive_file(path: Path) -> Path:
-    """The path, if a file is there.
+def existing_archive(path: Path) -> Path:
+    """The path of a file.
 
     Raises:
-        FileNotFoundError: if not.
+        FileNotFoundError: if there is no such file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected {path}, which is not there: give the path of a .zip or .tar of images")
     return path
 
 
-def archived(path: Path, every: bool = False) -> dict[str, Item]:
-    """The images of an archive (or every file) by their paths in it; a link in a tar is the file that it leads to.
+def archive_members(path: Path, images_only: bool = True) -> dict[str, Item]:
+    """The images of an archive (or all its files) by their paths in it; a link in a tar is the file it points to.
 
     Raises:
         ValueError: if it cannot be read, or there is no room to unpack it.
-        OSError: what the system says of a file that it does not give.
+        OSError: if the system refuses to open it.
     """
     try:
-        # A tar may end as a zip does, in a zip that it holds.
-        tarred = tarfile.is_tarfile(path) or not zipfile.is_zipfile(path)
-        found = _tarred(path) if tarred else _zipped(path)
+        # Tar first: a tar whose last member is a zip passes for a zip.
+        is_tar = tarfile.is_tarfile(path) or not zipfile.is_zipfile(path)
+        members = _of_tar(path) if is_tar else _of_zip(path)
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -99,18 +85,18 @@ def archived(path: Path, every: bool = False) -> dict[str, Item]:
         raise ValueError(
             f"{path}: not a zip or tar that can be read ({reason}), {path.stat().st_size} bytes: fetch it again"
         ) from error
-    return found if every else {name: item for name, item in found.items() if seen(name)}
+    return {name: item for name, item in members.items() if is_image(name)} if images_only else members
 
 
-def shortened(paths: Sequence[str]) -> list[str]:
-    """Paths without the folders that all of them lie in."""
+def without_common_folders(paths: Sequence[str]) -> list[str]:
+    """Paths without the folders that contain all of them."""
     parts = [path.split("/") for path in paths]
     while all(len(part) > 1 and part[0] == parts[0][0] for part in parts):
         parts = [part[1:] for part in parts]
     return ["/".join(part) for part in parts]
 
 
-def _zipped(path: Path) -> dict[str, Item]:
+def _of_zip(path: Path) -> dict[str, Item]:
     packed = zipfile.ZipFile(path)
     weakref.finalize(packed, cast(Any, packed.fp).close)
     # Some of Windows' packers write its separator.
@@ -118,7 +104,7 @@ def _zipped(path: Path) -> dict[str, Item]:
     return {name: Item(f"{path}/{name}", cast(Any, partial(packed.open, m))) for name, m in members.items()}
 
 
-def _tarred(path: Path) -> dict[str, Item]:
+def _of_tar(path: Path) -> dict[str, Item]:
     with path.open("rb") as file:
         head = file.read(6)
     packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
@@ -130,19 +116,19 @@ def _tarred(path: Path) -> dict[str, Item]:
             if member.isfile():
                 places[name] = member.offset_data, member.size
             elif member.islnk():
-                places[name] = places.get(link, link)  # what has that name so far
+                places[name] = places.get(link, link)  # the member of that name before this one
             elif member.issym():
                 places[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
-    return {name: Item(f"{path}/{name}", partial(_part, plain, name, places)) for name in places}
+    return {name: Item(f"{path}/{name}", partial(_member, plain, name, places)) for name in places}
 
 
-def _part(plain: Any, name: str, places: Mapping[str, Place]) -> BinaryIO:
+def _member(plain: Any, name: str, places: Mapping[str, Place]) -> BinaryIO:
     place = places[name]
     for _ in range(LINKS):
         if isinstance(place, str) and place in places:
             place = places[place]
     if isinstance(place, str):
-        raise OSError(f"a link to {place}, which leads to no file of the archive")
+        raise OSError(f"a link to {place}, which is no file of the archive")
     offset, size = place
     with plain.open("rb") as file:
         file.seek(offset)
@@ -150,7 +136,7 @@ def _part(plain: Any, name: str, places: Mapping[str, Place]) -> BinaryIO:
 
 
 class _Unpacked:
-    """A compressed tar made plain, to be read in any order, in a file without a name that goes with this object."""
+    """A compressed tar, decompressed into a nameless temporary file that closes with this object."""
 
     def __init__(self, path: Path, head: bytes) -> None:
         opened: Any = {b"\x1f": gzip.open, b"B": bz2.open, b"\xfd": lzma.open}[head[:1]]
@@ -165,7 +151,7 @@ class _Unpacked:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                with suppress(OSError):  # once more, of what is left to write
+                with suppress(OSError):  # closing writes the buffer, and fails as well
                     self._file.close()
                 raise ValueError(
                     f"{path}: no room to unpack it in {tempfile.gettempdir()} ({error.strerror}): make room, set "

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split, hold_out
-from scorefield.training.data.files.paths import given_path
-from scorefield.training.data.files.rows import Rows
+from scorefield.training.data.files.lazy_rows import LazyRows
+from scorefield.training.data.files.paths import nonempty_path
 
 DATA = ("x", "images")
 LABELS = ("label", "labels", "y")
 LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
-IN_MEMORY = 1 << 28  # bytes up to which an array is read at once; a larger one is mapped
+IN_MEMORY = 1 << 28  # bytes; a larger array is mapped
 
 
 def array(
@@ -28,27 +28,27 @@ def array(
     shape: Sequence[int] = (),
     dtype: str = "uint8",
 ) -> Dataset:
-    """The array (N, *D) of an .npy file, of an .npz file with its labels, or of raw bytes, taken as it is.
+    """The array (N, *D) of an .npy file, of an .npz file with its labels, or of raw bytes, unchanged.
 
-    The keys of an .npz: `x` or `images` or else the first that is nothing else; `label`, `labels` or
-    `y`; and each with `_test` behind it for a test split. Without one every tenth item is held out.
-    Images have to be channel-first, (N, C, H, W): axes are never guessed or moved. An array beyond 256 MiB
-    is mapped and read by rows as they are needed, unless it is compressed (`numpy.savez_compressed`).
+    The keys of an .npz: `x` or `images`, or else the first other one; `label`, `labels` or `y`; and each with `_test`
+    appended for a test split. Without one, every tenth item is the test split. Images must be channel-first,
+    (N, C, H, W): axes are never guessed or moved. An array above 256 MiB is mapped and its rows are read on demand,
+    unless it is compressed (`numpy.savez_compressed`).
 
     Args:
         path: the file.
         split: "train" or "test".
-        levels: how many values an entry can take; 0 is 256 for uint8, 65536 for uint16, 2 for bool, and None,
+        levels: the number of values of an entry; 0 is 256 for uint8, 65536 for uint16, 2 for bool, and None,
             continuous, for floats.
-        shape: of one item, *D, for a file of raw numbers, such as `numpy.memmap` and `tofile` write.
-        dtype: of those.
+        shape: of one item, *D, for a file of raw numbers, as `numpy.memmap` and `tofile` write.
+        dtype: of raw numbers.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, holds Python objects, or is not a `Dataset`.
     """
     check_split(split)
-    path = given_path(path)
+    path = nonempty_path(path)
     arrays = {"x": _raw(path, tuple(shape), dtype)} if shape else load(path)
     x = _data(path, arrays)
     label, label_test = _first(arrays, LABELS, ""), _first(arrays, LABELS, "_test")
@@ -60,17 +60,17 @@ def array(
         label = label.astype(np.int64)
     num_classes = None if label is None else max(classes, default=0)
     typed = in_type(path, x, levels or None)
-    whole = Dataset(path.stem, split, typed.x, typed.levels, label, num_classes)
+    dataset = Dataset(path.stem, split, typed.x, typed.levels, label, num_classes)
     if x_test is not None:
-        return whole
-    index = hold_out(len(whole), split)
+        return dataset
+    index = hold_out(len(dataset), split)
     own = None if label is None else label[index]
-    part = typed.x[index] if typed.read else Rows.of(x, index, typed.x.dtype)
+    part = typed.x[index] if typed.in_memory else LazyRows.of(x, index, typed.x.dtype)
     return Dataset(path.stem, split, part, typed.levels, own, num_classes)
 
 
 def whole_array(path: str | os.PathLike[str], levels: int | None) -> Dataset:
-    """All items of an .npy or .npz file as one split, without labels, of the levels they are known to have.
+    """All items of an .npy or .npz file as one split, without labels, with the known number of levels.
 
     Raises:
         FileNotFoundError, ValueError: as `array`.
@@ -81,10 +81,10 @@ def whole_array(path: str | os.PathLike[str], levels: int | None) -> Dataset:
 
 
 def load(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file by name; the one of an .npy file is `x`. What is large and not compressed is mapped.
+    """The arrays of a file by name; that of an .npy file is `x`. Large ones are mapped, unless compressed.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, or holds Python objects.
     """
     if not path.is_file():
@@ -97,9 +97,9 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
                 large = path.stat().st_size > IN_MEMORY
                 return {"x": _mapped(path, 0) if large else np.load(file, allow_pickle=False)}
             loaded = np.load(file, allow_pickle=False)
-            far, there = _far(path), set(loaded.zip.namelist())
-            names = [name for name in loaded.files if f"{name}.npy" in there]
-            return {name: _mapped(path, far[name]) if name in far else loaded[name] for name in names}
+            offsets, members = _large(path), set(loaded.zip.namelist())
+            names = [name for name in loaded.files if f"{name}.npy" in members]
+            return {name: _mapped(path, offsets[name]) if name in offsets else loaded[name] for name in names}
     except (
         ValueError, EOFError, OSError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
@@ -111,20 +111,20 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
 
 
 class Typed(NamedTuple):
-    """An array in the type that a `Dataset` has it in, its levels, and whether it is in memory."""
+    """An array in the type that a `Dataset` takes, its levels, and whether it is in memory."""
 
     x: NDArray[Any]
     levels: int | None
-    read: bool
+    in_memory: bool
 
 
 def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True) -> Typed:
-    """In float32 if continuous, else in the smallest type that holds the levels; `Dataset` judges what does not fit.
+    """In float32 if continuous, else in the smallest type for the levels; `Dataset` refuses what does not fit.
 
-    What is mapped stays so: floats and booleans are cast as they are read, other types left as they are.
+    A mapped array stays mapped: floats and booleans are cast when they are read, other types never.
 
     Raises:
-        ValueError: if floats are to have levels and are no whole numbers, or integers are to be continuous.
+        ValueError: if there are levels and the floats have fractions, or there are none and these are integers.
     """
     if levels is None and guess:
         levels = LEVELS.get(x.dtype.name)
@@ -133,12 +133,12 @@ def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True)
     if x.nbytes > IN_MEMORY:
         if levels is not None and x.dtype.kind == "f":
             raise ValueError(
-                f"{path}: expected integers for {levels} levels in so large an array, got {x.dtype}: cast it"
+                f"{path}: expected integers for {levels} levels in an array of this size, got {x.dtype}: cast it"
             )
         dtype = np.float32 if levels is None else np.uint8 if x.dtype.kind == "b" else x.dtype.newbyteorder("=")
         if x.ndim < 2 or x.dtype == dtype:
             return Typed(x, levels, False)
-        return Typed(Rows.of(x, np.arange(len(x)), dtype), levels, False)
+        return Typed(LazyRows.of(x, np.arange(len(x)), dtype), levels, False)
     if levels is None:
         with np.errstate(over="ignore"):
             return Typed(x.astype(np.float32), None, True)
@@ -170,13 +170,15 @@ def _first(arrays: dict[str, NDArray[Any]], names: tuple[str, ...], suffix: str)
 
 
 def _raw(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """A file of numbers without a head, mapped: as many items of the shape as it holds."""
+    """A file of numbers without a header, mapped: (N, *shape), where N follows from its size."""
     if not path.is_file():
         raise FileNotFoundError(f"expected {path}, which is not there: give the path of a file of {dtype}")
     try:
         kind = np.dtype(dtype)
     except TypeError:
-        raise ValueError(f"expected dtype to be a NumPy type such as uint8 or float32, got {dtype!r}") from None
+        raise ValueError(
+            f"expected dtype to be a NumPy type such as uint8 or float32, got {dtype!r}: choose one"
+        ) from None
     size, each = path.stat().st_size, int(np.prod(shape)) * kind.itemsize
     if kind.kind not in "biuf" or each < 1 or size == 0 or size % each:
         raise ValueError(
@@ -185,20 +187,20 @@ def _raw(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     return np.asarray(np.memmap(path, kind, "r", shape=(size // each, *shape)))
 
 
-def _far(path: Path) -> dict[str, int]:
-    """Where the large arrays of an .npz that are not compressed begin, by name."""
-    found = {}
+def _large(path: Path) -> dict[str, int]:
+    """The offsets of the large arrays of an .npz that are not compressed, by name."""
+    offsets = {}
     with zipfile.ZipFile(path) as packed, path.open("rb") as file:
         for member in packed.infolist():
             if member.compress_type == zipfile.ZIP_STORED and member.file_size > IN_MEMORY:
-                file.seek(member.header_offset + 26)  # the lengths of the name and of what follows it
+                file.seek(member.header_offset + 26)  # the lengths of the name and of the extra field
                 name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-                found[member.filename.removesuffix(".npy")] = member.header_offset + 30 + name + extra
-    return found
+                offsets[member.filename.removesuffix(".npy")] = member.header_offset + 30 + name + extra
+    return offsets
 
 
 def _mapped(path: Path, offset: int) -> NDArray[Any]:
-    """The array of .npy format that begins there, mapped."""
+    """The array in .npy format that begins at the offset, mapped."""
     with path.open("rb") as file:
         file.seek(offset)
         version = np.lib.format.read_magic(file)

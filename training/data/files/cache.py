@@ -1,4 +1,4 @@
-"""Decoded data kept as raw bytes in a file that is mapped into memory: the work of reading is done once."""
+"""Decoded data in a file of raw bytes that is mapped into memory, so that it is decoded once."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-FOLDER = ".scorefield"  # beside the data; hidden, so that no reader takes it for data
+FOLDER = ".scorefield"  # beside the data; hidden, so that no reader reads it
 VERSION = 2
 ELSEWHERE = "choose another folder (cache=FOLDER, --config.data.cache=FOLDER), or keep it in memory (cache='off')"
 
 
 class Content(NamedTuple):
-    """What a reader makes: rows (n, *shape), some at a time, and what is known after the last of them."""
+    """What a reader makes: rows in chunks (n, *shape), and facts that are complete after the last of them."""
 
     shape: tuple[int, ...]
     dtype: DTypeLike
@@ -30,15 +30,15 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class Cache:
-    """Where decoded data is kept, and what it is decoded from.
+    """A folder of decoded data, and the files that it was decoded from.
 
-    A cache is a folder that gets its name when all of it is on the disk: one half written is never used. When a file
-    or a setting changes its name changes too, and the one that it replaces is removed.
+    It gets its name when all of it is on the disk, so that a partial one is never used. If a file or a setting changes,
+    its name changes too, and the cache that it replaces is removed.
 
     Args:
-        place: the folder of the caches: beside the data by default, the one given, or none ("off": in memory).
+        place: the folder of the caches; None keeps the data in memory.
         source: the data set and its settings.
-        stamp: the name, size and time of each file that it is read from (-1 and 0 where a link leads to none).
+        stamp: the name, size and time of each source file (-1 and 0 for a broken link).
     """
 
     place: Path | None
@@ -50,47 +50,47 @@ class Cache:
         """The cache of files: `where` is a folder, "off", or "" for beside the data, if that can be written.
 
         Raises:
-            ValueError: if the folder that is given cannot be written.
+            ValueError: if `where` is a folder that cannot be written.
         """
         stamp = [(os.path.relpath(file, beside), *_stamp(file)) for file in files]
-        given = os.fspath(where)
-        place = None if given == "off" else Path(given).expanduser() if given else beside / FOLDER
+        where = os.fspath(where)
+        place = None if where == "off" else Path(where).expanduser() if where else beside / FOLDER
         if place is not None:
+            reason = ""
             try:
                 place.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                if given:
+                reason = f" ({error})"
+            if reason or not os.access(place, os.W_OK | os.X_OK):
+                if where:
                     raise ValueError(
-                        f"expected cache to be a folder that can be written, got {given} ({error})"
-                    ) from None
-            if not os.access(place, os.W_OK | os.X_OK):
-                if given:
-                    raise ValueError(f"expected cache to be a folder that can be written, got {given}: choose another")
+                        f"expected cache to be a folder that can be written, got {where}{reason}: choose another"
+                    )
                 place = place if place.is_dir() else None
         return cls(place, json.dumps([VERSION, str(beside.resolve()), source], default=str), stamp)
 
     def read(self, make: Callable[[], Content]) -> tuple[NDArray[Any], dict[str, Any]]:
-        """The rows (N, *shape) and the facts, from the cache, or made and then cached.
+        """The rows (N, *shape) and the facts, from the cache if it exists; otherwise they are made and cached.
 
         Raises:
             ValueError: if the disk has no room.
         """
         if self.place is None:
             return _in_memory(make())
-        digest = (hashlib.sha256(part.encode()).hexdigest()[:16] for part in (self.source, json.dumps(self.stamp)))
-        prefix, suffix = digest
+        keys = (self.source, json.dumps(self.stamp))
+        prefix, suffix = (hashlib.sha256(key.encode()).hexdigest()[:16] for key in keys)
         path = self.place / f"{prefix}-{suffix}"
-        found = _open(path)
-        if found is None and not os.access(self.place, os.W_OK | os.X_OK):
+        cached = _open(path)
+        if cached is None and not os.access(self.place, os.W_OK | os.X_OK):
             return _in_memory(make())
-        if found is None:
+        if cached is None:
             with _locked(self.place / f"{prefix}.lock"):  # of several processes one decodes, the others wait
-                found = _open(path)
-                if found is None:
+                cached = _open(path)
+                if cached is None:
                     self._write(path, prefix, make())
-                    found = _open(path)
-        assert found is not None
-        return found
+                    cached = _open(path)
+        assert cached is not None
+        return cached
 
     def _write(self, path: Path, prefix: str, content: Content) -> None:
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -102,18 +102,18 @@ class Cache:
                 for rows in content.chunks:
                     file.write(np.ascontiguousarray(rows, content.dtype).data)
                     count += len(rows)
-                _settle(file)
+                _to_disk(file)
             about = {"shape": [count, *content.shape], "dtype": np.dtype(content.dtype).str, "facts": content.facts()}
             with (part / "about.json").open("w") as file:
                 json.dump(about, file)
-                _settle(file)
+                _to_disk(file)
             for old in path.parent.glob(f"{prefix}-*"):
                 if old != part:
                     shutil.rmtree(old, ignore_errors=True)
             part.rename(path)
         except OSError as error:
             raise ValueError(
-                f"the decoded data could not be kept in {path.parent} ({error}): make room, {ELSEWHERE}"
+                f"the decoded data could not be written to {path.parent} ({error}): make room, {ELSEWHERE}"
             ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -121,14 +121,14 @@ class Cache:
 
 def _stamp(file: Path) -> tuple[int, int]:
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
-        return -1, 0  # its reader says so
-    return found.st_size, found.st_mtime_ns
+        return -1, 0  # the reader of its content refuses it
+    return status.st_size, status.st_mtime_ns
 
 
 def _open(path: Path) -> tuple[NDArray[Any], dict[str, Any]] | None:
-    """What a cache holds, or None where there is none that is whole."""
+    """The rows and facts of a complete cache, or None."""
     try:
         about = json.loads((path / "about.json").read_text())
         shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
@@ -144,14 +144,14 @@ def _in_memory(content: Content) -> tuple[NDArray[Any], dict[str, Any]]:
     return np.concatenate([np.asarray(rows, content.dtype) for rows in content.chunks]), content.facts()
 
 
-def _settle(file: Any) -> None:
+def _to_disk(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time, where the system has such locks; one that dies lets go."""
+    """One process at a time, if the system has such locks; a process that dies releases its lock."""
     if sys.platform == "win32":
         yield
         return
@@ -160,6 +160,6 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # as Lustre may
+        except OSError as error:  # Lustre may refuse
             raise ValueError(f"{path.parent}: no file can be locked there ({error.strerror}): {ELSEWHERE}") from None
         yield

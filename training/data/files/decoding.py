@@ -1,6 +1,9 @@
-"""From image files to pixels of one shape: how images of mixed sizes, channels and depths are made alike."""
+"""From image files to pixels of one shape: sizes, channels, depths, and the keywords that every reader has for them."""
 
-from collections.abc import Sequence
+import functools
+import inspect
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
@@ -8,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from scorefield.training.data.dataset import Dataset
+
 FITS = ("resize_crop", "resize", "crop")
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+CORRUPT = ("error", "skip")
 GREY = {"1", "L", "LA", "La"}
 LARGEST = 1 << 27  # pixels of an image that is resized before it is cropped
-DEEP = {"I;16", "I;16B", "I;16L", "I"}  # what Pillow, old and new, calls 16-bit greyscale
+DEEP = {"I;16", "I;16B", "I;16L", "I"}  # the modes that versions of Pillow have for 16-bit greyscale
 
 
 class DamagedImageError(ValueError):
@@ -20,7 +26,7 @@ class DamagedImageError(ValueError):
 
 
 class Kind(NamedTuple):
-    """What the head of an image file tells of it."""
+    """What the head of an image file says."""
 
     width: int
     height: int
@@ -30,11 +36,11 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoding:
-    """What is made of each image.
+    """How image files become pixels, and where these are kept: the keywords of every reader of image files.
 
     Args:
-        size: the pixels of a side, or (height, width); 0 takes images that have one size, as they are.
-        fit: how an image comes to that size: "resize_crop" resizes the shorter side and crops the centre,
+        size: the pixels of a side, or (height, width); 0 keeps the images as they are, which must have one size.
+        fit: how an image gets that size: "resize_crop" resizes the shorter side and crops the centre,
             "resize" stretches, "crop" crops the centre and never resizes.
         crop: the side of a square that is cropped from the centre before anything else; 0 for none.
         resample: the filter of resizing: nearest, box, bilinear, hamming, bicubic or lanczos, all antialiased.
@@ -42,6 +48,9 @@ class Decoding:
         alpha: transparency: "drop" it, "keep" it as a fourth channel, or lay the image on a colour, as "white" or
             "#ff8800".
         bits: 8 takes the upper 8 of 16; 0 leaves 16-bit greyscale as it is.
+        corrupt: "error", or "skip" files that cannot be read; the data set's `skipped` names them.
+        cache: the folder that keeps the decoded images; "" is .scorefield beside the data, if that can be written;
+            "off" keeps them in memory.
 
     Raises:
         ValueError: if one of these is something else.
@@ -54,38 +63,48 @@ class Decoding:
     channels: int = 0
     alpha: str = "drop"
     bits: int = 0
+    corrupt: str = "error"
+    cache: str | os.PathLike[str] = ""
 
     def __post_init__(self) -> None:
         sides = _sides(self.size)
         if self.size != 0 and (len(sides) != 2 or min(sides) < 1):
-            raise ValueError(f"expected size of a side, or (height, width), in pixels, got {self.size}: give it so")
-        for name, value, known in (("fit", self.fit, FITS), ("resample", self.resample, FILTERS)):
-            if value not in known:
-                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}: choose one")
+            raise ValueError(
+                f"expected size of a side, or (height, width), in pixels, got {self.size}: give size=64 or size=(64,48)"
+            )
+        choices = (("fit", FITS), ("resample", FILTERS), ("corrupt", CORRUPT))
+        for name, known in choices:
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}: choose one"
+                )
         if self.crop < 0:
-            raise ValueError(f"expected crop of at least 1 pixel, or 0, got {self.crop}")
+            raise ValueError(f"expected crop of at least 1 pixel, or 0, got {self.crop}: give 0 for no crop")
         if self.channels not in (0, 1, 3) or (self.alpha == "keep" and self.channels):
             raise ValueError(
-                f"expected channels of 1, 3 or 0 (and 0 with alpha='keep', which makes four), got {self.channels}"
+                f"expected channels of 1, 3 or 0 (and 0 with alpha='keep', which makes four), got {self.channels}: "
+                "choose one"
             )
         if self.bits not in (0, 8):
-            raise ValueError(f"expected bits of 8, or 0 for what the images have, got {self.bits}")
+            raise ValueError(f"expected bits of 8, or 0 for what the images have, got {self.bits}: choose one")
         if self.alpha not in ("drop", "keep"):
             try:
                 ImageColor.getrgb(self.alpha)
             except ValueError:
-                raise ValueError(f"expected alpha to be drop, keep or a colour as white, got {self.alpha!r}") from None
+                raise ValueError(
+                    f"expected alpha to be drop, keep or a colour as white, got {self.alpha!r}: choose one"
+                ) from None
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """Height and width of the result, if they are given."""
+        """Height and width of the result, if the settings fix them."""
         if self.size != 0:
             height, width = _sides(self.size)
             return height, width
         return (self.crop, self.crop) if self.crop else None
 
-    def needs(self) -> tuple[int, int]:
-        """The least height and width of an image that none of its crops lacks pixels of."""
+    def smallest(self) -> tuple[int, int]:
+        """The least height and width that an image needs for every crop to lie inside it."""
         crop = self.crop or 1
         height, width = self.sides if self.sides and self.fit == "crop" else (1, 1)
         return max(crop, height), max(crop, width)
@@ -122,8 +141,27 @@ class Decoding:
         return _centre(image, height, width)
 
 
+def image_reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
+    """Replaces a reader's argument `decoding` by the keywords of `Decoding`, in its signature too.
+
+    `folder(path, size=64)` calls the function below the decorator with `decoding=Decoding(size=64)`.
+    """
+    shared = inspect.signature(Decoding).parameters
+
+    @functools.wraps(read)
+    def reader(*args: Any, **keywords: Any) -> Dataset:
+        decoding = Decoding(**{key: keywords.pop(key) for key in shared if key in keywords})
+        return read(*args, decoding=decoding, **keywords)
+
+    own = inspect.signature(read)
+    parameters = [parameter for parameter in own.parameters.values() if parameter.name != "decoding"]
+    parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shared.values()]
+    reader.__dict__["__signature__"] = own.replace(parameters=parameters)
+    return reader
+
+
 def kind_of(file: BinaryIO) -> Kind:
-    """What the head of an image file tells.
+    """What the head of an image file says.
 
     Raises:
         Exception: anything, if it is damaged.

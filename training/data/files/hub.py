@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split, hold_out
 from scorefield.training.data.files.array import in_type
-from scorefield.training.data.files.decoding import Decoding
+from scorefield.training.data.files.decoding import Decoding, image_reader
 from scorefield.training.data.files.images import Item
 from scorefield.training.data.files.listing import TESTS, Listing, image_set
-from scorefield.training.data.files.paths import given_path
+from scorefield.training.data.files.paths import nonempty_path
 
 
+@image_reader
 def huggingface(
     path: str | os.PathLike[str],
     split: Split = "train",
@@ -27,65 +28,57 @@ def huggingface(
     column: str = "",
     label: str = "",
     levels: int = 0,
-    size: int | Sequence[int] = 0,
-    fit: str = "resize_crop",
-    resample: str = "bicubic",
-    channels: int = 0,
-    alpha: str = "drop",
-    bits: int = 0,
-    corrupt: str = "error",
-    cache: str | os.PathLike[str] = "",
+    decoding: Decoding,
 ) -> Dataset:
     """A data set of the package `datasets` (pip install 'scorefield[datasets]').
 
-    `path` is a folder that its `save_to_disk` wrote, a folder of parquet or arrow files, or a name on the
-    hub, as "uoft-cs/cifar10". The test split is "test" or else "validation"; where there is neither, every
-    tenth item of "train".
+    The test split is "test" or else "validation"; without either, every tenth item of "train".
 
-    `configuration` is its name, for a set that has several; `column` that of the images, or of arrays of numbers (of so
-    many `levels`, as in `array`), by default the first of images, or else of lists; `label` that of the classes, by
-    default "label" where there is one. The other arguments are those of `folder`, for images, which are kept beside
-    the set's files by default.
+    Args:
+        path: a folder that its `save_to_disk` wrote, a folder of parquet or arrow files, or a name on the hub, as
+            "uoft-cs/cifar10".
+        split: "train" or "test".
+        configuration: its name, for a set that has several.
+        column: of the images or of arrays of numbers; by default the first of images, or else of lists.
+        label: the column of the classes, by default "label" if there is one.
+        levels: of arrays of numbers, as in `array`.
+        decoding: of images, as in `folder`; by default the cache lies beside the set's files.
 
     Raises:
         FileNotFoundError: if there is no such set.
         ValueError: if the package is not installed, the set has no such column, or as `folder` and `array`.
     """
     check_split(split)
-    decoding = Decoding(size, fit, 0, resample, channels, alpha, bits)
-    given = str(given_path(path))
-    parts = _loaded(given, configuration)
+    name = str(nonempty_path(path))
+    parts = _loaded(name, configuration)
     test = next((part for part in TESTS if part in parts), None)
     chosen = "train" if split == "train" or test is None else test
     if chosen not in parts:
         raise ValueError(f"{path}: expected a split named train, got {', '.join(parts)}: choose another set")
     table = parts[chosen]
     index = np.arange(len(table)) if test is not None else hold_out(len(table), split)
-    column = column or _column(table, given)
+    column = column or _column(table, name)
     for wanted in (column, label):
         if wanted and wanted not in table.column_names:
             raise ValueError(f"{path}: expected a column {wanted!r}, got {', '.join(table.column_names)}: choose one")
     label = label or ("label" if "label" in table.column_names else "")
     classes, count, names = _classes(parts, chosen, label)
-    title = Path(given).name
+    title = Path(name).name
     if type(table.features[column]).__name__ != "Image":
-        x = in_type(Path(given), np.asarray(table.with_format("numpy")[column][:]), levels or None)
+        x = in_type(Path(name), np.asarray(table.with_format("numpy")[column][:]), levels or None)
         own = None if classes is None else classes[index]
         return Dataset(title, split, x.x[index], x.levels, own, count, class_names=tuple(names))
     files = [Path(file["filename"]) for file in table.cache_files]
-    beside = Path(given) if Path(given).is_dir() else files[0].parent if files else Path()
+    beside = Path(name) if Path(name).is_dir() else files[0].parent if files else Path()
     raw = table.cast_column(column, _package().Image(decode=False))
 
     def listing() -> Listing:
-        items = [Item(f"{given}[{chosen}][{i}]", partial(_open, raw, column, i)) for i in range(len(raw))]
+        items = [Item(f"{name}[{chosen}][{i}]", partial(_open, raw, column, i)) for i in range(len(raw))]
         return Listing(items, index, None if classes is None else classes[index], count, names)
 
-    settings = [given, configuration, column, label, chosen, table.num_rows]
-    return image_set(
-        title, split, listing,
-        files=files, beside=beside, decoding=decoding, corrupt=corrupt, cache=cache if files else "off",
-        settings=settings,
-    )  # fmt: skip
+    settings = [name, configuration, column, label, chosen, table.num_rows]
+    decoding = decoding if files else replace(decoding, cache="off")
+    return image_set(title, split, listing, files=files, beside=beside, decoding=decoding, settings=settings)
 
 
 def _package() -> Any:
@@ -117,14 +110,14 @@ def _column(table: Any, path: str) -> str:
     """The first column of images, or else of lists."""
     kinds = {name: type(feature).__name__ for name, feature in table.features.items()}
     for wanted in (("Image",), ("List", "LargeList", "Sequence", "Array2D", "Array3D", "Array4D", "Array5D")):
-        found = [str(column) for column, kind in kinds.items() if kind in wanted]
-        if found:
-            return found[0]
+        columns = [str(column) for column, kind in kinds.items() if kind in wanted]
+        if columns:
+            return columns[0]
     raise ValueError(f"{path}: expected a column of images or of lists of numbers, got {kinds}: give one (column=...)")
 
 
 def _classes(parts: Any, chosen: str, label: str) -> tuple[NDArray[np.int64] | None, int | None, list[str]]:
-    """The class of each item, how many there are over all splits, and their names, if they have any."""
+    """The class of each item, the number of classes over all splits, and their names, if they have any."""
     if not label:
         return None, None, []
     values = {part: table.with_format(None)[label][:] for part, table in parts.items() if label in table.column_names}

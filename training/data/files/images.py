@@ -1,4 +1,4 @@
-"""Image files, wherever they lie, as an array: judged by their heads, then decoded on every core."""
+"""Image files, wherever they lie, as an array: their heads fix the layout, then all cores decode."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +8,7 @@ from functools import partial
 from io import BytesIO
 from itertools import repeat
 from math import prod
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,19 +18,26 @@ from PIL import Image
 from scorefield.training.data.files.decoding import DamagedImageError, Decoding, Kind, kind_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-CORRUPT = ("error", "skip")
-HOST_DEVICES = 256  # images read before they are decoded, unless
-ROOM = 1 << 28  # bytes are reached before, of their files and of what they become
-LARGEST = 1 << 29  # bytes of a file: about as many as the pixels have of the largest image that Pillow opens
-PIECE = 1 << 14  # bytes read at once: what is packed well grows no further in memory than by so many
+CHUNK_IMAGES = 256  # images that are read before they are decoded
+# Bytes of these images, files and pixels together: at this size a chunk is decoded earlier.
+CHUNK_BYTES = 1 << 28
+# Bytes of a file: about the pixels of the largest image that Pillow opens.
+LARGEST = 1 << 29
+# Bytes read in a call: a file that decompresses to far more exceeds LARGEST by no more than this.
+PIECE = 1 << 14
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image file: what errors call it, and how it is opened."""
+    """An image file: its name in messages, and how it is opened."""
 
     name: str
     open: Callable[[], BinaryIO]
+
+    @classmethod
+    def of(cls, file: Path) -> "Item":
+        """A file on the disk."""
+        return cls(str(file), lambda: file.open("rb"))
 
 
 @dataclass(frozen=True)
@@ -50,32 +58,28 @@ class Layout:
 
 @dataclass
 class Images:
-    """The images of `items` at `index`, all of one layout, which is judged over all items so that two splits agree.
+    """The images of `items` at `index`, all of one layout. All items decide the layout, so that two splits agree.
 
     Args:
         items: the files.
         index: which of them to decode.
         decoding: into what.
-        corrupt: "error" or "skip", what to do with a file that cannot be read.
 
     Raises:
-        ValueError: if they are not alike and the decoding does not make them so, or one cannot be read.
+        ValueError: if they differ and the decoding does not make them alike, or one cannot be read.
     """
 
     items: Sequence[Item]
     index: Sequence[int] | NDArray[np.int64]
     decoding: Decoding = field(default_factory=Decoding)
-    corrupt: str = "error"
-    kept: list[int] = field(default_factory=list, init=False)  # places in `index`, known once `chunks` is exhausted
+    kept: list[int] = field(default_factory=list, init=False)  # places in `index`; complete after `chunks`
     skipped: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if self.corrupt not in CORRUPT:
-            raise ValueError(f"expected corrupt to be one of {', '.join(CORRUPT)}, got {self.corrupt!r}")
-        self.layout = self._judge()
+        self.layout = self._inspect()
 
     def chunks(self) -> Iterator[NDArray[Any]]:
-        """The images in order, some at a time, (n, C, H, W)."""
+        """The images in order, in chunks (n, C, H, W)."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for places, contents in self._read():
                 items = [self.items[self.index[place]] for place in places]
@@ -90,10 +94,12 @@ class Images:
                 if good:
                     yield np.stack(good)
         if not self.kept:
-            raise ValueError(f"expected images, and none of {len(self.index)} can be read, as {self.skipped[0]}")
+            raise ValueError(
+                f"expected images, and none of {len(self.index)} can be read, as {self.skipped[0]}: repair them"
+            )
 
     def _read(self) -> Iterator[tuple[list[int], list[bytes | DamagedImageError]]]:
-        """Places in `index` and the files there, some at a time; by one thread, since archives are read in order."""
+        """Places in `index` and the files there, in chunks; by one thread, since archives are read in order."""
         each = prod(self.layout.shape) * np.dtype(self.layout.dtype).itemsize
         places: list[int] = []
         contents: list[bytes | DamagedImageError] = []
@@ -103,13 +109,13 @@ class Images:
             places.append(place)
             contents.append(content)
             size += each + (len(content) if isinstance(content, bytes) else 0)
-            if len(places) == HOST_DEVICES or size >= ROOM:
+            if len(places) == CHUNK_IMAGES or size >= CHUNK_BYTES:
                 yield places, contents
                 places, contents, size = [], [], 0
         if places:
             yield places, contents
 
-    def _judge(self) -> Layout:
+    def _inspect(self) -> Layout:
         kinds: dict[str, Item] = {}  # each kind of image seen, and the first of it
         first: tuple[Item, Kind] | None = None
         colour_16 = None
@@ -118,7 +124,7 @@ class Images:
                 with item.open() as file:
                     kind = kind_of(file)
             except Exception as error:  # Pillow's readers, and archives', raise anything for a damaged file
-                if self.corrupt == "error":
+                if self.decoding.corrupt == "error":
                     raise _named(item, error) from error
                 continue
             first = first or (item, kind)
@@ -129,7 +135,9 @@ class Images:
             if deep and (not kind.grey or self.decoding.channels == 3 or self.decoding.alpha != "drop"):
                 colour_16 = colour_16 or item
         if first is None:
-            raise ValueError(f"expected images, and none of {len(self.items)} can be read, as {self.items[0].name}")
+            raise ValueError(
+                f"expected images, and none of {len(self.items)} can be read, as {self.items[0].name}: repair them"
+            )
         if "16-bit" in kinds and "8-bit" in kinds:
             raise ValueError(
                 f"expected images of one depth, got {kinds['16-bit'].name} of 16 bits and {kinds['8-bit'].name} of 8: "
@@ -150,7 +158,7 @@ class Images:
                 f"expected images of one size (width x height), got {sizes}: crop or resize them to one "
                 "(size=64, --config.data.size=64)"
             )
-        height, width = decoding.needs()
+        height, width = decoding.smallest()
         if kind.height < height or kind.width < width:
             raise ValueError(
                 f"{item.name}: expected at least {width}x{height} pixels to crop, got {kind.width}x{kind.height}: "
@@ -169,7 +177,7 @@ class Images:
         return Layout(mode, ({"RGB": 3, "RGBA": 4}.get(mode or "L", 1), height, width))
 
     def _damaged(self, item: Item, error: DamagedImageError) -> None:
-        if self.corrupt == "error":
+        if self.decoding.corrupt == "error":
             raise error
         self.skipped.append(item.name)
 
@@ -178,7 +186,7 @@ def content_of(item: Item) -> bytes:
     """All bytes of a file.
 
     Raises:
-        ValueError: if it is larger than any image.
+        ValueError: if it is larger than an image can be.
         Exception: anything, if it is damaged.
     """
     content = bytearray()
@@ -193,7 +201,7 @@ def content_of(item: Item) -> bytes:
 def _bytes(item: Item) -> bytes | DamagedImageError:
     try:
         return content_of(item)
-    except Exception as error:  # see `Images._judge`
+    except Exception as error:  # see `Images._inspect`
         return _named(item, error)
 
 
@@ -203,13 +211,13 @@ def _attempt(images: Images, item: Item, content: bytes | DamagedImageError) -> 
     try:
         with Image.open(BytesIO(content)) as image:
             return images.decoding.pixels(image, images.layout.mode)
-    except Exception as error:  # see `Images._judge`
+    except Exception as error:  # see `Images._inspect`
         return _named(item, error)
 
 
 def _named(item: Item, error: Exception) -> DamagedImageError:
-    said = str(error).replace(repr(error), "").split(" <")[0]  # Pillow shows the object that it reads from
-    reason = " ".join(said.split()) or type(error).__name__
+    text = str(error).replace(repr(error), "").split(" <")[0]  # Pillow shows the object that it reads from
+    reason = " ".join(text.split()) or type(error).__name__
     return DamagedImageError(
         f"{item.name}: not an image that can be read ({reason}): repair or remove it, or skip such ones (corrupt=skip)"
     )

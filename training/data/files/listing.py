@@ -1,7 +1,6 @@
 """Which images of a list belong to a split, what their classes are, and the data set that they make."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 from scorefield.training.data.dataset import Dataset, Split, hold_out
 from scorefield.training.data.files.cache import Cache, Content
 from scorefield.training.data.files.decoding import Decoding
-from scorefield.training.data.files.images import CORRUPT, SUFFIXES, Images, Item
+from scorefield.training.data.files.images import SUFFIXES, Images, Item
 
-TESTS = ("test", "val", "valid", "validation")  # what the folder of the test split may be called
+TESTS = ("test", "val", "valid", "validation")  # names of a folder, file or part that is the test split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +27,18 @@ class Listing:
     class_names: Sequence[str] = ()
 
 
-def seen(path: str) -> bool:
+def is_image(path: str) -> bool:
     """Whether a file in a folder or an archive is an image that is not hidden."""
     parts = path.split("/")
     return path.lower().endswith(SUFFIXES) and not any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
-def arranged(
+def split_by_folders(
     items: Sequence[Item], paths: Sequence[str], split: Split, where: str, tops: Iterable[str] | None = None
 ) -> Listing:
-    """The images of a split by their paths below the top.
+    """The images of a split, and their classes, by their paths below the top.
 
-    A folder `train` and one `test` (or `val`, `valid`, `validation`) at the top are the splits when both are there;
+    A folder `train` and one `test` (or `val`, `valid`, `validation`) at the top are the splits when both exist;
     otherwise every tenth image is the test split. When all images of a split lie in sub-folders, those are its
     classes, numbered by name over both splits. `tops` names the folders at the top, where some may be empty.
 
@@ -73,8 +72,6 @@ def image_set(
     files: Sequence[Path],
     beside: Path,
     decoding: Decoding,
-    corrupt: str,
-    cache: str | os.PathLike[str],
     settings: Any = None,
 ) -> Dataset:
     """The images of a listing as a data set, decoded once.
@@ -82,29 +79,26 @@ def image_set(
     Args:
         name: what reports call it.
         split: "train" or "test".
-        listing: makes the list; not called when the decoded images are there.
-        files: what it is made from.
-        beside: the folder in which the cache goes by default.
+        listing: makes the list; it is called only if the decoded images are not in the cache.
+        files: the files with the images.
+        beside: the folder in which the cache lies by default.
         decoding: into what.
-        corrupt: "error" or "skip".
-        cache: see `Cache.placed`.
         settings: what else the listing depends on.
 
     Raises:
         ValueError: as `Images` and `Cache`.
     """
-    if corrupt not in CORRUPT:
-        raise ValueError(f"expected corrupt to be one of {', '.join(CORRUPT)}, got {corrupt!r}: choose one")
-    source = [split, dataclasses.asdict(decoding), corrupt, settings]
-    kept = Cache.placed(cache, beside, source, list(files))
-    x, facts = kept.read(lambda: _content(listing(), decoding, corrupt))
+    pixels = dataclasses.asdict(decoding)
+    place, corrupt = pixels.pop("cache"), pixels.pop("corrupt")
+    cache = Cache.placed(place, beside, [split, pixels, corrupt, settings], list(files))
+    x, facts = cache.read(lambda: _content(listing(), decoding))
     label = None if facts["label"] is None else np.array(facts["label"], np.int64)
     names = (tuple(facts[key]) for key in ("skipped", "class_names"))
     return Dataset(name, split, x, facts["levels"], label, facts["num_classes"], *names)
 
 
-def _content(listing: Listing, decoding: Decoding, corrupt: str) -> Content:
-    images = Images(listing.items, listing.index, decoding, corrupt)
+def _content(listing: Listing, decoding: Decoding) -> Content:
+    images = Images(listing.items, listing.index, decoding)
 
     def facts() -> dict[str, Any]:
         label = None if listing.label is None else [int(listing.label[i]) for i in images.kept]

@@ -1,12 +1,12 @@
-"""What the readers of downloaded files share: where they look, and what they say when it is not right."""
+"""What the readers of files share: where they look, and their messages."""
 
 import gzip
 import os
 import zlib
 from pathlib import Path
 
-MAGIC = b"\x1f\x8b"  # the first bytes of a gzip file
-AGAIN = "delete it and download it again (download=True, --config.data.download=true)"
+GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
+REPLACE = "delete it and download it again (download=True, --config.data.download=true)"
 
 
 def data_root(root: str | os.PathLike[str] | None) -> Path:
@@ -14,56 +14,55 @@ def data_root(root: str | os.PathLike[str] | None) -> Path:
     return Path(root or os.environ.get("DATA_ROOT") or "data").expanduser()
 
 
-def given_path(path: str | os.PathLike[str]) -> Path:
-    """The path, unless it is empty, which would be the current folder.
+def nonempty_path(path: str | os.PathLike[str]) -> Path:
+    """The path.
 
     Raises:
-        ValueError: if it is.
+        ValueError: if it is empty, which would be the current folder.
     """
     if not os.fspath(path):
         raise ValueError("expected a path to the data, got an empty one: give it (path=..., --config.data.path=...)")
     return Path(path).expanduser()
 
 
-def missing(path: Path) -> FileNotFoundError:
-    """The error for a data set's file that is not there."""
-    return FileNotFoundError(
-        f"expected {path}, which is not there: download it (download=True, --config.data.download=true) "
-        "or set DATA_ROOT to the folder of your data sets"
-    )
-
-
 def read_plain(path: Path) -> bytes:
-    """All bytes of a file; one in gzip's format, or there only as `<path>.gz`, is decompressed.
+    """All bytes of a file, decompressed if it is in gzip's format; `<path>.gz` serves if there is no `path`.
 
     Raises:
-        FileNotFoundError: if neither is there.
+        FileNotFoundError: if there is neither.
         ValueError: if the compressed stream is damaged.
     """
     if not path.is_file():
         packed = path.with_name(path.name + ".gz")
         if not packed.is_file():
-            raise missing(path)
+            raise _missing(path)
         path = packed
     data = path.read_bytes()
-    if not data.startswith(MAGIC):
+    if not data.startswith(GZIP):
         return data
     try:
         return gzip.decompress(data)
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: {len(data)} bytes of damaged gzip ({error}): {AGAIN}") from error
+        raise ValueError(f"{path}: {len(data)} bytes of damaged gzip ({error}): {REPLACE}") from error
 
 
 def read_exact(path: Path, size: int) -> bytes:
-    """All bytes of a file that has to hold `size` of them.
+    """All bytes of a file that must have `size` of them.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if there is no such file.
         ValueError: if it is longer or shorter.
     """
     if not path.is_file():
-        raise missing(path)
+        raise _missing(path)
     actual = path.stat().st_size
     if actual != size:
-        raise ValueError(f"{path}: expected {size} bytes, got {actual}: {AGAIN}")
+        raise ValueError(f"{path}: expected {size} bytes, got {actual}: {REPLACE}")
     return path.read_bytes()
+
+
+def _missing(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"expected {path}, which is not there: download it (download=True, --config.data.download=true) "
+        "or set DATA_ROOT to the folder of your data sets"
+    )

@@ -1,13 +1,11 @@
-"""CelebA's aligned faces, cropped and scaled as the papers do."""
+"""CelebA's aligned faces, cropped and scaled as in the papers."""
 
 import os
 import re
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from scorefield.training.data.dataset import Dataset, Split, check_split
-from scorefield.training.data.files.archive import archived
+from scorefield.training.data.files.archive import archive_members
 from scorefield.training.data.files.decoding import Decoding
 from scorefield.training.data.files.folder import image_files
 from scorefield.training.data.files.images import Item
@@ -35,15 +33,15 @@ def celeba(
     list_eval_partition.txt beside it, or the same from the images' numbers.
 
     Args:
-        root: the folder of the data sets; DATA_ROOT of the environment, or `data`, if not given.
+        root: the folder of the data sets; by default DATA_ROOT of the environment, or `data`.
         split: "train" or "test".
-        size: of a side.
-        test: which part the test split is: "test", or "valid" as in Song et al. 2021.
-        corrupt: as of `folder`.
-        cache: as of `folder`.
+        size: the pixels of a side.
+        test: the part that is the test split: "test", or "valid" as in Song et al. 2021.
+        corrupt: as in `Decoding`.
+        cache: as in `Decoding`.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if there is no CelebA.
         ValueError: if there are no images of the split, or one cannot be read.
     """
     check_split(split)
@@ -57,19 +55,19 @@ def celeba(
     parts = [partition] if partition.is_file() else []
 
     def listing() -> Listing:
-        members = archived(place) if zipped else {f.name: Item(str(f), partial(_opened, f)) for f in files}
+        plain = {file.name: Item.of(file) for file in files}
+        members = archive_members(place) if zipped else plain
         names = sorted(members, key=lambda name: name.split("/")[-1])
-        told = _told(parts[0]) if parts else {}
-        index = [i for i, name in enumerate(names) if _part(name.split("/")[-1], told) == part]
+        known = _listed_parts(parts[0]) if parts else {}
+        index = [i for i, name in enumerate(names) if _part(name.split("/")[-1], known) == part]
         if not index:
             raise ValueError(f"{place}: expected images of {split}, found none: fetch img_align_celeba.zip again")
         return Listing([members[name] for name in names], index)
 
-    decoding = Decoding(size, crop=140, resample="bilinear", channels=3)
+    decoding = Decoding(size, crop=140, resample="bilinear", channels=3, corrupt=corrupt, cache=cache)
     return image_set(
-        "celeba", split, listing,
-        files=[*files, *parts], beside=place.parent, decoding=decoding, corrupt=corrupt, cache=cache, settings=part,
-    )  # fmt: skip
+        "celeba", split, listing, files=[*files, *parts], beside=place.parent, decoding=decoding, settings=part
+    )
 
 
 def _place(root: Path) -> Path:
@@ -83,7 +81,7 @@ def _place(root: Path) -> Path:
     )
 
 
-def _told(file: Path) -> dict[str, int]:
+def _listed_parts(file: Path) -> dict[str, int]:
     """The part of each image, from lines of a name and a number."""
     lines = [line.split() for line in file.read_text().splitlines()]
     if any(len(line) != 2 or line[1] not in "012" for line in lines if line):
@@ -91,12 +89,8 @@ def _told(file: Path) -> dict[str, int]:
     return {line[0].split(".")[0]: int(line[1]) for line in lines if line}
 
 
-def _part(name: str, told: dict[str, int]) -> int | None:
+def _part(name: str, known: dict[str, int]) -> int | None:
     stem = name.split(".")[0]
-    if told or not re.fullmatch("[0-9]+", stem):
-        return told.get(stem)
+    if known or not re.fullmatch("[0-9]+", stem):
+        return known.get(stem)
     return next((part for part, end in enumerate(ENDS) if int(stem) <= end), None)
-
-
-def _opened(file: Path) -> BinaryIO:
-    return file.open("rb")

@@ -1,4 +1,4 @@
-"""CIFAR-10, from either of the two forms its home gives: binary records or Python pickles."""
+"""CIFAR-10, from either of its two forms: binary records or Python pickles."""
 
 import os
 import pickle
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split
-from scorefield.training.data.files.download import download as fetch
-from scorefield.training.data.files.paths import AGAIN, data_root, read_exact
+from scorefield.training.data.files.paths import REPLACE, data_root, read_exact
+from scorefield.training.data.sources.download import download as fetch
 
 BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 COUNT = 10_000  # images in a batch
@@ -21,16 +21,16 @@ SIZE = 3 * 32 * 32  # bytes of an image: its red plane, then green, then blue
 def cifar10(root: str | os.PathLike[str] | None = None, split: Split = "train", *, download: bool = False) -> Dataset:
     """CIFAR-10: 50,000 + 10,000 images (3, 32, 32) of 256 levels in ten classes.
 
-    Reads `root`/cifar-10-batches-bin/*.bin, or `root`/cifar-10-batches-py/* where only those are.
+    Reads `root`/cifar-10-batches-bin/*.bin, or `root`/cifar-10-batches-py/* if only these exist.
 
     Args:
-        root: the folder of the data sets; DATA_ROOT of the environment, or `data`, if not given.
+        root: the folder of the data sets; by default DATA_ROOT of the environment, or `data`.
         split: "train" or "test".
-        download: fetch first what is missing or not right of the binary form.
+        download: first fetch the files of the binary form that are missing or damaged.
 
     Raises:
-        FileNotFoundError: if a file is not there, or could not be downloaded.
-        ValueError: if a file is not what it should be, or a pickle asks for more than an array of bytes.
+        FileNotFoundError: if a file is missing, or could not be downloaded.
+        ValueError: if a file has other content, or a pickle asks for more than an array of bytes.
     """
     check_split(split)
     if download:
@@ -66,14 +66,16 @@ def _read_pickle(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             raise ValueError(f"expected {COUNT * SIZE} bytes as {(COUNT, SIZE)}, got {x.size} as {x.shape}")
     except Exception as error:  # damaged pickles raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: not a batch of CIFAR-10 ({reason}), {path.stat().st_size} bytes: {AGAIN}") from error
+        raise ValueError(
+            f"{path}: not a batch of CIFAR-10 ({reason}), {path.stat().st_size} bytes: {REPLACE}"
+        ) from error
     return x, label
 
 
 class _BytesUnpickler(pickle.Unpickler):
-    """Loads plain values and arrays of bytes, and refuses every other name a pickle can ask for.
+    """Loads plain values and arrays of bytes, and refuses every other name that a pickle asks for.
 
-    NumPy's own constructors stay out of reach: arrays arrive in stand-ins that keep their bytes.
+    NumPy's constructors are never called: stand-ins keep the bytes of arrays.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -98,7 +100,7 @@ class _ByteType:
             raise pickle.UnpicklingError(f"refused: an array of {code!r}, where bytes are expected")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and alignment, which bytes have not."""
+        """Byte order and alignment, which bytes do not have."""
 
 
 class _Array:

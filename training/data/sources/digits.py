@@ -1,4 +1,4 @@
-"""The 8x8 handwritten digits that come inside scikit-learn: a data set that needs no download."""
+"""The 8x8 handwritten digits of scikit-learn: a data set that needs no download."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ from scorefield.training.data.dataset import Dataset, Split, hold_out
 
 
 def digits(split: Split = "train") -> Dataset:
-    """1797 images (1, 8, 8) of 17 levels in ten classes, of which 360 are held out for testing.
+    """1797 images (1, 8, 8) of 17 levels in ten classes; 360 of them are the test split.
 
-    The test split is every fifth image in order of class, so each class gives a fifth of its own.
+    The test split is every fifth image in order of class, and so a fifth of each class.
     """
-    from sklearn.datasets import load_digits  # here: a second's import that other data sets do without
+    from sklearn.datasets import load_digits  # here, because the import takes a second
 
     bunch = load_digits()
     order = np.argsort(bunch.target, kind="stable")

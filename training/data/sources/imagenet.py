@@ -1,4 +1,4 @@
-"""Downsampled ImageNet as it is distributed: .npz batches of 32x32 or 64x64 images."""
+"""Downsampled ImageNet in the files of its home page: .npz batches of 32x32 or 64x64 images."""
 
 import os
 from collections.abc import Iterator
@@ -26,20 +26,20 @@ def imagenet(
 ) -> Dataset:
     """ImageNet at 32x32 or 64x64 (Chrabaszcz et al. 2017): 1,281,167 + 50,000 images (3, size, size), 1000 classes.
 
-    Reads train_data_batch_1.npz to _10 and val_data.npz, the test split, wherever they lie in
-    `root`/imagenet64 (or ImageNet64, Imagenet64, and their folders Imagenet64_train_npz and _val_npz): `data`
-    (N, 3 size^2), red plane, green, blue, and `labels` 1 to 1000, which become 0 to 999. The images are put
-    together once in a file that is mapped: only a batch at a time is in memory.
+    Reads train_data_batch_1.npz to _10, and val_data.npz as the test split. They may lie in `root`/imagenet64 (or
+    ImageNet64, Imagenet64), or in its folders Imagenet64_train_npz and Imagenet64_val_npz. Each has `data`
+    (N, 3 size^2), red plane, green, blue, and `labels` 1 to 1000, which become 0 to 999. The images are copied once to
+    a file that is mapped; memory has one batch at a time.
 
     Args:
-        root: the folder of the data sets; DATA_ROOT of the environment, or `data`, if not given.
+        root: the folder of the data sets; by default DATA_ROOT of the environment, or `data`.
         split: "train" or "test".
         size: 32 or 64.
-        cache: as of `folder`.
+        cache: as in `Decoding`.
 
     Raises:
-        FileNotFoundError: if a batch is not there.
-        ValueError: if one is not what it should be.
+        FileNotFoundError: if a batch is missing.
+        ValueError: if one has other content.
     """
     check_split(split)
     if size not in (8, 16, 32, 64):

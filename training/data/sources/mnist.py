@@ -1,4 +1,4 @@
-"""The IDX format, and MNIST and Fashion-MNIST in it, in the layout torchvision keeps them."""
+"""The IDX format, and MNIST and Fashion-MNIST in it, in torchvision's layout of files."""
 
 import math
 import os
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split
-from scorefield.training.data.files.download import download as fetch
-from scorefield.training.data.files.paths import AGAIN, data_root, read_plain
+from scorefield.training.data.files.paths import REPLACE, data_root, read_plain
+from scorefield.training.data.sources.download import download as fetch
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 FILES = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
@@ -24,18 +24,18 @@ def read_idx(path: Path) -> NDArray[Any]:
     big-endian 32-bit integers; the entries, big-endian, last dimension fastest.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is not IDX, or longer or shorter than its own header says.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not IDX, or longer or shorter than its header says.
     """
     data = read_plain(path)
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in TYPES or len(data) < 4 + 4 * data[3]:
-        raise ValueError(f"{path}: expected an IDX header, got {len(data)} bytes from {data[:4].hex()!r}: {AGAIN}")
+        raise ValueError(f"{path}: expected an IDX header, got {len(data)} bytes from {data[:4].hex()!r}: {REPLACE}")
     start = 4 + 4 * data[3]
     shape = struct.unpack(f">{data[3]}I", data[4:start])
     dtype = np.dtype(TYPES[data[2]])
     size = start + math.prod(shape) * dtype.itemsize
     if len(data) != size:
-        raise ValueError(f"{path}: expected {size} bytes for {dtype} {shape}, got {len(data)}: {AGAIN}")
+        raise ValueError(f"{path}: expected {size} bytes for {dtype} {shape}, got {len(data)}: {REPLACE}")
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
@@ -43,13 +43,13 @@ def mnist(root: str | os.PathLike[str] | None = None, split: Split = "train", *,
     """MNIST: 60,000 + 10,000 images (1, 28, 28) of 256 levels in ten classes, from `root`/MNIST/raw.
 
     Args:
-        root: the folder of the data sets; DATA_ROOT of the environment, or `data`, if not given.
+        root: the folder of the data sets; by default DATA_ROOT of the environment, or `data`.
         split: "train" or "test".
-        download: fetch first what is missing or not right.
+        download: first fetch the files that are missing or damaged.
 
     Raises:
-        FileNotFoundError: if a file is not there, or could not be downloaded.
-        ValueError: if a file is not what it should be.
+        FileNotFoundError: if a file is missing, or could not be downloaded.
+        ValueError: if a file has other content.
     """
     if download:
         fetch("mnist", root)
@@ -78,6 +78,6 @@ def _read_bytes(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     if array.shape != shape or array.dtype != np.uint8:
         raise ValueError(
             f"{path}: expected {math.prod(shape)} bytes as {shape}, "
-            f"got {array.nbytes} as {array.shape} of {array.dtype}: {AGAIN}"
+            f"got {array.nbytes} as {array.shape} of {array.dtype}: {REPLACE}"
         )
     return array

@@ -1,4 +1,4 @@
-"""Points in the plane from distributions one can look at."""
+"""Points in the plane from distributions that a picture shows."""
 
 import math
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def toy(kind: str, split: Split = "train", n: int = 10_000) -> Dataset:
     The two splits are different draws from the same distribution.
 
     Raises:
-        ValueError: for another kind, or `n` below 1.
+        ValueError: for an unknown kind, or `n` below 1.
     """
     check_split(split)
     if kind not in NAMES:

@@ -1,4 +1,4 @@
-"""Where the data sets live, and the SHA-256 of every file they unpack to."""
+"""The addresses of the data sets, and the SHA-256 of every unpacked file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to fetch and what it unpacks to.
+    """A file to fetch and the files in it.
 
-    A name that ends in .tar.gz is a tar, whose members of the names in `files` are taken and no other; any
-    other name is one file, in gzip's format or plain.
+    A name that ends in .tar.gz is a tar, from which only the members named in `files` are unpacked. Any other name is
+    one file, in gzip's format or plain.
 
     Args:
         urls: its mirrors, in the order to try them.
-        files: the SHA-256 of each unpacked file by its path below the root.
+        files: the SHA-256 of each unpacked file, by its path below the root.
     """
 
     urls: tuple[str, ...]

@@ -2,68 +2,37 @@
 
 import importlib
 import io
-import itertools
 import json
 import os
 import struct
-import subprocess
 import sys
 import tarfile
 import time
 import tracemalloc
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from image_files import classes_of_images, grey, labels, noise, png_bytes, refused, same, save, write_shard
 from numpy.typing import NDArray
 from PIL import Image
-from test_data import grey, labels, real, refused, save
 
-from scorefield.commands.check_data import check_data, noise_levels
-from scorefield.commands.run import DataFacts, Run
 from scorefield.training import Batches
 from scorefield.training.data import (
-    Dataset,
     archive,
     array,
     celeba,
-    cifar10,
-    digits,
     folder,
     huggingface,
     image_files,
     imagenet,
     shards,
 )
-from scorefield.training.data.batches import Prefetcher, ToModelRange
-from scorefield.training.data.dataset import judged
-from scorefield.training.data.distance import largest_distance
-
-
-def noise(*shape: int, seed: int = 0, dtype: Any = np.uint8) -> NDArray[Any]:
-    return np.random.default_rng(seed).integers(np.iinfo(dtype).max + 1, size=shape, dtype=dtype)
-
-
-def classes_of_images(root: Path, count: int = 12) -> Path:
-    for i in range(count):
-        save(root / ("cat", "dog")[i % 2] / f"{i:02}.png", noise(5, 4, 3, seed=i))
-    return root
-
-
-def png_bytes(pixels: NDArray[Any]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
-
-
-def same(a: Dataset, b: Dataset) -> None:
-    assert a.fingerprint == b.fingerprint and (a.levels, a.num_classes) == (b.levels, b.num_classes)
-
+from scorefield.training.data.dataset import inspected
 
 # Sizes, channels, depths
 
@@ -243,14 +212,6 @@ def test_a_tar_that_ends_early(tmp_path: Path, kind: str) -> None:
     refused(f"{path}: not a zip or tar that can be read", archive, path)
 
 
-def write_shard(path: Path, samples: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, content in samples.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
 def test_shards_of_numbers_words_and_json(tmp_path: Path) -> None:
     pixels = [noise(4, 4, 3, seed=i) for i in range(12)]
     for style in ("cls", "word", "json", "none"):
@@ -305,7 +266,7 @@ def test_shards_with_splits_of_their_own(tmp_path: Path) -> None:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by every image file that is looked into."""
-    import training.data.images as module
+    import scorefield.training.data.files.images as module
 
     seen: list[str] = []
     kind_of = module.kind_of
@@ -342,7 +303,7 @@ def test_what_changes_makes_the_cache_anew(tmp_path: Path, opened: list[str]) ->
 
 
 def test_a_cache_half_written_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import training.data.cache as module
+    import scorefield.training.data.files.cache as module
 
     root = classes_of_images(tmp_path / "d")
     expected = folder(root, cache="off").x
@@ -351,7 +312,7 @@ def test_a_cache_half_written_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_settle", stop)
+        patch.setattr(module, "_to_disk", stop)
         with pytest.raises(KeyboardInterrupt):
             folder(root)
     assert (folder(root).x == expected).all()
@@ -364,14 +325,14 @@ def test_a_cache_half_written_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import training.data.cache as module
+    import scorefield.training.data.files.cache as module
 
     root = classes_of_images(tmp_path / "d")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_settle", full)
+    monkeypatch.setattr(module, "_to_disk", full)
     refused("No space left on device): make room, choose another folder (cache=FOLDER", folder, root)
     assert not [place for place in (root / ".scorefield").iterdir() if place.is_dir()]
 
@@ -545,7 +506,7 @@ def test_a_large_array_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.M
     os.truncate(path, len(head.getvalue()) + (1 << 28))
     tracemalloc.start()
     data = array(path)
-    assert len(data.fingerprint) == 64 and sum(len(rows) for rows in judged(data.x)) == 16_384
+    assert len(data.fingerprint) == 64 and sum(len(rows) for rows in inspected(data.x)) == 16_384
     next(iter(Batches(data, 64, transform=lambda k, g: k)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -555,154 +516,7 @@ def test_a_large_array_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.M
 # Batches
 
 
-def test_scaled_is_the_formula_and_flips_half() -> None:
-    k = torch.randint(17, (400, 1, 3, 4), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
-    g = torch.Generator()
-    u = torch.rand(k.shape, generator=g.manual_seed(3))
-    plain = -1 + 2 / 17 * (k.float() + u)
-    turned = torch.rand(400, generator=g) < 0.5
-    assert torch.equal(ToModelRange(17)(k, g.manual_seed(3)), plain)
-    flipped = ToModelRange(17, flip=True)(k, g.manual_seed(3))
-    assert torch.equal(flipped[~turned], plain[~turned]) and torch.equal(flipped[turned], plain[turned].flip(-1))
-    assert 150 < int(turned.sum()) < 250
-    centred = ToModelRange(17, 0.0, 1.0, dequantise=False)(k, g)
-    assert torch.allclose(centred, (k + 0.5) / 17)
-    x = torch.randn(5, 2)
-    assert torch.equal(ToModelRange(None)(x, g), x)
-
-
-def test_the_parts_of_a_batch_are_the_batch() -> None:
-    def first(**more: Any) -> list[dict[str, torch.Tensor]]:
-        given: dict[str, Any] = {
-            "seed": 1,
-            "transform": ToModelRange(17, flip=True),
-            "labels": True,
-            "label_dropout": 0.3,
-        }
-        return list(itertools.islice(Batches(digits(), 12, **given, **more), 3))
-
-    whole, parts = first(), [first(rows=slice(4 * i, 4 * i + 4)) for i in range(3)]
-    for i, batch in enumerate(whole):
-        for key in ("x0", "label"):
-            assert torch.equal(batch[key], torch.cat([part[i][key] for part in parts]))
-
-
-def test_the_thread_ahead_keeps_order_ends_and_tells_its_errors() -> None:
-    def count(most: int) -> Iterator[Any]:
-        yield from range(most)
-        raise OSError("the disk went away")
-
-    with Prefetcher(count(1000), 3) as ready:
-        assert [next(ready) for _ in range(10)] == [*range(10)]
-    ahead = Prefetcher(count(4), 3)
-    with pytest.raises(OSError, match="went away"), ahead as ready:
-        list(ready)
-    assert not ahead._thread.is_alive()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_batches_on_cuda_are_those_of_their_positions() -> None:
-    def some(start: int, count: int, device: str, transform: Any) -> list[torch.Tensor]:
-        stream = Batches(digits(), 24, seed=3, start=start, transform=transform, device=device, labels=True)
-        return [batch["x0"].cpu() for batch in itertools.islice(stream, count)]
-
-    for a, b in zip(some(0, 70, "cuda", lambda k, g: k), some(0, 70, "cpu", lambda k, g: k), strict=True):
-        assert torch.equal(a, b)
-    whole, later = (
-        some(0, 70, "cuda", ToModelRange(17, flip=True)),
-        some(24 * 60, 10, "cuda", ToModelRange(17, flip=True)),
-    )
-    assert all(torch.equal(a, b) for a, b in zip(whole[60:], later, strict=True))
-
-
 # The check
-
-
-def test_the_largest_distance_is_that_of_all_pairs() -> None:
-    from scipy.spatial.distance import pdist
-
-    for seed, (count, size) in enumerate([(2, 3), (700, 2), (1500, 40), (1025, 3)]):
-        x = np.random.default_rng(seed).standard_t(3, size=(count, size)).astype(np.float32)
-        largest, exact = largest_distance(x)
-        assert exact and abs(largest / pdist(x.astype(float)).max() - 1) < 1e-6
-    x = np.random.default_rng(9).normal(size=(3000, 50))  # all about as far from the mean
-    some, exact = largest_distance(x, work=1.0)
-    assert not exact and 0 < some <= largest_distance(x)[0]
-
-
-@pytest.mark.parametrize(
-    ("sigma_max", "side", "scales", "steps", "epsilon"),
-    [(50, 32, 232, 5, 6.2e-6), (90, 64, 500, 5, 3.3e-6), (140, 96, 788, 4, None), (190, 128, 1086, 3, 1.8e-6),
-     (348, 256, 2311, 3, 0.9e-6)],
-)  # fmt: skip
-def test_noise_levels_are_those_of_ncsnv2(
-    sigma_max: float, side: int, scales: int, steps: int, epsilon: float | None
-) -> None:
-    # Song and Ermon 2020, Appendix B, whose numbers have two digits. (Their step for churches, 4.9e-6, is not the one
-    # that Proposition 3 asks for: 2.3e-6.)
-    found = noise_levels(sigma_max, 3 * side**2, steps=steps)
-    assert abs(found["scales"] - scales) <= 1
-    assert epsilon is None or abs(found["step_size"] / epsilon - 1) < 0.02
-    assert side != 32 or found["scales"] == 232
-
-
-def test_check_data_tells_what_numpy_tells(tmp_path: Path) -> None:
-    path = tmp_path / "images.npz"
-    x = noise(40, 2, 4, 6) // 4
-    np.savez(path, x=x, label=np.arange(40) % 3, x_test=x[:5])
-    flags = [f"--config.data.path={path}", "--config.data.levels=64", f"--workdir={tmp_path / 'out'}"]
-    command = [sys.executable, "main.py", "--mode=check_data", "--config=configs/own.py:array", *flags]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "out" / "data.json").read_text())
-    y = x / 63
-    assert (report["count"], report["shape"], report["levels"], report["levels_used"]) == (40, [2, 4, 6], 64, 64)
-    assert report["class_counts"] == [14, 13, 13] and report["range"] == [0, 63] and report["skipped"] == 0
-    assert np.allclose(report["mean"], y.mean((0, 2, 3)), atol=1e-6)
-    assert np.allclose(report["std"], y.std((0, 2, 3)), atol=1e-6)
-    far = max(np.sqrt(np.square(a - b).sum()) for a in y for b in y)
-    assert abs(report["largest_distance"] - far) < 1e-9 and report["ncsnv2"]["sigma_max"] == report["largest_distance"]
-    inside = report["ncsnv2_in_the_model"]  # cells of [-1, 1], so 63 / 32 as far apart
-    assert abs(inside["sigma_max"] / far / (63 / 32) - 1) < 1e-9
-    assert inside["scales"] == report["ncsnv2"]["scales"]
-    with Image.open(tmp_path / "out" / "data.png") as picture:
-        assert picture.width > 50
-    assert "largest_distance: " in done.stdout
-
-
-@pytest.mark.parametrize("shape", [(2,), (5,), (3, 7), (1, 4, 4, 4), (4, 8, 8)])
-def test_check_data_takes_any_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    from scorefield.configs import own
-
-    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(30, *shape)))
-    config = own.get_config("array")
-    config.data.path = str(tmp_path / "a.npy")
-    report = check_data(tmp_path / "w", config, num=20)
-    assert report["looked_at"] == "20 of 27, evenly spaced" and Path(report["files"][1]).is_file()
-    np.save(tmp_path / "a.npy", np.ones((30, *shape)))
-    assert "ncsnv2" not in check_data(tmp_path / "w", config)
-
-
-def test_check_data_of_a_run(tmp_path: Path) -> None:
-    from scorefield.configs import digits as config_file
-
-    Run(tmp_path, config_file.get_config(), DataFacts.of(digits()), torch.device("cpu")).save()
-    report = check_data(tmp_path, split="test")
-    assert report["count"] == len(digits("test")) and report["sha256"] == digits("test").fingerprint
-    assert (tmp_path / "data.json").is_file() and (tmp_path / "config.json").is_file()
-
-
-def test_check_data_refuses(tmp_path: Path) -> None:
-    refused("expected a run in", check_data, tmp_path)
-    refused("--num of at least 2", check_data, tmp_path, num=1)
-
-
-def test_real_cifar10_has_the_noise_of_ncsnv2() -> None:
-    # The paper's sigma_max, 50, is rounded, and of part of the pairs: over all of them the largest is 53.41.
-    x = cifar10(real("cifar10")).x
-    largest, exact = largest_distance(x)
-    assert exact and abs(largest / 255 - 53.415) < 1e-3
-    assert abs(noise_levels(largest / 255, 3072)["scales"] - 232) <= 2
 
 
 def test_a_link_that_leads_back_is_gone_through_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data sets from their own homes: resumed where the line broke, and in place only when right to the bit."""
+"""Downloads of data sets: a broken transfer resumes, and a file appears only if its SHA-256 is right."""
 
 import gzip
 import hashlib
@@ -16,17 +16,18 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from scorefield.training.data.files.paths import MAGIC, data_root
+from scorefield.training.checkpoints.atomic import atomic_file
+from scorefield.training.data.files.paths import GZIP, data_root
 from scorefield.training.data.sources.urls import ARCHIVES, Archive
 
 ATTEMPTS = 3  # at each mirror
 WAIT = 1.0  # seconds before the second attempt, twice that before the third
 TIMEOUT = 30.0  # seconds without a byte
-CHUNK = 1 << 16
+CHUNK = 1 << 16  # bytes read in a call
 
 
-class _WrongError(Exception):
-    """What arrived is damaged or not the file that was meant."""
+class _WrongFileError(Exception):
+    """The received file is damaged, or another one."""
 
 
 class _Stream(Protocol):
@@ -34,17 +35,17 @@ class _Stream(Protocol):
 
 
 def download(name: str, root: str | os.PathLike[str] | None = None) -> None:
-    """Fetches "mnist", "fashion_mnist" or "cifar10" into a folder; what is there and right is left alone.
+    """Fetches "mnist", "fashion_mnist" or "cifar10" into a folder, except the files that are there and right.
 
-    Not for several processes at once: of a group, let one do it first.
+    Not for several processes at once: let one of them do it first.
 
     Args:
         name: the data set.
-        root: the folder of the data sets; DATA_ROOT of the environment, or `data`, if not given.
+        root: the folder of the data sets; by default DATA_ROOT of the environment, or `data`.
 
     Raises:
         ValueError: for another name.
-        FileNotFoundError: if no mirror gave the right file, with what each did and what to do by hand.
+        FileNotFoundError: if no mirror gave the right file; it lists each mirror's answer and what to do by hand.
     """
     if name not in ARCHIVES:
         raise ValueError(f"expected a data set named {', '.join(ARCHIVES)}, got {name!r}: choose one of these")
@@ -55,7 +56,7 @@ def download(name: str, root: str | os.PathLike[str] | None = None) -> None:
 
 
 def _fetch(archive: Archive, root: Path) -> None:
-    """One archive, received from the first mirror that gives it and unpacked under the root."""
+    """One archive, received from the first mirror that sends it, and unpacked under the root."""
     first = root / next(iter(archive.files))
     part = first.with_name(archive.urls[0].rsplit("/", 1)[-1] + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def _fetch(archive: Archive, root: Path) -> None:
 
 
 def _try(url: str, part: Path, archive: Archive, root: Path) -> str | None:
-    """One mirror, some attempts; None if it worked, otherwise what happened."""
+    """Up to `ATTEMPTS` tries at one mirror; None for success, else the last failure."""
     failure = ""
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -81,10 +82,10 @@ def _try(url: str, part: Path, archive: Archive, root: Path) -> str | None:
         try:
             _receive(url, part)
             _unpack(part, url, archive.files, root)
-        except _WrongError as error:
+        except _WrongFileError as error:
             part.unlink(missing_ok=True)
             failure = str(error)
-            if not resumed:  # all of it came from here: it would come again
+            if not resumed:  # this mirror sent all of it, and would send the same again
                 break
         except urllib.error.HTTPError as error:
             error.close()
@@ -100,23 +101,23 @@ def _try(url: str, part: Path, archive: Archive, root: Path) -> str | None:
 
 
 def _receive(url: str, part: Path) -> None:
-    """Appends to `part` what it lacks of the file at `url`; one that is whole is left as it is.
+    """Appends to `part` what it lacks of the file at `url`.
 
     Raises:
-        OSError, http.client.HTTPException: if the line breaks; what came is kept.
+        OSError, http.client.HTTPException: if the connection breaks; the received bytes are kept.
     """
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "scorefield"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if have and error.code == 416:  # nothing lies beyond what we have; the checksum tells if that is right
+        if have and error.code == 416:  # there are no more bytes; the checksum decides whether these are right
             error.close()
             return
         raise
     with response:
         if response.status != 206:
-            have = 0  # the server sends all of it, whatever was asked
+            have = 0  # the server ignores the range and sends all of it
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         name = url.rsplit("/", 1)[-1]
@@ -133,10 +134,10 @@ def _receive(url: str, part: Path) -> None:
 
 
 def _unpack(part: Path, url: str, files: Mapping[str, str], root: Path) -> None:
-    """Puts the files of an archive in place, each only if its checksum is right.
+    """Unpacks the files of an archive, each only if its checksum is right.
 
     Raises:
-        _WrongError: if the archive is damaged, lacks a file, or has another in its place.
+        _WrongFileError: if the archive is damaged, or a file is missing or another one.
     """
     try:
         if not url.endswith(".tar.gz"):
@@ -152,35 +153,30 @@ def _unpack(part: Path, url: str, files: Mapping[str, str], root: Path) -> None:
                 if sha256 and (content := tar.extractfile(member)):
                     _place(content, root / member.name, sha256)
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        raise _WrongError(f"what arrived is damaged ({error})") from error
+        raise _WrongFileError(f"the received file is damaged ({error})") from error
     if absent:
-        raise _WrongError(f"what arrived has no {', '.join(absent)}")
+        raise _WrongFileError(f"the received file has no {', '.join(absent)}")
 
 
 def _plain(path: Path) -> gzip.GzipFile | BufferedReader:
-    """A file, decompressed if it is in gzip's format: some servers have done that already."""
+    """A file, decompressed if it is in gzip's format: some servers send it decompressed."""
     with path.open("rb") as file:
-        packed = file.read(len(MAGIC)) == MAGIC
+        packed = file.read(len(GZIP)) == GZIP
     return gzip.GzipFile(path) if packed else path.open("rb")
 
 
 def _place(stream: _Stream, path: Path, sha256: str) -> None:
     """Writes a stream to `path`, atomically and only if this is its checksum."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
     digest = hashlib.sha256()
-    try:
-        with fresh.open("wb") as file:
+    with atomic_file(path) as part:
+        with part.open("wb") as file:
             while chunk := stream.read(CHUNK):
                 digest.update(chunk)
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         if digest.hexdigest() != sha256:
-            raise _WrongError(f"the SHA-256 of {path.name} is {digest.hexdigest()}, expected {sha256}")
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+            raise _WrongFileError(f"the SHA-256 of {path.name} is {digest.hexdigest()}, expected {sha256}")
 
 
 def _right(path: Path, sha256: str) -> bool:

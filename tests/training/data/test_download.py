@@ -18,7 +18,7 @@ import pytest
 from scorefield.training.data import cifar10, download, fashion_mnist, mnist
 from scorefield.training.data.sources.urls import ARCHIVES, Archive
 
-module = importlib.import_module("scorefield.training.data.files.download")
+module = importlib.import_module("scorefield.training.data.sources.download")
 CONTENT = np.random.default_rng(0).integers(256, size=300_000, dtype=np.uint8).tobytes()
 PACKED = gzip.compress(CONTENT, mtime=0)
 FILE = "MNIST/raw/train-images-idx3-ubyte"
@@ -205,7 +205,7 @@ def test_damaged_gzip_leaves_nothing(tmp_path: Path, server: Server, monkeypatch
     offer(monkeypatch, server.url("/data.gz"))
     for page in (PACKED[:-20], PACKED[:5000] + b"\0" * 90 + PACKED[5090:], PACKED[:-8] + b"\0" * 8):
         server.pages["/data.gz"] = page
-        assert "what arrived is damaged" in failure(tmp_path)
+        assert "the received file is damaged" in failure(tmp_path)
         assert only(tmp_path)
 
 
@@ -279,7 +279,7 @@ def test_a_tar_gives_its_expected_members_only(tmp_path: Path, server: Server, m
     outside: dict[str, bytes | str] = {"../evil": b"out", "/tmp/evil": b"out", f"{one}/../more.bin": b"more"}
     server.pages["/c.tar.gz"] = tar({**outside, one: b"first", two: "../../secret", f"x/{two}": b"second"})
     (tmp_path / "secret").write_bytes(b"second")
-    with pytest.raises(FileNotFoundError, match=f"what arrived has no {two}"):
+    with pytest.raises(FileNotFoundError, match=f"the received file has no {two}"):
         download("cifar10", root)
     assert only(tmp_path, "secret", f"root/{one}")
     server.pages["/c.tar.gz"] = tar({two: b"wrong", one: b"first"})
@@ -288,7 +288,7 @@ def test_a_tar_gives_its_expected_members_only(tmp_path: Path, server: Server, m
     assert only(root, one)
     for damaged in (b"<html>", tar({one: b"first", two: b"second"})[:-30]):
         server.pages["/c.tar.gz"] = damaged
-        with pytest.raises(FileNotFoundError, match="what arrived"):
+        with pytest.raises(FileNotFoundError, match="the received file"):
             download("cifar10", root)
     server.pages["/c.tar.gz"] = tar({**outside, two: b"second", one: b"first"})
     download("cifar10", root)

@@ -16,16 +16,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
+from image_files import classes_of_images, grey, labels, noise, png_bytes, refused, save
 from PIL import Image
-from test_data import grey, labels, refused, save
-from test_readers import classes_of_images, noise, png_bytes
 
 from scorefield.training.data import archive, array, folder, image_files, shards
 from scorefield.training.data.files import images as images_module
-from scorefield.training.data.files.archive import archived
+from scorefield.training.data.files.archive import archive_members
 from scorefield.training.data.files.images import Images, Item
-
-MAIN = Path(__file__).parents[1]
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes = b"", link: str = "", kind: bytes = tarfile.REGTYPE) -> None:
@@ -152,7 +149,7 @@ def test_a_member_larger_than_any_image_is_refused(tmp_path: Path, monkeypatch: 
     data = reader(path, cache="off", corrupt="skip")
     assert data.skipped == (f"{path}/bomb.png",) and len(data) == 2
     if "tar" in kind:  # whose parts are read when they are opened
-        assert len(archived(path)["bomb.png"].open().read()) == (1 << 20) + 1
+        assert len(archive_members(path)["bomb.png"].open().read()) == (1 << 20) + 1
 
 
 def test_a_zip_that_lies_about_a_size(tmp_path: Path) -> None:
@@ -173,12 +170,12 @@ def test_a_zip_that_lies_about_a_size(tmp_path: Path) -> None:
         content = content[:at] + bytes(head) + content[at + size + 4 :]
     path.write_bytes(content)
     code = (
-        "import resource, sys; from training.data import archive\n"
+        "import resource, sys; from scorefield.training.data import archive\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "skipped = archive(sys.argv[1], corrupt='skip', cache='off').skipped\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *skipped)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, path], cwd=MAIN, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     grown, *skipped = done.stdout.split()
     assert int(grown) < 100_000 and skipped == [f"{path}/bomb.png"]  # KiB
 
@@ -189,7 +186,7 @@ def test_large_files_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytes
         save(file, noise(30, 30, 3, seed=i))  # 2,700 bytes of noise, and some more as a file
     items = [Item(str(file), lambda file=file: file.open("rb")) for file in files]  # type: ignore[misc]
     whole = list(Images(items, range(10)).chunks())
-    monkeypatch.setattr(images_module, "ROOM", 15_000)
+    monkeypatch.setattr(images_module, "CHUNK_BYTES", 15_000)
     parts = list(Images(items, range(10)).chunks())
     assert [len(part) for part in whole] == [10] and [len(part) for part in parts] == [3, 3, 3, 1]
     assert (np.concatenate(parts) == whole[0]).all()

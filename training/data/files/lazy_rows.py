@@ -1,4 +1,4 @@
-"""Some rows of an array that is too large to copy, read when they are asked for."""
+"""Some rows of an array that is too large to copy, read on demand."""
 
 from typing import Any, cast
 
@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 
-class Rows:
-    """`x[index]` in another type, with nothing read until rows of it are: an array as far as a `Dataset` needs one.
+class LazyRows:
+    """`x[index]` in another type, read row by row on demand; it has what a `Dataset` needs of an array.
 
     Args:
         x: the array (N, *D), such as a memory-mapped one.
-        index: which of its rows, (n,).
+        index: the rows, (n,).
         dtype: of what is read.
     """
 
@@ -20,7 +20,7 @@ class Rows:
 
     @classmethod
     def of(cls, x: NDArray[Any], index: NDArray[np.int64], dtype: DTypeLike) -> NDArray[Any]:
-        """The rows, by the type that they stand in for."""
+        """The rows, typed as the array that they stand in for."""
         return cast("NDArray[Any]", cls(x, index, dtype))
 
     @property

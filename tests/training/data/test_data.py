@@ -12,23 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_files import grey, labels, real, refused, save
 from numpy.typing import NDArray
-from PIL import Image
 
 from scorefield.training.data import Dataset, array, cifar10, digits, fashion_mnist, folder, mnist, read_idx, toy
 from scorefield.training.data.dataset import hold_out
 from scorefield.training.data.sources.toys import NAMES
-from scorefield.training.data.sources.urls import ARCHIVES
 
 BYTES = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
 LABELS = np.array([0, 2, 1, 2])
-
-
-def refused(what: str, call: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-    """The call raises one line of ValueError or FileNotFoundError that holds these words."""
-    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(what)) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
 
 
 # The class
@@ -108,11 +100,6 @@ def test_digits_are_scikit_learns_split_by_class() -> None:
     assert (np.abs(np.bincount(labels(test)) - fifth) < 1).all()
     assert digits("test").fingerprint == test.fingerprint
     refused("train or test", digits, "valid")
-
-
-def labels(data: Dataset) -> NDArray[np.int64]:
-    assert data.label is not None
-    return data.label
 
 
 # IDX
@@ -311,15 +298,6 @@ def test_cifar10_refuses_damaged_pickles(tmp_path: Path, small_batches: int) -> 
 
 
 # Folders
-
-
-def save(path: Path, pixels: NDArray[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def grey(value: int, width: int = 5, height: int = 4) -> NDArray[np.uint8]:
-    return np.full((height, width), value, np.uint8)
 
 
 def colour(value: int) -> NDArray[np.uint8]:
@@ -558,13 +536,6 @@ def test_toys_refuse() -> None:
 
 
 # The real sets
-
-
-def real(name: str) -> Path:
-    root = os.environ.get("DATA_ROOT")
-    if not root or not all((Path(root) / file).is_file() for archive in ARCHIVES[name] for file in archive.files):
-        pytest.skip(f"DATA_ROOT does not name a folder that holds {name}")
-    return Path(root)
 
 
 def test_real_mnist() -> None:
