@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.commands.generate import label_cond, progress_bar
 from scorefield.commands.generate import grid as grid_of
+from scorefield.commands.generate import label_cond, progress_bar
 from scorefield.commands.run import Run, open_trained, output_path, stored_tensor, write_arrays, write_json
 from scorefield.configs import build
 from scorefield.evaluation import save_rows
