@@ -6,7 +6,7 @@ READY = $(VENV)/ready
 WORKDIR ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types bench clean
+.PHONY: help demo test test-slow test-wheel lint format types bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -17,7 +17,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)  ## train on the embedded digits, sample, encode, interpolate, score: some minutes on two cores
+demo: $(READY)  ## train on the embedded digits, sample, encode, interpolate, score: minutes on two cores
 	$(BIN)/python main.py --mode=demo --workdir=$(WORKDIR)
 
 test: $(READY)  ## the tests
@@ -25,6 +25,9 @@ test: $(READY)  ## the tests
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-wheel: $(READY)  ## the wheel of the last commit, installed into an empty environment and used
+	$(BIN)/python -m pytest -n 0 -m wheel tests/test_wheel.py
 
 lint: $(READY)  ## style and mistakes
 	$(BIN)/ruff check .

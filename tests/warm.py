@@ -76,6 +76,7 @@ def _become(request: dict[str, Any], output: int, errors: int) -> None:
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environment"])
+        sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
         sys.argv = [str(ROOT / "main.py"), *request["arguments"]]
         status = importlib.import_module("scorefield.main").main(sys.argv)
     except SystemExit as end:
