@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,95 +27,83 @@ class Content(NamedTuple):
     facts: Callable[[], dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Cache:
-    """A folder of decoded data, and the files that it was decoded from.
+def cached(
+    where: str | os.PathLike[str], beside: Path, source: Any, files: list[Path], make: Callable[[], Content]
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """The rows (N, *shape) and the facts that `make` decodes: read from their cache, or decoded and cached.
 
-    It gets its name when all of it is on the disk, so that a partial one is never used. If a file or a setting changes,
-    its name changes too, and the cache that it replaces is removed.
+    A cache is a folder that gets its name when all of it is on the disk, so that a partial one is never used. If a file
+    or a setting changes, its name changes too, and the cache that it replaces is removed.
 
     Args:
-        place: the folder of the caches; None keeps the data in memory.
+        where: the folder of the caches; "" for one beside the data, if that can be written; "off" for memory.
+        beside: the folder of the data.
         source: the data set and its settings.
-        stamp: the name, size and time of each source file (-1 and 0 for a broken link).
+        files: the files that are decoded.
+        make: starts the decoding.
+
+    Raises:
+        ValueError: if `where` is a folder that cannot be written, or the disk has no room.
     """
+    place = _place(os.fspath(where), beside)
+    if place is None:
+        return _in_memory(make())
+    stamp = [(os.path.relpath(file, beside), *_stamp(file)) for file in files]
+    keys = (json.dumps([VERSION, str(beside.resolve()), source], default=str), json.dumps(stamp))
+    prefix, suffix = (hashlib.sha256(key.encode()).hexdigest()[:16] for key in keys)
+    path = place / f"{prefix}-{suffix}"
+    data = _open(path)
+    if data is None and not os.access(place, os.W_OK | os.X_OK):
+        return _in_memory(make())
+    if data is None:
+        with _locked(place / f"{prefix}.lock"):  # of several processes one decodes, the others wait
+            data = _open(path)
+            if data is None:
+                _write(path, prefix, make())
+                data = _open(path)
+    assert data is not None
+    return data
 
-    place: Path | None
-    source: str
-    stamp: list[tuple[str, int, int]] = field(repr=False)
 
-    @classmethod
-    def placed(cls, where: str | os.PathLike[str], beside: Path, source: Any, files: list[Path]) -> "Cache":
-        """The cache of files: `where` is a folder, "off", or "" for beside the data, if that can be written.
+def _place(where: str, beside: Path) -> Path | None:
+    """The folder of the caches, made if need be; None for memory."""
+    if where == "off":
+        return None
+    place, reason = Path(where).expanduser() if where else beside / FOLDER, ""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f" ({error})"
+    if where and (reason or not os.access(place, os.W_OK | os.X_OK)):
+        raise ValueError(f"expected cache to be a folder that can be written, got {where}{reason}: choose another")
+    return place if place.is_dir() else None
 
-        Raises:
-            ValueError: if `where` is a folder that cannot be written.
-        """
-        stamp = [(os.path.relpath(file, beside), *_stamp(file)) for file in files]
-        where = os.fspath(where)
-        place = None if where == "off" else Path(where).expanduser() if where else beside / FOLDER
-        if place is not None:
-            reason = ""
-            try:
-                place.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                reason = f" ({error})"
-            if reason or not os.access(place, os.W_OK | os.X_OK):
-                if where:
-                    raise ValueError(
-                        f"expected cache to be a folder that can be written, got {where}{reason}: choose another"
-                    )
-                place = place if place.is_dir() else None
-        return cls(place, json.dumps([VERSION, str(beside.resolve()), source], default=str), stamp)
 
-    def read(self, make: Callable[[], Content]) -> tuple[NDArray[Any], dict[str, Any]]:
-        """The rows (N, *shape) and the facts, from the cache if it exists; otherwise they are made and cached.
-
-        Raises:
-            ValueError: if the disk has no room.
-        """
-        if self.place is None:
-            return _in_memory(make())
-        keys = (self.source, json.dumps(self.stamp))
-        prefix, suffix = (hashlib.sha256(key.encode()).hexdigest()[:16] for key in keys)
-        path = self.place / f"{prefix}-{suffix}"
-        cached = _open(path)
-        if cached is None and not os.access(self.place, os.W_OK | os.X_OK):
-            return _in_memory(make())
-        if cached is None:
-            with _locked(self.place / f"{prefix}.lock"):  # of several processes one decodes, the others wait
-                cached = _open(path)
-                if cached is None:
-                    self._write(path, prefix, make())
-                    cached = _open(path)
-        assert cached is not None
-        return cached
-
-    def _write(self, path: Path, prefix: str, content: Content) -> None:
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+def _write(path: Path, prefix: str, content: Content) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir()
+        count = 0
+        with (part / "x.bin").open("wb") as file:
+            for rows in content.chunks:
+                file.write(np.ascontiguousarray(rows, content.dtype).data)
+                count += len(rows)
+            _to_disk(file)
+        about = {"shape": [count, *content.shape], "dtype": np.dtype(content.dtype).str, "facts": content.facts()}
+        with (part / "about.json").open("w") as file:
+            json.dump(about, file)
+            _to_disk(file)
+        for old in path.parent.glob(f"{prefix}-*"):
+            if old != part:
+                shutil.rmtree(old, ignore_errors=True)
+        part.rename(path)
+    except OSError as error:
+        raise ValueError(
+            f"the decoded data could not be written to {path.parent} ({error}): make room, {ELSEWHERE}"
+        ) from error
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir()
-            count = 0
-            with (part / "x.bin").open("wb") as file:
-                for rows in content.chunks:
-                    file.write(np.ascontiguousarray(rows, content.dtype).data)
-                    count += len(rows)
-                _to_disk(file)
-            about = {"shape": [count, *content.shape], "dtype": np.dtype(content.dtype).str, "facts": content.facts()}
-            with (part / "about.json").open("w") as file:
-                json.dump(about, file)
-                _to_disk(file)
-            for old in path.parent.glob(f"{prefix}-*"):
-                if old != part:
-                    shutil.rmtree(old, ignore_errors=True)
-            part.rename(path)
-        except OSError as error:
-            raise ValueError(
-                f"the decoded data could not be written to {path.parent} ({error}): make room, {ELSEWHERE}"
-            ) from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from itertools import repeat
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from PIL import Image
 
 from scorefield.training.data.files.decoding import DamagedImageError, Decoding, Kind, kind_of
 
+T = TypeVar("T")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CHUNK_IMAGES = 256  # images that are read before they are decoded
 # Bytes of these images, files and pixels together: at this size a chunk is decoded earlier.
@@ -82,15 +82,15 @@ class Images:
         """The images in order, in chunks (n, C, H, W)."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for places, contents in self._read():
-                items = [self.items[self.index[place]] for place in places]
-                decoded = list(pool.map(_attempt, repeat(self), items, contents))
                 good = []
-                for place, item, pixels in zip(places, items, decoded, strict=True):
-                    if isinstance(pixels, DamagedImageError):
-                        self._damaged(item, pixels)
-                    else:
+                for place, pixels in zip(places, pool.map(self._decoded, places, contents), strict=True):
+                    if not isinstance(pixels, DamagedImageError):
                         self.kept.append(place)
                         good.append(pixels)
+                    elif self.decoding.corrupt == "error":
+                        raise pixels
+                    else:
+                        self.skipped.append(self.items[self.index[place]].name)
                 if good:
                     yield np.stack(good)
         if not self.kept:
@@ -105,7 +105,7 @@ class Images:
         contents: list[bytes | DamagedImageError] = []
         size = 0
         for place, i in enumerate(self.index):
-            content = _bytes(self.items[i])
+            content = _try(self.items[i], partial(content_of, self.items[i]))
             places.append(place)
             contents.append(content)
             size += each + (len(content) if isinstance(content, bytes) else 0)
@@ -115,17 +115,24 @@ class Images:
         if places:
             yield places, contents
 
+    def _decoded(self, place: int, content: bytes | DamagedImageError) -> NDArray[Any] | DamagedImageError:
+        def pixels(content: bytes) -> NDArray[Any]:
+            with Image.open(BytesIO(content)) as image:
+                return self.decoding.pixels(image, self.layout.mode)
+
+        if isinstance(content, DamagedImageError):
+            return content
+        return _try(self.items[self.index[place]], partial(pixels, content))
+
     def _inspect(self) -> Layout:
         kinds: dict[str, Item] = {}  # each kind of image seen, and the first of it
         first: tuple[Item, Kind] | None = None
         colour_16 = None
         for item in self.items:
-            try:
-                with item.open() as file:
-                    kind = kind_of(file)
-            except Exception as error:  # Pillow's readers, and archives', raise anything for a damaged file
+            kind = _try(item, partial(_kind, item))
+            if isinstance(kind, DamagedImageError):
                 if self.decoding.corrupt == "error":
-                    raise _named(item, error) from error
+                    raise kind
                 continue
             first = first or (item, kind)
             self._check_size(item, kind, first)
@@ -176,11 +183,6 @@ class Images:
         height, width = self.decoding.sides or (kind.height, kind.width)
         return Layout(mode, ({"RGB": 3, "RGBA": 4}.get(mode or "L", 1), height, width))
 
-    def _damaged(self, item: Item, error: DamagedImageError) -> None:
-        if self.decoding.corrupt == "error":
-            raise error
-        self.skipped.append(item.name)
-
 
 def content_of(item: Item) -> bytes:
     """All bytes of a file.
@@ -198,26 +200,21 @@ def content_of(item: Item) -> bytes:
     return bytes(content)
 
 
-def _bytes(item: Item) -> bytes | DamagedImageError:
+def _kind(item: Item) -> Kind:
+    with item.open() as file:
+        return kind_of(file)
+
+
+def _try(item: Item, read: Callable[[], T]) -> T | DamagedImageError:
+    """What `read` returns, or the error that names the item: the readers of Pillow and of archives raise anything."""
     try:
-        return content_of(item)
-    except Exception as error:  # see `Images._inspect`
-        return _named(item, error)
-
-
-def _attempt(images: Images, item: Item, content: bytes | DamagedImageError) -> NDArray[Any] | DamagedImageError:
-    if isinstance(content, DamagedImageError):
-        return content
-    try:
-        with Image.open(BytesIO(content)) as image:
-            return images.decoding.pixels(image, images.layout.mode)
-    except Exception as error:  # see `Images._inspect`
-        return _named(item, error)
-
-
-def _named(item: Item, error: Exception) -> DamagedImageError:
-    text = str(error).replace(repr(error), "").split(" <")[0]  # Pillow shows the object that it reads from
-    reason = " ".join(text.split()) or type(error).__name__
-    return DamagedImageError(
-        f"{item.name}: not an image that can be read ({reason}): repair or remove it, or skip such ones (corrupt=skip)"
-    )
+        return read()
+    except Exception as error:
+        text = str(error).replace(repr(error), "").split(" <")[0]  # Pillow shows the object that it reads from
+        reason = " ".join(text.split()) or type(error).__name__
+        damaged = DamagedImageError(
+            f"{item.name}: not an image that can be read ({reason}): repair or remove it, or skip such ones "
+            "(corrupt=skip)"
+        )
+        damaged.__cause__ = error
+        return damaged

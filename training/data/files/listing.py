@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, hold_out
-from scorefield.training.data.files.cache import Cache, Content
+from scorefield.training.data.files.cache import Content, cached
 from scorefield.training.data.files.decoding import Decoding
 from scorefield.training.data.files.images import SUFFIXES, Images, Item
 
@@ -86,12 +86,12 @@ def image_set(
         settings: what else the listing depends on.
 
     Raises:
-        ValueError: as `Images` and `Cache`.
+        ValueError: as `Images` and `cached`.
     """
     pixels = dataclasses.asdict(decoding)
     place, corrupt = pixels.pop("cache"), pixels.pop("corrupt")
-    cache = Cache.placed(place, beside, [split, pixels, corrupt, settings], list(files))
-    x, facts = cache.read(lambda: _content(listing(), decoding))
+    source = [split, pixels, corrupt, settings]
+    x, facts = cached(place, beside, source, list(files), lambda: _content(listing(), decoding))
     label = None if facts["label"] is None else np.array(facts["label"], np.int64)
     names = (tuple(facts[key]) for key in ("skipped", "class_names"))
     return Dataset(name, split, x, facts["levels"], label, facts["num_classes"], *names)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split
 from scorefield.training.data.files.array import load
-from scorefield.training.data.files.cache import Cache, Content
+from scorefield.training.data.files.cache import Content, cached
 from scorefield.training.data.files.paths import data_root
 
 CLASSES = 1000
@@ -56,7 +56,7 @@ def imagenet(
     def content() -> Content:
         return Content((3, size, size), np.uint8, chunks(), lambda: {"label": label})
 
-    x, facts = Cache.placed(cache, files[0].parent, [split, size], files).read(content)
+    x, facts = cached(cache, files[0].parent, [split, size], files, content)
     return Dataset(f"imagenet{size}", split, x, 256, np.array(facts["label"], np.int64), CLASSES)
 
 
