@@ -1,9 +1,9 @@
-"""A folder of small images against the same images in memory: seconds an epoch of batches takes.
+"""A folder of small images against the same images in memory: seconds for an epoch of batches.
 
 python -m benchmarks.data [--images=10000] [--side=32] [--batch=128] [--epochs=20]
 
-The first epoch of the folder decodes; after it, a pair of epochs is timed at a time, one of each, so that whatever else
-the machine does slows both.
+The first epoch of the folder decodes. Then the epochs are timed in pairs, one of each kind, so that other work of the
+machine slows both.
 """
 
 import argparse
@@ -17,9 +17,8 @@ import numpy as np
 from PIL import Image
 from torch import Generator, Tensor
 
-from scorefield.training import Batches
-from scorefield.training.data import Dataset, folder
-from scorefield.training.data.batches import ToModelRange, Transform
+from scorefield.training.data import Batches, Dataset, ToModelRange, folder
+from scorefield.training.data.batches import Transform
 
 
 def written(root: Path, count: int, side: int) -> Path:
@@ -45,32 +44,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in {"images": 10_000, "side": 32, "batch": 128, "epochs": 20}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        root = written(Path(temporary), given.images, given.side)
+        root = written(Path(temporary), args.images, args.side)
         for run in ("first run", "second run"):
             began = time.perf_counter()
             mapped = folder(root)
             opened = time.perf_counter() - began
-            first = epoch(mapped, given.batch, 0, ToModelRange(256, flip=True))
+            first = epoch(mapped, args.batch, 0, ToModelRange(256, flip=True))
             print(f"{run}: opening {opened:.2f} s, first epoch {first:.3f} s, {len(mapped)} images {mapped.shape}")
         memory = folder(root, cache="off")
         transforms: dict[str, Transform] = {
-            "rows and labels alone": _as_it_is,
+            "only rows and labels": _identity,
             "scaled, dequantised, flipped": ToModelRange(256, flip=True),
         }
         for name, transform in transforms.items():
             pairs = []
-            for i in range(1, given.epochs + 1):
+            for i in range(1, args.epochs + 1):
                 order = (mapped, memory) if i % 2 else (memory, mapped)
-                times = [epoch(data, given.batch, i, transform) for data in order]
+                times = [epoch(data, args.batch, i, transform) for data in order]
                 pairs.append(times if i % 2 else times[::-1])
             of_folder, of_memory = (statistics.median(each) for each in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
             print(f"{name}: folder {of_folder:.3f} s an epoch, memory {of_memory:.3f} s, {ratio:.3f} times as long")
 
 
-def _as_it_is(x: Tensor, _: Generator) -> Tensor:
+def _identity(x: Tensor, _: Generator) -> Tensor:
     return x
 
 

@@ -1,9 +1,12 @@
-"""CelebA at 64x64, as it is distributed (under DATA_ROOT, or --config.data.root=PATH), with published hyper-parameters.
+"""CelebA at 64x64 (under DATA_ROOT, or --config.data.root=PATH), with published hyper-parameters.
 
-Variants: ncsnv2 (Song and Ermon 2020), ddpm (Song, Meng and Ermon 2021, "Denoising Diffusion Implicit Models"; they do
-not say how long they trained, and the length here is ours), ncsnpp (Song et al. 2021 on VE, with discrete noise levels,
-scored on the validation part). Images are the middle 140x140, scaled, which is what the code of NCSNv2 and of Song et
-al. 2021 takes; that of DDIM takes the 128x128 around row 121 and column 89, closer to the face.
+- ncsnv2: Song and Ermon 2020.
+- ddpm: Song, Meng and Ermon 2021, "Denoising Diffusion Implicit Models". The length of training is ours; the paper has
+  none.
+- ncsnpp: Song et al. 2021 on VE, with discrete noise levels; the test split is the validation part.
+
+Images are the middle 140x140, scaled, as in the code of NCSNv2 and of Song et al. 2021. The code of DDIM crops 128x128
+around row 121 and column 89, closer to the face.
 """
 
 import ml_collections

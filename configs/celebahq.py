@@ -1,6 +1,6 @@
 """CelebA-HQ from a folder of images (--config.data.path=PATH), with published hyper-parameters.
 
-Variants: ncsnpp_256 and ncsnpp_1024 (Song et al. 2021 on VE), ddpm_256 (Ho et al. 2020), each at the size it says.
+Variants: ncsnpp_256 and ncsnpp_1024 (Song et al. 2021 on VE), ddpm_256 (Ho et al. 2020), each at the size in its name.
 """
 
 import ml_collections

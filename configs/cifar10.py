@@ -2,12 +2,12 @@
 
 - ncsn: Song and Ermon 2019. ncsnv2: Song and Ermon 2020.
 - ddpm: Ho et al. 2020. vp, subvp, ve: its network and optimiser on the continuous paths, with our parameterisations.
-- NETWORK_PATH: Song et al. 2021 (score_sde_pytorch), the networks ddpm, ddpmpp, ddpmpp_deep, ncsnpp and ncsnpp_deep on
-  the paths ve, vp and subvp that they are published on; ddpmpp and ddpmpp_deep alone are on vp, ncsnpp and
-  ncsnpp_deep on ve.
+- NETWORK_PATH: Song et al. 2021 (score_sde_pytorch). The networks are ddpm, ddpmpp, ddpmpp_deep, ncsnpp and
+  ncsnpp_deep, the paths ve, vp and subvp, in the published pairs. Without a path, ddpmpp and ddpmpp_deep are on vp,
+  ncsnpp and ncsnpp_deep on ve.
 - vdm: Kingma et al. 2021.
-- edm, edm_ncsnpp: Karras et al. 2022, DDPM++ and NCSN++ (the configurations called vp and ve), unconditional. adm: the
-  same training with ADM's network, which their code offers and nobody reports.
+- edm, edm_ncsnpp: Karras et al. 2022, DDPM++ and NCSN++ (their configurations vp and ve), unconditional. adm: the same
+  training with ADM's network, which their code offers without published results.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from scorefield.configs.build import DATASETS, GRIDS, NETWORKS, PRECONDITIONS, S
 from scorefield.configs.defaults import along, check_variant, defaults
 from scorefield.configs.papers import DDPMPP, ddpm, edm, ncsnv2, optimise, song_ve, song_vp, vdm
 
-CheckpointSpec = Callable[[ml_collections.ConfigDict], None]
+Setup = Callable[[ml_collections.ConfigDict], None]
 
 
 def _ho(config: ml_collections.ConfigDict) -> None:
@@ -66,7 +66,7 @@ def _ncsn(config: ml_collections.ConfigDict) -> None:
     optimise(config, 200_000, 128, 1e-3, ema=0.0)
     config.training.weight = spec(WEIGHTINGS, "ncsn")
     config.training.times = spec(TIMES, "discrete", sigmas=levels)
-    # As their code has it, whose epsilon of 2e-5 is half of a step; in the paper's Algorithm 1 it is a whole one.
+    # As in their code, where epsilon = 2e-5 is half of a step; in the paper's Algorithm 1 it is a full step.
     config.sampling.solver = spec(SOLVERS, "langevin", steps=100, step_size=4e-5, denoise=False)
     config.sampling.grid = spec(GRIDS, "geometric")
     config.sampling.steps = len(levels)
@@ -96,7 +96,7 @@ def _edm(config: ml_collections.ConfigDict, network: str) -> None:
     config.training.label_dropout = 0.0
 
 
-VARIANTS: dict[str, CheckpointSpec] = {
+VARIANTS: dict[str, Setup] = {
     "ddpm": _ho,
     **{sde: partial(_ours, sde=sde) for sde in ("vp", "subvp", "ve")},
     "ncsn": _ncsn,

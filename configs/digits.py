@@ -1,8 +1,8 @@
-"""Scikit-learn's 8x8 digits, inside the distribution: minutes on two cores.
+"""Scikit-learn's 8x8 digits: no download, and minutes of training on two cores.
 
-Variants: vp (the default), ve, subvp, edm, cosine, flow (the straight line), and ncsn (the network, the path, the loss
-and the sampler of Song and Ermon 2019, small; it predicts noise, whose score is divided by sigma as in Song and
-Ermon 2020, from an input of unit variance).
+Variants: vp (the default), ve, subvp, edm, cosine, flow (the straight line), and ncsn. The last is Song and Ermon 2019,
+small: network, path, loss and sampler. Its network predicts noise from an input of unit variance, and the score is
+divided by sigma as in Song and Ermon 2020.
 """
 
 import ml_collections
@@ -10,7 +10,7 @@ import ml_collections
 from scorefield.configs.build import GRIDS, NETWORKS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
 from scorefield.configs.defaults import along, check_variant, defaults
 
-# The data's dequantised cell is 2 / 17 wide, so the paths end at a noise of about a tenth of that.
+# A dequantised cell is 2 / 17 wide, so the paths end at a noise of about a tenth of that.
 PATHS = {
     "vp": {"t_min": 1e-3},
     "ve": {"sigma_max": 10.0},
@@ -55,7 +55,7 @@ def _ncsn(config: ml_collections.ConfigDict) -> None:
     config.training.images = 130_000
     config.training.weight = spec(WEIGHTINGS, "ncsn")
     config.training.times = spec(TIMES, "discrete", sigmas=levels)
-    # Few large steps: they widen a level's distribution, which the next level and the last denoising undo.
+    # Few large steps widen the distribution of a level; the next level and the last denoising correct that.
     config.sampling.solver = spec(SOLVERS, "langevin", steps=20, step_size=levels[-1] ** 2)
     config.sampling.grid = spec(GRIDS, "geometric")
     config.sampling.steps = len(levels)

@@ -1,7 +1,7 @@
 """FFHQ from a folder of images (--config.data.path=PATH), with published hyper-parameters.
 
-Variants: ncsnpp_256 and ncsnpp_1024 (Song et al. 2021 on VE), ncsnv2_256 (Song and Ermon 2020), and edm_64 and
-edm_ncsnpp_64 (Karras et al. 2022, DDPM++ and NCSN++), each at the size it says.
+Variants, each at the size in its name: ncsnpp_256 and ncsnpp_1024 (Song et al. 2021 on VE), ncsnv2_256 (Song and Ermon
+2020), edm_64 and edm_ncsnpp_64 (Karras et al. 2022, DDPM++ and NCSN++).
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""What MNIST and Fashion-MNIST have in common."""
+"""The shared configuration of MNIST and Fashion-MNIST."""
 
 import ml_collections
 
@@ -20,7 +20,7 @@ PATHS = {
 def greyscale(name: str, variant: str) -> ml_collections.ConfigDict:
     """The configuration of a data set of 28x28 images.
 
-    "vdm" is after Kingma et al. 2021: trained by the ELBO on the bare levels, down to a noise of a sixth of their
+    "vdm" follows Kingma et al. 2021: trained with the ELBO on the cells' centres, down to a noise of a sixth of their
     distance, with Fourier features of the input.
 
     Raises:

@@ -1,9 +1,10 @@
 """ImageNet with its classes, from a folder with a sub-folder a class (--config.data.path=PATH).
 
-Variants: adm_64, adm_128, adm_256, adm_512 (Dhariwal and Nichol 2021), edm_64 (Karras et al. 2022, ADM's network); and
-dit_s, dit_b, dit_l, dit_xl (Peebles and Xie 2023, patches of 2), which take an array of latents in place of images,
-`x (N, 4, H / 8, W / 8)` and `label (N,)`, with flipped ones among them. Where ADM and DiT learn the variance of a
-sampling step too, ours is that of DDPM.
+- adm_64, adm_128, adm_256, adm_512: Dhariwal and Nichol 2021. edm_64: Karras et al. 2022, ADM's network.
+- dit_s, dit_b, dit_l, dit_xl: Peebles and Xie 2023, patches of 2. The data is an array of latents,
+  `x (N, 4, H / 8, W / 8)` and `label (N,)`, which includes those of flipped images.
+
+ADM and DiT also learn the variance of a sampling step; ours is that of DDPM.
 """
 
 import ml_collections
@@ -12,7 +13,7 @@ from scorefield.configs.build import DATASETS, GRIDS, NETWORKS, SOLVERS, spec
 from scorefield.configs.defaults import check_variant, defaults
 from scorefield.configs.papers import ddpm, edm, optimise
 
-# Dhariwal and Nichol 2021, Table 11. Heads are 64 channels wide, but for the four of any width at 128x128.
+# Dhariwal and Nichol 2021, Table 11. Heads are 64 channels wide, except at 128x128, which has four heads.
 ADM = {
     "adm_64": {"width": 192, "multipliers": (1, 2, 3, 4), "blocks": 3, "attention": (1, 2, 3), "dropout": 0.1},
     "adm_128": {

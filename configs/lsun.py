@@ -1,7 +1,7 @@
 """LSUN bedrooms, churches and towers, from a folder of images (--config.data.path=PATH).
 
-Variants, CATEGORY_NETWORK: ncsnpp (Song et al. 2021 on VE, 256x256) and ddpm (Ho et al. 2020, 256x256) of bedroom and
-church; ncsnv2 (Song and Ermon 2020) of bedroom and tower (128x128) and church (96x96).
+Variants are CATEGORY_NETWORK. For bedroom and church at 256x256: ncsnpp (Song et al. 2021 on VE) and ddpm (Ho et al.
+2020). For bedroom and tower at 128x128 and church at 96x96: ncsnv2 (Song and Ermon 2020).
 """
 
 import ml_collections

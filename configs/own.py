@@ -1,8 +1,9 @@
 """Your own data, --config.data.path=PATH.
 
 Variants: folder of images (the default), archive of them (.zip, .tar, .tar.gz), shards (WebDataset's tars), huggingface
-(a folder or a name on the hub), array (.npy, .npz, raw), and toy (points in the plane); ddpm is folder with DDPM's
-path, prediction and network, which --mode=export --to=diffusers takes. Images of mixed sizes: --config.data.size=64.
+(a folder or a name on the hub), array (.npy, .npz, raw), and toy (points in the plane). The variant ddpm is folder with
+DDPM's path, prediction and network, which --mode=export --to=diffusers needs. For images of mixed sizes add
+--config.data.size=64.
 """
 
 import ml_collections
@@ -22,10 +23,10 @@ def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
     """
     check_variant(variant, VARIANTS, "own")
     config = defaults()
-    given = {"kind": "moons"} if variant == "toy" else {"path": ""}
-    config.data = spec(DATASETS, "folder" if variant == "ddpm" else variant, **given)
-    # Near the prior an error in the noise is multiplied by sigma / alpha in x0, an error in v is not: with little or
-    # low-dimensional data that is the difference between samples and outliers.
+    keywords = {"kind": "moons"} if variant == "toy" else {"path": ""}
+    config.data = spec(DATASETS, "folder" if variant == "ddpm" else variant, **keywords)
+    # Near the prior, an error in predicted noise grows by sigma / alpha in x0, and an error in v does not. With
+    # little or low-dimensional data, predicted noise gives outliers.
     config.precondition = spec(PRECONDITIONS, "v")
     config.net = spec(NETWORKS, "unet", width=64) if variant in IMAGES else spec(NETWORKS, "mlp")
     if variant == "ddpm":

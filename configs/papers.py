@@ -1,9 +1,9 @@
-"""The papers' recipes: path, parameterisation, loss, optimiser and sampler, among which the data sets' files choose.
+"""The papers' settings: path, parameterisation, loss, optimiser and sampler. The files of the data sets use these.
 
-What is ours: where a paper trains on a list of noise levels, times are drawn between them too, so that any solver may
-stop there. Losses are means over values, where the code of NCSNv2 and of Song et al. 2021 on VE sums them: its clipping
-then acts at every step, and ours seldom. Integers become the centres of cells, (k + 1/2) / 256, where most codes have
-k / 255. A last denoising takes the place of a last step without noise.
+Four things differ from the papers. Where a paper trains on a list of noise levels, we also draw times between them, so
+that any solver may stop there. Losses are means over values; the code of NCSNv2 and of Song et al. 2021 on VE has sums,
+so its clipping acts at every step, and ours seldom. Integers become the centres of cells, (k + 1/2) / 256; most codes
+have k / 255. A denoising at the end replaces a last step without noise.
 """
 
 import math
@@ -14,7 +14,7 @@ from scorefield.configs.build import GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVE
 
 # Switches of NCSN++ (Song et al. 2021, Appendix H) that make it the other networks.
 DDPMPP = {"fir": (1, 1), "pyramid_in": "none", "frequencies": "timesteps"}
-LARGE = {"pyramid_in": "skip", "pyramid_out": "skip"}  # its own, from 256x256 on
+LARGE = {"pyramid_in": "skip", "pyramid_out": "skip"}  # NCSN++ at 256x256 and above
 
 
 def optimise(
@@ -63,7 +63,7 @@ def ncsnv2(
 
 
 def song_vp(config: ml_collections.ConfigDict, sde: str = "vp") -> None:
-    """Song et al. 2021 on VP or sub-VP (Appendix C): told 999 t, trained from t = 1e-5, 1000 Euler-Maruyama steps."""
+    """Song et al. 2021 on VP or sub-VP (Appendix C): conditioned on 999 t, t from 1e-5, 1000 Euler-Maruyama steps."""
     config.transform.update(dequantise=False, flip=True)
     config.sde = spec(SDES, sde, t_min=1e-5)
     config.precondition = spec(PRECONDITIONS, "time_conditioned", predicts="eps", scale=999.0)
@@ -80,16 +80,16 @@ def song_ve(
     snr: float = 0.16,
     discrete: bool = False,
 ) -> None:
-    """Song et al. 2021 on VE (Appendix C and G): told log sigma, or the level's index counted from the largest.
+    """Song et al. 2021 on VE (Appendix C and G): conditioned on log sigma, or on the level's index from the largest.
 
-    Sampling corrects by a Langevin step at each level (norms of each sample, Alg. 4) and predicts the next by reverse
-    diffusion.
+    Sampling corrects with a Langevin step at each level (norms of each sample, Alg. 4), then predicts the next level
+    with reverse diffusion.
     """
     config.transform.update(low=0.0, dequantise=False, flip=True)
     config.sde = spec(SDES, "ve", sigma_max=sigma_max)
     config.net.unit_range = True
-    told = {"scale": 1.0 - levels, "shift": levels - 1.0} if discrete else {"unit": "log_sigma"}
-    config.precondition = spec(PRECONDITIONS, "time_conditioned", predicts="scaled_score", **told)
+    time = {"scale": 1.0 - levels, "shift": levels - 1.0} if discrete else {"unit": "log_sigma"}
+    config.precondition = spec(PRECONDITIONS, "time_conditioned", predicts="scaled_score", **time)
     config.training.times = spec(TIMES, "uniform")
     pc = spec(SOLVERS, "pc", predictor="reverse_diffusion", snr=snr, norms="sample", order="correct_first")
     _sample(config, pc, spec(GRIDS, "geometric"), levels)
@@ -106,8 +106,8 @@ def edm(
 ) -> None:
     """Karras et al. 2022, Table 1: sigma from 0.002 to 80, Heun's method with rho = 7; 18 steps with the last to zero.
 
-    Appendix F.2: `million` images, ten of them to warm up in, and an average whose half-life is so many millions. Their
-    augmentation is not here, but for the flip.
+    Appendix F.2: `million` million images, a warm-up of ten million, and an average with `half_life` in millions of
+    images. Of their augmentation we have only the flip.
     """
     config.transform.update(dequantise=False, flip=True)
     config.sde = spec(SDES, "edm")
@@ -123,8 +123,8 @@ def edm(
 def vdm(config: ml_collections.ConfigDict) -> None:
     """Kingma et al. 2021 on a fixed schedule: the diffusion loss, stratified, with log-SNR from 13.3 down to -5.
 
-    Theirs is learned, linear in time with these ends to begin with; in continuous time the loss depends on the ends
-    alone (Section 5.1), which stay where they are.
+    Theirs is learned and starts linear in time with these ends. In continuous time the loss depends only on the ends
+    (Section 5.1), which are fixed here.
     """
     config.transform.update(dequantise=False, flip=False)
     config.sde = spec(SDES, "vp", t_min=1.67e-5, t_max=0.7044)
@@ -132,7 +132,7 @@ def vdm(config: ml_collections.ConfigDict) -> None:
     config.training.betas = (0.9, 0.99)
     config.training.times = spec(TIMES, "log_snr")
     _sample(config, spec(SOLVERS, "ancestral"), spec(GRIDS, "log_snr"), 1000)
-    config.sampling.denoise = False  # the noise left is a sixth of what separates two levels
+    config.sampling.denoise = False  # the remaining noise is a sixth of the distance of two levels
 
 
 def ncsnpp_256(config: ml_collections.ConfigDict, sigma_max: float) -> None:

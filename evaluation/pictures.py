@@ -15,14 +15,14 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-SCALE = 256  # images smaller than this, in all, are enlarged by whole pixels until they are not
+SCALE = 256  # pixels; a smaller picture is enlarged by an integer factor
 
 
 def save_pictures(x: Tensor, path: Path, columns: int | None = None, low: float = 0.0, high: float = 1.0) -> Path:
     """Samples (N, *D) with values in [low, high] as one picture.
 
-    Images (C, H, W) make a grid (of their first channel unless C is 3), points (2,) a scatter, and samples of any other
-    shape a matrix of one row each.
+    Images (C, H, W) make a grid (of their first channel unless C is 3), points (2,) a scatter plot. Other samples are
+    the rows of a matrix.
     """
     x = x.detach().float().cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def save_pictures(x: Tensor, path: Path, columns: int | None = None, low: float 
 
 
 def image_grid(x: Tensor, columns: int) -> Tensor:
-    """Images (N, C, H, W) in [0, 1] as one (1 or 3, rows (H + 1) + 1, columns (W + 1) + 1), a pixel of grey between."""
+    """Images (N, C, H, W) in [0, 1] as one (1 or 3, rows (H + 1) + 1, columns (W + 1) + 1), with grey lines between."""
     x = (x if x.shape[1] == 3 else x[:, :1]).clamp(0, 1)
     count, channels, height, width = x.shape
     rows = math.ceil(count / columns)
@@ -56,7 +56,7 @@ def save_rows(rows: Sequence[Tensor], path: Path, low: float = 0.0, high: float 
 
 
 def save_labelled_rows(rows: Mapping[str, Tensor], path: Path, low: float = 0.0, high: float = 1.0) -> Path:
-    """Named batches of one shape (N, *D), a row each with its name beside it; points are scattered side by side."""
+    """Named batches of one shape (N, *D), each a row beside its name; for points, scatter plots side by side."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = next(iter(rows.values())).shape
     points, images = shape[1:] == (2,), len(shape) == 4

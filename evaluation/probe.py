@@ -1,4 +1,4 @@
-"""Are they digits? A support-vector classifier of the real ones looks at the samples."""
+"""A classifier of real digits, to judge samples."""
 
 import warnings
 
@@ -10,8 +10,8 @@ from sklearn.svm import SVC
 class DigitProbe:
     """A support-vector classifier of 8x8 digits, trained on real ones.
 
-    Its probabilities are libsvm's own (Wu, Lin and Weng 2004), which doubt a blurred digit far sooner than
-    scikit-learn's newer calibration does.
+    Its probabilities are libsvm's (Wu, Lin and Weng 2004). For a blurred digit they are far lower than those of
+    scikit-learn's newer calibration.
 
     Args:
         images: (N, 1, 8, 8), integers 0 .. 16.
@@ -24,7 +24,7 @@ class DigitProbe:
             self._classifier = SVC(C=10.0, gamma=0.001, probability=True, random_state=0).fit(_flat(images), labels)
 
     def accuracy(self, images: NDArray[np.integer], labels: NDArray[np.int64]) -> float:
-        """The share of images given their label."""
+        """The share of images whose class is their label."""
         return float(self._classifier.score(_flat(images), labels))
 
     def confidence(self, images: NDArray[np.integer]) -> float:

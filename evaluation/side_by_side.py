@@ -10,14 +10,14 @@ from torch import Tensor
 from scorefield.evaluation.pictures import image_grid
 
 
-def save_panels(side_by_side: Mapping[str, Tensor], path: Path, low: float = 0.0, high: float = 1.0) -> Path:
-    """Named batches of samples (N, *D) with values in [low, high], a panel each with its name above.
+def save_side_by_side(samples: Mapping[str, Tensor], path: Path, low: float = 0.0, high: float = 1.0) -> Path:
+    """Named batches of samples (N, *D) with values in [low, high], each a panel under its name.
 
-    Images (C, H, W) make a grid (of their first channel unless C is 3), points (2,) a scatter on common axes, and
-    samples of any other shape a matrix of one row each. A whole number of pixels shows each pixel of an image.
+    Images (C, H, W) make a grid (of their first channel unless C is 3), enlarged by an integer factor. Points (2,) make
+    scatter plots on common axes. Other samples are the rows of a matrix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    batches = {name: batch.detach().float().cpu() for name, batch in side_by_side.items()}
+    batches = {name: batch.detach().float().cpu() for name, batch in samples.items()}
     shape = next(iter(batches.values())).shape
     points, images = shape[1:] == (2,), len(shape) == 4
     grids = (

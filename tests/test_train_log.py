@@ -31,7 +31,7 @@ from scorefield.commands.train.json_lines import Rows
 from scorefield.commands.train.log import Log
 from scorefield.commands.train.pictures import sampling_of
 from scorefield.configs import cifar10
-from scorefield.evaluation import save_panels
+from scorefield.evaluation import save_side_by_side
 from scorefield.models import MLP, Denoiser
 from scorefield.models.precondition import eps
 from scorefield.sde_lib import EDMSDE, SDE, VPSDE, RectifiedSDE
@@ -165,14 +165,14 @@ def test_pictures_have_the_raw_and_the_averaged_weights_side_by_side(tmp_path: P
         side_by_side[name] = run.viewable(run.to_stored(x))
     assert not torch.equal(*side_by_side.values())
     assert np.array_equal(
-        first, np.asarray(Image.open(save_panels(side_by_side, tmp_path / "expected.png")).convert("L"))
+        first, np.asarray(Image.open(save_side_by_side(side_by_side, tmp_path / "expected.png")).convert("L"))
     )
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 6, 10), (2,), (7, 3)])
 def test_panels_of_any_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
     dark, light = torch.zeros(9, *shape), torch.ones(9, *shape)
-    picture = Image.open(save_panels({"a": dark, "b": light}, tmp_path / "p.png")).convert("L")
+    picture = Image.open(save_side_by_side({"a": dark, "b": light}, tmp_path / "p.png")).convert("L")
     if len(shape) == 3:
         # The centres of the 9 cells: black in the left panel, white in the right.
         left, right = (

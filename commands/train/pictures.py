@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from scorefield.commands.generate import generate
 from scorefield.commands.run import Run
-from scorefield.evaluation import save_curve, save_panels
+from scorefield.evaluation import save_curve, save_side_by_side
 from scorefield.solvers import Progress
 from scorefield.training import TrainingState
 
@@ -40,7 +40,7 @@ def save_samples(
         return ""
     if not side_by_side:
         return f"no samples after {state.images:,} images: {missing[0]}"
-    path = save_panels(side_by_side, run.workdir / "samples" / f"{state.images:010d}.png")
+    path = save_side_by_side(side_by_side, run.workdir / "samples" / f"{state.images:010d}.png")
     for name, seen in side_by_side.items():
         if seen.ndim == 4:
             shown = seen if seen.shape[1] in (1, 3) else seen[:, :1]
