@@ -140,7 +140,7 @@ def test_check_data_of_large_items_takes_a_few_at_once(tmp_path: Path, monkeypat
     x = noise(300, 1 << 16)  # 20 MB, of which 256 items are looked at
     np.savez(tmp_path / "a.npz", x=x, x_test=x[:1])
     config = configured(tmp_path / "a.npz", "mlp")
-    whole = check_data(tmp_path / "w", config, num=256)
+    expected = check_data(tmp_path / "w", config, num=256)
     monkeypatch.setattr("scorefield.training.data.distance.ENTRIES", 1 << 18)
     monkeypatch.setattr("scorefield.commands.check_data._picture", lambda dataset, path: path)
     data = array(tmp_path / "a.npz")
@@ -150,8 +150,8 @@ def test_check_data_of_large_items_takes_a_few_at_once(tmp_path: Path, monkeypat
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12e6  # some parts of 2 MiB in float64, but neither the rows nor all of them as floats
-    assert all(report[key] == whole[key] for key in ("mean", "std", "range", "looked_at"))
-    assert abs(report["largest_distance"] / whole["largest_distance"] - 1) < 1e-9
+    assert all(report[key] == expected[key] for key in ("mean", "std", "range", "looked_at"))
+    assert abs(report["largest_distance"] / expected["largest_distance"] - 1) < 1e-9
 
 
 # Numbers, shapes and runs
@@ -167,13 +167,13 @@ def test_noise_levels_are_those_of_ncsnv2(
 ) -> None:
     # Song and Ermon 2020, Appendix B, whose numbers have two digits. (Their step for churches, 4.9e-6, is not the one
     # that Proposition 3 asks for: 2.3e-6.)
-    found = noise_levels(sigma_max, 3 * side**2, steps=steps)
-    assert abs(found["scales"] - scales) <= 1
-    assert epsilon is None or abs(found["step_size"] / epsilon - 1) < 0.02
-    assert side != 32 or found["scales"] == 232
+    levels = noise_levels(sigma_max, 3 * side**2, steps=steps)
+    assert abs(levels["scales"] - scales) <= 1
+    assert epsilon is None or abs(levels["step_size"] / epsilon - 1) < 0.02
+    assert side != 32 or levels["scales"] == 232
 
 
-def test_check_data_tells_what_numpy_tells(tmp_path: Path) -> None:
+def test_check_data_agrees_with_numpy(tmp_path: Path) -> None:
     path = tmp_path / "images.npz"
     x = noise(40, 2, 4, 6) // 4
     np.savez(path, x=x, label=np.arange(40) % 3, x_test=x[:5])

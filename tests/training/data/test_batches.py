@@ -11,7 +11,7 @@ from scorefield.training.data import Batches, ToModelRange, digits
 from scorefield.training.data.batches import Prefetcher
 
 
-def test_scaled_is_the_formula_and_flips_half() -> None:
+def test_to_model_range_is_the_formula_and_flips_half() -> None:
     k = torch.randint(17, (400, 1, 3, 4), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
     g = torch.Generator()
     u = torch.rand(k.shape, generator=g.manual_seed(3))
@@ -29,31 +29,31 @@ def test_scaled_is_the_formula_and_flips_half() -> None:
 
 def test_the_parts_of_a_batch_are_the_batch() -> None:
     def first(**more: Any) -> list[dict[str, torch.Tensor]]:
-        given: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "seed": 1,
             "transform": ToModelRange(17, flip=True),
             "labels": True,
             "label_dropout": 0.3,
         }
-        return list(itertools.islice(Batches(digits(), 12, **given, **more), 3))
+        return list(itertools.islice(Batches(digits(), 12, **settings, **more), 3))
 
-    whole, parts = first(), [first(rows=slice(4 * i, 4 * i + 4)) for i in range(3)]
-    for i, batch in enumerate(whole):
+    batches, parts = first(), [first(rows=slice(4 * i, 4 * i + 4)) for i in range(3)]
+    for i, batch in enumerate(batches):
         for key in ("x0", "label"):
             assert torch.equal(batch[key], torch.cat([part[i][key] for part in parts]))
 
 
-def test_the_thread_ahead_keeps_order_ends_and_tells_its_errors() -> None:
+def test_the_prefetcher_keeps_order_ends_and_raises_errors() -> None:
     def count(most: int) -> Iterator[Any]:
         yield from range(most)
         raise OSError("the disk went away")
 
     with Prefetcher(count(1000), 3) as ready:
         assert [next(ready) for _ in range(10)] == [*range(10)]
-    ahead = Prefetcher(count(4), 3)
-    with pytest.raises(OSError, match="went away"), ahead as ready:
+    prefetcher = Prefetcher(count(4), 3)
+    with pytest.raises(OSError, match="went away"), prefetcher as ready:
         list(ready)
-    assert not ahead._thread.is_alive()
+    assert not prefetcher._thread.is_alive()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -64,8 +64,8 @@ def test_batches_on_cuda_are_those_of_their_positions() -> None:
 
     for a, b in zip(some(0, 70, "cuda", lambda k, g: k), some(0, 70, "cpu", lambda k, g: k), strict=True):
         assert torch.equal(a, b)
-    whole, later = (
+    all_batches, later = (
         some(0, 70, "cuda", ToModelRange(17, flip=True)),
         some(24 * 60, 10, "cuda", ToModelRange(17, flip=True)),
     )
-    assert all(torch.equal(a, b) for a, b in zip(whole[60:], later, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(all_batches[60:], later, strict=True))

@@ -1,4 +1,4 @@
-"""The download, from a server on this machine's loopback that misbehaves as told."""
+"""The download, from a server on this machine's loopback that misbehaves on demand."""
 
 import gzip
 import hashlib
@@ -32,10 +32,10 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.pages: dict[str, bytes] = {}
         self.ranges = True
-        self.shift = 0  # resumes this far from where it was asked to
+        self.shift = 0  # resumes this far from the requested byte
         self.cut: list[str] = []
         self.busy: list[str] = []
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
@@ -45,8 +45,8 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        server, asked = self.server, self.headers.get("Range")
-        server.asked.append((self.path, asked))
+        server, requested = self.server, self.headers.get("Range")
+        server.requests.append((self.path, requested))
         if self.path in server.busy:
             server.busy.remove(self.path)
             return self.send_error(503)
@@ -54,8 +54,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(404)
         body = server.pages[self.path]
         start = 0
-        if asked and server.ranges:
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) + server.shift
+        if requested and server.ranges:
+            start = int(requested.removeprefix("bytes=").removesuffix("-")) + server.shift
             if start >= len(body):
                 return self.send_error(416)
             self.send_response(206)
@@ -118,10 +118,10 @@ def test_a_full_download_and_none_when_it_is_there(
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     download("mnist")
     assert (tmp_path / FILE).read_bytes() == CONTENT and only(tmp_path, FILE)
-    assert server.asked == [("/data.gz", None)]
+    assert server.requests == [("/data.gz", None)]
     before = (tmp_path / FILE).stat()
     download("mnist")
-    assert len(server.asked) == 1 and (tmp_path / FILE).stat().st_mtime_ns == before.st_mtime_ns
+    assert len(server.requests) == 1 and (tmp_path / FILE).stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_a_wrong_file_is_replaced(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_resumes_a_part(tmp_path: Path, server: Server, monkeypatch: pytest.Monk
     offer(monkeypatch, server.url("/data.gz"))
     begun(tmp_path, PACKED[:100_000])
     download("mnist", tmp_path)
-    assert server.asked == [("/data.gz", "bytes=100000-")]
+    assert server.requests == [("/data.gz", "bytes=100000-")]
     assert (tmp_path / FILE).read_bytes() == CONTENT and only(tmp_path, FILE)
 
 
@@ -156,7 +156,7 @@ def test_a_part_that_is_whole_needs_no_byte(tmp_path: Path, server: Server, monk
     offer(monkeypatch, server.url("/data.gz"))
     begun(tmp_path, PACKED)
     download("mnist", tmp_path)
-    assert server.asked == [("/data.gz", f"bytes={len(PACKED)}-")]
+    assert server.requests == [("/data.gz", f"bytes={len(PACKED)}-")]
     assert (tmp_path / FILE).read_bytes() == CONTENT and only(tmp_path, FILE)
 
 
@@ -167,7 +167,7 @@ def test_a_server_that_ignores_range_starts_over(
     server.ranges = False
     begun(tmp_path, PACKED[:100_000])
     download("mnist", tmp_path)
-    assert server.asked == [("/data.gz", "bytes=100000-")]
+    assert server.requests == [("/data.gz", "bytes=100000-")]
     assert (tmp_path / FILE).read_bytes() == CONTENT and only(tmp_path, FILE)
 
 
@@ -178,7 +178,7 @@ def test_a_wrong_part_is_thrown_away(
     offer(monkeypatch, server.url("/data.gz"))
     begun(tmp_path, b"\0" * size)
     download("mnist", tmp_path)
-    assert server.asked == [("/data.gz", f"bytes={size}-"), ("/data.gz", None)]
+    assert server.requests == [("/data.gz", f"bytes={size}-"), ("/data.gz", None)]
     assert (tmp_path / FILE).read_bytes() == CONTENT and only(tmp_path, FILE)
 
 
@@ -189,7 +189,7 @@ def test_a_server_that_resumes_elsewhere_starts_over(
     server.shift = 1
     begun(tmp_path, PACKED[:100_000])
     download("mnist", tmp_path)
-    assert [asked for _, asked in server.asked] == ["bytes=100000-", None]
+    assert [requested for _, requested in server.requests] == ["bytes=100000-", None]
     assert (tmp_path / FILE).read_bytes() == CONTENT
 
 
@@ -198,7 +198,7 @@ def test_a_wrong_checksum_leaves_nothing(tmp_path: Path, server: Server, monkeyp
     message = failure(tmp_path)
     assert f"SHA-256 of train-images-idx3-ubyte is {sha256(CONTENT)}, expected {sha256(CONTENT + b'!')}" in message
     assert server.url("/data.gz") in message
-    assert only(tmp_path) and len(server.asked) == 1
+    assert only(tmp_path) and len(server.requests) == 1
 
 
 def test_damaged_gzip_leaves_nothing(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_a_cut_connection_is_taken_up_again(tmp_path: Path, server: Server, monk
     server.cut = ["/data.gz"]
     server.busy = ["/data.gz"]
     download("mnist", tmp_path)
-    assert [asked for _, asked in server.asked] == [None, None, f"bytes={len(PACKED) // 2}-"]
+    assert [requested for _, requested in server.requests] == [None, None, f"bytes={len(PACKED) // 2}-"]
     assert (tmp_path / FILE).read_bytes() == CONTENT
 
 
@@ -226,7 +226,7 @@ def test_a_line_that_stays_cut_keeps_what_came(tmp_path: Path, server: Server, m
     assert f"the connection closed after {kept} of {len(PACKED)} bytes" in message
     assert only(tmp_path, PART) and kept > len(PACKED) * 0.8
     download("mnist", tmp_path)
-    assert server.asked[-1] == ("/data.gz", f"bytes={kept}-")
+    assert server.requests[-1] == ("/data.gz", f"bytes={kept}-")
     assert (tmp_path / FILE).read_bytes() == CONTENT
 
 
@@ -243,7 +243,7 @@ def test_mirrors_are_tried_in_turn(tmp_path: Path, server: Server, monkeypatch: 
     assert only(tmp_path)
     offer(monkeypatch, *urls, server.url("/data.gz"))
     download("mnist", tmp_path)
-    assert [path for path, _ in server.asked[2:]] == ["/gone/data.gz", "/wrong/data.gz", "/data.gz"]
+    assert [path for path, _ in server.requests[2:]] == ["/gone/data.gz", "/wrong/data.gz", "/data.gz"]
     assert (tmp_path / FILE).read_bytes() == CONTENT and only(tmp_path, FILE)
 
 
@@ -302,16 +302,16 @@ def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "reader"), [("mnist", mnist), ("fashion_mnist", fashion_mnist), ("cifar10", cifar10)])
-def test_readers_download_when_told(
+def test_readers_download_on_demand(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, name: str, reader: type
 ) -> None:
     offer(monkeypatch, server.url("/gone.gz"), name=name)
     with pytest.raises(FileNotFoundError, match="which is not there"):
         reader(tmp_path, "test")
-    assert not server.asked
+    assert not server.requests
     with pytest.raises(FileNotFoundError, match="could not be downloaded"):
         reader(tmp_path, "test", download=True)
-    assert server.asked
+    assert server.requests
 
 
 @pytest.mark.parametrize("name", ARCHIVES)

@@ -1,4 +1,4 @@
-"""Files that a reader does not expect: links, bombs, full disks, odd modes and names; judged by what was written."""
+"""Files that a reader does not expect: links, bombs, full disks, odd modes and names; against what the test wrote."""
 
 import errno
 import io
@@ -46,11 +46,11 @@ def test_links_in_a_tar_are_the_images_they_name(tmp_path: Path, kind: str) -> N
         add(tar, "./three/e.png", png_bytes(pixels[1]))
         add(tar, "./three/f.png", png_bytes(pixels[2]))
         add(tar, "./three/g.png", link="three/f.png", kind=tarfile.LNKTYPE)
-        add(tar, "./three/f.png", png_bytes(pixels[0]))  # once more: a link before it is to the first
+        add(tar, "./three/f.png", png_bytes(pixels[0]))  # the same name again: the link before it points to the first
     test, train = archive(path, "test", cache="off"), archive(path, cache="off")
     # By path: one/a, one/b, three/e, three/f, three/g, two/c, two/d; the first is the test split's.
-    wanted = np.stack([pixels[i] for i in (0, 0, 1, 0, 2, 1, 1)]).transpose(0, 3, 1, 2)
-    assert (np.concatenate([test.x, train.x]) == wanted).all()
+    expected = np.stack([pixels[i] for i in (0, 0, 1, 0, 2, 1, 1)]).transpose(0, 3, 1, 2)
+    assert (np.concatenate([test.x, train.x]) == expected).all()
     assert labels(train).tolist() == [0, 1, 1, 1, 2, 2] and train.class_names == ("one", "three", "two")
 
 
@@ -206,7 +206,7 @@ def test_a_link_that_leads_nowhere_is_a_corrupt_image(tmp_path: Path) -> None:
     assert len(folder(root, corrupt="skip")) == 11  # what was kept is not taken for what is there now
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, scandir = classes_of_images(tmp_path / "d"), os.scandir
 
     def denied(place: Any) -> Any:
@@ -327,7 +327,7 @@ def test_a_thread_of_an_image_is_not_made_a_wall(tmp_path: Path) -> None:
     assert folder(tmp_path, size=256, fit="resize", cache="off").shape == (1, 256, 256)
 
 
-def test_what_is_told_of_a_file_is_not_pythons_name_of_it(tmp_path: Path) -> None:
+def test_messages_do_not_show_python_objects(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         for name in ("a.png", "b.png"):
             packed.writestr(name, "no image")

@@ -1,6 +1,8 @@
-"""Readers of images wherever they lie, the decoded cache, mapped arrays, and batches; judged by NumPy and Pillow."""
+"""Readers of images wherever they lie, the decoded cache, mapped arrays, and batches; against NumPy and Pillow."""
 
+import dataclasses
 import importlib
+import inspect
 import io
 import json
 import os
@@ -23,6 +25,7 @@ from PIL import Image
 
 from scorefield.training import Batches
 from scorefield.training.data import (
+    Decoding,
     archive,
     array,
     celeba,
@@ -52,10 +55,23 @@ def test_sizes_by_each_policy(tmp_path: Path) -> None:
     assert np.abs(a - halved(wide[:, 6:22])).max() <= 1 and np.abs(b - halved(tall[2:18])).max() <= 1
     a, b = (folder(tmp_path, split, size=(16, 12), fit="crop").x[0] for split in ("test", "train"))
     assert (a == wide[:, 8:20].transpose(2, 0, 1)).all() and (b == tall[2:18, 2:14].transpose(2, 0, 1)).all()
+    a = folder(tmp_path, "test", crop=10).x[0]
+    assert (a == wide[3:13, 9:19].transpose(2, 0, 1)).all()
     for filter_name, kind in (("bicubic", Image.Resampling.BICUBIC), ("lanczos", Image.Resampling.LANCZOS)):
         a = folder(tmp_path, "test", size=(6, 9), fit="resize", resample=filter_name).x[0]
         assert (a == np.asarray(Image.fromarray(wide).resize((9, 6), kind)).transpose(2, 0, 1)).all()
     refused("a.png: expected at least 20x20 pixels to crop, got 28x16", folder, tmp_path, size=20, fit="crop")
+
+
+@pytest.mark.parametrize("reader", [folder, archive, shards, huggingface])
+def test_readers_of_images_have_the_keywords_of_decoding(reader: Any, tmp_path: Path) -> None:
+    parameters = inspect.signature(reader).parameters
+    assert "decoding" not in parameters
+    for field in dataclasses.fields(Decoding):
+        assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameters[field.name].default == field.default
+    with pytest.raises(TypeError, match="sizes"):
+        reader(tmp_path, sizes=3)
 
 
 def test_size_that_does_not_divide_gives_that_size(tmp_path: Path) -> None:
