@@ -18,7 +18,7 @@ from scorefield.configs import build
 from scorefield.evaluation import save_pictures
 from scorefield.sde_lib import VESDE
 from scorefield.solvers import Schedule, grids
-from scorefield.solvers.sde.langevin import _steadiest
+from scorefield.solvers.sde.langevin import variance_preserving_step
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
 from scorefield.training.data.dataset import evenly_spaced
@@ -156,7 +156,7 @@ def noise_levels(sigma_max: float, dims: int, *, sigma_min: float = SIGMA_MIN, s
     count = max(2, round(1 + math.log(sigma_max / sigma_min) / math.log(gamma)))
     sde = VESDE(sigma_min=sigma_min, sigma_max=sigma_max)
     schedule = Schedule(sde, grids.log_snr(sde, count - 1), torch.zeros(1))
-    epsilon = _steadiest(schedule, steps) / 2 * sigma_min**2
+    epsilon = variance_preserving_step(schedule, steps) / 2 * sigma_min**2
     return {
         "sigma_max": sigma_max,
         "sigma_min": sigma_min,

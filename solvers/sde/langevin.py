@@ -89,7 +89,7 @@ class AnnealedLangevin(Solver):
     def _step_size(self, schedule: Schedule, at: Scales, score: Tensor, z: Tensor) -> Tensor:
         if self.snr is None:
             if self.step_size is None:
-                share = schedule.once(self, lambda: _steadiest(schedule, self.steps or 100))
+                share = schedule.once(self, lambda: variance_preserving_step(schedule, self.steps or 100))
                 return expand(share * at.sigma**2, z)
             last = schedule[-1]
             return expand(self.step_size * (at.sigma * last.alpha / last.sigma) ** 2, z)
@@ -111,7 +111,7 @@ class AnnealedLangevin(Solver):
             super()._check(schedule)
 
 
-def _steadiest(schedule: Schedule, steps: int) -> float:
+def variance_preserving_step(schedule: Schedule, steps: int) -> float:
     """The step, in units of sigma^2, that best keeps the variance across levels (Song and Ermon 2020, Proposition 3).
 
     With e = epsilon / sigma_L^2 and gamma the ratio of levels, the variance after `steps` steps at a level is
