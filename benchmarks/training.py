@@ -36,7 +36,6 @@ from scorefield.models.layers.blocks import compile_network
 from scorefield.training import EMA, Batches, ToModelRange, TrainingState, train
 from scorefield.training.adam import adam
 from scorefield.training.data import Dataset
-from scorefield.training.memory import keep_freed_memory
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "float32": {},
@@ -115,7 +114,6 @@ def serve(link: Connection, args: argparse.Namespace, name: str, kind: str) -> N
     torch.manual_seed(0)
     net, step = their_step(args.peer, name, args.width, args.batch)
     if kind != PEER:
-        keep_freed_memory()
         net, step = our_step(net, name, args.width, args.batch, **SWITCHES[kind])
     marks: list[float] = []
     net.register_forward_pre_hook(lambda *_: marks.append(time.perf_counter()))

@@ -14,11 +14,11 @@ from scorefield.training.distributed.ranks import Agreement, Ranks
 
 
 class Interrupted(KeyboardInterrupt):
-    """By a signal, whose number decides the exit status: 128 and the number, as shells have it.
+    """An end by a signal, with the exit status that shells give it: 128 plus its number.
 
     Args:
         number: of the signal.
-        line: what is said of it.
+        line: to print.
     """
 
     def __init__(self, number: int, line: str = "interrupted") -> None:
@@ -28,36 +28,38 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class Stop:
-    """Which signal asked for an end."""
+    """The signal that requested an end, 0 for none, and when it came."""
 
     agreement: Agreement
-    asked: int = 0
+    signal: int = 0
     since: float = 0.0
 
     def agreed(self) -> int:
-        """The signal that any of the processes was sent: they must end at the same step, and all ask once a step."""
-        return self.agreement(self.asked)
+        """The signal that any process received, at the same step on all of them; every process calls it once a step."""
+        return self.agreement(self.signal)
 
 
 @contextmanager
 def graceful_stop() -> Iterator[Stop]:
-    """Ctrl-C and a polite kill wait for the step to end, so that what is saved is whole; Ctrl-C again does not.
+    """SIGINT and SIGTERM wait until the step ends, so that its checkpoint is complete; a second SIGINT does not.
 
-    What comes within two seconds is the same one: torchrun passes on what its processes were sent as well.
+    A signal within two seconds of the first counts as the same one: torchrun forwards what its processes also receive.
     """
     stop, first = Stop(Agreement(Ranks.current())), Ranks.current().first
 
-    def ask(number: int, frame: object) -> None:
+    def on_signal(number: int, frame: object) -> None:
         now = time.monotonic()
-        if stop.asked and number == signal.SIGINT and now > stop.since + 2:
+        if stop.signal and number == signal.SIGINT and now > stop.since + 2:
             raise Interrupted(number)
-        if not stop.asked:
-            stop.asked, stop.since = number, now
+        if not stop.signal:
+            stop.signal, stop.since = number, now
             if first:
-                tqdm.write("stopping after this step, with a checkpoint; Ctrl-C again does not wait", file=sys.stderr)
+                tqdm.write(
+                    "stopping after this step, with a checkpoint; a second Ctrl-C does not wait", file=sys.stderr
+                )
 
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, ask) for number in signals}
+    before = {number: signal.signal(number, on_signal) for number in signals}
     try:
         yield stop
     finally:

@@ -1,4 +1,4 @@
-"""An average of any length from a run's snapshots, as a run of its own that every mode can use."""
+"""An average of any length from a run's snapshots, written as a run that every mode can use."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from scorefield import training
 from scorefield.commands.run import open_run, write_json
 from scorefield.training.checkpoints.atomic import write_tensors
 
-FAR = 0.1  # of the profile's norm, beyond which it is no average of that length
+FAR = 0.1  # the largest distance from the profile, over its norm, without a warning
 
 
 def posthoc_ema(
@@ -26,27 +26,27 @@ def posthoc_ema(
         device: to build the network on.
 
     Raises:
-        ValueError: if there are no snapshots, or the folder is taken.
+        ValueError: if there are no snapshots, or the folder is not empty.
     """
     if sigma_rel is None:
         raise ValueError("expected --sigma_rel, the length of the average, as --sigma_rel=0.08")
     folder = Path(output) if output else workdir / f"posthoc_{sigma_rel:g}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"expected --output to be a new folder, and there is something in {folder}")
+        raise ValueError(f"expected --output to be a new folder, got {folder}, which is not empty: choose another")
     run = open_run(workdir, device)
-    denoiser = run.new_denoiser()
+    model = run.new_model()
     stored, notes = training.snapshots(workdir / "snapshots")
     for note in notes:
         print(note, file=sys.stderr)
-    report = training.reconstruct(stored, sigma_rel, denoiser)
+    report = training.reconstruct(stored, sigma_rel, model)
     if report["profile_error"] > FAR:
         print(
-            f"what the snapshots combine to is {report['profile_error']:.0%} away from an average of this length: take "
-            "one nearer to those that are stored, or more snapshots",
+            f"the combination of the snapshots is {report['profile_error']:.0%} away from an average of this length: "
+            "choose a length nearer to the stored ones, or store more snapshots",
             file=sys.stderr,
         )
     with training.atomic_dir(folder / "checkpoints" / f"{report['images']:010d}") as place:
-        write_tensors(place / "ema.safetensors", denoiser.state_dict())
+        write_tensors(place / "ema.safetensors", model.state_dict())
     write_json(folder / "posthoc_ema.json", {"from": str(workdir.resolve()), **report})
     write_json(folder / "config.json", json.loads((workdir / "config.json").read_text()))
     return {**report, "files": [str(folder)]}

@@ -19,7 +19,7 @@ from scorefield.configs import build
 from scorefield.models.layers.blocks import compile_network
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
-from scorefield.training import latest_valid, load_weights
+from scorefield.training import Model, latest_valid, load_weights
 from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
@@ -71,6 +71,11 @@ class Run:
 
     def new_denoiser(self) -> models.Denoiser:
         return build.denoiser(self.config, self.data.shape, self.num_classes).to(self.device)
+
+    def new_model(self) -> Model:
+        """The untrained denoiser with the path, whose weights belong to the model where it is learned."""
+        model: Model = Model(self.new_denoiser(), self.sde).to(self.device)
+        return model
 
     def on(self, data: str | None) -> "Run":
         """The same run on another data set, written as on a command line; on its own for None."""
@@ -201,12 +206,13 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
         print(note, file=sys.stderr)
     if checkpoint is None:
         raise ValueError(f"expected a checkpoint in {workdir / 'checkpoints'}, found none: train first")
-    denoiser = run.new_denoiser()
-    load_weights(checkpoint, denoiser, ema=ema)
+    model = run.new_model()
+    load_weights(checkpoint, model, ema=ema)
+    denoiser: models.Denoiser = model.eval().requires_grad_(False).denoiser
     if compiled:
         assert isinstance(denoiser.net, torch.nn.Module)
         compile_network(denoiser.net)
-    return Trained(run, denoiser.eval().requires_grad_(False), checkpoint, ema)
+    return Trained(run, denoiser, checkpoint, ema)
 
 
 def stored_tensor(dataset: Dataset, count: int | None = None) -> Tensor:

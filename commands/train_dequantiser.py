@@ -1,4 +1,4 @@
-"""Train the dequantiser of a trained run, and find it again."""
+"""Train the dequantiser of a trained run, and load it."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from scorefield.evaluation import save_curve
 from scorefield.likelihood import mean_and_error
 from scorefield.models.networks.dequantiser import Dequantiser
 from scorefield.solvers import PerSampleNoise
-from scorefield.training import EMA, Batches, TrainingState
+from scorefield.training import EMA, Batches, Model, TrainingState
 from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
@@ -27,8 +27,8 @@ from scorefield.training.objectives.dequantiser import train_dequantiser as trai
 
 VERSION = 1
 LEARNING_RATE = 2e-3
-CHECKED = 64  # images on which the gain is measured, from the end of the training split
-MEASURED = 10  # times that it is, along the way
+CHECKED = 64  # images for measuring the gain, from the end of the training split
+MEASURED = 10  # measurements during training
 
 
 def train_dequantiser(
@@ -42,20 +42,20 @@ def train_dequantiser(
 ) -> dict[str, Any]:
     """Train q(u | k) for a run's newest weights, on `num` images of its training split.
 
-    The gain it tells is `dequantiser_gain`'s, by the score at t_min; what the flow's bits/dim gain, --mode=likelihood
-    tells. Writes dequantiser.safetensors, dequantiser.json and a curve, at the end and not before: a training that is
-    interrupted leaves what was there, and starts over.
+    The reported gain is that of `dequantiser_gain`, by the score at t_min; --mode=likelihood measures the gain of the
+    flow's bits/dim. Writes dequantiser.safetensors, dequantiser.json and a curve at the end. An interrupted training
+    leaves the old files, and starts from the beginning.
 
     Args:
         workdir: of the run.
-        num: images to see, each as often as it takes.
+        num: images to see, with repetition.
         seed: of the weights, the order and the noise.
         batch: images a step.
         ema: for the run's averaged weights.
         device: see `open_run`.
 
     Raises:
-        ValueError: if there is no trained run, its data are no integer images, or q stops being a number.
+        ValueError: if there is no trained run, its data are not integer images, or q is not finite.
     """
     if num < 1 or batch < 1 or seed < 0:
         raise ValueError(
@@ -70,7 +70,7 @@ def train_dequantiser(
     settings = {"channels": run.data.shape[0]}
     module = Dequantiser(**settings).to(run.device)
     state = TrainingState(
-        module,
+        Model(dequantiser=module),
         torch.optim.Adam(module.parameters(), lr=LEARNING_RATE),
         EMA(module, 0.999),
         Generator(run.device).manual_seed(seed),
@@ -81,6 +81,7 @@ def train_dequantiser(
         schedule=lambda images: (1 + math.cos(math.pi * images / num)) / 2,
     )  # fmt: skip
 
+    average = state.ema.model.dequantiser
     began, due = time.perf_counter(), 0.0
     history: list[dict[str, Any]] = []
     dims = math.prod(run.data.shape)
@@ -90,10 +91,10 @@ def train_dequantiser(
             if step.images < min(due, num):
                 continue
             due += num / MEASURED
-            gain, error = mean_and_error(_gains(trained, state.ema.model, dataset, seed, batch, labels))
+            gain, error = mean_and_error(_gains(trained, average, dataset, seed, batch, labels))
             row = {
                 "images": step.images,
-                "log_q": float(step.log_q) / math.log(2),
+                "log_q": float(step.numbers["log_q"].mean()) / math.log(2),
                 "grad_norm": float(step.grad_norm),
                 "gain": gain / dims / math.log(2),
                 "gain_error": error / dims / math.log(2) if math.isfinite(error) else None,
@@ -108,7 +109,7 @@ def train_dequantiser(
                 print(f"{step.images:>12,} images  gain {row['gain']:.4f} bits/dim", flush=True)
     seconds = time.perf_counter() - began
 
-    weights = _save(workdir, state.ema.model)
+    weights = _save(workdir, average)
     facts = {
         "version": VERSION,
         "dequantiser": settings,
@@ -142,10 +143,10 @@ def train_dequantiser(
 
 
 def load_dequantiser(trained: Trained) -> tuple[Dequantiser, dict[str, Any]]:
-    """The dequantiser of a run in evaluation mode, on its device, and what its training wrote down.
+    """The dequantiser of a run in evaluation mode, on its device, and the report of its training.
 
     Raises:
-        ValueError: if there is none, it does not read, or it was trained for other weights than these.
+        ValueError: if there is none, it does not read, or it was trained for other weights.
     """
     workdir = trained.run.workdir
     weights, report = _files(workdir)

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.testing import assert_close
 
-import commands.train_dequantiser as command
+import scorefield.commands.train_dequantiser as command
 from scorefield.commands.run import open_trained
 from scorefield.commands.train.command import train
 from scorefield.commands.train_dequantiser import load_dequantiser, train_dequantiser
@@ -24,7 +24,7 @@ from scorefield.models.networks.dequantiser import Dequantiser, checkerboard
 from scorefield.models.networks.unet import UNet
 from scorefield.sde_lib import VPSDE
 from scorefield.sde_lib.quantise import cell_centres
-from scorefield.training import TrainingState
+from scorefield.training import Model, TrainingState
 from scorefield.training.objectives.dequantiser import dequantiser_gain
 from scorefield.training.objectives.dequantiser import train_dequantiser as steps_of
 
@@ -194,16 +194,16 @@ def fitted() -> Dequantiser:
     torch.manual_seed(0)
     model, module = mixture(), Dequantiser(1, width=16)
     batches = [integers(model, 128, seed) for seed in range(100)]
-    state = TrainingState(module, torch.optim.Adam(module.parameters(), lr=5e-3))
+    state = TrainingState(Model(dequantiser=module), torch.optim.Adam(module.parameters(), lr=5e-3))
     images = 128 * 400
     steps = list(
         steps_of(module, model, VPSDE(), batches, levels=LEVELS, images=images, state=state,
                  schedule=lambda seen: 1 - seen / images)
     )  # fmt: skip
     assert [step.images for step in steps] == [128 * n for n in range(1, 401)]
-    assert steps[0].log_q == 0 < steps[-1].log_q
+    assert float(steps[0].numbers["log_q"].mean()) == 0 < float(steps[-1].numbers["log_q"].mean())
     assert all(math.isfinite(step.grad_norm) and step.grad_norm > 0 for step in steps)
-    return state.ema.model
+    return state.ema.model.dequantiser
 
 
 def test_training_closes_most_of_the_bound_and_never_passes_it(fitted: Dequantiser) -> None:
@@ -245,13 +245,13 @@ def test_the_gradient_without_a_backward_pass_is_that_of_the_bound_itself() -> N
     log_p = model.log_prob((k + u) / LEVELS, *sde.scales(sde.t_min))  # cells of [0, 1]
     expected = torch.autograd.grad((log_p - log_q).mean() / 9, list(module.parameters()))
 
-    state = TrainingState(module, torch.optim.SGD(module.parameters(), lr=1.0))
+    state = TrainingState(Model(dequantiser=module), torch.optim.SGD(module.parameters(), lr=1.0))
     settings = {"levels": LEVELS, "low": 0.0, "images": 32, "limit": math.inf, "clip": None}
     (step,) = steps_of(module, model, sde, [k], state=state, **settings)
     for old, new, gradient in zip(before, module.parameters(), expected, strict=True):
         assert_close(new - old, gradient, rtol=1e-3, atol=1e-5)
     assert_close(step.grad_norm, torch.stack([g.norm() for g in expected]).norm(), rtol=1e-4, atol=0)
-    assert_close(step.log_q, log_q.mean() / 9)
+    assert_close(step.numbers["log_q"].mean(), log_q.mean() / 9)
 
 
 def test_only_the_score_at_a_time_within_the_path_is_asked_for() -> None:

@@ -49,19 +49,19 @@ def batches(shape: tuple[int, ...], start: int = 0, size: int = BATCH) -> Iterat
         yield torch.randn(size, *shape, generator=Generator().manual_seed(position))
 
 
-def save_hyperparameters(run: Run, saves: tuple[int, ...] = (), until: int = TOTAL) -> list[Step]:
+def trained(run: Run, saves: tuple[int, ...] = (), until: int = TOTAL) -> list[Step]:
     """Train as the command does, from the newest checkpoint; killed after `until` images."""
     state, seen = new_state(run), []
     checkpoint = latest(run.workdir / "checkpoints")
-    held = load(checkpoint, state)["log"] if checkpoint else {}
+    log_state = load(checkpoint, state)["log"] if checkpoint else {}
     log, loader = Log(run, state.images, state), batches(run.data.shape, state.images)
-    steps = train(state.denoiser, run.sde, loader, images=TOTAL, state=state, sound=log.watch.sound)
+    steps = train(state.denoiser, run.sde, loader, images=TOTAL, state=state, accept=log.guard.accept)
     with log:
-        log.hold(held)
+        log.load_state(log_state)
         for step in log.following(steps):
             seen.append(step)
             if step.images in saves:
-                save(run.workdir / "checkpoints", state, extra={"log": log.held()})
+                save(run.workdir / "checkpoints", state, extra={"log": log.state()})
             if step.images >= until:
                 break
     return seen
@@ -74,8 +74,14 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def watched(
     state: TrainingState, loader: Iterator[Tensor], folder: Path, steps: int = 60, **options: Any
 ) -> tuple[list[Step], str]:
-    watch = LossGuard(VPSDE(), state.denoiser, folder=folder, **options)
+    """The steps up to a bad one, that one included, and the message of its error."""
+    guard = LossGuard(VPSDE(), state.denoiser, folder=folder, **options)
     seen: list[Step] = []
+
+    def accept(step: Step) -> Tensor:
+        seen.append(step)
+        return guard.accept(step)
+
     loop = train(
         state.denoiser,
         VPSDE(),
@@ -84,16 +90,10 @@ def watched(
         state=state,
         weight=options.get("weight", weighting.simple),
         precision=options.get("precision", torch.float32),
-        sound=watch.sound,
+        accept=accept,
     )
-
-    def follow() -> None:
-        for step in loop:
-            seen.append(step)
-            watch.see(step)
-
     with pytest.raises(ValueError, match=r"^step ") as caught:
-        follow()
+        list(loop)
     return seen, str(caught.value)
 
 

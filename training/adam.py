@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.training.model import Model
+
 
 def adam(
-    denoiser: nn.Module,
+    module: nn.Module,
     learning_rate: float = 2e-4,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
@@ -15,19 +17,22 @@ def adam(
 ) -> torch.optim.Optimizer:
     """Adam (Kingma and Ba 2015), in one kernel where torch has it: one pass over weights, gradients and moments.
 
-    Weights decay apart from the gradient (AdamW, Loshchilov and Hutter 2019), where they are told to.
+    Weight decay is apart from the gradient (AdamW, Loshchilov and Hutter 2019). Each part of a `Model` is a parameter
+    group.
     """
-    weights = list(denoiser.parameters())
+    parts = list(module.children()) if isinstance(module, Model) else [module]
+    groups: list[dict[str, Any]] = [{"params": own} for part in parts if (own := list(part.parameters()))]
+    weights = list(module.parameters())
     fused = all(w.device.type in ("cpu", "cuda") and w.is_floating_point() for w in weights)
     kind = _InMemoryOrder if all(w.device.type == "cpu" for w in weights) else torch.optim.AdamW
-    return kind(weights, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+    return kind(groups, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
 
 
 class _InMemoryOrder(torch.optim.AdamW):
-    """The kernel on CPUs goes through memory as it lies, whatever the strides, and copies what is not contiguous.
+    """Adam whose gradients and moments have the memory order of the weights.
 
-    So gradients and moments are laid as the weights are, and what is channels last is shown as (out, H, W, in), which
-    is contiguous.
+    The kernel on CPUs ignores strides, and copies tensors that are not contiguous. So channels-last tensors are passed
+    as (out, H, W, in), which is contiguous.
     """
 
     def _init_group(self, group: dict[str, Any], *tensors: list[Tensor]) -> bool:
@@ -47,5 +52,5 @@ class _InMemoryOrder(torch.optim.AdamW):
 
 
 def _alike(weight: Tensor, x: Tensor) -> bool:
-    """Whether both lie in memory in the same order."""
+    """Whether both have the same order in memory."""
     return x.stride() == weight.stride() or (x.is_contiguous() and weight.is_contiguous())

@@ -1,47 +1,39 @@
-"""The training loop, as a generator: whoever calls it owns logging and saving."""
+"""The training loop, as a generator over a list of objectives: the caller logs and saves."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scorefield.sde_lib import SDE
-from scorefield.training import times as times_
-from scorefield.training import weighting
-from scorefield.training.adam import adam
-from scorefield.training.averages.ema import EMA
 from scorefield.training.distributed.blocks import recomputing
 from scorefield.training.distributed.ranks import Ranks
-from scorefield.training.objectives.dsm import dsm_loss
-from scorefield.training.times import Times
-from scorefield.training.weighting import Weighting
-
-if TYPE_CHECKING:
-    from scorefield.training.distributed.sharding import Sharding
+from scorefield.training.distributed.shards import by_sharding, full, in_shards, mean_over_ranks
+from scorefield.training.model import Model
+from scorefield.training.state import TrainingState
 
 Batch = Tensor | dict[str, Tensor]
-HOST_DEVICES = ("cpu",)  # devices that can be asked without waiting
+HOST_DEVICES = ("cpu",)  # reading a number from these does not wait
 
 
 class Step(NamedTuple):
-    """What happened in a step. The tensors are left on their device: read them when you need them.
+    """One step of an objective. The tensors stay on their device: read them only when needed.
 
-    Where several processes train together, loss, losses, times and batch are of this one's rows: `Ranks.mean` and
-    `Ranks.together` give those of all.
+    With several processes, loss, losses, batch and numbers are of this process's rows: `Ranks.mean` and
+    `Ranks.all_gather` give those of all.
 
     Args:
-        step, images: how far training has come with it.
-        loss: its mean over the batch, ().
+        step, images: the count of steps and of images seen, this step included.
+        loss: the mean over the batch, ().
         grad_norm: before clipping, ().
-        learning_rate: that was used.
+        learning_rate: of this step.
         losses: of each example, weighted, (B,).
-        times: of each example, (B,).
-        batch: what it was computed on: x0 (B, *D), eps, and conditioning.
+        batch: what the losses were computed on, with the drawn random numbers.
+        numbers: what else the objective reports, (B,) each.
     """
 
     step: int
@@ -50,188 +42,221 @@ class Step(NamedTuple):
     grad_norm: Tensor
     learning_rate: float
     losses: Tensor
-    times: Tensor
     batch: dict[str, Tensor]
+    numbers: dict[str, Tensor]
+
+    @property
+    def times(self) -> Tensor:
+        """The time of each example, (B,)."""
+        return self.batch["times"]
+
+
+def finite(step: Step) -> Tensor:
+    """Whether the gradient is finite, () of bool; the norm, and so the answer, is the same on every process."""
+    return step.grad_norm.isfinite()
 
 
 @dataclass
-class TrainingState:
-    """Everything training changes, and so everything a checkpoint holds.
+class Objective:
+    """A loss, and the optimiser of the weights that it trains.
 
     Args:
-        denoiser: the module in training.
-        optimizer: by default `adam` at 2e-4 (Ho et al. 2020).
-        ema: by default of decay 0.9999.
-        generator: of times and noise, on the denoiser's device; by default seeded with 0.
-        step, images: how far it has come.
-        sharding: what put it in shards, if it is.
+        optimizer: one of the state's; its weights are trained and clipped.
+        loss: `(model, batch) -> losses (B,)`, or a pair of those and of further numbers (B,) to report.
+        draw: `(model, batch, generator) -> tensors`, a row for each example: the random numbers of the complete
+            batch, which are added to it. They do not depend on the number of processes or on `accumulate`.
+        every: the objective takes each `every`-th step.
+        accept: whether to take a step, () of bool, called once a step before the optimiser moves. A refused step leaves
+            weights, moments and averages unchanged. (On CUDA averages continue towards the unchanged weights, and an
+            optimiser that is not fused continues by its moments.)
     """
 
-    denoiser: nn.Module
-    optimizer: torch.optim.Optimizer = field(default=None)  # type: ignore[assignment]
-    ema: EMA[nn.Module] = field(default=None)  # type: ignore[arg-type]
-    generator: Generator = field(default=None)  # type: ignore[assignment]
-    step: int = 0
-    images: int = 0
-    sharding: "Sharding | None" = None
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Model, dict[str, Tensor]], Tensor | tuple[Tensor, dict[str, Tensor]]]
+    draw: Callable[[Model, dict[str, Tensor], Generator], dict[str, Tensor]] = lambda model, batch, generator: {}
+    every: int = 1
+    accept: Callable[[Step], Tensor] = finite
 
-    def __post_init__(self) -> None:
-        self.optimizer = self.optimizer or adam(self.denoiser)
-        self.ema = self.ema or EMA(self.denoiser)
-        device = next(self.denoiser.parameters()).device
-        self.generator = self.generator or Generator(device).manual_seed(0)
+    @property
+    def weights(self) -> list[Tensor]:
+        """Those that it trains."""
+        return [weight for group in self.optimizer.param_groups for weight in group["params"]]
 
 
-def finite(loss: Tensor, grad_norm: Tensor) -> Tensor:
-    """Whether a step may be taken: its gradient is finite, which all processes agree on."""
-    return grad_norm.isfinite()
-
-
-def train(
-    denoiser: nn.Module,
-    sde: SDE,
+def run(
+    state: TrainingState,
+    objectives: Sequence[Objective],
     loader: Iterable[Batch],
     *,
     images: int,
-    weight: Weighting = weighting.simple,
-    times: Times = times_.stratified,
-    state: TrainingState | None = None,
     schedule: Callable[[int], float] = lambda images: 1.0,
     clip: float | None = 1.0,
     precision: torch.dtype = torch.float32,
     accumulate: int = 1,
     recompute: bool = False,
-    sound: Callable[[Tensor, Tensor], Tensor] = finite,
-) -> Iterator[Step]:
-    """Steps of denoising score matching until `images` have been seen, one record a step.
+) -> Iterator[tuple[Step, ...]]:
+    """Train until `images` have been seen: a record of each objective that was due, once a step.
 
-    Where torch.distributed has been started, its processes train together (DistributedDataParallel; `Sharding` puts
-    a state in shards instead). Each must be given the same loader, state and arguments. Batches, times and noise are
-    those of one process, and each takes its rows of them, so neither the number of processes nor `accumulate` changes
-    what is learned but by rounding, and by dropout, which every process draws from its own torch seed.
+    The objectives of a step follow one another on the same batch, each with its own backward pass and optimiser; the
+    weights of the others are frozen meanwhile. The averages follow at the end of the step.
+
+    Where torch.distributed has been started, its processes train together: by DistributedDataParallel, or in shards
+    (`training.distributed.sharding`). Each needs the same loader, state and arguments. Batches and random numbers are
+    those of one process, and each process takes its rows. So neither the number of processes nor `accumulate` changes
+    the result, except by rounding and by dropout, which every process draws from its own torch seed.
 
     Args:
-        denoiser: trained in place.
-        sde: the path.
-        loader: yields x0 (B, *D), or a dict with "x0" and conditioning; gone through again as often as needed.
-        images: the length of training, counted from the start, not from where `state` stands.
-        weight: see `training.weighting`.
-        times: see `training.times`.
-        state: optimiser, EMA, generator and progress, to keep or to resume; a new one by default.
-        schedule: factor on the optimiser's learning rate, as a function of the images seen.
-        clip: largest norm of the gradient, None for no limit.
-        precision: bfloat16 runs the network under autocast.
-        accumulate: the parts that a batch is taken in, one after another, for less memory.
-        recompute: compute the blocks' activations again in the backward pass, for less memory still.
-        sound: whether a step may be taken, () of bool, from its loss and its gradient's norm before clipping, (); it is
-            asked once a step. A step that is not sound leaves weights, moments and averages as they are (but on CUDA:
-            averages go on towards those weights, and an optimiser that is not fused moves them by its moments).
+        state: changed in place.
+        objectives: their optimisers are the state's.
+        loader: yields x0 (B, *D), or a dict with "x0" and conditioning; repeated as often as needed.
+        images: the length of training, counted from the start and not from the state's position.
+        schedule: factor on the learning rates, as a function of the images seen.
+        clip: largest norm of an objective's gradient, None for no limit.
+        precision: bfloat16 runs the losses under autocast.
+        accumulate: the number of parts that a batch is divided into, one after another, to save memory.
+        recompute: compute the blocks' activations again in the backward pass, to save more memory.
 
     Raises:
-        ValueError: if the loader has nothing to give, or a batch does not divide by the processes and `accumulate`.
+        ValueError: if the loader is empty, a batch does not divide by the processes and `accumulate`, or no objective
+            takes every step.
     """
     if accumulate < 1:
         raise ValueError(f"expected training.accumulate to be at least 1, got {accumulate}")
-    state, ranks = state or TrainingState(denoiser), Ranks.current()
-    device = next(denoiser.parameters()).device
-    rates = [group.setdefault("initial_lr", group["lr"]) for group in state.optimizer.param_groups]
+    if min((objective.every for objective in objectives), default=0) != 1:
+        raise ValueError(f"expected an objective with every=1, got {[each.every for each in objectives]}: add one")
+    model, ranks = state.model, Ranks.current()
+    device = next(model.parameters()).device
+    rates = [[group.setdefault("initial_lr", group["lr"]) for group in o.optimizer.param_groups] for o in objectives]
     batches = cycle(loader)
-    parallel = _parallel(denoiser, ranks)
-    denoiser.train()
-    with recomputing(denoiser, recompute):
+    with recomputing(model, recompute):
+        parallel = []
+        for objective in objectives:
+            with _others_frozen(objective, objectives):
+                parallel.append(_parallel(_Loss(model, objective), ranks))
+        model.train()
         while state.images < images:
-            given = next(batches)
-            shape = _x0(given).shape
-            own = ranks.rows(shape[0], accumulate)
-            x0, cond = _split(_rows(given, own), device)
+            batch = _as_dict(next(batches))
+            count = len(batch["x0"])
+            rows = ranks.rows(count, accumulate)
             factor = schedule(state.images)
-            for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-
-            t = times(sde, shape[0], state.generator)[own]
-            eps = torch.randn(shape, generator=state.generator, device=device, dtype=x0.dtype)[own]
-            batch = {"x0": x0, "eps": eps, **cond}
-
-            def losses_of(rows: slice, t: Tensor = t, batch: dict[str, Tensor] = batch) -> Tensor:
-                with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                    part = {key: value[rows] for key, value in batch.items()}
-                    return dsm_loss(parallel, sde, t=t[rows], weight=weight, **part)
-
-            state.optimizer.zero_grad(set_to_none=True)
-            losses = _backward(parallel, losses_of, len(x0), accumulate)
-            norm = _clipped(denoiser, clip)
-            loss = losses.mean()
-            _take(state, denoiser, sound(loss, norm))
-
+            records, moved = [], False
+            for objective, loss, own_rates in zip(objectives, parallel, rates, strict=True):
+                if (state.step + 1) % objective.every:
+                    continue
+                for group, rate in zip(objective.optimizer.param_groups, own_rates, strict=True):
+                    group["lr"] = rate * factor
+                with torch.no_grad():
+                    drawn = objective.draw(model, batch, state.generator)
+                part = {name: value[rows].to(device, non_blocking=True) for name, value in {**batch, **drawn}.items()}
+                objective.optimizer.zero_grad(set_to_none=True)
+                with _others_frozen(objective, objectives):
+                    losses, numbers = _backward(loss, part, accumulate, precision)
+                if in_shards(model):
+                    mean_over_ranks([weight.grad for weight in objective.weights])
+                norm = _clip(objective.weights, clip)
+                learning_rate = float(objective.optimizer.param_groups[0]["lr"])
+                position = state.step + 1, state.images + count
+                record = Step(*position, losses.mean(), norm, learning_rate, losses, part, numbers)
+                moved |= _optimizer_step(objective, objective.accept(record))
+                records.append(record)
+            if moved:
+                state.ema.update(model)
             state.step += 1
-            state.images += shape[0]
-            rate = float(state.optimizer.param_groups[0]["lr"])
-            yield Step(state.step, state.images, loss, norm, rate, losses, t, batch)
+            state.images += count
+            yield tuple(records)
 
 
-def _clipped(denoiser: nn.Module, clip: float | None) -> Tensor:
-    """The gradient's norm, before it is clipped."""
-    weights = [weight for weight in denoiser.parameters() if weight.grad is not None]
-    norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-    # Where asking is free, no pass over all gradients to multiply them by 1 (clipping divides by norm + 1e-6).
-    if clip is not None and not (norm.device.type in HOST_DEVICES and float(_whole(norm)) + 1e-5 < clip):
-        nn.utils.clip_grads_with_norm_(weights, clip, norm)
-    return _whole(norm)
+class _Loss(nn.Module):
+    """An objective's loss as a module, as DistributedDataParallel expects."""
+
+    def __init__(self, model: Model, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.loss = model, objective.loss
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        answer = self.loss(self.model, batch)
+        return answer if isinstance(answer, tuple) else (answer, {})
 
 
-def _take(state: TrainingState, denoiser: nn.Module, sound: Tensor) -> None:
-    """Move the weights and their averages, unless that is not sound; a CUDA device is told, not waited for."""
-    optimizer: Any = state.optimizer
-    if sound.device.type in HOST_DEVICES:
-        if not bool(sound):
-            return
-        optimizer.step()
-    elif optimizer.defaults.get("fused"):  # its kernels leave all as it is where found_inf is not 0
-        optimizer.grad_scale, optimizer.found_inf = None, (~sound).float()
+def _backward(
+    loss: nn.Module, batch: dict[str, Tensor], accumulate: int, precision: torch.dtype
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The losses and numbers of a batch, in parts; the gradient of the mean loss is left in the weights."""
+    count, device = len(batch["x0"]), batch["x0"].device
+    parts, size = [], count // accumulate
+    for first in range(0, count, max(size, 1)):
+        last = first + size >= count
+        with nullcontext() if last else _unsynchronised(loss):
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                losses, numbers = loss({name: value[first : first + size] for name, value in batch.items()})
+            (losses.mean() / accumulate).backward()
+        parts.append({"loss": losses.detach(), **{name: value.detach() for name, value in numbers.items()}})
+    every = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return every.pop("loss"), every
+
+
+def _clip(weights: Sequence[Tensor], clip: float | None) -> Tensor:
+    """Clip the gradient; its norm before that."""
+    groups = by_sharding([weight for weight in weights if weight.grad is not None]) or [[]]
+    norms = [nn.utils.get_total_norm([weight.grad for weight in each if weight.grad is not None]) for each in groups]
+    norm = full(norms[0]) if len(norms) == 1 else torch.stack([full(each) for each in norms]).norm()
+    # Where the number is free to read, skip a pass over all gradients that multiplies by 1. (Clipping adds 1e-6.)
+    if clip is not None and not (norm.device.type in HOST_DEVICES and float(norm) + 1e-5 < clip):
+        for each in groups:
+            nn.utils.clip_grads_with_norm_(each, clip, norms[0] if len(norms) == 1 else norm)
+    return norm
+
+
+def _optimizer_step(objective: Objective, accepted: Tensor) -> bool:
+    """Move the weights if the step is accepted, without waiting for a CUDA device; whether they may have moved."""
+    optimizer: Any = objective.optimizer
+    if accepted.device.type in HOST_DEVICES:
+        if bool(accepted):
+            optimizer.step()
+        return bool(accepted)
+    if optimizer.defaults.get("fused"):  # its kernels change nothing where found_inf is not 0
+        optimizer.grad_scale, optimizer.found_inf = None, (~accepted).float()
         optimizer.step()
         optimizer.found_inf = None
     else:
-        for weight in denoiser.parameters():
+        for weight in objective.weights:
             if weight.grad is not None:
-                weight.grad.masked_fill_(~sound, 0)
+                weight.grad.masked_fill_(~accepted, 0)
         optimizer.step()
-    state.ema.update(denoiser)
+    return True
 
 
-def _backward(parallel: nn.Module, losses_of: Callable[[slice], Tensor], rows: int, accumulate: int) -> Tensor:
-    """The losses of the rows, taken in parts; the gradient of their mean is left in the weights."""
-    losses, size = [], rows // accumulate
-    for first in range(0, rows, max(size, 1)):
-        last = first + size >= rows
-        with nullcontext() if last else _unsynchronised(parallel):
-            part = losses_of(slice(first, first + size))
-            (part.mean() / accumulate).backward()  # type: ignore[no-untyped-call]
-        losses.append(part.detach())
-    return torch.cat(losses)
+@contextmanager
+def _others_frozen(objective: Objective, objectives: Sequence[Objective]) -> Iterator[None]:
+    """Freeze the weights of the other objectives."""
+    if len(objectives) == 1:
+        yield
+        return
+    own = {id(weight) for weight in objective.weights}
+    others = [weight for other in objectives for weight in other.weights if id(weight) not in own]
+    frozen = [weight for weight in others if weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(True)
 
 
-def _in_shards(tensor: Tensor) -> bool:
-    # Asked so, because to import torch.distributed.tensor takes most of a second.
-    return hasattr(tensor, "full_tensor")
-
-
-def _whole(tensor: Any) -> Tensor:
-    return tensor.full_tensor() if _in_shards(tensor) else tensor  # type: ignore[no-any-return]
-
-
-def _parallel(denoiser: nn.Module, ranks: Ranks) -> nn.Module:
-    """The denoiser, whose backward pass gives every process the mean of all gradients."""
-    if ranks.world == 1 or _in_shards(next(denoiser.parameters())):
-        return denoiser
-    # Buffers are the same everywhere; newer versions of PyTorch have another word for leaving them alone.
+def _parallel(loss: _Loss, ranks: Ranks) -> nn.Module:
+    """The loss, whose backward pass gives every process the mean of all gradients."""
+    if ranks.world == 1 or in_shards(loss):
+        return loss
+    # Buffers are the same everywhere; newer versions of PyTorch have another name for this setting.
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     alike: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
-    return DistributedDataParallel(denoiser, gradient_as_bucket_view=True, **alike)
+    return DistributedDataParallel(loss, gradient_as_bucket_view=True, **alike)
 
 
-def _unsynchronised(parallel: nn.Module) -> AbstractContextManager[None]:
-    """Gradients stay with the process for now. (Shards are reduced each time: a whole gradient may not fit.)"""
-    return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+def _unsynchronised(loss: nn.Module) -> AbstractContextManager[None]:
+    """Gradients stay with the process for now. (Shards are reduced each time: a complete gradient may not fit.)"""
+    return loss.no_sync() if isinstance(loss, DistributedDataParallel) else nullcontext()
 
 
 def cycle(loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -245,17 +270,9 @@ def cycle(loader: Iterable[Batch]) -> Iterator[Batch]:
             raise ValueError("expected a loader with at least one batch, got an empty one: is it a used-up generator?")
 
 
-def _x0(batch: Batch) -> Tensor:
-    if isinstance(batch, dict) and "x0" not in batch:
+def _as_dict(batch: Batch) -> dict[str, Tensor]:
+    if isinstance(batch, Tensor):
+        return {"x0": batch}
+    if "x0" not in batch:
         raise ValueError(f'expected a batch to be a tensor or a dict with "x0", got the keys {sorted(batch)}')
-    return batch if isinstance(batch, Tensor) else batch["x0"]
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    return batch[rows] if isinstance(batch, Tensor) else {key: value[rows] for key, value in batch.items()}
-
-
-def _split(batch: Batch, device: torch.device) -> tuple[Tensor, dict[str, Any]]:
-    x0 = _x0(batch).to(device, non_blocking=True)
-    named = {} if isinstance(batch, Tensor) else batch
-    return x0, {key: value.to(device, non_blocking=True) for key, value in named.items() if key != "x0"}
+    return batch

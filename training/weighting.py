@@ -1,8 +1,8 @@
 """What an error costs at each noise level: functions `(sde, t) -> (B,)` that weigh |D - x0|^2.
 
-An error in x0 is one in eps times alpha / sigma, and one in the score times alpha / sigma^2, so every
-weighting of the literature is a function of the log-SNR lambda and of its slope. Vincent 2011's identity makes the
-minimiser E[x0 | x_t] under any of them.
+The error in eps is the error in x0 times alpha / sigma, and the error in the score is that times alpha / sigma^2. So
+every weighting of the literature is a function of the log-SNR lambda and its slope. By the identity of Vincent 2011
+the minimiser is E[x0 | x_t] under any of them.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A file of rows, one JSON object a line, that goes on where a checkpoint was."""
+"""A file of rows, one JSON object a line, that continues from a checkpoint."""
 
 import json
 import os
@@ -8,15 +8,15 @@ from typing import Any
 from scorefield.training.checkpoints.atomic import atomic_file
 
 
-class Rows:
-    """A .jsonl file, opened to add to, less what was written after `images` images.
+class JsonLines:
+    """A .jsonl file opened for appending, without the rows of more than `images` images.
 
-    A crash loses at most the line that it cut short: that one is removed. Where there is no room for a row the file
-    stays whole, and the row is written with the next one.
+    A line that a crash cut short is removed. On a full disk the file keeps its complete rows, and the new row is
+    written with the next one.
 
     Args:
         path: of the file.
-        images: rows that say more are removed.
+        images: rows with a larger number are removed.
     """
 
     def __init__(self, path: Path, images: int) -> None:
@@ -27,33 +27,33 @@ class Rows:
             file.flush()
             os.fsync(file.fileno())
         self._file = path.open("ab", buffering=0)
-        self._behind = b""
+        self._unwritten = b""
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row, at once.
+        """Add a row.
 
         Raises:
             OSError: if there is no room.
         """
         self.rows.append(row)
-        self._behind += f"{json.dumps(row)}\n".encode()
+        self._unwritten += f"{json.dumps(row)}\n".encode()
         self._add()
 
     def _add(self) -> None:
-        whole, left = self._file.seek(0, os.SEEK_END), self._behind
+        end, left = self._file.seek(0, os.SEEK_END), self._unwritten
         try:
             while left:
                 left = left[self._file.write(left) :]
         except OSError:
-            self._file.truncate(whole)
+            self._file.truncate(end)
             raise
-        self._behind = b""
+        self._unwritten = b""
 
-    def to_disk(self) -> None:
-        """Wait until the rows are on the disk, so that a checkpoint is never ahead of them.
+    def flush(self) -> None:
+        """Flush the rows to the disk, so that a checkpoint is never newer than they are.
 
         Raises:
-            OSError: if there is no room for one.
+            OSError: if there is no room.
         """
         self._add()
         os.fsync(self._file.fileno())

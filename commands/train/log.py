@@ -1,4 +1,4 @@
-"""What training shows: a progress bar, metrics.jsonl, timing.jsonl, TensorBoard, curves, and pictures of samples."""
+"""The output of training: a progress bar, metrics.jsonl, timing.jsonl, TensorBoard, curves, and pictures."""
 
 import math
 import sys
@@ -12,13 +12,13 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from scorefield.commands.run import Run
-from scorefield.commands.train.json_lines import Rows
+from scorefield.commands.train.json_lines import JsonLines
 from scorefield.commands.train.pictures import save_curves, save_samples
 from scorefield.commands.train.settings import PRECISIONS
 from scorefield.configs import build
-from scorefield.training import Step, TrainingState
-from scorefield.training.checkpoints import randomness
+from scorefield.training import Ranks, Step, TrainingState
 from scorefield.training.checkpoints.atomic import FULL
+from scorefield.training.distributed.shards import in_shards
 from scorefield.training.memory import memory
 from scorefield.training.monitor.loss_guard import LossGuard
 from scorefield.training.monitor.step_metrics import StepMetrics
@@ -26,44 +26,44 @@ from scorefield.training.monitor.step_metrics import StepMetrics
 
 @dataclass
 class Log:
-    """What training shows: a progress bar, metrics.jsonl, timing.jsonl, TensorBoard, curves and pictures.
+    """The output of training: a progress bar, metrics.jsonl, timing.jsonl, TensorBoard, curves and pictures.
 
-    metrics.jsonl holds what the run's numbers decide alone, so it has the same bytes however often the run was
-    interrupted; timing.jsonl holds what the machine does. Every process counts its part of the steps; the first one
-    writes. Nothing waits for the device unless a row is due.
+    metrics.jsonl depends only on the run's numbers, so interruptions do not change its bytes. timing.jsonl has the
+    numbers of the machine. Every process counts its rows of the steps; the first one writes. Nothing waits for the
+    device unless a row is due.
 
     Args:
-        run: what is trained, and where.
-        before: images seen before; rows of later ones are of a future that was lost, and are removed.
-        state: what is trained: with it, the layer of a bad step is named.
-        loss: the mean over the last row's steps.
+        run: in training.
+        before: images seen before; rows of more images come from after the checkpoint, and are removed.
+        training: its state; with it the layer of a bad step is named.
+        loss: the mean over the steps of the last row.
     """
 
     run: Run
     before: int
-    state: TrainingState | None = None
+    training: TrainingState | None = None
     loss: float = math.nan
 
     def __post_init__(self) -> None:
-        run, state, settings = self.run, self.state, self.run.config.training
+        run, settings = self.run, self.run.config.training
         weight = build.build(build.WEIGHTINGS, settings.weight)
         self._window = StepMetrics(run.sde, weight, run.device)
-        self.watch = LossGuard(
+        self.guard = LossGuard(
             run.sde,
-            state.denoiser if state else None,
+            self.training.denoiser if self.training else None,
             weight=weight,
             precision=PRECISIONS[settings.precision],
             explosion=float(settings.get("explosion", 1e3)),
             folder=run.workdir,
         )
-        self._first = randomness.rank() == 0
+        self._first = Ranks.current().first
 
     def __enter__(self) -> "Log":
         if self._first:
             workdir = self.run.workdir
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before + 1)
-            self._metrics = Rows(workdir / "metrics.jsonl", self.before)
-            self._timing = Rows(workdir / "timing.jsonl", self.before)
+            self._metrics = JsonLines(workdir / "metrics.jsonl", self.before)
+            self._timing = JsonLines(workdir / "timing.jsonl", self.before)
             self.loss = self._metrics.rows[-1].get("loss", math.nan) if self._metrics.rows else math.nan
         total = self.run.config.training.images
         off = None if self._first else True
@@ -74,28 +74,27 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         if self._first:
-            with self._room(spared=True):
+            with self._room(optional=True):
                 save_curves(self._metrics.rows, self.run.workdir)
             self._metrics.close()
             self._timing.close()
-            with self._room(spared=True):
+            with self._room(optional=True):
                 self._board.close()
 
     def following(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """The same steps, each judged, their numbers written down every `log_every` of them.
+        """The same steps; a row is written every `log_every` of them.
 
         Raises:
-            ValueError: at a step that is not finite or explodes; see `training.monitor.loss_guard`.
+            ValueError: at a step that is not finite or explodes, where `guard.accept` was passed to `train`.
         """
         began = time.perf_counter()
         for step in steps:
             self._bar.update(step.images - self._bar.n)
-            self.watch.see(step)
             self._window.add(step)
             last = step.images >= self.run.config.training.images
             due = step.step % self.run.config.training.log_every == 0 or last
             if due:
-                self.watch.settle()
+                self.guard.settle()
                 means = self._window.means()
                 self._window.clear()
             self._stepping += time.perf_counter() - began
@@ -104,42 +103,42 @@ class Log:
             yield step
             began = time.perf_counter()
 
-    def held(self) -> dict[str, Any]:
-        """What it has taken in since its last row; a checkpoint keeps it, so that the next row is the same.
+    def state(self) -> dict[str, Any]:
+        """The sums since the last row, which a checkpoint keeps so that the next row is the same.
 
-        Every process must ask, and every one is given the same.
+        Every process must call, and gets the same.
 
         Raises:
             ValueError: if a step was bad, so that nothing of it is saved.
         """
-        self.watch.settle()
+        self.guard.settle()
         if self._first:
             with self._room():
-                self._metrics.to_disk()
-                self._timing.to_disk()
-        own = {"window": self._window.state_dict(), "watch": self.watch.state_dict()}
-        return {"ranks": randomness.of_every_rank(own)}
+                self._metrics.flush()
+                self._timing.flush()
+        own = {"window": self._window.state_dict(), "watch": self.guard.state_dict()}
+        return {"ranks": Ranks.current().all_gather_object(own)}
 
-    def hold(self, held: dict[str, Any]) -> None:
-        """Go on from what a checkpoint kept; one that kept nothing starts a window of its own."""
-        ranks = held.get("ranks", [])
-        if len(ranks) == randomness.processes():
-            self._window.load_state_dict(ranks[randomness.rank()]["window"])
-            self.watch.load_state_dict(ranks[randomness.rank()]["watch"])
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from the sums of a checkpoint; without them a new window starts."""
+        every, here = state.get("ranks", []), Ranks.current()
+        if len(every) == here.world:
+            self._window.load_state_dict(every[here.rank]["window"])
+            self.guard.load_state_dict(every[here.rank]["watch"])
 
-    def pictures(self, state: TrainingState, asked: Callable[[], object] = lambda: False) -> None:
-        """Samples of the weights in training and of their average, side by side, from the same noise each time.
+    def pictures(self, state: TrainingState, stopped: Callable[[], object] = lambda: False) -> None:
+        """Draw samples of the weights in training and of their average, side by side, from the same noise each time.
 
-        They are abandoned once `asked` is true, but for those of shards, which all processes draw together.
+        They are abandoned once `stopped` is true, except those of shards, which all processes draw together.
         """
-        sharded = any(hasattr(weights, "full_tensor") for weights in state.denoiser.parameters())
+        sharded = in_shards(state.model)
         if self._first or sharded:
             with self._room():
-                said = save_samples(
-                    self.run, state, self._board if self._first else None, (lambda: False) if sharded else asked
+                message = save_samples(
+                    self.run, state, self._board if self._first else None, (lambda: False) if sharded else stopped
                 )
-                if said:
-                    tqdm.write(said)
+                if message:
+                    tqdm.write(message)
 
     def _write(self, step: Step, means: dict[str, Any]) -> None:
         self.loss = means["loss"]
@@ -162,7 +161,7 @@ class Log:
             self._timing.write({**place, **timing})
         with self._room():
             self._plot(step.images, {**numbers, **timing})
-        self._say(step, timing["images_per_second"])
+        self._print(step, timing["images_per_second"])
 
     def _plot(self, images: int, numbers: dict[str, Any]) -> None:
         levels = numbers.pop("levels")
@@ -174,18 +173,18 @@ class Log:
                     self._board.add_scalar(f"{name}_by_log_snr/{low:+03.0f}", levels[name][i], images)
 
     @contextmanager
-    def _room(self, spared: bool = False) -> Iterator[None]:
-        """What cannot be written for want of room is said, and spared or fatal as `training.on_full_disk` says."""
+    def _room(self, optional: bool = False) -> Iterator[None]:
+        """Report what cannot be written; unless it is optional, `training.on_full_disk` decides whether to stop."""
         try:
             yield
         except OSError as error:
-            where, mended = error.filename or self.run.workdir, "make room" if error.errno in FULL else "mend that"
-            line = f"{error.strerror or error}: part of what training shows is not written in {where}"
-            if not spared and self.run.config.training.get("on_full_disk", "stop") != "continue":
-                raise ValueError(f"{line}; {mended}, and give the same command again") from None
+            where, repair = error.filename or self.run.workdir, "make room" if error.errno in FULL else "repair that"
+            line = f"{error.strerror or error}: part of the log is not written in {where}"
+            if not optional and self.run.config.training.get("on_full_disk", "stop") != "continue":
+                raise ValueError(f"{line}; {repair}, and run the same command again") from None
             tqdm.write(line, file=sys.stderr)
 
-    def _say(self, step: Step, rate: float) -> None:
+    def _print(self, step: Step, rate: float) -> None:
         self._bar.set_postfix(loss=f"{self.loss:.4f}")
         if self._bar.disable:
             left = max(0, self.run.config.training.images - step.images) / rate

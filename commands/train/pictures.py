@@ -1,5 +1,6 @@
-"""The pictures of a training run: samples as it goes, curves at its end."""
+"""The pictures of a training run: samples during it, curves at its end."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,29 +14,32 @@ from scorefield.commands.generate import generate
 from scorefield.commands.run import Run
 from scorefield.evaluation import save_curve, save_side_by_side
 from scorefield.solvers import Progress
-from scorefield.training import TrainingState
+from scorefield.training import Model, TrainingState
 
-SAMPLES = 36  # of each of the two
+SAMPLES = 36  # in each panel
 STAGES = 4  # parts of the run, each a curve over noise levels
 QUICK = {"solver": "dpm", "grid": "log_snr", "steps": 20, "denoise": True}
 
 
 def save_samples(
-    run: Run, state: TrainingState, board: SummaryWriter | None, asked: Callable[[], object] = lambda: False
+    run: Run, state: TrainingState, board: SummaryWriter | None, stopped: Callable[[], object] = lambda: False
 ) -> str:
-    """Samples of the raw weights and of their first average, side by side, from one noise; what to say of it.
+    """Draw samples of the raw weights and of their first average, side by side, from the same noise.
 
-    They are drawn as the configuration says, or in 20 steps of DPM-Solver++ if that takes more evaluations of the
-    network than `training.sample_evaluations`. Sampling that fails (raw weights, early on) costs its panel, not the
-    run. Weights in shards need every process to sample: those without a board write nothing. Where `asked` says so,
-    sampling is abandoned.
+    They are drawn by the configuration's sampler, or in 20 steps of DPM-Solver++ if that takes more evaluations of the
+    network than `training.sample_evaluations`. Sampling that fails (raw weights, early in training) costs only its
+    panel. Weights in shards need every process to sample; processes without a board write nothing. Sampling is
+    abandoned once `stopped` is true.
+
+    Returns:
+        A line to print.
     """
     sampling = sampling_of(run)
     side_by_side: dict[str, Tensor] = {}
     missing: list[str] = []
-    for name, denoiser in {"raw": state.denoiser, f"EMA {state.ema.decay:g}": state.ema.model}.items():
-        with _evaluating(denoiser), _noted(missing):
-            side_by_side[name] = _samples(run, denoiser, sampling, asked)
+    for name, model in {"raw": state.model, f"EMA {state.ema.decay:g}": state.ema.model}.items():
+        with _evaluating(model), _collecting(missing):
+            side_by_side[name] = _samples(_along(run, model), model, sampling, stopped)
     if board is None:
         return ""
     if not side_by_side:
@@ -69,9 +73,9 @@ def save_curves(rows: Sequence[dict[str, Any]], workdir: Path) -> None:
 
 
 def sampling_of(run: Run) -> Mapping[str, Any]:
-    """How pictures are sampled: the configuration's own way, or QUICK where a sample costs too much by that.
+    """The sampler of pictures: the configuration's own, or QUICK where that takes too many evaluations.
 
-    The evaluations are counted on a denoiser that costs none.
+    The evaluations are counted with a denoiser of zeros.
     """
     left = run.config.training.sample_evaluations
 
@@ -86,21 +90,24 @@ def sampling_of(run: Run) -> Mapping[str, Any]:
         generate(run, counted, 1, sampling=run.config.sampling, seed=0, show=False)
     except _TooManyError:
         return QUICK
-    except ValueError:  # said where the pictures are drawn
+    except ValueError:  # reported when the pictures are drawn
         pass
     return run.config.sampling  # type: ignore[no-any-return]
 
 
 class _TooManyError(Exception):
-    """Evaluations."""
+    """The sampler takes more evaluations than a picture may."""
 
 
 @contextmanager
-def _evaluating(denoiser: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in denoiser.modules()}
-    denoiser.eval()
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
     try:
-        with torch.compiler.set_stance("force_eager"):  # or it is compiled again for another batch and mode
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+        ):  # else it compiles again for another batch and mode
             yield
     finally:
         for module, mode in modes.items():
@@ -108,16 +115,24 @@ def _evaluating(denoiser: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _noted(failures: list[str]) -> Iterator[None]:
+def _collecting(failures: list[str]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
         failures.append(str(error))
 
 
-def _samples(run: Run, denoiser: nn.Module, sampling: Mapping[str, Any], asked: Callable[[], object]) -> Tensor:
+def _along(run: Run, model: nn.Module) -> Run:
+    """The run on the model's own path, where that is learned."""
+    if isinstance(model, Model) and model.learns_path and model.sde is not None:
+        run = dataclasses.replace(run)
+        run.sde = model.sde
+    return run
+
+
+def _samples(run: Run, denoiser: nn.Module, sampling: Mapping[str, Any], stopped: Callable[[], object]) -> Tensor:
     def abandoned(progress: Progress) -> None:
-        if asked():
+        if stopped():
             raise ValueError("interrupted")
 
     labels = None if run.num_classes is None else torch.arange(SAMPLES) % run.num_classes
@@ -135,7 +150,7 @@ def _samples(run: Run, denoiser: nn.Module, sampling: Mapping[str, Any], asked: 
 
 
 def _by_level(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """The bins' middles and mean errors over some rows of one path; bins that nothing fell into are left out."""
+    """The centres of the bins and their mean errors over some rows of one path; empty bins are left out."""
     edges = rows[-1]["levels"]["edges"]
     sums, counts = [0.0] * (len(edges) - 1), [0] * (len(edges) - 1)
     for row in rows:

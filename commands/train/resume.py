@@ -1,4 +1,4 @@
-"""Whether a working directory's run is the one that is asked for: gone on from, refused, or begun from another's."""
+"""A working directory with a run in it: resumed, refused as another run, or started from another run's weights."""
 
 import fcntl
 import json
@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from scorefield import training
 from scorefield.commands.run import Run, open_run, write_json
+from scorefield.commands.train.session import Session
 from scorefield.configs.defaults import defaults
-from scorefield.training import TrainingState
+from scorefield.training import Model
 from scorefield.training.checkpoints.checkpoint import load_weights
 from scorefield.training.distributed.ranks import Ranks
 
-# What may change when a run goes on: where its data lies, and what it shows and keeps. (A length that the learning
-# rate's fall does not depend on may, too.)
+# The settings that may change when a run is resumed: the place of its data, and what it logs and keeps. (So may the
+# number of images, unless the learning rate depends on it.)
 FREE = (
     "config.data.root",
     "config.data.path",
@@ -41,10 +40,10 @@ SHOWN = 4
 
 
 def refuse_another(run: Run) -> None:
-    """A directory with another run in it is left alone.
+    """Refuse a directory that has another run in it.
 
     Raises:
-        ValueError: naming what differs; or if its weights came without an optimiser, from an import for one.
+        ValueError: naming the differences; or if its weights have no optimiser, for example after an import.
     """
     if run.workdir.exists() and not run.workdir.is_dir():
         raise ValueError(f"expected --workdir to be a folder, got the file {run.workdir}: choose another")
@@ -52,13 +51,11 @@ def refuse_another(run: Run) -> None:
     if not (run.workdir / "config.json").is_file():
         if newest is None:
             return
-        raise ValueError(
-            f"{newest} has no {run.workdir / 'config.json'} that says of what: restore it, or choose another"
-        )
+        raise ValueError(f"{newest} has no {run.workdir / 'config.json'}: restore it, or choose another --workdir")
     if newest is not None and not (newest / "state.pt").exists() and (newest / "ema.safetensors").exists():
         raise ValueError(
-            f"{run.workdir} holds weights without an optimiser to go on with (imported, or averaged afterwards): "
-            f"begin a new run from them, --fork_from={run.workdir} with another --workdir"
+            f"{run.workdir} holds weights without an optimiser (imported, or averaged afterwards), so it cannot be "
+            f"resumed: start a new run from them, --fork_from={run.workdir} with another --workdir"
         )
     there, here = (flat(r.described()) for r in (open_run(run.workdir), run))
     free = FREE if run.config.training.decay else (*FREE, "config.training.images")
@@ -66,104 +63,107 @@ def refuse_another(run: Run) -> None:
     if odd:
         shown = ", ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in odd[:SHOWN])
         if "data.fingerprint" in odd[:SHOWN]:
-            shown += " (a fingerprint is of the data itself: its files are not what they were)"
+            shown += " (the fingerprint is of the data itself: its files have changed)"
         more = f", and {len(odd) - SHOWN} more differ" if len(odd) > SHOWN else ""
         raise ValueError(
-            f"{run.workdir} holds a run of another configuration: {shown}{more}: choose another --workdir, or give its "
-            "own configuration to go on with it"
+            f"{run.workdir} holds a run of another configuration: {shown}{more}: choose another --workdir, or use its "
+            "own configuration to resume it"
         )
 
 
 class WorkdirLock:
-    """A working directory that no other training writes to: locked while the `with` lasts, from when it is there."""
+    """A lock on a working directory, so that no other training writes to it while the `with` lasts."""
 
     def __init__(self, workdir: Path) -> None:
-        self._workdir, self._held = workdir, -1
+        self._workdir, self._lock = workdir, -1
 
     def __enter__(self) -> "WorkdirLock":
         self.lock()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._held >= 0:
-            os.close(self._held)
+        if self._lock >= 0:
+            os.close(self._lock)
 
     def lock(self) -> None:
-        """Lock it, if it exists and is not locked by this one.
+        """Lock the directory if it exists; call again after it is made.
 
         Raises:
             ValueError: if another process trains there.
         """
-        if self._held >= 0 or not self._workdir.is_dir() or not Ranks.current().first:
+        if self._lock >= 0 or not self._workdir.is_dir() or not Ranks.current().first:
             return
-        held = os.open(self._workdir, os.O_RDONLY)
+        descriptor = os.open(self._workdir, os.O_RDONLY)
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(held)
+            os.close(descriptor)
             raise ValueError(f"another process trains in {self._workdir}: wait for it, or choose another") from None
         except OSError:  # a file system without locks
-            os.close(held)
+            os.close(descriptor)
             return
-        self._held = held
+        self._lock = descriptor
 
 
-def resume(run: Run, state: TrainingState, power: training.PowerEMA | None) -> dict[str, Any] | None:
-    """Load the newest whole checkpoint, clear away what a kill left, and say what was damaged; None if there is none.
+def resume(session: Session) -> dict[str, Any] | None:
+    """Load the newest valid checkpoint, remove what a kill left, and report damage; None if there is no checkpoint.
+
+    Returns:
+        The checkpoint's extra.
 
     Raises:
-        ValueError: if none is whole.
+        ValueError: if there are checkpoints, and none is valid.
     """
-    folder, ranks = run.workdir / "checkpoints", Ranks.current()
+    run, ranks = session.run, Ranks.current()
+    folder = run.workdir / "checkpoints"
     if ranks.first:  # before the others look
         for parent in (folder, run.workdir / "snapshots"):
             training.remove_partial(parent)
-        _say(training.latest_valid(folder, set_aside=True)[1])
+        _print(training.latest_valid(folder, rename_damaged=True)[1])
     ranks.barrier()
     checkpoint, _ = training.latest_valid(folder)
     if checkpoint is None:
         return None
-    held = training.load(checkpoint, state, power, verified=True)
-    for group in state.optimizer.param_groups:  # which may be another than the checkpoint's
+    extra = training.load(checkpoint, session.state, session.power, verified=True)
+    for group in session.state.optimizer.param_groups:  # the configured rate may differ from the checkpoint's
         group["initial_lr"] = run.config.training.learning_rate
-    return held
+    return extra
 
 
 def origin(run: Run, fork_from: str | None) -> Path | None:
-    """The run to begin from, if this one begins from another: the one asked for, or the one it was begun from before.
+    """The run whose weights this one starts from: that of `fork_from`, or the one recorded in fork.json; or None.
 
     Raises:
-        ValueError: if it was begun from another one, or from none.
+        ValueError: if this run was started from another one, or from scratch.
     """
     record = run.workdir / "fork.json"
     before = json.loads(record.read_text())["from"] if record.is_file() else None
-    asked = None if fork_from is None else str(Path(fork_from).resolve())
-    if asked is not None and asked != before and (run.workdir / "config.json").is_file():
+    source = None if fork_from is None else str(Path(fork_from).resolve())
+    if source is not None and source != before and (run.workdir / "config.json").is_file():
         raise ValueError(
-            f"{run.workdir} holds a run that began from {before or 'scratch'}, not from {asked}: choose another "
-            "--workdir, or go on with it without --fork_from"
+            f"{run.workdir} holds a run that started from {before or 'scratch'}, not from {source}: choose another "
+            "--workdir, or resume it without --fork_from"
         )
-    if asked == str(run.workdir.resolve()):
+    if source == str(run.workdir.resolve()):
         raise ValueError(f"expected --fork_from another run than --workdir={run.workdir} itself: choose another")
-    found = asked or before
-    return None if found is None else Path(found)
+    return Path(name) if (name := source or before) else None
 
 
-def fork(run: Run, source: Path, denoiser: nn.Module, ema: bool) -> dict[str, Any]:
-    """Put another run's newest weights into a denoiser; what was taken, for fork.json.
+def fork(run: Run, source: Path, model: Model, ema: bool) -> dict[str, Any]:
+    """Load another run's newest weights into a model; the record for fork.json. Another path keeps its own weights.
 
     Raises:
         ValueError: if there are none, or they are of another architecture.
     """
     other = open_run(source, "cpu")
     checkpoint, notes = training.latest_valid(source / "checkpoints")
-    _say(notes)
+    _print(notes)
     if checkpoint is None:
         raise ValueError(f"expected a checkpoint in {source / 'checkpoints'}, found none: train it first")
     there, here = (flat(r.described()["config"]) for r in (other, run))
     odd = different(there, here)
     try:
-        load_weights(checkpoint, denoiser, ema)
+        load_weights(checkpoint, model.denoiser if any(key.startswith("sde.") for key in odd) else model, ema)
     except ValueError as error:
         keys = [key for key in odd if key.startswith("net.")][:SHOWN]
         shown = ", ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in keys)
@@ -179,12 +179,12 @@ def fork(run: Run, source: Path, denoiser: nn.Module, ema: bool) -> dict[str, An
 
 
 def write_origin(run: Run, record: dict[str, Any]) -> None:
-    """Write fork.json, and say it."""
+    """Write fork.json, and print a line."""
     write_json(run.workdir / "fork.json", record)
     kind = "imported weights" if record["imported"] else f"{record['weights']} weights"
     odd = ", ".join(record["other_than_there"])
     other = f"; other than there: {odd}" if odd else ""
-    print(f"begins from the {kind} of {record['from']}, checkpoint {record['checkpoint']}{other}")
+    print(f"starts from the {kind} of {record['from']}, checkpoint {record['checkpoint']}{other}")
 
 
 def different(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
@@ -199,12 +199,12 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _say(notes: list[str]) -> None:
+def _print(notes: list[str]) -> None:
     for note in notes:
         print(note, file=sys.stderr)
 
 
 def _filled(run: dict[str, Any]) -> dict[str, Any]:
-    """With the defaults of settings that did not exist when it was written, which mean what was done then."""
+    """The settings, with defaults for those that are newer than the file; the defaults are the behaviour of then."""
     ours = flat({"config": {"training": defaults().training.to_dict()}})
     return {key: value for key, value in ours.items() if key.count(".") == 2} | run

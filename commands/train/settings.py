@@ -1,4 +1,4 @@
-"""Settings of training that make no sense, refused before any work."""
+"""Checks of the training settings before any work."""
 
 import math
 
@@ -10,7 +10,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError, naming the setting, what is expected of it and what was given, if one makes no sense."""
+    """Raises ValueError, with the setting, what is expected and its value, if one is out of range."""
     given, low, high, seed = config.training, config.transform.low, config.transform.high, config.seed
     lengths = [f"{length:g}" for length in given.snapshot_lengths]
     rules = [
@@ -23,7 +23,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         ("clip", given.clip >= 0, "0 or more"),
         ("warmup", given.warmup >= 0, "0 or more"),
         ("accumulate", given.accumulate >= 1, "at least 1"),
-        ("snapshot_lengths", given.snapshot_every == 0 or 0 < len(lengths) == len(set(lengths)), "one or more, unlike"),
+        (
+            "snapshot_lengths",
+            given.snapshot_every == 0 or 0 < len(lengths) == len(set(lengths)),
+            "one or more, all different",
+        ),
         ("keep", given.keep >= 1, "at least 1"),
         ("log_every", given.log_every >= 1, "at least 1"),
         ("label_dropout", 0 <= given.label_dropout <= 1, "within [0, 1]"),
@@ -39,8 +43,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "snapshot_dtype": SNAPSHOTS,
     }.items():
         rules.append((key, given[key] in choices, " or ".join(choices)))
-    for key, sensible, expected in rules:
-        if not sensible:
+    for key, valid, expected in rules:
+        if not valid:
             raise ValueError(f"expected training.{key} to be {expected}, got {given[key]}")
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"expected transform.low to be less than transform.high, got {low} and {high}")

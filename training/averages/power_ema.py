@@ -1,7 +1,7 @@
-"""EDM2's averages: power-function profiles in training, snapshots on disk, any length of average afterwards.
+"""EDM2's averages: power-function profiles in training, snapshots on disk, an average of any length afterwards.
 
-Two averages are followed, and stored every so often; a third, of a length that nobody chose in advance, is the
-combination of the stored ones whose profile comes nearest (Karras et al. 2024, arXiv 2312.02696, Section 3.2).
+Two averages are followed, and stored at intervals. An average of another length is the combination of the stored ones
+whose profile is nearest (Karras et al. 2024, arXiv 2312.02696, Section 3.2).
 
     FOLDER/0000001280/power_0.05.safetensors    the average of relative length 0.05 after 1280 images
                       power_0.1.safetensors
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from scorefield.training.averages import profiles
 from scorefield.training.averages.ema import average_of, follow
 from scorefield.training.checkpoints.atomic import atomic_dir, verify, write_tensors
+from scorefield.training.model import names_in, names_of
 
 LENGTHS = (0.05, 0.10)
 
@@ -29,7 +30,7 @@ class PowerEMA:
     """theta_g <- beta theta_g + (1 - beta) theta,  beta = (1 - batch / images)^(g + 1), for every length's exponent g.
 
     Args:
-        model: what to average.
+        model: whose weights to average.
         lengths: sigma_rel of each average, its standard deviation over the length of training.
     """
 
@@ -39,7 +40,7 @@ class PowerEMA:
         self.models = [average_of(model) for _ in self.lengths]
 
     def update(self, model: nn.Module, images: int, batch: int) -> None:
-        """Take in the weights that a step of `batch` images led to, the `images`-th being its last."""
+        """Move the averages towards the weights after a step of `batch` images, the last being the `images`-th."""
         for average, gamma in zip(self.models, self._gammas, strict=True):
             follow(average, model, 1 - profiles.beta(gamma, images, batch))
 
@@ -65,7 +66,7 @@ class PowerEMA:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A stored average: its file, the images it had seen, and its relative length."""
+    """A stored average: its file, the images that training had seen, and its relative length."""
 
     file: Path
     images: int
@@ -78,7 +79,7 @@ class Snapshot:
 
 
 def snapshots(folder: Path) -> tuple[list[Snapshot], list[str]]:
-    """All whole ones in a folder, oldest first; and what is wrong with the others."""
+    """All valid snapshots of a folder, oldest first; and what is wrong with the others."""
     found, notes = [], []
     for place in sorted(path for path in folder.glob("[0-9]*") if path.is_dir()):
         if (wrong := verify(place)) is not None:
@@ -92,14 +93,14 @@ def snapshots(folder: Path) -> tuple[list[Snapshot], list[str]]:
 
 
 def reconstruct(stored: Sequence[Snapshot], sigma_rel: float, model: nn.Module) -> dict[str, Any]:
-    """Put the average of a length into `model`, at the newest snapshot's time; buffers are that snapshot's own.
+    """Load the average of a length into `model`, at the newest snapshot's time; buffers are those of that snapshot.
 
     Returns:
-        What was done: the images, the distance left between the profiles, the sum of the coefficients (near 1) and
+        A report: the images, the remaining distance between the profiles, the sum of the coefficients (near 1) and
         their norm (by which the rounding of the stored weights grows).
 
     Raises:
-        ValueError: if there is nothing stored, or the length is none, or the weights are of another network.
+        ValueError: if there is no snapshot, the length is out of range, or the weights are of another network.
     """
     if not stored:
         raise ValueError(
@@ -112,16 +113,18 @@ def reconstruct(stored: Sequence[Snapshot], sigma_rel: float, model: nn.Module) 
     with ExitStack() as stack, torch.no_grad():
         files = {each.file: stack.enter_context(safe_open(each.file, "pt")) for each in stored}
         ours = model.state_dict()
-        if any({*file.keys()} != {*ours} for file in files.values()):
+        theirs = {file: names_in(list(opened.keys()), model) for file, opened in files.items()}
+        if any({*names} != {*names_of(model)} for names in theirs.values()):
             raise ValueError(f"{last.file} is of another architecture than this run's network: restore config.json")
-        for name, weight in ours.items():
-            newest: Tensor = files[last.file].get_tensor(name)
+        for key, name in names_of(model).items():
+            weight = ours[name]
+            newest: Tensor = files[last.file].get_tensor(theirs[last.file][key])
             if name in buffers or not weight.is_floating_point():
                 weight.copy_(newest)
                 continue
             total = torch.zeros(weight.shape, dtype=torch.float64)
             for each, share in zip(stored, x, strict=True):
-                total.add_(files[each.file].get_tensor(name).double(), alpha=float(share))
+                total.add_(files[each.file].get_tensor(theirs[each.file][key]).double(), alpha=float(share))
             weight.copy_(total)
     return {
         "images": last.images,

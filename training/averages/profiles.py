@@ -1,16 +1,16 @@
-"""Power-function averaging profiles, and how to make one of others (Karras et al. 2024, arXiv 2312.02696).
+"""Power-function averaging profiles, and combinations of them (Karras et al. 2024, arXiv 2312.02696).
 
     p_{t,gamma}(tau) = (gamma + 1) tau^gamma / t^(gamma + 1)  on [0, t]                        (Section 3.1)
 
-has mean t (gamma + 1) / (gamma + 2) and standard deviation sigma_rel t: sigma_rel is the length of the average
-relative to that of the training, and names a profile.
+has mean t (gamma + 1) / (gamma + 2) and standard deviation sigma_rel t. A profile is named by sigma_rel, the length of
+the average relative to that of the training.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# Where gamma = 0, an average of all there was. Longer ones would weigh the beginning most.
+# At gamma = 0, the plain mean over training. Longer averages would weigh the beginning most.
 LONGEST = 12**-0.5
 
 
@@ -32,7 +32,7 @@ def exponent(sigma_rel: float) -> float:
 
 
 def beta(gamma: float, images: int, batch: int) -> float:
-    """(1 - batch / images)^(gamma + 1), what remains of the average when a batch brings the count to `images`."""
+    """(1 - batch / images)^(gamma + 1): the share of the old average in a step that ends at `images`."""
     return float((1 - batch / images) ** (gamma + 1))
 
 
@@ -43,7 +43,7 @@ def inner_product(t_a: float, gamma_a: float, t_b: float, gamma_b: float) -> flo
     """  # noqa: E501
     if t_a > t_b:
         t_a, gamma_a, t_b, gamma_b = t_b, gamma_b, t_a, gamma_a
-    overlap = float((t_a / t_b) ** gamma_b / t_b)  # of the powers of t, without overflow
+    overlap = float((t_a / t_b) ** gamma_b / t_b)  # the powers of t, without overflow
     return float((gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * overlap)
 
 
@@ -51,12 +51,12 @@ def coefficients(snapshots: Sequence[tuple[float, float]], t: float, gamma: floa
     """The combination of averages whose profile is nearest to p_{t,gamma} in least squares (Appendix C, Algorithm 3).
 
     Args:
-        snapshots: the (t, gamma) of each average at hand.
-        t: of the one wanted.
-        gamma: of the one wanted.
+        snapshots: the (t, gamma) of each stored average.
+        t: of the target profile.
+        gamma: of the target profile.
 
     Returns:
-        The coefficient of each, and the distance that remains between the profiles over the wanted one's norm.
+        The coefficients, and the distance between the combination and the target over the target's norm.
     """
     gram = np.array([[inner_product(*a, *b) for b in snapshots] for a in snapshots])
     towards = np.array([inner_product(*a, t, gamma) for a in snapshots])

@@ -1,1 +1,1 @@
-"""Training states on disk: written whole or not at all, with checksums and random states."""
+"""Training states on disk: written completely or not at all, with checksums and random states."""

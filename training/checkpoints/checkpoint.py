@@ -1,13 +1,13 @@
-"""Checkpoints: sealed folders (`training.checkpoints.atomic`), of which the newest whole one is gone on from.
+"""Checkpoints: folders with checksums (`training.checkpoints.atomic`); training resumes from the newest valid one.
 
-    FOLDER/0000001280/model.safetensors        the weights in training
+    FOLDER/0000001280/model.safetensors        the weights of the model in training, named as in `Model`
                       ema.safetensors          their moving average; of further decays, ema_1.safetensors, ...
                       power_0.05.safetensors   EDM2's averages, where they are followed
-                      state.pt                 optimiser, random states of every rank, progress; weights_only=True
+                      state.pt                 optimisers, random states of every rank, progress; weights_only=True
                       SHA256SUMS
 
-A folder is named by the images seen. One that is damaged is passed over, and said; without SHA256SUMS (of an earlier
-version) it is read as it is.
+A folder is named by the images seen. A damaged one is reported and passed over. One without SHA256SUMS, of an earlier
+version or from elsewhere, is read unverified.
 """
 
 from pathlib import Path
@@ -20,9 +20,11 @@ from torch import nn
 from scorefield.training.averages.power_ema import PowerEMA
 from scorefield.training.checkpoints import randomness
 from scorefield.training.checkpoints.atomic import atomic_dir, has_checksums, remove, verify, write_tensors
-from scorefield.training.engine import TrainingState
+from scorefield.training.distributed.ranks import Ranks
+from scorefield.training.model import names_in, names_of
+from scorefield.training.state import TrainingState
 
-VERSION = 2
+VERSION = 3  # 1: no checksums; 2: a denoiser's own names of its weights
 
 
 def save(
@@ -36,27 +38,27 @@ def save(
 ) -> Path:
     """Write a checkpoint of `state`; remove all but the newest `keep`, and one of every `keep_every` images.
 
-    Every rank calls it, for its random states; the first one writes.
+    Every rank must call, for its random states; the first one writes. After an error the earlier checkpoints are there.
 
     Args:
         folder: of the checkpoints.
-        state: what to save.
-        keep: how many of the newest stay.
-        keep_every: the first checkpoint at or after each multiple of so many images stays as well; 0 for none.
+        state: to save.
+        keep: the number of the newest checkpoints that stay.
+        keep_every: the first checkpoint at or after each multiple of this number of images stays too; 0 for none.
         power: EDM2's averages, if they are followed.
-        extra: what else to come back to: numbers, strings, tensors, lists and dicts of them. `load` gives it back.
+        extra: numbers, strings, tensors, lists and dicts of them, which `load` returns.
 
     Raises:
-        DiskFullError: if there is no room: what was saved before stays.
-        ValueError: if a weight is not a finite number: what was saved before stays.
+        DiskFullError: if there is no room.
+        ValueError: if a weight is not a finite number.
     """
     if keep < 1:
         raise ValueError(f"expected to keep at least 1 checkpoint, got {keep}")
     place = folder / f"{state.images:010d}"
     progress = _progress(state) | {"extra": extra or {}}
-    if randomness.rank() != 0:
+    if not Ranks.current().first:
         return place
-    for name, weight in state.denoiser.state_dict().items():
+    for name, weight in state.model.state_dict().items():
         if not bool(weight.isfinite().all()):
             raise ValueError(
                 f"{name} is not finite after {state.images} images, so nothing was saved: lower the learning rate"
@@ -71,19 +73,19 @@ def save(
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder, whole or not, or None."""
+    """The newest checkpoint in a folder, valid or not, or None."""
     return checkpoints[-1] if (checkpoints := _all(folder)) else None
 
 
-def latest_valid(folder: Path, set_aside: bool = False) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose files match their checksums, or None if there is none at all; and what to say.
+def latest_valid(folder: Path, rename_damaged: bool = False) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose files match their checksums, or None if there is no checkpoint; and lines to print.
 
     Args:
         folder: of the checkpoints.
-        set_aside: rename the damaged ones it passes over, so that they do not count among the newest.
+        rename_damaged: rename the newer, damaged ones, so that they do not count among the newest.
 
     Raises:
-        ValueError: if there are checkpoints, and none is whole.
+        ValueError: if there are checkpoints, and none is valid.
     """
     notes: list[str] = []
     damaged: list[Path] = []
@@ -91,18 +93,18 @@ def latest_valid(folder: Path, set_aside: bool = False) -> tuple[Path | None, li
         if (wrong := verify(checkpoint) or _incomplete(checkpoint)) is None:
             if not has_checksums(checkpoint):
                 notes.append(f"{checkpoint} has no checksums, so it is read unverified")
-            for bad in damaged if set_aside else []:
-                _set_aside(bad)
+            for bad in damaged if rename_damaged else []:
+                _rename_damaged(bad)
             return checkpoint, notes
         damaged.append(checkpoint)
         notes.append(f"{wrong}: checkpoint {checkpoint.name} is passed over for the one before it")
     if notes:
-        raise ValueError(f"no checkpoint in {folder} is whole, {notes[0].split(': ')[0]}: restore one, or train anew")
+        raise ValueError(f"no checkpoint in {folder} is valid, {notes[0].split(': ')[0]}: restore one, or train anew")
     return None, notes
 
 
 def _incomplete(checkpoint: Path) -> str | None:
-    """What a checkpoint without checksums lacks: its weights, or, if it was written with checksums, those."""
+    """What a checkpoint without checksums lacks: weights, or the checksums that its version has."""
     if has_checksums(checkpoint):
         return None
     if not any((checkpoint / name).is_file() for name in ("model.safetensors", "ema.safetensors")):
@@ -119,13 +121,13 @@ def _incomplete(checkpoint: Path) -> str | None:
 def load(
     checkpoint: Path, state: TrainingState, power: PowerEMA | None = None, *, verified: bool = False
 ) -> dict[str, Any]:
-    """Put a checkpoint's weights, averages, optimiser, random states and progress into `state`; gives back its extra.
+    """Load a checkpoint's weights, averages, optimisers, random states and progress into `state`; returns its extra.
 
     Args:
         checkpoint: the folder.
         state: to fill.
         power: EDM2's averages, if they are followed.
-        verified: its checksums were gone through just now, by `newest_whole`.
+        verified: whether `latest_valid` has just checked the checksums.
 
     Raises:
         ValueError: if it is missing, damaged, of another architecture, or of another device or number of processes.
@@ -139,8 +141,9 @@ def load(
         if saved.get("version", 1) > 1 and not has_checksums(checkpoint):
             raise _UnfitError(f"{checkpoint / 'SHA256SUMS'} is missing: restore it, or remove {checkpoint}")
         _check_machine(checkpoint, saved, state)
-        state.optimizer.load_state_dict(saved["optimizer"])
-        randomness.restore(_ranks(saved)[randomness.rank()], state.generator)
+        for optimizer, own in zip(state.optimizers, _optimizers(saved), strict=True):
+            optimizer.load_state_dict(own)
+        randomness.restore(_ranks(saved)[Ranks.current().rank], state.generator)
         state.ema.updates, state.step, state.images = saved["ema_updates"], saved["step"], saved["images"]
         extra: dict[str, Any] = saved.get("extra", {})
     except _UnfitError:
@@ -152,26 +155,27 @@ def load(
     return extra
 
 
-def load_weights(checkpoint: Path, denoiser: nn.Module, ema: bool | str = True) -> None:
-    """Put a checkpoint's averaged (or raw) weights into a denoiser, tensor by tensor; it does not verify checksums.
+def load_weights(checkpoint: Path, module: nn.Module, ema: bool | str = True) -> None:
+    """Load a checkpoint's averaged (or raw) weights tensor by tensor, without a check of the checksums.
 
     Args:
         checkpoint: the folder.
-        denoiser: to fill.
+        module: to fill: a `Model`, or a denoiser, which takes the denoiser's weights alone.
         ema: the average or not; or a file by its name, as "ema_1".
 
     Raises:
-        ValueError: if the file is missing, broken or of another architecture; the denoiser is as it was then.
+        ValueError: if the file is missing, broken or of another architecture; the module is unchanged then.
     """
     name = ema if isinstance(ema, str) else "ema" if ema else "model"
     file = checkpoint / f"{name}.safetensors"
-    ours = denoiser.state_dict()
+    ours, names = module.state_dict(), names_of(module)
     try:
         with safe_open(file, "pt") as opened, torch.no_grad():
-            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
-            _check_shapes(file, shapes, {key: tuple(weight.shape) for key, weight in ours.items()})
-            for key, weight in ours.items():
-                weight.copy_(opened.get_tensor(key))
+            theirs = names_in(list(opened.keys()), module)
+            shapes = {key: tuple(opened.get_slice(own).get_shape()) for key, own in theirs.items()}
+            _check_shapes(file, shapes, {key: tuple(ours[own].shape) for key, own in names.items()})
+            for key, own in names.items():
+                ours[own].copy_(opened.get_tensor(theirs[key]))
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"expected weights in {file}, and it does not read ({error}): train first, or restore it"
@@ -179,7 +183,7 @@ def load_weights(checkpoint: Path, denoiser: nn.Module, ema: bool | str = True) 
 
 
 class _UnfitError(ValueError):
-    """Not a fault of the file."""
+    """The file is in order, but does not fit."""
 
 
 def _check_shapes(file: Path, theirs: dict[str, tuple[int, ...]], ours: dict[str, tuple[int, ...]]) -> None:
@@ -196,12 +200,16 @@ def _check_shapes(file: Path, theirs: dict[str, tuple[int, ...]], ours: dict[str
 def _check_machine(checkpoint: Path, saved: dict[str, Any], state: TrainingState) -> None:
     device, processes = saved["device"], len(_ranks(saved))
     if device != state.generator.device.type:
-        raise _UnfitError(f"{checkpoint} was trained on {device}: go on with it there, --device={device}")
-    if processes != randomness.processes():
+        raise _UnfitError(f"{checkpoint} was trained on {device}: resume it there, --device={device}")
+    if processes != (here := Ranks.current().world):
         raise _UnfitError(
-            f"{checkpoint} was trained by {processes} processes and this is {randomness.processes()}: their random "
-            f"states would not be the same; use torchrun --nproc-per-node={processes}, or --fork_from"
+            f"{checkpoint} was trained by {processes} processes and this is {here}, so random states would differ: use "
+            f"torchrun --nproc-per-node={processes}, or --fork_from"
         )
+
+
+def _optimizers(saved: dict[str, Any]) -> list[dict[str, Any]]:
+    return [saved["optimizer"], *saved.get("more_optimizers", [])]
 
 
 def _ranks(saved: dict[str, Any]) -> list[dict[str, Any]]:
@@ -213,14 +221,15 @@ def _ranks(saved: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _models(state: TrainingState, power: PowerEMA | None) -> dict[str, nn.Module]:
     averages = {f"ema_{i}" if i else "ema": model for i, model in enumerate(state.ema.models)}
-    return {"model": state.denoiser, **averages, **(power.named() if power else {})}
+    return {"model": state.model, **averages, **(power.named() if power else {})}
 
 
 def _progress(state: TrainingState) -> dict[str, Any]:
     return {
         "version": VERSION,
         "optimizer": state.optimizer.state_dict(),
-        "ranks": randomness.of_every_rank(randomness.random_states(state.generator)),
+        "more_optimizers": [optimizer.state_dict() for optimizer in state.more_optimizers],
+        "ranks": Ranks.current().all_gather_object(randomness.random_states(state.generator)),
         "device": state.generator.device.type,
         "ema_updates": state.ema.updates,
         "step": state.step,
@@ -240,11 +249,11 @@ def _thin_out(folder: Path, keep: int, keep_every: int) -> None:
             remove(checkpoint)
 
 
-def _set_aside(checkpoint: Path) -> None:
-    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-    if aside.exists():
-        remove(aside)
-    checkpoint.rename(aside)
+def _rename_damaged(checkpoint: Path) -> None:
+    damaged = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    if damaged.exists():
+        remove(damaged)
+    checkpoint.rename(damaged)
 
 
 def _all(folder: Path) -> list[Path]:

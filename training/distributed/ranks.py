@@ -109,6 +109,14 @@ class Ranks:
         dist.gather_object(own, found)
         return {} if found is None else {i: item for each in found for i, item in each.items()}
 
+    def all_gather_object(self, own: Item) -> list[Item]:
+        """The objects of all ranks, in their order; every rank must call."""
+        if self.world == 1:
+            return [own]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, own)
+        return found
+
     @contextmanager
     def failing_together(self) -> Iterator[None]:
         """Report a lost connection in one line, since the error to read is that of the rank that failed.

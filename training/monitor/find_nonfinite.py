@@ -1,4 +1,4 @@
-"""Which layer a bad loss came from, and the batch that did it."""
+"""The layer that a bad loss came from, and its batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,34 +10,34 @@ from torch import Tensor, nn
 
 from scorefield.sde_lib import SDE
 from scorefield.training.checkpoints.atomic import atomic_file
-from scorefield.training.checkpoints.randomness import rank
+from scorefield.training.distributed.ranks import Ranks
+from scorefield.training.distributed.shards import in_shards
 from scorefield.training.engine import Step
-from scorefield.training.objectives.dsm import dsm_loss
+from scorefield.training.objectives.dsm import batch_loss
 from scorefield.training.weighting import Weighting
 
 
 def find_nonfinite(denoiser: nn.Module, sde: SDE, step: Step, weight: Weighting, precision: torch.dtype) -> str:
-    """Where the first number that is not finite comes up when this process's rows run again, in words.
+    """Run this process's rows again and name the first value that is not finite, in words.
 
-    In this order: a weight; the batch itself; the output of a module, the innermost that shows it first; the gradient
-    of a module's weights, of the one nearest to the loss. If all is finite, the layer with the largest output. It
-    runs without `torch.compile`, and with other dropout than the step had. Weights in shards are not run again: that
-    takes every process, and only some may have seen something.
+    The order is: a weight; the batch; the output of a module, the innermost first; the gradient of the weights of the
+    module nearest to the loss. If all is finite, the answer is the layer with the largest output. It runs without
+    `torch.compile`, and with other dropout than in the step. Weights in shards are not run again: that takes every
+    process, and the step may be bad in only some.
     """
-    if any(hasattr(weights, "full_tensor") for weights in denoiser.parameters()):
-        return "the network is in shards, so its layers were not looked through"
+    if in_shards(denoiser):
+        return "the network is in shards, so its layers were not searched"
     for name, weights in denoiser.named_parameters():
         if not bool(weights.isfinite().all()):
             return f"the weight {name} is not finite"
     found = _Outputs()
-    x0, eps = step.batch["x0"], step.batch["eps"]
-    cond = {key: value for key, value in step.batch.items() if key not in ("x0", "eps")}
+    x0 = step.batch["x0"]
     autocast = torch.autocast(x0.device.type, precision, enabled=precision != torch.float32)
     devices = [x0.device] if x0.device.type == "cuda" else []
-    denoiser.zero_grad(set_to_none=True)  # the step's own have been clipped, by a norm that is none
+    denoiser.zero_grad(set_to_none=True)  # the step's own have been clipped by a norm that is not finite
     with found.of(denoiser), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
         with torch.enable_grad(), autocast:
-            loss = dsm_loss(denoiser, sde, x0, step.times, eps, weight=weight, **cond).mean()
+            loss = batch_loss(denoiser, sde, step.batch, weight).mean()
         if found.bad is None and bool(loss.isfinite()):
             loss.backward()  # type: ignore[no-untyped-call]
     odd = [key for key, value in step.batch.items() if not bool(value.isfinite().all())]
@@ -54,15 +54,14 @@ def find_nonfinite(denoiser: nn.Module, sde: SDE, step: Step, weight: Weighting,
 
 
 def keep_batch(step: Step, folder: Path, **facts: float) -> Path:
-    """Write what a loss was computed on, so that it can be computed again; `torch.load` reads it.
+    """Write the batch of a step, so that its loss can be computed again; `torch.load` reads it.
 
-    A dict of x0, eps and conditioning as the network got them, times (B,), losses (B,), loss, grad_norm, step, images,
-    and `facts`.
+    A dict of x0, eps, times and conditioning as in the step, losses (B,), loss, grad_norm, step, images, and `facts`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("bad_batch.pt" if rank() == 0 else f"bad_batch.{rank()}.pt")
+    path = folder / ("bad_batch.pt" if (rank := Ranks.current().rank) == 0 else f"bad_batch.{rank}.pt")
     record: dict[str, Any] = {key: value.detach().cpu() for key, value in step.batch.items()}
-    record |= {"times": step.times.cpu(), "losses": step.losses.cpu(), "loss": float(step.loss)}
+    record |= {"losses": step.losses.cpu(), "loss": float(step.loss)}
     record |= {"grad_norm": float(step.grad_norm), "step": step.step, "images": step.images, **facts}
     with atomic_file(path) as part, part.open("wb") as file:
         torch.save(record, file)
@@ -74,7 +73,7 @@ def _first_bad(value: Tensor) -> int:
 
 
 class _Outputs:
-    """What hooks on every module see: the order they end in, the first bad output, and the largest one."""
+    """Hooks on every module record the order in which modules end, the first bad output, and the largest output."""
 
     def __init__(self) -> None:
         self.order: list[tuple[str, nn.Module]] = []

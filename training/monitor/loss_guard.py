@@ -1,4 +1,4 @@
-"""What looks at every step for a loss that is no number or explodes, and says where it came from."""
+"""A check of every step: it stops at a loss that is not finite or explodes, and names the layer."""
 
 import math
 from collections import deque
@@ -11,32 +11,33 @@ from torch import Tensor, nn
 
 from scorefield.sde_lib import SDE
 from scorefield.training import weighting
-from scorefield.training.checkpoints.randomness import processes, rank
+from scorefield.training.distributed.ranks import Ranks
 from scorefield.training.engine import Step
 from scorefield.training.monitor.find_nonfinite import find_nonfinite, keep_batch
 from scorefield.training.weighting import Weighting
 
-WARM_UP = 100  # steps before a loss can be called exploding, and the length of the mean it is held against
-OURS = 2  # a verdict: 1 where the step is bad in another process alone
-BEHIND = 4  # steps that may be under way on the device before their verdicts are waited for
+WARM_UP = 100  # steps before a loss can be called exploding, and the length of the running mean
+OWN = 2  # a verdict; 1 where the step is bad in another process only
+BEHIND = 4  # steps on a device whose verdicts need not have been read
 
 
 class LossGuard:
     """Raises at the step whose loss or gradient is not finite, or whose loss is `explosion` times the running mean.
 
-    Given to `train` as `sound`, it also keeps that step, and any after it, from being taken: weights, moments and
-    averages stay what they were, and the batch can be run again on them to find the layer. On the CPU the verdict comes
-    at the step itself. On CUDA nothing waits: verdicts are copied to the host as they get ready and read at most 4
-    steps later, when a flag on the device has already kept those steps from being taken.
+    Its method `accept` is passed to `train`, which calls it before the optimiser moves. Weights, moments and averages
+    stay unchanged, and the batch can be run again on them to find the layer. On the CPU the error comes at the step
+    itself. On CUDA nothing waits: verdicts are copied to the host when they are ready and read at most 4 steps later,
+    while a flag on the device refuses those steps.
 
     Args:
         sde: the path in training.
         denoiser: the module in training; without it no layer is named.
         weight: of the loss.
-        precision: bfloat16 or float16 where the network runs under autocast. With float16, in which gradients overflow
-            now and then, that costs the step alone.
-        explosion: how many times its running mean over some 100 steps the loss may be, once there were 100; 0 for any.
-        folder: where the batch is kept, as bad_batch.pt; by default the present one.
+        precision: bfloat16 or float16 where the network runs under autocast. With float16, whose gradients overflow
+            now and then, an overflow costs only its step.
+        explosion: the largest multiple of its running mean over some 100 steps that the loss may be, after 100 steps;
+            0 for any.
+        folder: where the batch is written, as bad_batch.pt; by default the current one.
     """
 
     def __init__(
@@ -57,42 +58,35 @@ class LossGuard:
         self._mean, self._seen = torch.zeros((), dtype=torch.float64), 0
         self._pending: deque[_Verdict] = deque()
         self._stopped = torch.zeros((), dtype=torch.bool)
-        self._judged: tuple[Tensor, Tensor] | None = None  # mean and verdict of a step that is not seen yet
 
-    def sound(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """Judge a step before it is taken, for `train`: whether it may be, () of bool; never after a bad one."""
-        loss = loss.double()
+    def accept(self, step: Step) -> Tensor:
+        """Whether to take the step, () of bool; no step is taken after a bad one.
+
+        Raises:
+            ValueError: naming the step, the noise level and the layer, if it or one of the 4 before it is bad.
+        """
+        loss = step.loss.double()
         self._mean = mean = self._mean.to(loss.device)
         bad = ~loss.isfinite()
         if self._gradients:
-            bad = bad | ~grad_norm.isfinite()
+            bad = bad | ~step.grad_norm.isfinite()
         if self.explosion and self._seen >= WARM_UP:
             bad = bad | (loss > self.explosion * mean)
         self._seen += 1
         self._mean = torch.where(bad, mean, torch.lerp(mean, loss, 1 / min(self._seen, WARM_UP)))
         anywhere = _anywhere(bad)  # no process takes a step that another does not
-        self._judged, self._stopped = (mean, bad.int() + anywhere.int()), self._stopped.to(loss.device) | anywhere
-        return grad_norm.isfinite() & ~self._stopped
-
-    def see(self, step: Step) -> None:
-        """Tell of a step, once `train` has given it.
-
-        Raises:
-            ValueError: that names the step, the noise level and the layer, if it (or one shortly before) is bad.
-        """
-        if self._judged is None:
-            self.sound(step.loss, step.grad_norm)
-        assert self._judged is not None
-        (mean, bad), self._judged = self._judged, None
-        self._pending.append(_Verdict(step, mean, *_to_host(bad)))
+        self._stopped = self._stopped.to(loss.device) | anywhere
+        accepted = step.grad_norm.isfinite() & ~self._stopped
+        self._pending.append(_Verdict(step, mean, *_to_host(bad.int() + anywhere.int())))
         while self._pending and (len(self._pending) > BEHIND or self._pending[0].ready):
             self._read()
+        return accepted
 
     def settle(self) -> None:
-        """Read every verdict, waiting for the device; before a checkpoint, say.
+        """Read every verdict, waiting for the device, for example before a checkpoint.
 
         Raises:
-            ValueError: as `see` does.
+            ValueError: as `accept` does.
         """
         while self._pending:
             self._read()
@@ -102,7 +96,7 @@ class LossGuard:
         return {"mean": float(self._mean), "seen": self._seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from that mean."""
+        """Continue from a running mean."""
         self._mean, self._seen = torch.tensor(state["mean"], dtype=torch.float64), int(state["seen"])
 
     def _read(self) -> None:
@@ -111,33 +105,34 @@ class LossGuard:
             verdict.event.synchronize()
         if int(verdict.bad):
             self._pending.clear()
-            self._stopped = torch.zeros_like(self._stopped)  # whoever goes on all the same may
-        if int(verdict.bad) == OURS:
-            self._tell(verdict.step, float(verdict.mean))
+            self._stopped = torch.zeros_like(self._stopped)  # for a caller who continues after the error
+        if int(verdict.bad) == OWN:
+            raise ValueError(self._report(verdict.step, float(verdict.mean)))
 
-    def _tell(self, step: Step, mean: float) -> None:
+    @torch.no_grad()
+    def _report(self, step: Step, mean: float) -> str:
         losses = step.losses.double()
         finite = losses.isfinite()
         worst = int((~finite).double().argmax() if not bool(finite.all()) else losses.argmax())
         t = float(step.times[worst])
         log_snr = float(self.sde.log_snr(step.times[worst]))
-        loss, norm = float(step.loss), float(step.grad_norm)
+        loss, norm, ranks = float(step.loss), float(step.grad_norm), Ranks.current()
         if not math.isfinite(loss):
             what = f"the loss is {loss}, in {int((~finite).sum())} of {len(losses)} examples"
         elif not math.isfinite(norm) and self._gradients:
             what = f"the gradient's norm is {norm} at a loss of {loss:.4g}"
         else:
             what = f"the loss is {loss:.4g}, {loss / mean:.3g} times its mean {mean:.4g}"
-        if processes() > 1 and bool(finite.all()):
-            what = f"of process {rank()} of {processes()}, whose own examples have a finite loss, {what}"
+        if ranks.world > 1 and bool(finite.all()):
+            what = f"of process {ranks.rank} of {ranks.world}, whose own examples have a finite loss, {what}"
         where = find_nonfinite(self.denoiser, self.sde, step, self.weight, self.precision) if self.denoiser else ""
         try:
             kept = f"in {keep_batch(step, self.folder, log_snr=log_snr, example=worst)}"
-        except (OSError, RuntimeError) as error:  # what it has to say is worth more
+        except (OSError, RuntimeError) as error:  # the report matters more
             kept = f"not kept ({error})"
-        raise ValueError(
+        return (
             f"step {step.step} ({step.images:,} images): {what}; the worst is example {worst} at log-SNR {log_snr:.4g} "
-            f"(t = {t:.4g}); {where and where + '; '}the batch is {kept}, earlier checkpoints are whole: lower "
+            f"(t = {t:.4g}); {where and where + '; '}the batch is {kept}, earlier checkpoints are valid: lower "
             "training.learning_rate or training.clip"
         )
 
@@ -154,7 +149,7 @@ class _Verdict(NamedTuple):
 
 
 def _anywhere(bad: Tensor) -> Tensor:
-    if processes() == 1:
+    if Ranks.current().world == 1:
         return bad
     flag = bad.to(torch.uint8)
     dist.all_reduce(flag, dist.ReduceOp.MAX)
@@ -162,7 +157,7 @@ def _anywhere(bad: Tensor) -> Tensor:
 
 
 def _to_host(flag: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":
-    """The flag where it can be read once its event is over."""
+    """The flag on the host, to be read once its event is over."""
     if flag.device.type != "cuda":
         return flag, None
     host = torch.empty((), dtype=flag.dtype, pin_memory=True)

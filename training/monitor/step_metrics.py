@@ -1,18 +1,18 @@
-"""What is counted between two rows of a training log, on the device it happens on."""
+"""Sums over the steps between two rows of a training log, on the device of the steps."""
 
 import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from scorefield.sde_lib import SDE
 from scorefield.training.engine import Step
 from scorefield.training.weighting import Weighting
 
 WIDTH = 2.0  # of a bin, in log-SNR
-FAR = 20.0  # a path may start at no noise or end at no signal: beyond this log-SNR there are no edges
+FAR = 20.0  # the largest log-SNR of an edge: a path may start without noise or end without signal
 
 
 class StepMetrics:
@@ -21,14 +21,13 @@ class StepMetrics:
         eps_error = SNR |D - x0|^2 / D = |eps_hat - eps|^2 / D,
 
     the loss without its weight (DDPM's `simple`), which compares runs of different weightings. Bins of log-SNR are 2
-    wide at multiples of 2, from one end of the path to the other, so they are the same for every path; a level beyond
+    wide at multiples of 2, from one end of the path to the other, so they are the same for every path. A level beyond
     the last edge counts in the last bin. Sums are float64 and added in the order of the steps: with `state_dict` in a
-    checkpoint, a window that an interruption falls into ends at the same bits. Nothing here waits for the device but
-    `means` and `state_dict`.
+    checkpoint, an interrupted window ends at the same bits. Only `means` and `state_dict` wait for the device.
 
     Args:
-        sde: the path, which gives times their log-SNR.
-        weight: of the loss, which the error in the noise is freed of.
+        sde: the path, for the log-SNR of a time.
+        weight: of the loss; the error in the noise is divided by it.
         device: of the steps.
     """
 
@@ -55,7 +54,7 @@ class StepMetrics:
         self._largest = torch.maximum(self._largest, norm)
 
     def means(self) -> dict[str, Any]:
-        """The numbers of the window, over all processes; every one of them must ask. Empty bins have None."""
+        """The numbers of the window over all processes, which must all call. Empty bins have None."""
         levels, totals, largest = self._levels.clone(), self._totals.clone(), self._largest.clone()
         if dist.is_available() and dist.is_initialized():
             for each, how in ((levels, dist.ReduceOp.SUM), (totals, dist.ReduceOp.SUM), (largest, dist.ReduceOp.MAX)):
@@ -85,7 +84,7 @@ class StepMetrics:
         return {name: each.cpu().clone() for name, each in self._sums().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from those sums; those of other bins (of another path) are left alone."""
+        """Continue from these sums; sums of other bins (of another path) are ignored."""
         ours = self._sums()
         if all(name in state and state[name].shape == each.shape for name, each in ours.items()):
             for name, each in ours.items():
@@ -96,8 +95,13 @@ class StepMetrics:
 
 
 def level_edges(sde: SDE) -> list[float]:
-    """Multiples of 2 in log-SNR, from below the path's noisy end to above its clean one, within [-20, 20]."""
+    """Multiples of 2 in log-SNR, from below the path's noisy end to above its clean one, within [-20, 20].
+
+    A learned path, whose ends move, has all of them.
+    """
+    if isinstance(sde, nn.Module):
+        return [WIDTH * i for i in range(-round(FAR / WIDTH), round(FAR / WIDTH) + 1)]
     ends = torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)
-    low, high = sde.log_snr(ends).detach().clamp(-FAR, FAR).tolist()
+    low, high = sde.log_snr(ends).clamp(-FAR, FAR).tolist()
     first, last = math.floor(low / WIDTH), math.ceil(high / WIDTH)
     return [WIDTH * i for i in range(first, max(last, first + 1) + 1)]

@@ -1,27 +1,52 @@
-"""Training a dequantiser for a denoiser that is done: the bound on log P(k) raised by the score alone."""
+"""Training a dequantiser for a trained denoiser: the score alone raises the bound on log P(k)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.broadcast import expand, precise
 from scorefield.sde_lib.denoiser import Cond, DenoiserLike
 from scorefield.sde_lib.quantise import cell_to_value, cell_width
-from scorefield.training.engine import Batch, TrainingState, _split, cycle
+from scorefield.training.engine import Batch, Objective, Step, run
+from scorefield.training.model import Model
+from scorefield.training.state import TrainingState
 
 
-class DequantiserStep(NamedTuple):
-    """What happened in a step. The tensors are left on their device: read them when you need them."""
+def objective(
+    denoiser: DenoiserLike,
+    sde: SDE,
+    optimizer: torch.optim.Optimizer,
+    *,
+    levels: int,
+    low: float = -1.0,
+    high: float = 1.0,
+    time: float | None = None,
+    limit: float = 5.0,
+) -> Objective:
+    """The bound as an objective of the engine; `train_dequantiser` has the formula and describes the arguments.
 
-    step: int
-    images: int
-    log_q: Tensor  # the batch's mean of log q(u | k), in nats a dimension: 0 is uniform, more is narrower
-    grad_norm: Tensor
-    learning_rate: float
+    It reports log_q, log q(u | k) in nats a dimension (B,): 0 is uniform, more is narrower.
+    """
+    time = _within(sde, time)
+
+    def draw(model: Model, batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+        return {"uniform": torch.rand(batch["x0"].shape, generator=generator, device=generator.device)}
+
+    def loss(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        k, cond = batch["x0"], {name: value for name, value in batch.items() if name not in ("x0", "uniform")}
+        assert model.dequantiser is not None
+        u, log_q = model.dequantiser(cell_to_value(k.float() + 0.5, levels), batch["uniform"])
+        x = cell_to_value(k + u, levels, low=low, high=high)
+        with torch.no_grad():
+            score, largest = sde.score(denoiser, x.detach(), time, **cond), expand(limit / sde.scales(time)[1], x)
+            score = score.clamp(-largest, largest)
+        dims = k[0].numel()
+        return (log_q - (score * x).flatten(1).sum(1)) / dims, {"log_q": log_q / dims}
+
+    return Objective(optimizer, loss, draw)
 
 
 def train_dequantiser(
@@ -39,16 +64,16 @@ def train_dequantiser(
     time: float | None = None,
     limit: float = 5.0,
     clip: float | None = 1.0,
-) -> Iterator[DequantiserStep]:
-    """Steps up  E_q[log p(x) - log q(u | k)],  x = low + (high - low) (k + u) / levels  (Ho et al. 2019, Eq. 13).
+) -> Iterator[Step]:
+    """Raise  E_q[log p(x) - log q(u | k)],  x = low + (high - low) (k + u) / levels  (Ho et al. 2019, Eq. 13).
 
-    Only the gradient of log p is needed, and that is the score at t_min, which the denoiser knows: one evaluation of
-    it a step, and none of its backward pass or of the flow's ODE. The loss whose gradient is right is
+    Only the gradient of log p is needed. That is the score at t_min, one evaluation of the denoiser a step, without a
+    backward pass through it or through the flow's ODE. The loss with this gradient is
 
         L = (log q(u | k) - <stopped(s), x>) / D,   s = score(x, t_min)
 
-    That is exact of an exact denoiser. A network's score at t_min is near the gradient of its flow's density only if it
-    is well trained; where it is not, q is less tight, and the bound is a bound all the same.
+    This is exact for an exact denoiser. A network's score at t_min is near the gradient of its flow's density only if
+    it is well trained. Where it is not, q is less tight, and the bound is a bound all the same.
 
     Args:
         dequantiser: trained in place; `models.Dequantiser`.
@@ -58,46 +83,25 @@ def train_dequantiser(
         levels: of the integers.
         low: where the cells begin.
         high: where they end.
-        images: the length of training, counted from the start, not from where `state` stands.
-        state: optimiser, EMA, generator and progress; a new one by default, with Adam at 1e-3.
+        images: the length of training, counted from the start and not from the state's position.
+        state: optimiser, EMA, generator and progress; a new one by default, with Adam at 1e-3. Its model is
+            `Model(dequantiser=dequantiser)`.
         schedule: factor on the optimiser's learning rate, as a function of the images seen.
         time: of the score, t_min by default. A network that is poor at t_min may be smoother a little later.
-        limit: |sigma s|, the noise the network sees, is cut at this: off the data it sees more than there is.
+        limit: the noise that the network sees, |sigma s|, is clamped to this; off the data it sees more than there is.
         clip: largest norm of the gradient, None for no limit.
 
     Raises:
-        ValueError: if the loader has nothing to give, or the time is not within the path.
+        ValueError: if the loader is empty, the time is outside the path, or the state is of another dequantiser.
     """
-    state = state or TrainingState(dequantiser, torch.optim.Adam(dequantiser.parameters(), lr=1e-3))
-    device = next(dequantiser.parameters()).device
-    time = _within(sde, time)
-    rates = [group.setdefault("initial_lr", group["lr"]) for group in state.optimizer.param_groups]
-    batches = cycle(loader)
-    dequantiser.train()
-    while state.images < images:
-        k, cond = _split(next(batches), device)
-        for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(state.images)
-
-        image = cell_to_value(k.float() + 0.5, levels)
-        uniform = torch.rand(image.shape, generator=state.generator, device=device, dtype=image.dtype)
-        u, log_q = dequantiser(image, uniform)
-        x = cell_to_value(k + u, levels, low=low, high=high)
-        with torch.no_grad():
-            score, most = sde.score(denoiser, x.detach(), time, **cond), expand(limit / sde.scales(time)[1], x)
-            score = score.clamp(-most, most)
-        dims = k[0].numel()
-        loss = (log_q - (score * x).flatten(1).sum(1)).mean() / dims
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(dequantiser.parameters(), float("inf") if clip is None else clip)
-        state.optimizer.step()
-        state.ema.update(dequantiser)
-
-        state.step += 1
-        state.images += len(k)
-        rate = float(state.optimizer.param_groups[0]["lr"])
-        yield DequantiserStep(state.step, state.images, log_q.detach().mean() / dims, norm, rate)
+    if state is None:
+        state = TrainingState(Model(dequantiser=dequantiser), torch.optim.Adam(dequantiser.parameters(), lr=1e-3))
+    if state.model.dequantiser is not dequantiser:
+        raise ValueError("expected a state of this dequantiser: build TrainingState(Model(dequantiser=dequantiser))")
+    bound = objective(
+        denoiser, sde, state.optimizer, levels=levels, low=low, high=high, time=time, limit=limit
+    )  # fmt: skip
+    return (step for (step,) in run(state, [bound], loader, images=images, schedule=schedule, clip=clip))
 
 
 @torch.no_grad()
@@ -115,14 +119,14 @@ def dequantiser_gain(
     time: float | None = None,
     nodes: int = 4,
 ) -> Tensor:
-    """What q adds to the uniform bound at these draws, in nats, (B,): an estimate that follows no ODE.
+    """What q adds to the uniform bound at these draws, in nats, (B,): an estimate without the ODE.
 
         log p(x_q) - log q(u | k) - log p(x_U),   log p(x_q) - log p(x_U) = int_0^1 <score(x_r), x_q - x_U> dr
 
     along the straight line x_r between the two, by Gauss and Legendre's rule.
 
-    What the flow itself gains, two of its integrations tell: for a network whose score is not the gradient of its
-    flow's density the two differ, by a factor of several after a short training.
+    The gain of the flow itself takes two integrations of its ODE. The two gains differ where the network's score is not
+    the gradient of its flow's density: after a short training, by a factor of several.
 
     Args:
         dequantiser: as for training.

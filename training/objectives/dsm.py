@@ -1,12 +1,19 @@
 """Denoising score matching."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor, nn
 
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_x0
+from scorefield.training import times as times_
 from scorefield.training import weighting
+from scorefield.training.engine import Batch, Objective, Step, finite, run
+from scorefield.training.model import Model
+from scorefield.training.state import TrainingState
+from scorefield.training.times import Times
 from scorefield.training.weighting import Weighting
 
 
@@ -22,9 +29,97 @@ def dsm_loss(
 ) -> Tensor:
     """w(t) |D(alpha x0 + sigma eps) - x0|^2 / D for each example, shape (B,): the mean over its D dimensions.
 
-    Vincent 2011, "A Connection Between Score Matching and Denoising Autoencoders"; Song et al. 2021, Eq. 7. There is no
-    randomness inside: times `t (B,)` and standard normals `eps (B, *D)` come in, so a loss can be repeated.
+    Vincent 2011, "A Connection Between Score Matching and Denoising Autoencoders"; Song et al. 2021, Eq. 7. The times
+    `t (B,)` and the standard normal `eps (B, *D)` are arguments, so a loss can be computed again.
     """
     alpha, sigma = sde.scales(t)
     error = predict_x0(denoiser, sde.perturb(x0, t, eps), alpha, sigma, **cond) - x0
     return weight(sde, t).to(error) * error.square().flatten(1).mean(1)
+
+
+def batch_loss(denoiser: DenoiserLike, sde: SDE, batch: dict[str, Tensor], weight: Weighting) -> Tensor:
+    """`dsm_loss` of a batch of x0, eps, times and conditioning, (B,)."""
+    given = {name: value for name, value in batch.items() if name != "times"}
+    return dsm_loss(denoiser, sde, t=batch["times"], weight=weight, **given)
+
+
+def objective(
+    sde: SDE,
+    optimizer: torch.optim.Optimizer,
+    *,
+    weight: Weighting = weighting.simple,
+    times: Times = times_.stratified,
+    accept: Callable[[Step], Tensor] = finite,
+) -> Objective:
+    """Denoising score matching as an objective of the engine.
+
+    Args:
+        sde: the path; a learned one is the model's own.
+        optimizer: of the weights.
+        weight: see `training.weighting`.
+        times: see `training.times`.
+        accept: see `Objective`.
+    """
+
+    def draw(model: Model, batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+        x0 = batch["x0"]
+        t = times(sde, len(x0), generator)
+        eps = torch.randn(x0.shape, generator=generator, device=generator.device, dtype=x0.dtype)
+        return {"times": t, "eps": eps}
+
+    def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+        return batch_loss(model.denoiser, sde, batch, weight)
+
+    return Objective(optimizer, loss, draw, accept=accept)
+
+
+def train(
+    denoiser: nn.Module,
+    sde: SDE,
+    loader: Iterable[Batch],
+    *,
+    images: int,
+    weight: Weighting = weighting.simple,
+    times: Times = times_.stratified,
+    state: TrainingState | None = None,
+    schedule: Callable[[int], float] = lambda images: 1.0,
+    clip: float | None = 1.0,
+    precision: torch.dtype = torch.float32,
+    accumulate: int = 1,
+    recompute: bool = False,
+    accept: Callable[[Step], Tensor] = finite,
+) -> Iterator[Step]:
+    """Train a denoiser by denoising score matching until `images` have been seen: one record a step.
+
+    A thin face of `training.engine.run`, which describes the other arguments and several processes.
+
+    Args:
+        denoiser: trained in place.
+        sde: the path; one that is an `nn.Module` is trained with the denoiser.
+        loader: see `run`.
+        images: see `run`.
+        weight: see `training.weighting`.
+        times: see `training.times`.
+        state: optimiser, averages, generator and progress, to keep or to resume; a new one by default. With a learned
+            path its model is `Model(denoiser, sde)`.
+        schedule: see `run`.
+        clip: see `run`.
+        precision: see `run`.
+        accumulate: see `run`.
+        recompute: see `run`.
+        accept: whether to take a step; see `Objective`, and `LossGuard` for one that stops at bad steps.
+
+    Raises:
+        ValueError: as `run` does, or if the state is of another denoiser or learned path.
+    """
+    state = state or TrainingState(Model(denoiser, sde))
+    if state.model.denoiser is not denoiser or (isinstance(sde, nn.Module) and state.model.sde is not sde):
+        raise ValueError(
+            "expected a state of this denoiser and learned path: build TrainingState(Model(denoiser, sde))"
+        )
+    dsm = objective(sde, state.optimizer, weight=weight, times=times, accept=accept)
+    steps = run(
+        state, [dsm], loader, images=images, schedule=schedule, clip=clip, precision=precision, accumulate=accumulate,
+        recompute=recompute,
+    )  # fmt: skip
+    return (step for (step,) in steps)

@@ -25,9 +25,9 @@ from scorefield.training import EMA, TrainingState, engine, train
 from scorefield.training.adam import adam
 from scorefield.training.distributed.blocks import blocks_of
 from scorefield.training.distributed.ranks import Agreement, Ranks
-from scorefield.training.distributed.sharding import Sharding
+from scorefield.training.distributed.sharding import shard
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BATCH, STEPS = 16, 50
 # Rounding alone tells the ways apart: sums of 16 gradients in another order, 6e-8 of their size, which Adam brings to
 # the scale of its steps of 1e-3 and fifty of them add up. (Found: 1e-6. Another batch, or noise, gives 1e-2.)
@@ -58,7 +58,7 @@ def trained(state: TrainingState, steps: int = STEPS, **settings: Any) -> dict[s
     """What there is to compare after training up to so many steps."""
     *_, last = train(state.denoiser, VPSDE(), data(state.step), images=steps * BATCH, state=state, **settings)
     ranks = Ranks.current()
-    records = {"losses": ranks.all_gather(last.losses), "times": ranks.together(last.times)}
+    records = {"losses": ranks.all_gather(last.losses), "times": ranks.all_gather(last.times)}
     return records | {"loss": ranks.mean(last.loss), "grad_norm": last.grad_norm, "images": torch.tensor(last.images)}
 
 
@@ -88,11 +88,11 @@ def work(rank: int, world: int, folder: Path) -> None:
     if world == 2:
         state = small_state()
         trained(state, 20)  # so that there are moments to shard
-        sharding, all_weights = Sharding(state), flat(state.denoiser).numel()
+        shards, all_weights = shard(state), flat(state.denoiser).numel()
         found["share"] = sum(p.to_local().numel() for p in state.denoiser.parameters()) / all_weights
         records = trained(state, accumulate=2, recompute=True)
-        whole = sharding.whole(state)
-        found["sharded"] = outcome(whole, records) if rank == 0 else None
+        complete = shards.gather(state)
+        found["sharded"] = outcome(complete, records) if rank == 0 else None
     agreed, asked = Agreement(ranks), [15 if rank == 1 and step == 3 else 0 for step in range(8)]
     found["agreed"] = ranks.gather({rank: [agreed(each) for each in asked]})
     found["collected"] = ranks.gather({i: torch.full((2,), i) for i in ranks.shard(range(5))})
@@ -228,7 +228,7 @@ def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def torchrun(*arguments: object, processes: int = 2) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -20,14 +20,14 @@ from training_runs import (
     new_run,
     new_state,
     rows_of,
-    save_hyperparameters,
+    trained,
     watched,
     with_value,
 )
 
 from scorefield.commands.generate import generate
 from scorefield.commands.run import DataFacts, Run
-from scorefield.commands.train.json_lines import Rows
+from scorefield.commands.train.json_lines import JsonLines
 from scorefield.commands.train.log import Log
 from scorefield.commands.train.pictures import sampling_of
 from scorefield.configs import cifar10
@@ -43,7 +43,7 @@ from scorefield.training.monitor.step_metrics import StepMetrics, level_edges
 
 def test_rows_are_the_means_of_the_steps_between_them(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
-    steps = save_hyperparameters(run)
+    steps = trained(run)
     rows = rows_of(run.workdir / "metrics.jsonl")
     assert [row["step"] for row in rows] == [7, 14, 21, 28, 30]
     begun = 0
@@ -82,7 +82,7 @@ def test_the_error_in_the_noise_does_not_know_the_weight(sde: SDE, weight: weigh
     t = times.log_snr(sde, 64, generator)
     losses = dsm_loss(denoiser, sde, x0, t, noise, weight=weight).detach()
     window = StepMetrics(sde, weight)
-    window.add(Step(1, 64, losses.mean(), torch.ones(()), 0.0, losses, t, {}))
+    window.add(Step(1, 64, losses.mean(), torch.ones(()), 0.0, losses, {"times": t}, {}))
     levels = window.means()["levels"]
     alpha, sigma = sde.scales(t)
     with torch.no_grad():
@@ -105,10 +105,10 @@ def test_bins_reach_from_one_end_of_a_path_to_the_other() -> None:
 def test_the_rows_of_a_run_that_was_killed_are_those_of_one_that_was_not(killed: list[int], tmp_path: Path) -> None:
     saves = tuple(BATCH * i for i in (3, 11, 12, 18, 25))  # windows end at 7, 14, ...
     whole, broken = new_run(tmp_path / "whole"), new_run(tmp_path / "broken")
-    save_hyperparameters(whole, saves)
+    trained(whole, saves)
     for until in killed:
-        save_hyperparameters(broken, saves, until)
-    save_hyperparameters(broken, saves)
+        trained(broken, saves, until)
+    trained(broken, saves)
     bytes_ = [(run.workdir / "metrics.jsonl").read_bytes() for run in (whole, broken)]
     assert bytes_[0] == bytes_[1]
     assert [r["step"] for r in rows_of(broken.workdir / "timing.jsonl")] == [7, 14, 21, 28, 30]
@@ -117,7 +117,7 @@ def test_the_rows_of_a_run_that_was_killed_are_those_of_one_that_was_not(killed:
 def test_a_row_without_room_is_written_with_the_next_and_a_cut_one_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"images": 1}\n{"images": 3}\n{"images": 2}\n{"ima')
-    rows = Rows(path, 2)
+    rows = JsonLines(path, 2)
 
     class Full:
         def __init__(self, file: Any) -> None:
@@ -223,11 +223,11 @@ def test_the_log_stops_a_run_and_its_last_checkpoint_stays(tmp_path: Path) -> No
             yield x if i != 10 else x.index_fill(0, torch.tensor([3]), math.nan)
 
     def follow() -> None:
-        steps = train(state.denoiser, run.sde, bad(), images=TOTAL, state=state)
         with Log(run, 0, state) as log:
+            steps = train(state.denoiser, run.sde, bad(), images=TOTAL, state=state, accept=log.guard.accept)
             for step in log.following(steps):
                 if step.step == 9:
-                    save(run.workdir / "checkpoints", state, extra={"log": log.held()})
+                    save(run.workdir / "checkpoints", state, extra={"log": log.state()})
 
     with pytest.raises(ValueError, match=r"^step 10 .* example 3 at .* the batch is in "):
         follow()
@@ -238,24 +238,24 @@ def test_the_log_stops_a_run_and_its_last_checkpoint_stays(tmp_path: Path) -> No
     # Its data mended, it goes on.
     (run.workdir / "bad_batch.pt").unlink()
     shutil.rmtree(run.workdir / "samples", ignore_errors=True)
-    assert save_hyperparameters(run)[-1].images == TOTAL
+    assert trained(run)[-1].images == TOTAL
 
 
 def test_a_full_disk_stops_the_log_in_one_line_or_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(rows: Rows, row: dict[str, Any]) -> None:
+    def full(rows: JsonLines, row: dict[str, Any]) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Rows, "write", full)
+    monkeypatch.setattr(JsonLines, "write", full)
     config = configuration()
     config.training.on_full_disk = "stop"
-    with pytest.raises(ValueError, match=r"^No space left on device: .*; make room, and give the same command again$"):
-        save_hyperparameters(new_run(tmp_path / "stop", config))
+    with pytest.raises(ValueError, match=r"^No space left on device: .*; make room, and run the same command again$"):
+        trained(new_run(tmp_path / "stop", config))
     config.training.on_full_disk = "continue"
-    assert save_hyperparameters(new_run(tmp_path / "continue", config))[-1].images == TOTAL
+    assert trained(new_run(tmp_path / "continue", config))[-1].images == TOTAL
     assert not (tmp_path / "continue" / "metrics.jsonl").read_text()
-    assert "No space left on device: part of what training shows is not written" in capsys.readouterr().err
+    assert "No space left on device: part of the log is not written" in capsys.readouterr().err
 
 
 # Several processes
@@ -265,8 +265,8 @@ def one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     run = new_run(folder / "run")
-    save_hyperparameters(run, (BATCH * 11,), until=BATCH * 16)
-    save_hyperparameters(run)
+    trained(run, (BATCH * 11,), until=BATCH * 16)
+    trained(run)
     _, message = watched(new_state(), with_value(math.nan, 3, 11), folder)
     (folder / f"said.{rank}").write_text(message)
     torch.distributed.destroy_process_group()
@@ -275,7 +275,7 @@ def one_of_two(rank: int, folder: Path) -> None:
 def test_two_processes_write_one_log_and_the_one_with_the_bad_example_names_it(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
     alone = new_run(tmp_path / "alone")
-    save_hyperparameters(alone)
+    trained(alone)
     ours, one = (rows_of(tmp_path / name / "metrics.jsonl") for name in ("run", "alone"))
     assert [row["step"] for row in ours] == [7, 14, 21, 28, 30]
     for row, other in zip(ours, one, strict=True):

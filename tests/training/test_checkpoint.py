@@ -30,7 +30,7 @@ from scorefield.training import (
 )
 from scorefield.training.checkpoints.atomic import DiskFullError, atomic_dir, verify, write_tensors
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def state_at(images: int = 0, seed: int = 0) -> TrainingState:
@@ -98,7 +98,7 @@ def test_torn_missing_and_emptied_files_are_named_and_none_whole_is_an_error(tmp
     for damaged in (content[:1000], b"", content + b"\0"):
         file.write_bytes(damaged)
         with pytest.raises(
-            ValueError, match=r"^no checkpoint in [^\n]* is whole, [^\n]*ema\.safetensors does not match"
+            ValueError, match=r"^no checkpoint in [^\n]* is valid, [^\n]*ema\.safetensors does not match"
         ):
             latest_valid(tmp_path)
     file.unlink()
@@ -107,10 +107,10 @@ def test_torn_missing_and_emptied_files_are_named_and_none_whole_is_an_error(tmp
     assert latest_valid(tmp_path / "nowhere") == (None, [])
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_does_not_count_among_the_newest(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_renamed_and_does_not_count_among_the_newest(tmp_path: Path) -> None:
     save(tmp_path, state_at(8))
     flip(save(tmp_path, state_at(16)) / "state.pt", 77)
-    assert latest_valid(tmp_path, set_aside=True)[0] == tmp_path / "0000000008"
+    assert latest_valid(tmp_path, rename_damaged=True)[0] == tmp_path / "0000000008"
     save(tmp_path, state_at(12), keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0000000012", "0000000016.damaged"]
 
@@ -220,7 +220,8 @@ def test_a_full_disk_keeps_what_was_there(
 def test_a_real_limit_on_files_is_a_full_disk(tmp_path: Path) -> None:
     # The kernel's own error, through safetensors' place and through torch.save's, which loses its reason.
     def limited(size: int, body: str) -> str:
-        code = f"from test_checkpoint import *\nimport pathlib\nfolder = pathlib.Path({str(tmp_path)!r})\n{body}"
+        code = f"import sys\nsys.path.append({str(Path(__file__).parent)!r})\nfrom test_checkpoint import *\n"
+        code += f"folder = Path({str(tmp_path)!r})\n{body}"
         return subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),

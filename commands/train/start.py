@@ -1,0 +1,66 @@
+"""The start of a training: seeds, model, optimiser and averages, new or from another run."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from scorefield import training
+from scorefield.commands.generate import grid
+from scorefield.commands.run import Run
+from scorefield.commands.train.resume import fork
+from scorefield.commands.train.session import Session
+from scorefield.configs import build
+from scorefield.solvers import Schedule
+from scorefield.training import Model, Ranks, TrainingState
+from scorefield.training.adam import adam
+
+
+def start(run: Run, source: Path | None, ema: bool) -> tuple[Session, dict[str, Any] | None]:
+    """An untrained session, or one with the weights of another run, and the record of that for fork.json.
+
+    Args:
+        run: to train.
+        source: another run whose weights a new one starts with, or None.
+        ema: its averaged weights rather than the raw ones.
+
+    Raises:
+        ValueError: if the batch does not divide, the network does not take the data, or the sampler does not build.
+    """
+    settings, ranks = run.config.training, Ranks.current()
+    ranks.rows(settings.batch, settings.accumulate)  # raises
+    _seed(run.config.seed)
+    model = run.new_model()
+    _try_out(run, model)
+    if not ranks.first:  # each process has its own dropout
+        torch.manual_seed(int(np.random.SeedSequence([run.config.seed, 2, ranks.rank]).generate_state(1)[0]))
+    optimizer = adam(model, settings.learning_rate, tuple(settings.betas), settings.adam_eps, settings.weight_decay)
+    begun = training.latest(run.workdir / "checkpoints") is not None
+    # Before the averages are made, which start from the weights.
+    forked = None if source is None or begun else fork(run, source, model, ema)
+    averages = training.EMA(model, (settings.ema, *settings.more_ema))
+    state = TrainingState(model, optimizer, averages, Generator(run.device).manual_seed(run.config.seed))
+    power = training.PowerEMA(model, settings.snapshot_lengths) if settings.snapshot_every > 0 else None
+    return Session(run, state, power), forked
+
+
+def _seed(seed: int) -> None:
+    # All three, although only torch is used here: data and networks of users may draw from the others.
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+@torch.no_grad()
+def _try_out(run: Run, model: Model) -> None:
+    """Build the sampler and call the network once, so that a mistake in them is found before any work."""
+    build.build(build.SOLVERS, run.config.sampling.solver)
+    one = torch.zeros(1, *run.data.shape, device=run.device)
+    ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
+    try:
+        model(one, ends.alpha, ends.sigma)
+    except RuntimeError as error:
+        raise ValueError(f"expected a network that takes data of shape {run.data.shape}: {error}") from error

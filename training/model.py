@@ -1,0 +1,82 @@
+"""What is trained and saved together, as one module."""
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import Tensor, nn
+
+from scorefield.sde_lib import SDE
+from scorefield.sde_lib.broadcast import Scale
+from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
+
+PARTS = ("denoiser", "sde", "conditioner", "autoencoder", "dequantiser")
+
+
+class Model(nn.Module):
+    """The modules that are trained, averaged and saved together.
+
+    A part that is an `nn.Module` is registered: optimiser, averages, checkpoints and processes see its weights. A part
+    that is not, such as a path without parameters, is a plain attribute. Called as a denoiser, the model is its
+    denoiser, so an average of the model can be sampled from.
+
+    Args:
+        denoiser: D(x, alpha, sigma, **cond) = E[x0 | x].
+        sde: the path; one that is an `nn.Module` is learned.
+        conditioner: maps raw conditioning to what the denoiser takes.
+        autoencoder: maps data to latents and back.
+        dequantiser: q(u | k).
+    """
+
+    def __init__(
+        self,
+        denoiser: DenoiserLike | None = None,
+        sde: SDE | None = None,
+        *,
+        conditioner: nn.Module | None = None,
+        autoencoder: nn.Module | None = None,
+        dequantiser: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser: Any = denoiser
+        self.sde = sde
+        self.conditioner = conditioner
+        self.autoencoder = autoencoder
+        self.dequantiser = dequantiser
+
+    def forward(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
+        """E[x0 | x], shape (B, *D)."""
+        x0: Tensor = self.denoiser(x, alpha, sigma, **cond)
+        return x0
+
+    def noise(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
+        """E[eps | x], shape (B, *D)."""
+        return predict_noise(self.denoiser, x, alpha, sigma, **cond)
+
+    @property
+    def learns_path(self) -> bool:
+        """Whether the path is a module."""
+        return "sde" in self._modules
+
+    def train(self, mode: bool = True) -> "Model":
+        """Training mode, but for the parts whose weights are all frozen."""
+        super().train(mode)
+        for part in self.children():
+            if not any(weight.requires_grad for weight in part.parameters()):
+                part.eval()
+        return self
+
+
+def names_of(module: nn.Module) -> dict[str, str]:
+    """The names of a module's tensors as files have them, with its own name of each."""
+    prefix = "" if isinstance(module, Model) else "denoiser."
+    return {f"{prefix}{name}": name for name in module.state_dict()}
+
+
+def names_in(file: Collection[str], module: nn.Module) -> dict[str, str]:
+    """The names of a file's tensors as a `Model` has them, with the file's own name of each.
+
+    Files of earlier versions hold a denoiser alone. For a module that is not a `Model`, only the denoiser counts.
+    """
+    ours = all(name.split(".")[0] in PARTS for name in file)
+    names = {name if ours else f"denoiser.{name}": name for name in file}
+    return {n: own for n, own in names.items() if isinstance(module, Model) or n.startswith("denoiser.")}
