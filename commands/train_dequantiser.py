@@ -69,12 +69,8 @@ def train_dequantiser(
     torch.manual_seed(seed)
     settings = {"channels": run.data.shape[0]}
     module = Dequantiser(**settings).to(run.device)
-    state = TrainingState(
-        Model(dequantiser=module),
-        torch.optim.Adam(module.parameters(), lr=LEARNING_RATE),
-        EMA(module, 0.999),
-        Generator(run.device).manual_seed(seed),
-    )
+    model, optimizer = Model(dequantiser=module), torch.optim.Adam(module.parameters(), lr=LEARNING_RATE)
+    state = TrainingState(model, optimizer, EMA(model, 0.999), Generator(run.device).manual_seed(seed))
     steps = train(
         module, trained.denoiser, run.sde, Batches(dataset, batch, seed=seed, transform=_as_stored, labels=labels),
         levels=levels, low=run.low, high=run.high, images=num, state=state,

@@ -297,7 +297,7 @@ def test_a_full_disk_stops_or_not_as_configured_and_loses_nothing(policy: str, t
     # From here on a file may have 300 kB, less than weights and state take, and the log little.
     config = tmp_path / "mine.py"
     config.write_text(
-        "from test_resume import small\n"
+        f"import sys\nsys.path.append({str(Path(__file__).parent)!r})\nfrom test_resume import small\n"
         f"def get_config(): return small(320, checkpoint_every=64, on_full_disk={policy!r})\n"
     )
     command = [sys.executable, str(ROOT / "main.py"), "--mode=train", f"--config={config}", f"--workdir={run}"]
