@@ -1,4 +1,4 @@
-"""How a bound ends: the probability of the data given the first point of the path, log p(x0 | x_{t_min})."""
+"""The last term of a bound: the probability of the data given the first point of the path, log p(x0 | x_{t_min})."""
 
 import abc
 import math
@@ -12,14 +12,14 @@ from scorefield.sde_lib.broadcast import expand, precise
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_x0
 from scorefield.sde_lib.quantise import cell_to_value, cell_width, quantise
 
-OFF_CENTRE = 0.05  # of a cell: float32 keeps 16 bits' centres to 1e-2 of one, and dequantised data is further off
-CHUNK = 2**22  # numbers at a time in a softmax over the levels
+OFF_CENTRE = 0.05  # of a cell: float32 keeps the centres of 16-bit levels to 1e-2; dequantised data is further away
+CHUNK = 2**22  # most numbers in one softmax over the levels
 
 
 class Decoder(abc.ABC):
     """A distribution of x0 given x_{t_min} = alpha x0 + sigma eps.
 
-    `evaluations` is how often `log_prob` calls the denoiser.
+    `evaluations` is the number of calls of the denoiser in one `log_prob`.
     """
 
     evaluations: ClassVar[int] = 1
@@ -34,9 +34,9 @@ class Decoder(abc.ABC):
             denoiser: E[x0 | x].
             x0: the data, (B, *D).
             x: the path's point at t_min, (B, *D).
-            alpha: its scale there, (B,).
-            sigma: its noise there, (B,).
-            std: of the model's last step, where it is one of a chain (`vlb`); decoders that know better leave it.
+            alpha: the data's scale at t_min, (B,).
+            sigma: the noise's scale at t_min, (B,).
+            std: of the model's last step, if it belongs to a chain (`vlb`); some decoders ignore it.
         """
 
 
@@ -44,7 +44,7 @@ class Decoder(abc.ABC):
 class GaussianDecoder(Decoder):
     """N(x0; D(x), sigma^2 / alpha^2), for continuous data: a log-density.
 
-    Song, Durkan, Murray and Ermon 2021, Appendix B, their correction for a path that starts at t_min.
+    Song, Durkan, Murray and Ermon 2021, Appendix B: the correction for a path that starts at t_min.
     """
 
     def log_prob(
@@ -59,13 +59,13 @@ class GaussianDecoder(Decoder):
 class LevelDecoder(Decoder):
     """p(k | x) = softmax_k(-(x - alpha x_k)^2 / (2 sigma^2)) in each dimension, x_k the centres of the levels' cells.
 
-    A probability, of x0 on those centres: x_k = low + (high - low) (k + 1/2) / levels. The network has no part in it.
+    A probability, for x0 on the centres x_k = low + (high - low) (k + 1/2) / levels. It does not call the network.
     The decoder of Kingma et al. 2021, Section 3.2.
 
     Args:
-        levels: how many values a dimension has.
-        low: where the first cell begins.
-        high: where the last one ends.
+        levels: the number of values of a dimension.
+        low: lower end of the first cell.
+        high: upper end of the last cell.
     """
 
     evaluations: ClassVar[int] = 0
@@ -93,16 +93,17 @@ class LevelDecoder(Decoder):
 
 @dataclass(frozen=True)
 class DiscretisedDecoder(Decoder):
-    """N(D(x), std^2) integrated over the cell of x0 in each dimension, the first and the last cell without end.
+    """N(D(x), std^2) integrated over the cell of x0 in each dimension; the first and the last cell are unbounded.
 
-    A probability, of x0 on the cells' centres. Ho et al. 2020, Eq. 13, whose images k / 127.5 - 1 are 256 levels from
-    low = -1 - 1 / 255 to high = 1 + 1 / 255; without their tanh for the normal's integral and their floor of 1e-12.
+    A probability, for x0 on the cells' centres (Ho et al. 2020, Eq. 13). Their images k / 127.5 - 1 are 256 levels from
+    low = -1 - 1 / 255 to high = 1 + 1 / 255. Their tanh approximation of the integral and their floor of 1e-12 are
+    not used.
 
     Args:
-        levels: how many values a dimension has.
-        low: where the first cell begins.
-        high: where the last one ends.
-        std: in units of the data; by default that of the chain's last step where there is one, else sigma / alpha.
+        levels: the number of values of a dimension.
+        low: lower end of the first cell.
+        high: upper end of the last cell.
+        std: in units of the data; by default that of the chain's last step if there is one, else sigma / alpha.
     """
 
     levels: int
@@ -127,7 +128,7 @@ class DiscretisedDecoder(Decoder):
 
 
 def _log_normal_between(a: Tensor, b: Tensor) -> Tensor:
-    """Log (Phi(b) - Phi(a)) for a < b, in the tail where it does not cancel: Phi(b) - Phi(a) = Phi(-a) - Phi(-b)."""
+    """Log (Phi(b) - Phi(a)) for a < b, in the lower tail, without cancellation: it is Phi(-a) - Phi(-b) as well."""
     upper = a + b > 0
     a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
     log_b = torch.special.log_ndtr(b)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scorefield.likelihood.choose_solver import LogProb, choose_solver
 from scorefield.likelihood.divergence import Divergence, Hutchinson
-from scorefield.likelihood.flow import FlowWithDivergence, check_finite, draws_fresh
+from scorefield.likelihood.flow import FlowWithDivergence, draws_fresh
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike
 from scorefield.sde_lib.sde import Noise
@@ -20,17 +20,17 @@ from scorefield.solvers.solver import OnStep, check_splittable
 
 @dataclass(frozen=True)
 class Density:
-    """What an estimator of log-likelihood found: the flow's own value (`log_likelihood`), or a bound (`bounds`).
+    """The result of an estimator: the flow's log-likelihood (`log_likelihood`), or a bound (`bounds`).
 
     Args:
-        log_prob: in nats, (B,); what it is the logarithm of, the estimator says.
-        latent: where the flow took x at t_max, (B, *D); None of a bound.
-        nfe: evaluations of the network (with its divergence, for a flow), a sample's mean.
-        std_error: of log_prob from the estimator's own draws, probes or times and noise, (B,); zero when there is
-            nothing random in it, None when one draw does not tell.
-        parts: what log_prob is the sum of, each (B,) in nats.
+        log_prob: in nats, (B,): of a density, or of a probability for decoders of levels.
+        latent: the flow's point at t_max, (B, *D); None for a bound.
+        nfe: evaluations of the network for a sample, on average; for a flow each includes the divergence.
+        std_error: of log_prob, from the estimator's random draws (probes, or times and noise), (B,). It is zero where
+            nothing is random, and None where a single draw gives no estimate.
+        parts: the terms of log_prob, each (B,) in nats.
         nfe_max: evaluations of the sample that took most, where they differ.
-        solver_error: what the solver is estimated to leave in a value, in bits/dim, by the pilots; with a tolerance.
+        solver_error: with a tolerance, the solver's estimated error of a value in bits/dim (see `choose_solver`).
     """
 
     log_prob: Tensor
@@ -59,48 +59,40 @@ def log_likelihood(
 ) -> Density:
     """Log p(x0) = log prior(x_T) + int_{t_min}^{t_max} div v dt  along  dx/dt = v  from x0  (Song et al. 2021, Eq. 39).
 
-    x0 is taken as a point of the path at t_min: the density is that of the flow started from the prior and
-    stopped there, with no last denoising.
+    x0 is a point of the path at t_min. The density is that of the flow from the prior to t_min, without a last
+    denoising.
 
     Args:
         denoiser: E[x0 | x].
         sde: the path.
-        x0: (B, *D), continuous: see `dequantise`.
+        x0: (B, *D), continuous; `dequantise` integers first.
         cond: keywords for the denoiser. Tensors have a row for each sample, (B, ...).
         divergence: `Hutchinson(...)` (the default, one probe), `HutchPlusPlus(...)` or `Exact()`.
-        solver: any that integrates a flow: `AdamsMoulton()`, `Adaptive(...)` (the default), `Heun()`, ...
-        ts: the grid for solvers that keep one, rising; the others need only its ends, t_min and t_max.
-        tolerance: in place of a solver and a grid, the error in bits/dim that the solver may leave in a value. They are
-            chosen on the first 32 samples, `plan_for`; to score a set in batches choose them once and pass them on.
+        solver: any `FlowSolver`: `AdamsMoulton()`, `Adaptive(...)` (the default), `Heun()`, ...
+        ts: a rising grid for solvers with a fixed grid. The others need only its ends, by default t_min and t_max.
+        tolerance: instead of a solver and a grid, the largest error of a value in bits/dim. `choose_solver` then
+            chooses both on the first 32 samples. To score a set in batches, call it once and pass its choice.
         prior_log_prob: log-density of the latents in nats, (B, *D) -> (B,); by default the path's prior.
-        noise: source of the probes; `PerSampleNoise` gives each sample its own.
+        noise: source of the probes; `PerSampleNoise` gives each sample its stream.
         on_step: see `Solver`.
-        differentiable: keep the graph, so that log_prob can be differentiated by x0 and by the denoiser's weights;
-            "adjoint" does so in constant memory by torchdiffeq's adjoint, with `Adaptive(per_sample=False)`.
+        differentiable: keep the graph, so that log_prob can be differentiated by x0 and by the denoiser's weights.
+            "adjoint" uses torchdiffeq's adjoint, in constant memory, with `Adaptive(per_sample=False)`.
 
     Raises:
-        ValueError: for x0 that is not finite, a falling grid, a solver that needs a grid and got none, or a solver
-            beside a tolerance.
+        ValueError: for x0 that is not finite, a falling grid, a missing grid, or both a solver and a tolerance.
     """
     divergence = divergence or Hutchinson()
-    check_finite(x0)
-    with torch.inference_mode(False):  # whose tensors carry no gradient, and a divergence is one
+    check_samples(x0)
+    with torch.inference_mode(False):  # the divergence needs gradients, which tensors of inference mode do not carry
         x0 = x0.clone() if x0.is_inference() else x0
         plan, bound = None, BoundDenoiser(denoiser, cond, len(x0))
         if tolerance is not None:
             if solver is not None or ts is not None:
                 raise ValueError("expected a tolerance, or a solver and its grid, got both: leave one out")
-            check_splittable(bound, x0, _schedule(Adaptive(), sde, None, x0))
             plan = choose_solver(
-                denoiser,
-                sde,
-                x0,
-                tolerance,
-                cond=cond,
-                divergence=divergence,
-                noise=noise,
+                denoiser, sde, x0, tolerance, cond=cond, divergence=divergence, noise=noise,
                 prior_log_prob=prior_log_prob,
-            )
+            )  # fmt: skip
             solver, ts = plan.solver, plan.ts
         solver = solver or Adaptive()
         fresh = draws_fresh(divergence, solver)
@@ -134,18 +126,38 @@ def log_likelihood(
     )
 
 
+def check_samples(x0: Tensor) -> None:
+    """Raises ValueError unless x0 (B, *D) is of finite floating-point numbers; names the first bad sample."""
+    if not x0.is_floating_point():
+        raise ValueError(
+            f"expected floating-point x0 in the model's units, got {x0.dtype}: dequantise integers for a density, or "
+            "pass the centres of their cells for a probability"
+        )
+    if x0.ndim < 2:
+        raise ValueError(f"expected x0 (B, *D), got {tuple(x0.shape)}: add the dimension that is missing")
+    bad = (~x0.detach().isfinite()).flatten(1).any(1).nonzero().flatten().tolist() if len(x0) else []
+    if bad:
+        raise ValueError(
+            f"expected finite x0, got NaN or infinity in {len(bad)} of {len(x0)} samples, the first at index {bad[0]}: "
+            "correct or remove them"
+        )
+
+
 def _schedule(solver: FlowSolver, sde: SDE, ts: Tensor | None, x0: Tensor) -> Schedule:
     if not isinstance(solver, FlowSolver):
-        raise ValueError(f"{solver} cannot integrate a density: use AdamsMoulton(), Heun() or Adaptive()")
+        raise ValueError(
+            f"expected a solver that integrates a density, got {solver}: use AdamsMoulton(), Heun() or Adaptive()"
+        )
     if ts is None:
         if not isinstance(solver, Adaptive):
             raise ValueError(
-                f"{solver} keeps to a grid: pass a rising one, ts=grids.log_snr(sde, 100).flip(0), or a tolerance alone"
+                f"expected a grid for {solver}, got None: pass a rising one, ts=grids.log_snr(sde, 100).flip(0), or a "
+                "tolerance instead of the solver"
             )
         ts = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
     schedule = Schedule(sde, ts, x0)
     if not schedule.increasing:
-        raise ValueError("expected a rising grid, from the data's end to the noise's: flip it, ts.flip(0)")
+        raise ValueError("expected a rising grid, from the data to the noise, got a falling one: flip it, ts.flip(0)")
     return schedule
 
 
@@ -153,6 +165,9 @@ def _by_adjoint(
     solver: FlowSolver, flow: FlowWithDivergence, start: State, schedule: Schedule, denoiser: DenoiserLike
 ) -> State:
     if not isinstance(solver, Adaptive):
-        raise ValueError(f"the adjoint is torchdiffeq's: use Adaptive(per_sample=False), got {solver}")
+        raise ValueError(
+            f"expected Adaptive(per_sample=False) for torchdiffeq's adjoint, got {solver}: use it, or "
+            "differentiable=True"
+        )
     weights = tuple(p for p in denoiser.parameters() if p.requires_grad) if isinstance(denoiser, nn.Module) else ()
     return solver.by_adjoint(flow, start, schedule, weights)

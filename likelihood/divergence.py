@@ -22,18 +22,19 @@ DISTRIBUTIONS = ("rademacher", "gaussian", "orthogonal")
 class Divergence(abc.ABC):
     """tr J of a field `(B, *D) -> (B, *D)` at x, where no sample's value depends on another's.
 
-    `mode` is "reverse" (vector-Jacobian products: with one probe, the field and its divergence cost two evaluations of
-    the field), or "forward" (Jacobian-vector products). A network that has no forward mode, as some attention has not,
-    is taken in reverse, with a warning. `chunk` directions are followed at once.
+    `mode` is "reverse" for vector-Jacobian products or "forward" for Jacobian-vector products. In reverse mode with
+    one probe, the field and its divergence cost two evaluations of the field. A network without a forward mode, as
+    some attention kernels have none, is differentiated in reverse mode with a warning. `chunk` is the number of
+    directions in one product.
     """
 
     mode: str
     chunk: int
-    shared: ClassVar[bool]  # whether nothing is random, and all samples look along the same directions
+    shared: ClassVar[bool]  # whether the directions are fixed, and the same for all samples
 
     @abc.abstractmethod
     def directions(self, x: Tensor, noise: Noise) -> Tensor:
-        """The v to look along: (P, B, *D), or (P, 1, *D) for all samples alike."""
+        """The directions v: (P, B, *D), or (P, 1, *D) where all samples share them."""
 
     @abc.abstractmethod
     def estimates(self, products: Products, directions: Tensor) -> Tensor:
@@ -41,20 +42,20 @@ class Divergence(abc.ABC):
 
     @property
     def count(self) -> int:
-        """E, how many estimates there are."""
+        """E, the number of estimates."""
         return 1
 
     def __call__(
         self, field: Field, x: Tensor, directions: Tensor, differentiable: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The field at x, (B, *D), and the estimates of its divergence, (B, E); differentiable, with their graph."""
+        """The field at x, (B, *D), and the estimates of its divergence, (B, E); with their graph if differentiable."""
         if self.mode == "forward":
             try:
                 return self._forward(field, x, directions)
             except (RuntimeError, NotImplementedError) as error:
                 if not any(word in str(error).lower() for word in ("forward", "functorch", "vmap")):
                     raise
-                warnings.warn(f"no forward mode in this network, reverse taken instead: {error}", stacklevel=2)
+                warnings.warn(f"this network has no forward mode, using reverse mode: {error}", stacklevel=2)
         with torch.enable_grad():
             start = x if differentiable and x.requires_grad else x.detach().requires_grad_()
             value = field(start)
@@ -97,7 +98,7 @@ class Divergence(abc.ABC):
 
 @dataclass(frozen=True)
 class Exact(Divergence):
-    """sum_i e_i . J e_i, for any shape: as many derivatives as a sample has dimensions."""
+    """sum_i e_i . J e_i, for any shape. The cost is one product for each dimension of a sample."""
 
     mode: str = "reverse"
     chunk: int = 32
@@ -120,13 +121,12 @@ class Hutchinson(Divergence):
     """v . J v for random v with E[v v^T] = 1: unbiased  (Hutchinson 1990; Grathwohl et al. 2019, Eq. 7).
 
     Args:
-        probes: how many v; two or more give each sample a standard error.
-        distribution: of v, "rademacher", "gaussian", or "orthogonal": of length sqrt(D) and at right angles to one
-            another, which pays where the probes are not few beside the D dimensions (then the standard error, which
-            takes them for independent, is on the safe side). An antithetic pair v, -v would say the same thing twice.
-        fresh: draw new probes at every evaluation rather than keep them for the whole trajectory. By default on a
-            grid, where the errors of many evaluations then average out; a step that is controlled by its error needs
-            them kept.
+        probes: the number of v; two or more give each sample a standard error.
+        distribution: of v: "rademacher", "gaussian" or "orthogonal". Orthogonal probes have length sqrt(D). They pay
+            where their number is not small against D; the standard error, which assumes independence, is then
+            conservative.
+        fresh: draw new probes at every evaluation, instead of keeping them for the trajectory. The default is to do so
+            on a grid, where the errors of many evaluations average out. Adaptive steps need constant probes.
     """
 
     probes: int = 1
@@ -159,15 +159,15 @@ class Hutchinson(Divergence):
 
 @dataclass(frozen=True)
 class HutchPlusPlus(Divergence):
-    """The trace on the range of J S exactly, the rest by probes  (Meyer et al. 2021, "Hutch++", Algorithm 1).
+    """The trace on the range of J S exactly, the remainder by probes  (Meyer et al. 2021, "Hutch++", Algorithm 1).
 
         tr(Q^T J Q) + mean_i g_i^T (1 - Q Q^T) J (1 - Q Q^T) g_i,    Q an orthonormal basis of J S
 
-    Unbiased. It pays where few directions carry most of the trace, or D is small.
+    Unbiased, and better than `Hutchinson` where few directions carry most of the trace, or D is small.
 
     Args:
-        rank: columns of S, each two products.
-        probes: g, each one product; two or more give each sample a standard error.
+        rank: number of columns of S; each costs two products.
+        probes: number of g; each costs one product. Two or more give each sample a standard error.
         fresh: see `Hutchinson`.
     """
 
@@ -197,17 +197,17 @@ class HutchPlusPlus(Divergence):
 
 
 def signs(normals: Tensor) -> Tensor:
-    """Their signs, as numbers of their type."""
+    """The signs of the numbers, -1 or 1, in their dtype."""
     return torch.where(normals < 0, -1.0, 1.0).to(normals)
 
 
 def orthonormal(vectors: Tensor) -> Tensor:
-    """Vectors (P, B, *D) as P orthonormal ones of each sample, uniform in direction if they are normal."""
+    """Vectors (P, B, *D) made orthonormal within each sample; uniform in direction if they are normal."""
     columns = vectors.flatten(2).permute(1, 2, 0)
     q, r = torch.linalg.qr(columns)
     q = q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q)[:, None]
-    turned: Tensor = q.permute(2, 0, 1).reshape(vectors.shape)
-    return turned
+    basis: Tensor = q.permute(2, 0, 1).reshape(vectors.shape)
+    return basis
 
 
 def _dots(v: Tensor, w: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The distribution of latents that a likelihood ends with, and how far the data's own is from it."""
+"""The Gaussian prior at t_max that a likelihood ends with, and its distance from the data's distribution there."""
 
 import math
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.broadcast import expand, precise
 
-FULL = 4096  # dimensions up to which the data's covariance is taken whole
+FULL_COVARIANCE_DIMS = 4096  # above, the covariance of the data is taken as diagonal
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class GaussianPrior:
 
     @classmethod
     def standard(cls, sde: SDE) -> "GaussianPrior":
-        """N(0, sigma(t_max)^2): what the model samples from."""
+        """N(0, sigma(t_max)^2), from which the model samples."""
         return cls(torch.zeros((), dtype=torch.float64), sde.scales(sde.t_max)[1].double().cpu())
 
     @classmethod
@@ -50,12 +51,24 @@ class GaussianPrior:
         each = -((z - mean) / std).square() / 2 - std.log() - math.log(2 * math.pi) / 2
         return each.expand_as(z).flatten(1).sum(1)
 
+    def kl(self, sde: SDE, x0: Tensor, t: float) -> Tensor:
+        """KL(q(x_t | x0) || prior) = KL(N(alpha x0, sigma^2) || N(mean, std^2)) in nats, (B,), in float64.
+
+        Its mean over the data bounds KL(p_t || prior) from above (Kingma et al. 2021, Eq. 11, prior term).
+        """
+        x0 = precise(x0)
+        alpha, sigma = (expand(scale, x0) for scale in sde.scales(t))
+        mean, std = self.mean.to(x0), self.std.to(x0)
+        shift, ratio = (alpha * x0 - mean) / std, sigma / std
+        return ((shift.square() + ratio.square() - 1) / 2 - ratio.log()).expand_as(x0).flatten(1).sum(1)
+
 
 def prior_kl(sde: SDE, x0: Tensor, prior: GaussianPrior) -> float:
-    """KL(p_T || prior) in nats, p_T taken for the Gaussian of samples x0 (N, *D) at t_max.
+    """KL(p_T || prior) in nats, with p_T approximated by the Gaussian of samples x0 (N, *D) at t_max.
 
-    Near t_max the data is a small part of x, and what is not Gaussian of it a smaller one. The covariance is whole for
-    up to 4096 dimensions, then diagonal, which gives less. `sde.prior_kl` bounds it from above, image by image.
+    Near t_max the data is a small part of x, and its deviation from a Gaussian is smaller still. Up to 4096 dimensions
+    the covariance is complete; above, it is diagonal, which gives a smaller value. `GaussianPrior.kl` is the upper
+    bound.
     """
     alpha, sigma = (float(scale) for scale in sde.scales(sde.t_max))
     x = x0.double().cpu().flatten(1)
@@ -63,7 +76,7 @@ def prior_kl(sde: SDE, x0: Tensor, prior: GaussianPrior) -> float:
     shift = (alpha * x.mean(0) - mean) / std
     spread = alpha * (x - x.mean(0)) / std / math.sqrt(len(x))
     noise = (sigma / std).square()
-    if x.shape[1] <= FULL:
+    if x.shape[1] <= FULL_COVARIANCE_DIMS:
         covariance = spread.T @ spread + noise.diag()
         volume, trace = torch.linalg.slogdet(covariance).logabsdet, covariance.trace()
     else:

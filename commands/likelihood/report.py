@@ -1,82 +1,91 @@
-"""What is said of a likelihood: every number with its kind, its errors, and what decided it."""
+"""The report of a likelihood: each number with its meaning, its errors, and the settings that decided it."""
 
 import importlib.metadata
 import math
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy
 import torch
-from torch import Tensor
 
-from scorefield import likelihood
-from scorefield.commands.likelihood.estimates import MEANINGS, Columns, Task
 from scorefield.likelihood import mean_and_error
+from scorefield.likelihood.dataset import Columns, DatasetScorer
 
-MOMENTS = 10_000  # images that p_T is estimated from
+MEANINGS = {
+    "ode": "the probability flow's own log-likelihood",
+    "dsm": "the denoising-score-matching bound, of uniformly dequantised data: no more than the log-likelihood of the "
+    "SDE model that ends at t_min with a Gaussian",
+    "vlb": "DDPM's variational bound: no more than the log-likelihood of its chain of Gaussian steps",
+    "elbo": "VDM's continuous-time ELBO: no more than the log-likelihood of the SDE model that ends at t_min with a "
+    "decoder",
+}
 
 
-def estimate(
-    task: Task, name: str, unit: str, values: Tensor, columns: Columns, found: dict[str, Any]
-) -> dict[str, Any]:
-    """What an estimator found, and what its number means."""
+def estimates_of(
+    scorer: DatasetScorer, names: Sequence[str], unit: str, columns: Columns, ode_facts: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """For each estimator its number, the number's meaning and its errors.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    estimates = {}
+    for name in names:
+        estimates[name] = _estimate(scorer, name, unit, columns)
+        if name == "ode":
+            estimates[name] |= {"solver": str(scorer.solver), "divergence": str(scorer.divergence), **ode_facts}
+        if not math.isfinite(estimates[name][unit]):
+            raise ValueError(
+                f"expected a finite likelihood by {name}, got {estimates[name][unit]}: take more --steps, or "
+                "--solver=adaptive"
+            )
+    return estimates
+
+
+def _estimate(scorer: DatasetScorer, name: str, unit: str, columns: Columns) -> dict[str, Any]:
+    values, value_error = -columns[name] / scorer.unit, columns.get(f"{name}_error")
     mean, error = mean_and_error(values)
-    certain = math.isfinite(error)
-    own = columns.get(f"{name}_error")
+    known = math.isfinite(error)
     estimate: dict[str, Any] = {
         "kind": MEANINGS[name],
         unit: mean,
-        "standard_error": error if certain else None,
-        "interval_95": [mean - 1.96 * error, mean + 1.96 * error] if certain else None,
+        "standard_error": error if known else None,
+        "interval_95": [mean - 1.96 * error, mean + 1.96 * error] if known else None,
         "n": len(values),
-        "error_of_a_value": None if own is None else float(own.square().mean().sqrt()) / task.unit,
+        "error_of_a_value": None if value_error is None else float(value_error.square().mean().sqrt()) / scorer.unit,
         "nfe": float(columns[f"{name}_nfe"].mean()),
         "nfe_max": float(columns[f"{name}_nfe_max"].max()),
         "seconds_an_image": float(columns[f"{name}_seconds"].mean()),
     }
     if name != "ode":
-        terms = {
-            part: float(columns[f"{name}_{part}"].mean()) / -task.unit
-            for part in ("prior", "diffusion", "reconstruction")
-        }
-        return {
-            **estimate,
-            "parts": terms,
-            "draws": task.draws,
-            **({"chain": task.chain, "variance": task.variance} if name == "vlb" else {}),
-        }
-    if task.dequantisation is not None:
-        samples = task.dequantisation.samples
+        parts = ("prior", "diffusion", "reconstruction")
+        estimate["parts"] = {part: float(columns[f"{name}_{part}"].mean()) / -scorer.unit for part in parts}
+        estimate["draws"] = scorer.draws
+        if name == "vlb":
+            estimate |= {"chain": scorer.chain, "variance": scorer.variance}
+    elif scorer.levels is not None:
+        samples = scorer.dequantisation.samples
         estimate["kind"] += (
             f", a lower bound by dequantisation with {samples} draw{'s' if samples > 1 else ''} an image"
         )
-    return {**estimate, "solver": str(task.solver), "divergence": str(task.divergence), **found}
+    return estimate
 
 
-def prior_kl(task: Task) -> dict[str, float]:
-    """How far the data's p_T is from the prior: estimated, and bounded from above."""
-    x0 = task.clean(slice(0, MOMENTS)).cpu()
-    prior = task.prior
-    alpha, sigma = (float(scale) for scale in task.run.sde.scales(task.run.sde.t_max))
-    shift, ratio = (alpha * x0.double() - prior.mean) / prior.std, sigma / prior.std
-    bound = ((shift.square() + ratio.square() - 1) / 2 - ratio.log()).flatten(1).sum(1).mean()
-    return {"estimate": likelihood.prior_kl(task.run.sde, x0, prior) / task.unit, "bound": float(bound) / task.unit}
-
-
-def told_of(estimates: dict[str, dict[str, Any]], unit: str) -> dict[str, Any]:
+def lines_of(estimates: dict[str, dict[str, Any]], unit: str) -> dict[str, Any]:
     """The lines to print."""
     lines: dict[str, Any] = {}
-    for name, found in estimates.items():
-        error = found["standard_error"]
-        sure = f"{found[unit]:.4f} +- {math.nan if error is None else error:.4f}"
-        lines[f"{name}, {unit}"] = f"{sure} (n = {found['n']}, {found['nfe']:g} evaluations)"
+    for name, estimate in estimates.items():
+        error = estimate["standard_error"]
+        number = f"{estimate[unit]:.4f} +- {math.nan if error is None else error:.4f}"
+        lines[f"{name}, {unit}"] = f"{number} (n = {estimate['n']}, {estimate['nfe']:g} evaluations)"
     ode = estimates.get("ode", {})
     if "tolerance" in ode:
         met = "" if ode["tolerance_met"] else ", which is NOT met"
         lines["solver's error"] = (
-            f"{ode['solver_error']:.1e} bits/dim in the worst of {ode['pilots']} pilots, of the {ode['tolerance']:g} "
-            f"allowed{met}"
+            f"{ode['solver_error']:.1e} bits/dim in the worst of {ode['pilots']} trial images; the tolerance is "
+            f"{ode['tolerance']:g}{met}"
         )
         if "others" in ode:
             lines["and"] = f"{ode['solver_error_of_others']:.1e} in the worst of {ode['others']} others"
@@ -86,7 +95,7 @@ def told_of(estimates: dict[str, dict[str, Any]], unit: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers were computed with."""
+    """Versions of the software that computed the numbers."""
     try:
         own = importlib.metadata.version("scorefield")
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Where within its cell a pixel lies: a learned q(u | k), for variational dequantisation."""
+"""The position of a pixel in its cell: a learned q(u | k), for variational dequantisation."""
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,15 @@ class Dequantiser(nn.Module):
 
         e = logit(U),   z = f_n(.. f_1(a + e^s e)),   u = sigmoid(z),   f_i(z) = b_i + e^(s_i) z  on half of the pixels
 
-    where a and s come from a convolutional network of the image, b_i and s_i from that and the other half of z
-    (Dinh et al. 2017, affine couplings on a checkerboard). All of them begin at zero: an untrained q is uniform.
+    A convolutional network of the image gives a and s. It gives b_i and s_i together with the other half of z (Dinh
+    et al. 2017, affine couplings on a checkerboard). All start at zero, so an untrained q is uniform.
 
     Args:
         channels: of the images; any height and width.
         width: channels of the network.
-        couplings: how many f_i; their halves take turns. None of them leaves the pixels independent given the image.
-        blocks: residual blocks that look at the image, two 3x3 convolutions each.
-        bound: each s stays within -bound .. bound.
+        couplings: number of f_i; their halves alternate. Without couplings the pixels are independent given the image.
+        blocks: residual blocks of the image's network, two 3x3 convolutions each.
+        bound: largest absolute value of each s.
     """
 
     def __init__(self, channels: int, width: int = 32, couplings: int = 4, blocks: int = 2, bound: float = 3.0) -> None:
@@ -38,22 +38,22 @@ class Dequantiser(nn.Module):
         self.couplings = nn.ModuleList(_Coupling(channels, width) for _ in range(couplings))
 
     def forward(self, image: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """A draw of u, and how likely it was.
+        """A draw of u, and its log-density.
 
         Args:
-            image: the centres of the cells in [-1, 1], (2 k + 1) / levels - 1, shape (B, C, H, W).
-            uniform: U, of the same shape, uniform on [0, 1).
+            image: the centres of the cells in [-1, 1], (2 k + 1) / levels - 1, (B, C, H, W).
+            uniform: U of the same shape, uniform on [0, 1).
 
         Returns:
-            u within [0, 1), of the same shape, and log q(u | k) in nats, (B,).
+            u in [0, 1), of the same shape, and log q(u | k) in nats, (B,).
 
         Raises:
-            ValueError: if these are no such images.
+            ValueError: if the shapes are not those.
         """
         if image.ndim != 4 or image.shape[1] != self.channels or uniform.shape != image.shape:
             raise ValueError(
-                f"expected images (B, {self.channels}, H, W) and as many uniform numbers, got {tuple(image.shape)} and "
-                f"{tuple(uniform.shape)}: what is no image, dequantise uniformly"
+                f"expected images (B, {self.channels}, H, W) and uniform numbers of their shape, got "
+                f"{tuple(image.shape)} and {tuple(uniform.shape)}: use uniform dequantisation for other data"
             )
         h = self.stem(image)
         for block in self.blocks:
@@ -63,8 +63,8 @@ class Dequantiser(nn.Module):
         z = noise = uniform.clamp(eps / 4, 1 - eps / 2).logit()
         z, log_det = self._affine(z, self.head(h))
         for i, coupling in enumerate(self.couplings):
-            moves = checkerboard(image, i % 2)
-            z, change = self._affine(z, coupling(h, z * (1 - moves)) * moves.repeat(2, 1, 1))
+            moved = checkerboard(image, i % 2)
+            z, change = self._affine(z, coupling(h, z * (1 - moved)) * moved.repeat(2, 1, 1))
             log_det = log_det + change
 
         log_q = _log_logistic(noise) - log_det - _log_logistic(z)
@@ -79,7 +79,7 @@ class Dequantiser(nn.Module):
 
 
 def checkerboard(image: Tensor, parity: int) -> Tensor:
-    """1 where channel + row + column is of the parity + 1, else 0; (C, H, W). Channels of a pixel take turns, too."""
+    """1 where channel + row + column + parity is odd, else 0; (C, H, W)."""
     c, i, j = (torch.arange(n, device=image.device) for n in image.shape[1:])
     return ((c[:, None, None] + i[:, None] + j + parity) % 2).to(image.dtype)
 
@@ -108,7 +108,7 @@ class _Coupling(nn.Module):
         self.activation = nn.SiLU()
         self.head = zeroed(nn.Conv2d(width, 2 * channels, 3, padding=1))
 
-    def forward(self, h: Tensor, kept: Tensor) -> Tensor:
-        # tanh(z / 2) = 2 u - 1: what the sigmoid would make of it, bounded.
-        parameters: Tensor = self.head(self.activation(self.near((kept / 2).tanh()) + self.context(h)))
+    def forward(self, h: Tensor, fixed: Tensor) -> Tensor:
+        # tanh(z / 2) = 2 u - 1 is bounded, unlike z.
+        parameters: Tensor = self.head(self.activation(self.near((fixed / 2).tanh()) + self.context(h)))
         return parameters

@@ -21,8 +21,7 @@ from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import EDMSDE, SDE, VPSDE, DiscreteVPSDE
 from scorefield.solvers import PerSampleNoise, grids
 
-PAPER_PATHS = ["vp", "subvp", "ve", "edm", "cosine", "rectified"]
-paths = pytest.mark.parametrize("path", PAPER_PATHS)
+paths = pytest.mark.parametrize("path", ["vp", "ve", "rectified"])
 
 
 class Shifted:
@@ -106,7 +105,7 @@ def decoder_gap(model: GaussianMixture, sde: SDE, x0: Tensor) -> Tensor:
 CUT = {"vp": replace(PATHS["vp"], t_min=0.1), "edm": replace(PATHS["edm"], t_min=0.3)}  # where the decoder's gap shows
 
 
-@pytest.mark.parametrize("sde", [PATHS[path] for path in PAPER_PATHS] + [*CUT.values()], ids=repr)
+@pytest.mark.parametrize("sde", [PATHS["vp"], PATHS["rectified"], *CUT.values()], ids=repr)
 def test_the_elbo_of_a_gaussian_is_its_log_density_image_by_image(sde: SDE) -> None:
     # With the exact score and prior only the decoder loses. Midpoints of 400 strata err by 3e-5 at worst.
     model = gaussian((3,))
@@ -120,9 +119,9 @@ def test_the_elbo_of_a_gaussian_is_its_log_density_image_by_image(sde: SDE) -> N
         assert float(decoder_gap(model, sde, x0).abs().max()) > 1e-2
 
 
-@paths
+@pytest.mark.parametrize("path", ["ve", "rectified"])
 def test_random_draws_are_unbiased(path: str) -> None:
-    # 5 standard errors of 4000 copies of two points, 12 comparisons: false alarm 7e-6.
+    # 5 standard errors of 4000 copies of two points, 4 comparisons: false alarm 2e-6.
     sde, model = PATHS[path], gaussian((3,))
     x0 = batch(model, 2)
     expected = model.log_prob(x0) + decoder_gap(model, sde, x0)
@@ -134,8 +133,7 @@ def test_random_draws_are_unbiased(path: str) -> None:
     assert bool(((log_prob.mean(1) - expected).abs() < 5 * log_prob.std(1) / math.sqrt(4000)).all())
 
 
-@pytest.mark.parametrize("draws", [2, 7, 24])
-@pytest.mark.parametrize("bound", ["continuous", "steps", "subset"])
+@pytest.mark.parametrize(("draws", "bound"), [(2, "continuous"), (7, "steps"), (24, "subset")])
 def test_the_standard_error_is_conservative_and_close(bound: str, draws: int) -> None:
     # Its square's mean over 4000 copies of an image, against their variance. From n values a variance is good to
     # sqrt((kurtosis - 1) / n), 4.5 % at 2 draws and 2.7 % at 24: five of them below, false alarm 6e-7. Above is what
@@ -151,7 +149,7 @@ def test_the_standard_error_is_conservative_and_close(bound: str, draws: int) ->
     assert below < ratio < above
 
 
-@pytest.mark.parametrize(("draws", "decodings"), [(2, 4), (3, 4), (8, 2), (9, 3)])
+@pytest.mark.parametrize(("draws", "decodings"), [(2, 4), (9, 3)])
 def test_the_standard_error_of_equal_strata_is_exact(draws: int, decodings: int) -> None:
     # eps_hat = 0: |eps|^2 is chi-squared throughout, so that Var = range^2 D / (2 draws) + D / (2 decodings).
     sde, zero = EDMSDE(t_min=1.0, t_max=3.0), lambda x, alpha, sigma: x
@@ -203,8 +201,7 @@ def test_a_wrong_noise_costs_half_its_square_over_the_log_snr(path: str) -> None
 # Chains of steps
 
 
-@paths
-@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize(("path", "variance"), [("vp", "small"), ("rectified", "large")])
 def test_the_vlb_becomes_the_elbo_at_order_one(path: str, variance: str) -> None:
     sde, model = PATHS[path], gaussian((2,))
     x0, decoder = batch(model, 2), GaussianDecoder()
@@ -220,14 +217,14 @@ def test_the_vlb_becomes_the_elbo_at_order_one(path: str, variance: str) -> None
     assert order == pytest.approx(1, abs=0.06)
 
 
-@pytest.mark.parametrize("draws", [None, 7, 50, 200])
+@pytest.mark.parametrize("draws", [None, 7, 200])
 def test_the_elbo_of_steps_is_the_vlb_of_small_variances(draws: int | None) -> None:
     sde, model = PATHS["cosine"], mixture((2, 3))
     x0 = batch(model, 5)
     settings: dict[str, Any] = {"steps": 50, "draws": draws, "decoder": GaussianDecoder()}
     chain, ddpm = (bound(model, sde, x0, **settings, **seeded(6)) for bound in (elbo, vlb))
     assert_close(chain.log_prob, ddpm.log_prob, rtol=0, atol=0)
-    assert chain.nfe == ddpm.nfe == {None: 54, 7: 11, 50: 54, 200: 54}[draws]
+    assert chain.nfe == ddpm.nfe == {None: 54, 7: 11, 200: 54}[draws]
 
 
 def test_a_subset_of_the_steps_is_unbiased() -> None:
@@ -243,8 +240,7 @@ def test_a_subset_of_the_steps_is_unbiased() -> None:
     assert abs(float(values.mean() - every.parts["diffusion"])) < 5 * float(values.std()) / math.sqrt(20000)
 
 
-@paths
-@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize(("path", "variance"), [("vp", "small"), ("ve", "large"), ("rectified", "large")])
 def test_each_step_is_the_kl_of_its_two_gaussians(path: str, variance: str) -> None:
     # q(x_s | x_t, x0) by conditioning the joint of x_s and x_t, against torch's own KL.
     sde, model = PATHS[path], gaussian((3,))
@@ -330,7 +326,7 @@ def test_a_ddpms_vlb_is_ddpms(variance: str) -> None:
 # ScoreFlow's theorem
 
 
-@paths
+@pytest.mark.parametrize("path", ["vp", "rectified"])
 def test_the_dsm_bound_is_the_theorem_written_out(path: str) -> None:
     """Every expectation by cubature, the integral over time by Gauss-Legendre in the log-SNR, dt = d lambda / lambda'.
 
@@ -380,9 +376,9 @@ def centres(k: Tensor, levels: int, low: float, high: float) -> Tensor:
     return low + (high - low) * (k.double() + 0.5) / levels
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 3.0)])
-@pytest.mark.parametrize("sigma", [1e-3, 0.1, 2.0])
+@pytest.mark.parametrize(
+    ("levels", "low", "high", "sigma"), [(2, -1.0, 1.0, 0.1), (17, 0.0, 3.0, 1e-3), (256, -1.0, 1.0, 2.0)]
+)
 @pytest.mark.parametrize("kind", [LevelDecoder, DiscretisedDecoder])
 def test_probabilities_of_the_levels_sum_to_one(
     kind: Callable[..., Decoder], levels: int, low: float, high: float, sigma: float
@@ -473,7 +469,7 @@ def test_levels_cost_what_counting_says() -> None:
 # The prior
 
 
-@paths
+@pytest.mark.parametrize("path", ["edm", "rectified"])
 def test_the_prior_is_the_kl_of_two_gaussians(path: str) -> None:
     sde, model = PATHS[path], gaussian((2, 3))
     x0 = batch(model, 3)
@@ -515,8 +511,7 @@ bounds = pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
 
 
 @bounds
-@pytest.mark.parametrize("shape", [(7,), (1, 4, 4), (5, 3, 2), (1, 28, 20), (2, 2, 2, 2)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("shape", "dtype"), [((7,), torch.float64), ((1, 4, 4), torch.float32)], ids=str)
 def test_an_images_bound_is_the_same_in_any_batch(
     bound: Callable[..., Density], shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
@@ -541,10 +536,9 @@ def test_an_images_bound_is_the_same_in_any_batch(
 
 
 @bounds
-@pytest.mark.parametrize("path", ["vp", "ve", "rectified"])
-def test_float32_costs_little(bound: Callable[..., Density], path: str) -> None:
+def test_float32_costs_little(bound: Callable[..., Density]) -> None:
     # A bare function of x0, so that the noise it predicts is a difference over sigma.
-    sde, model = PATHS[path], mixture((3,))
+    sde, model = PATHS["vp"], mixture((3,))
     bare = lambda x, alpha, sigma: model(x.double(), alpha, sigma).to(x)  # noqa: E731
     found = []
     for dtype in (torch.float32, torch.float64):
@@ -557,18 +551,14 @@ def test_float32_costs_little(bound: Callable[..., Density], path: str) -> None:
     assert_close(found[0].log_prob, found[1].log_prob, rtol=1e-3, atol=1e-2)
 
 
-@bounds
-def test_no_images_have_no_bounds(bound: Callable[..., Density]) -> None:
-    found = bound(None, PATHS["vp"], torch.empty(0, 3, 8, 8))
-    assert found.log_prob.shape == (0,)
-    assert found.std_error is not None and found.std_error.shape == (0,)
-    assert set(found.parts) == {"prior", "diffusion", "reconstruction"}
-
-
-@bounds
-def test_a_bound_keeps_no_graph(bound: Callable[..., Density]) -> None:
+def test_no_images_have_no_bounds_and_a_bound_keeps_no_graph() -> None:
     model = gaussian((3,))
-    assert not bound(model, PATHS["vp"], batch(model, 2).requires_grad_()).log_prob.requires_grad
+    for bound in BOUNDS.values():
+        found = bound(None, PATHS["vp"], torch.empty(0, 3, 8, 8))
+        assert found.log_prob.shape == (0,)
+        assert found.std_error is not None and found.std_error.shape == (0,)
+        assert set(found.parts) == {"prior", "diffusion", "reconstruction"}
+        assert not bound(model, PATHS["vp"], batch(model, 2).requires_grad_()).log_prob.requires_grad
 
 
 def nan_at(index: int) -> Tensor:
@@ -580,8 +570,8 @@ def nan_at(index: int) -> Tensor:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, m, s: dsm_bound(m, s, nan_at(2)), "NaN or infinity in 1 of 4 images, first 2"),
-        (lambda x, m, s: dsm_bound(m, s, x / 0), "NaN or infinity in 4 of 4 images, first 0"),
+        (lambda x, m, s: dsm_bound(m, s, nan_at(2)), "NaN or infinity in 1 of 4 samples, the first at index 2"),
+        (lambda x, m, s: dsm_bound(m, s, x / 0), "NaN or infinity in 4 of 4 samples, the first at index 0"),
         (lambda x, m, s: dsm_bound(m, s, x.long()), "expected floating-point x0 .* got torch.int64"),
         (lambda x, m, s: dsm_bound(m, s, x[:, 0]), r"expected x0 \(B, \*D\), got \(4,\)"),
         (lambda x, m, s: dsm_bound(m, s, x, draws=0), "expected draws of 1 or more, got 0"),

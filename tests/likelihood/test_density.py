@@ -20,19 +20,16 @@ from scorefield.likelihood import (
     dequantise,
     log_likelihood,
     mean_and_error,
-    quantise,
 )
 from scorefield.likelihood.divergence import Divergence
 from scorefield.models import MLP, Denoiser, precondition
 from scorefield.models.analytic import Gaussian, GaussianMixture
+from scorefield.models.counting import CountCalls
 from scorefield.sde_lib import SDE, VPSDE
 from scorefield.solvers import AdamsMoulton, Adaptive, Euler, Heun, PerSampleNoise, Progress, Scales, grids, variables
 
 SHARED = Adaptive(rtol=1e-6, atol=1e-6, per_sample=False)
 NATS_PER_DIM = 1e-4  # what is promised; steps of 1e-6 add up to some 1e-5, in float32 too
-
-path = pytest.mark.parametrize("sde", PATHS.values(), ids=PATHS.keys())
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=("float32", "float64"))
 
 
 def at_the_end(model: GaussianMixture, sde: SDE) -> Callable[[Tensor], Tensor]:
@@ -57,10 +54,13 @@ def seeded(seed: int) -> Callable[[Tensor], Tensor]:
 # Densities
 
 
-@dtypes
-@path
-def test_log_prob_of_a_mixture_in_the_plane_is_its_own(sde: SDE, dtype: torch.dtype) -> None:
-    model = mixture((2,), dtype)
+@pytest.mark.parametrize(
+    ("path", "dtype"),
+    [("vp", torch.float32), ("ve", torch.float64), ("rectified", torch.float64), ("ddpm-linear", torch.float64)],
+    ids=str,
+)
+def test_log_prob_of_a_mixture_in_the_plane_is_its_own(path: str, dtype: torch.dtype) -> None:
+    sde, model = PATHS[path], mixture((2,), dtype)
     x = torch.cat([batch(mixture((2,)), 3), torch.tensor([[2.5, -2.0]], dtype=torch.float64)]).to(dtype)
     found = log_likelihood(model, sde, x, divergence=Exact(), solver=SHARED, prior_log_prob=at_the_end(model, sde))
     assert found.log_prob.dtype == dtype
@@ -70,8 +70,8 @@ def test_log_prob_of_a_mixture_in_the_plane_is_its_own(sde: SDE, dtype: torch.dt
     assert_close(found.std_error, torch.zeros(4, dtype=dtype), rtol=0, atol=0)
 
 
-@path
-def test_log_prob_of_a_mixture_of_images_is_its_own(sde: SDE) -> None:
+def test_log_prob_of_a_mixture_of_images_is_its_own() -> None:
+    sde = PATHS["subvp"]
     model, x = mixture((3, 8, 8), torch.float32), batch(mixture((3, 8, 8)), 2).float()
     divergence, solver = Exact(chunk=192), replace(SHARED, rtol=1e-5, atol=1e-5)
     found = log_likelihood(model, sde, x, divergence=divergence, solver=solver, prior_log_prob=at_the_end(model, sde))
@@ -79,7 +79,7 @@ def test_log_prob_of_a_mixture_of_images_is_its_own(sde: SDE) -> None:
     assert_close(found.log_prob.double(), truth(mixture((3, 8, 8)), sde, x), rtol=0, atol=192 * NATS_PER_DIM)
 
 
-@pytest.mark.parametrize("shape", [(1,), (5,), (2, 5, 7), (2, 3, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(1,), (2, 3, 2, 2)], ids=str)
 def test_log_prob_in_any_shape(shape: tuple[int, ...]) -> None:
     sde, model = PATHS["rectified"], gaussian(shape)
     x = batch(model, 3)
@@ -100,7 +100,7 @@ def test_latents_of_a_gaussian_are_its_quantiles_at_the_end() -> None:
     assert_close(standard[1], standard[0], rtol=0, atol=1e-5)  # steps of 1e-6
 
 
-@pytest.mark.parametrize("shape", [(2,), (3, 4, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4)], ids=str)
 def test_with_a_prior_the_path_reaches_no_marginal_need_be_given(shape: tuple[int, ...]) -> None:
     """At beta_max = 40 alpha(1) is 4e-5, which moves log p by |alpha x0 z|, of order 1e-5 a dimension."""
     sde, model = VPSDE(beta_max=40.0), mixture(shape)
@@ -122,7 +122,7 @@ def test_the_defaults_are_one_probe_and_an_adaptive_solver() -> None:
     assert spelt.std_error is None
 
 
-@pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3", "scipy:RK45", "scipy:DOP853", "scipy:LSODA"])
+@pytest.mark.parametrize("method", ["dopri8", "bosh3", "scipy:DOP853"])
 def test_adaptive_methods_agree(method: str) -> None:
     sde, model = PATHS["cosine"], mixture((2,))
     x = batch(model, 2)
@@ -149,8 +149,11 @@ def test_heun_is_of_order_two_and_euler_of_order_one() -> None:
     assert math.log2(error(Euler(), 160) / error(Euler(), 320)) == pytest.approx(1.0, abs=0.1)
 
 
-@pytest.mark.parametrize("solver", [SHARED, Adaptive(), Adaptive("scipy:RK45"), Heun()], ids=str)
-@pytest.mark.parametrize("shape", [(1,), (2,), (2, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("solver", "shape"),
+    [(SHARED, (1,)), (Adaptive(), (2, 3)), (Adaptive("scipy:RK45"), (1,)), (Heun(), (2, 3))],
+    ids=str,
+)
 def test_one_sample_alone_is_no_special_case(shape: tuple[int, ...], solver: Any) -> None:
     sde, model = PATHS["vp"], mixture(shape)
     pair = batch(model, 2)
@@ -161,12 +164,16 @@ def test_one_sample_alone_is_no_special_case(shape: tuple[int, ...], solver: Any
     assert_close(alone.log_prob, both.log_prob[:1], rtol=0, atol=1e-4)  # a batch shares its steps with SHARED
 
 
-@dtypes
 @pytest.mark.parametrize(
-    "solver", [Adaptive(rtol=1e-4, atol=1e-4), Adaptive("scipy:RK45", rtol=1e-4, atol=1e-4), Heun()], ids=str
+    ("solver", "probes", "dtype"),
+    [
+        (Adaptive(rtol=1e-4, atol=1e-4), 3, torch.float64),
+        (Adaptive("scipy:RK45", rtol=1e-4, atol=1e-4), 1, torch.float64),
+        (Heun(), 3, torch.float32),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("probes", [1, 3])
-def test_log_prob_of_a_sample_does_not_depend_on_its_batch(probes: int, solver: Any, dtype: torch.dtype) -> None:
+def test_log_prob_of_a_sample_does_not_depend_on_its_batch(solver: Any, probes: int, dtype: torch.dtype) -> None:
     sde, model = PATHS["vp"], mixture((2, 3), dtype)
     x = batch(mixture((2, 3)), 4).to(dtype)
 
@@ -187,29 +194,23 @@ def test_log_prob_of_a_sample_does_not_depend_on_its_batch(probes: int, solver: 
             assert_close(some.std_error, together.std_error[indices], rtol=0, atol=atol + 8 * torch.finfo(dtype).eps)
 
 
-class Counted:
-    """A denoiser that counts the samples it is asked for."""
-
-    def __init__(self, model: GaussianMixture) -> None:
-        self.model, self.samples, self.calls = model, 0, 0
-
-    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        self.samples, self.calls = self.samples + len(x), self.calls + 1
-        return self.model(x, alpha, sigma)
-
-
-@pytest.mark.parametrize("divergence", [Exact(), Hutchinson(1), Hutchinson(5)], ids=str)
 @pytest.mark.parametrize(
-    ("solver", "steps", "nfe"),
-    [(Heun(), 7, 14), (Euler(), 7, 7), (SHARED, None, None), (Adaptive(rtol=1e-3), None, None)],
+    ("solver", "divergence", "steps", "nfe"),
+    [
+        (Heun(), Exact(), 7, 14),
+        (Euler(), Hutchinson(5), 7, 7),
+        (SHARED, Exact(), None, None),
+        (Adaptive(rtol=1e-3), Hutchinson(1), None, None),
+    ],
     ids=str,
 )
-def test_evaluations_are_counted(divergence: Divergence, solver: Any, steps: int | None, nfe: int | None) -> None:
-    sde, model = PATHS["vp"], Counted(mixture((2,)))
+def test_evaluations_are_counted(solver: Any, divergence: Divergence, steps: int | None, nfe: int | None) -> None:
+    sde, model = PATHS["vp"], CountCalls(mixture((2,)))
     x = batch(mixture((2,)), 3)
     ts = None if steps is None else rising(sde, steps)
     found = log_likelihood(model, sde, x, divergence=divergence, solver=solver, ts=ts)
-    assert found.nfe == model.samples / 3
+    check = 3 * (3 + 1) if solver.splits_batch else 0  # answers of the batch and of one sample, at three times
+    assert found.nfe == (model.samples - check) / 3
     if nfe is not None:
         assert found.nfe == nfe
 
@@ -223,7 +224,7 @@ def test_each_step_is_reported() -> None:
     assert seen[-1].x.shape == (2, 2)
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_log_prob_does_not_depend_on_the_grad_mode_and_carries_no_graph(mode: Callable[[], Any]) -> None:
     sde, x = PATHS["vp"], batch(mixture((2,)), 2)
     model = Denoiser(MLP((2,), width=8, blocks=1).double(), precondition.eps)
@@ -245,11 +246,11 @@ def test_a_falling_grid_is_refused() -> None:
 
 def test_a_solver_that_keeps_a_grid_needs_one() -> None:
     sde, model = PATHS["vp"], mixture((2,))
-    with pytest.raises(ValueError, match=r"Heun\(clock='time'\) keeps to a grid: pass a rising one"):
+    with pytest.raises(ValueError, match=r"expected a grid for Heun\(clock='time'\), got None: pass a rising one"):
         log_likelihood(model, sde, batch(model, 2), solver=Heun())
 
 
-@pytest.mark.parametrize("probes", [1, 32])
+@pytest.mark.parametrize("probes", [32])
 def test_scipys_tolerance_means_the_same_however_many_probes_ride_along(probes: int) -> None:
     """The probes are constants, and 192 numbers of x no excuse for a coarse log-density: at 1e-4 a step it is off
     by some 1e-2 nats, as dopri5's is, which weighs x and the log-density apart."""
@@ -287,9 +288,15 @@ def somewhere(n: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(n, 2, 3, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(dtype)
 
 
-@dtypes
-@pytest.mark.parametrize("chunk", [1, 4, 32])
-@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.parametrize(
+    ("mode", "chunk", "dtype"),
+    [
+        ("forward", 4, torch.float64),
+        ("reverse", 1, torch.float64),
+        ("reverse", 4, torch.float32),
+        ("reverse", 32, torch.float64),
+    ],
+)
 def test_exact_is_the_trace_of_the_full_jacobian(mode: str, chunk: int, dtype: torch.dtype) -> None:
     x, divergence = somewhere(4, dtype), Exact(mode=mode, chunk=chunk)
     value, estimates = divergence(field, x, divergence.directions(x, torch.randn_like))
@@ -311,17 +318,7 @@ def test_forward_and_reverse_mode_are_one(divergence: Callable[..., Divergence])
     assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["forward", "reverse"])
-def test_a_likelihood_by_either_mode_is_the_same(mode: str) -> None:
-    sde, model = PATHS["vp"], mixture((2, 3))
-    x = batch(model, 2)
-    settings: dict[str, Any] = {"solver": Heun(), "ts": rising(sde, 10)}
-    exact = log_likelihood(model, sde, x, divergence=Exact(), **settings).log_prob
-    assert_close(log_likelihood(model, sde, x, divergence=Exact(mode=mode, chunk=2), **settings).log_prob, exact)
-
-
-@pytest.mark.parametrize("mode", ["forward", "reverse"])
-@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+@pytest.mark.parametrize(("distribution", "mode"), [("rademacher", "forward"), ("gaussian", "reverse")])
 def test_hutchinson_is_unbiased_with_the_variance_of_theory(distribution: str, mode: str) -> None:
     """Var v.Jv = 2 |S|^2 for Gaussian v, and without the diagonal for Rademacher, S the symmetric part of J."""
     n = 20000
@@ -356,7 +353,7 @@ def test_one_probe_serves_a_whole_trajectory_and_each_sample_has_its_own() -> No
 COPIES = 1000
 
 
-@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("distribution", ["gaussian"])
 def test_hutchinsons_log_prob_is_unbiased_and_its_std_error_calibrated(distribution: str) -> None:
     """One point a thousand times, each copy with eight probes of its own, against the exact divergence on that grid.
 
@@ -407,92 +404,10 @@ def test_settings_that_are_none_are_refused(make: Callable[[], Divergence], mess
         make()
 
 
-# Integers and bits
+# Bits
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-3.0, 5.0)])
-def test_dequantised_integers_come_back_by_rounding_down(levels: int, low: float, high: float) -> None:
-    k = torch.arange(levels).repeat(5, 1)
-    share = torch.tensor([0.0, 1e-3, 0.5, 0.9, 0.999])[:, None].expand(5, levels)
-    x, log_det = dequantise(k, levels, low=low, high=high, uniform=lambda like: share)
-    assert x.dtype == torch.float32
-    assert x.shape == k.shape
-    assert float(x.min()) == low
-    assert float(x.max()) < high
-    cells = (x.double() - low) / (high - low) * levels
-    # Float32 rounds x to 6e-8 of the range's size, 3 / 8 of it at worst: in cells, times the levels.
-    assert_close(cells, k + share.double(), rtol=0, atol=1e-7 * levels)
-    assert_close((cells[1:]).floor().long(), k[1:])
-    assert float(log_det) == pytest.approx(levels * math.log((high - low) / levels), rel=1e-6, abs=1e-6)
-
-
-@pytest.mark.parametrize("levels", [2, 17, 256, 1000])
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-3.0, 5.0)])
-def test_quantise_undoes_dequantise(levels: int, low: float, high: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    k = torch.randint(levels, (3, 4, 50), generator=generator)
-    # Off the edges, which float32 may round to the neighbour: it is good to 1e-4 of a cell here.
-    noise = 0.001 + 0.998 * torch.rand(k.shape, generator=generator)
-    x, _ = dequantise(k, levels, low=low, high=high, uniform=lambda like: noise)
-    assert_close(quantise(x, levels, low=low, high=high), k)
-    far = torch.tensor([low - 10, low, high, high + 10])
-    assert quantise(far, levels, low=low, high=high).tolist() == [0, 0, levels - 1, levels - 1]
-
-
-@pytest.mark.parametrize("levels", [2, 17, 256])
-def test_dequantising_noise_is_uniform_over_a_cell(levels: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    k = torch.randint(levels, (500, 4, 10), generator=generator)
-    x, _ = dequantise(k, levels, uniform=lambda like: torch.rand(like.shape, generator=generator))
-    share = (x.double() + 1) / 2 * levels - k
-    # Float32's rounding may put one in 1e5 of them on the next cell's edge itself.
-    assert float(share.min()) > -1e-4
-    assert float(share.max()) < 1 + 1e-4
-    # Kolmogorov's distance of 20000 uniforms exceeds 2.8 / sqrt(n) once in 3e6 times (2 exp(-2 * 2.8^2)).
-    ordered = share.flatten().sort().values
-    assert float((ordered - (torch.arange(20000) + 0.5) / 20000).abs().max()) < 2.8 / math.sqrt(20000)
-
-
-@pytest.mark.parametrize(("levels", "nats"), [(2, 0.0), (17, 12 * math.log(2 / 17)), (256, 12 * math.log(1 / 128))])
-def test_log_det_is_the_log_volume_of_a_cell(levels: int, nats: float) -> None:
-    _, log_det = dequantise(torch.zeros(5, 3, 2, 2, dtype=torch.uint8), levels)
-    assert log_det.shape == ()
-    assert float(log_det) == pytest.approx(nats, rel=1e-6, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64, torch.bool], ids=str
-)
-def test_integers_of_any_type_are_dequantised(dtype: torch.dtype) -> None:
-    k = torch.tensor([[0, 1, 1, 0]]).to(dtype)
-    x, _ = dequantise(k, 2, uniform=lambda like: torch.full_like(like, 0.5))
-    assert x.tolist() == [[-0.5, 0.5, 0.5, -0.5]]
-
-
-def test_dequantising_noise_may_belong_to_the_sample() -> None:
-    k = torch.randint(256, (4, 3, 2), generator=torch.Generator().manual_seed(0))
-    together, _ = dequantise(k, 256, uniform=PerSampleNoise(5, range(4)).uniform)
-    alone, _ = dequantise(k[2:3], 256, uniform=PerSampleNoise(5, [2]).uniform)
-    assert_close(together[2:3], alone, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (torch.zeros(2, 3), "expected integers 0 .. 16, got torch.float32"),
-        (torch.tensor([[0, 17]]), "expected integers 0 .. 16 for 17 levels, got 0 to 17"),
-        (torch.tensor([[-1, 16]]), "expected integers 0 .. 16 for 17 levels, got -1 to 16"),
-        (torch.tensor([[255]], dtype=torch.uint8), "got 255 to 255"),
-    ],
-)
-def test_images_that_are_not_those_integers_are_refused(images: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        dequantise(images, 17)
-
-
-@pytest.mark.parametrize("levels", [2, 17, 256])
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize(("levels", "low", "high"), [(17, -1.0, 1.0), (256, 0.0, 1.0)])
 def test_a_uniform_density_costs_log2_of_the_levels(levels: int, low: float, high: float) -> None:
     k = torch.randint(levels, (6, 3, 4), generator=torch.Generator().manual_seed(0))
     x, log_det = dequantise(k, levels, low=low, high=high)
@@ -562,9 +477,6 @@ def test_the_error_of_one_value_is_unknown() -> None:
 # Adams-Bashforth-Moulton, and the states of clocks
 
 
-PAPER_PATHS = ["vp", "subvp", "ve", "edm", "cosine", "rectified"]
-
-
 def narrow(dims: int) -> GaussianMixture:
     """Ten modes in the cube, of standard deviations 0.05 to 0.2."""
     generator = torch.Generator().manual_seed(0)
@@ -573,7 +485,7 @@ def narrow(dims: int) -> GaussianMixture:
     return GaussianMixture(means, stds, torch.ones(10).double())
 
 
-@pytest.mark.parametrize("path", PAPER_PATHS)
+@pytest.mark.parametrize("path", ["vp", "rectified"])
 def test_adams_moulton_needs_few_evaluations(path: str) -> None:
     # Mean errors in bits/dim of 12 points that were seen are 1.3e-3 and 2e-4 (Heun's, in log-SNR: 0.1 and 0.04).
     sde, model = PATHS[path], narrow(16)
@@ -589,8 +501,7 @@ def test_adams_moulton_needs_few_evaluations(path: str) -> None:
         assert float((density.log_prob - exact).abs().mean()) / 16 / math.log(2) < bound
 
 
-@pytest.mark.parametrize("path", PAPER_PATHS)
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize(("path", "order"), [("vp", 1), ("ve", 2)])
 def test_adams_moulton_has_its_order_in_the_value_and_its_density(path: str, order: int) -> None:
     # At least: corrected, the method of order 1 is of order 2, and where errors change their sign between two grids the
     # slope is larger.
@@ -608,9 +519,18 @@ def test_adams_moulton_has_its_order_in_the_value_and_its_density(path: str, ord
     assert -np.polyfit(np.log([100, 200, 400]), np.log(errors), 1)[0] > order - 0.2
 
 
-@pytest.mark.parametrize("path", PATHS)
+OWN_CLOCK = variables.SoftClippedLogSNR(0.05, 5.0, spread=0.5)
+
+
 @pytest.mark.parametrize(
-    "clock", [*variables.CLOCKS.values(), variables.SoftClippedLogSNR(0.05, 5.0, spread=0.5)], ids=repr
+    ("path", "clock"),
+    [
+        *(("vp", clock) for clock in variables.CLOCKS.values()),
+        ("ve", OWN_CLOCK),
+        ("rectified", OWN_CLOCK),
+        ("ve", variables.CLOCKS["log_snr"]),
+    ],
+    ids=repr,
 )
 def test_the_density_is_the_same_by_every_clock(path: str, clock: variables.IntegrationVariable) -> None:
     # Whatever the state is divided by, its growth is that of its size, and what the integral leaves out comes back.

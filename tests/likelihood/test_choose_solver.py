@@ -23,6 +23,7 @@ from scorefield.solvers import AdamsMoulton, Adaptive, PerSampleNoise, Scales, g
 from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training import TrainingState, train
 
+CHECK = 3  # times at which the answers of a batch are compared with that of one sample
 PAPER_PATHS = ["vp", "subvp", "ve", "edm", "cosine", "rectified"]
 CLOCKS = [
     SoftClippedLogSNR(),
@@ -59,8 +60,9 @@ def slope(steps: tuple[int, ...], errors: list[float]) -> float:
 # Clocks with a pace
 
 
-@pytest.mark.parametrize("clock", CLOCKS, ids=repr)
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    ("name", "clock"), [*(("vp", clock) for clock in CLOCKS), ("ve", CLOCKS[2]), ("rectified", CLOCKS[2])], ids=repr
+)
 def test_a_saturated_clocks_rate_is_its_readings_derivative_and_its_time_their_inverse(
     name: str, clock: SoftClippedLogSNR
 ) -> None:
@@ -73,8 +75,9 @@ def test_a_saturated_clocks_rate_is_its_readings_derivative_and_its_time_their_i
     assert_close(clock.time(sde, clock.reading(sde, t)), t, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("clock", CLOCKS, ids=repr)
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    ("name", "clock"), [*(("vp", clock) for clock in CLOCKS), ("ve", CLOCKS[2]), ("rectified", CLOCKS[2])], ids=repr
+)
 def test_a_grid_by_a_clock_falls_from_end_to_end_in_equal_readings(name: str, clock: SoftClippedLogSNR) -> None:
     sde = PATHS[name]
     for steps in (1, 50):
@@ -99,8 +102,7 @@ def test_a_clock_that_cannot_run_is_refused(settings: dict[str, float], message:
 # Adams-Bashforth-Moulton
 
 
-@pytest.mark.parametrize("order", [3, 4])
-@pytest.mark.parametrize("name", PAPER_PATHS)
+@pytest.mark.parametrize(("name", "order"), [("vp", 3), ("rectified", 3), ("ve", 4), ("cosine", 4)])
 def test_adams_moulton_of_order_three_and_four_has_its_order(name: str, order: int) -> None:
     """In the value, whose closed form is that a Gaussian's flow keeps (x - alpha m) / s_t, and in its density.
 
@@ -124,8 +126,7 @@ def test_adams_moulton_of_order_three_and_four_has_its_order(name: str, order: i
         assert slope(steps, list(error)) > order - 0.25
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", PAPER_PATHS)
+@pytest.mark.parametrize(("name", "order"), [("vp", 1), ("ve", 2), ("rectified", 3), ("subvp", 4)])
 def test_a_gaussian_of_the_clocks_spread_takes_no_steps_at_all(name: str, order: int) -> None:
     """Its flow leaves x / size as it is, so the latents and the density are exact, whatever the grid."""
     sde, std = PATHS[name], torch.tensor(0.37, dtype=torch.float64)
@@ -169,8 +170,10 @@ class Turning:
         return self.spread * (y * theta.cos() - self.velocity(float(theta)) * theta.sin())
 
 
-@pytest.mark.parametrize(("order", "degree"), [(1, 0), (1, 1), (2, 1), (3, 2), (4, 2)])
-@pytest.mark.parametrize("name", ["vp", "ve", "rectified"])
+@pytest.mark.parametrize(
+    ("name", "order", "degree"),
+    [("vp", 1, 0), ("ve", 1, 1), ("rectified", 2, 1), ("vp", 3, 2), ("ve", 4, 2), ("rectified", 4, 2)],
+)
 def test_a_velocity_that_is_a_polynomial_of_the_clock_is_integrated_to_rounding(
     name: str, order: int, degree: int
 ) -> None:
@@ -192,8 +195,7 @@ def test_a_velocity_that_is_a_polynomial_of_the_clock_is_integrated_to_rounding(
         assert_close(found.log_prob, torch.tensor([2 * math.log(sizes[1] / sizes[0])]).double(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("order", [3, 4])
-@pytest.mark.parametrize("name", PAPER_PATHS)
+@pytest.mark.parametrize(("name", "order"), [("vp", 3), ("subvp", 4), ("rectified", 4)])
 def test_data_that_is_one_point_sends_noise_where_it_belongs(name: str, order: int) -> None:
     """X - alpha m scales with sigma: y's noise is sin theta a, whose velocity turns as cos theta."""
     sde, point = PATHS[name], torch.tensor([[0.6, -0.3]], dtype=torch.float64)
@@ -284,12 +286,14 @@ CASES: dict[str, tuple[GaussianMixture, Any, int]] = {
 @pytest.mark.parametrize(
     ("case", "name", "tolerance"),
     [
-        *(("plane", name, tolerance) for name in PAPER_PATHS for tolerance in (1e-2, 1e-3, 1e-4)),
-        ("64", "edm", 1e-2),
+        ("plane", "vp", 1e-2),
+        ("plane", "rectified", 1e-3),
         ("ten narrow modes", "ve", 1e-2),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
             for each in (
+                *(("plane", name, tolerance) for name in PAPER_PATHS for tolerance in (1e-2, 1e-3, 1e-4)),
+                ("64", "edm", 1e-2),
                 ("64", "subvp", 1e-3),
                 ("64", "cosine", 1e-4),
                 ("ten narrow modes", "vp", 1e-3),
@@ -335,16 +339,16 @@ class Rough:
 @pytest.mark.parametrize("most", [24])
 def test_a_flow_too_rough_for_so_many_steps_is_said_to_be(most: int) -> None:
     sde, model = PATHS["vp"], CountCalls(Rough(mixture((2,))))
-    x = on_the_path(mixture((2,)), sde, 8, 1)
-    plan = choose_solver(model, sde, x, 1e-4, divergence=Exact(), most=most)
+    x = on_the_path(mixture((2,)), sde, 2, 1)
+    plan = choose_solver(model, sde, x, 1e-4, divergence=Exact(), max_steps=most)
     assert not plan.met
     assert plan.error > 1e-4
     assert math.isfinite(plan.error)
     assert len(plan.ts) == most + 1
     assert plan.nfe == plan.solver.evaluations(most)
-    assert plan.spent == model.samples
+    assert plan.trial_nfe == model.samples - CHECK * (2 + 1)
     # The error that is stated is one: what four times the steps say otherwise.
-    fine = grids.uniform_in(sde, 1000, plan.solver.clock).flip(0)  # type: ignore[arg-type]
+    fine = grids.uniform_in(sde, 400, plan.solver.clock).flip(0)  # type: ignore[arg-type]
     values = [
         log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=ts).log_prob for ts in (plan.ts, fine)
     ]
@@ -355,7 +359,7 @@ def test_a_flow_too_rough_for_so_many_steps_is_said_to_be(most: int) -> None:
 def test_where_there_is_nothing_to_do_a_plan_takes_the_fewest_steps() -> None:
     """Of a Gaussian of the clock's own spread every number of steps is right: looking for fewer has an end."""
     sde, model = PATHS["vp"], Gaussian(torch.zeros(3).double(), torch.tensor(0.5).double())
-    x = on_the_path(model, sde, 32, 1)
+    x = on_the_path(model, sde, 4, 1)
     plan = choose_solver(model, sde, x, 1e-2, divergence=Exact())
     assert plan.met
     assert plan.nfe <= 11
@@ -366,7 +370,7 @@ def test_no_samples_have_a_plan_and_a_density() -> None:
     x = torch.zeros(0, 2, dtype=torch.float64)
     plan = choose_solver(model, sde, x, 1e-3)
     assert plan.met
-    assert plan.spent == 0
+    assert plan.trial_nfe == 0
     found = log_likelihood(model, sde, x, tolerance=1e-3, prior_log_prob=at_the_end(model, sde))
     assert found.log_prob.shape == (0,)
     assert found.nfe == 0
@@ -377,10 +381,7 @@ def test_no_samples_have_a_plan_and_a_density() -> None:
     ("divergence", "n"),
     [
         (Exact(), 1),
-        (Hutchinson(), 1),
-        (Hutchinson(2, "orthogonal"), 40),
-        (Hutchinson(fresh=True), 40),
-        (HutchPlusPlus(1, 2), 40),
+        (HutchPlusPlus(1, 2), 3),
     ],
     ids=repr,
 )
@@ -392,7 +393,7 @@ def test_a_plan_is_what_its_numbers_say(n: int, divergence: Any) -> None:
     assert plan.error <= plan.tolerance == 1e-2
     assert abs(plan.bias) <= plan.error
     assert plan.nfe == plan.solver.evaluations(len(plan.ts) - 1)
-    assert plan.spent == model.samples
+    assert plan.trial_nfe == model.samples - (CHECK * (n + 1) if n > 1 else 0)
     found = log_likelihood(
         mixture((3,)), sde, x, divergence=divergence, tolerance=1e-2, noise=PerSampleNoise(0, range(n))
     )
@@ -417,8 +418,8 @@ def test_the_plan_of_a_run_does_not_depend_on_its_later_samples_or_the_streams_t
 @pytest.mark.parametrize("name", ["ve"])
 def test_a_plan_for_less_error_takes_no_fewer_evaluations(name: str) -> None:
     sde, model = PATHS[name], mixture((2,))
-    x = on_the_path(model, sde, 8, 4)
-    plans = [choose_solver(model, sde, x, tolerance, divergence=Exact()) for tolerance in (1e-1, 1e-2, 1e-3)]
+    x = on_the_path(model, sde, 2, 4)
+    plans = [choose_solver(model, sde, x, tolerance, divergence=Exact()) for tolerance in (1e-1, 1e-3)]
     counts = [plan.nfe for plan in plans]
     assert counts == sorted(counts)
     assert all(plan.met for plan in plans)
@@ -438,10 +439,10 @@ def test_a_plan_that_makes_no_sense_is_refused() -> None:
 # Learned densities are densities
 
 
-TOYS = {1: (3.0, 600), 2: (3.0, 60)}  # half a side of the box, and points along it
+TOYS = {1: (3.0, 200), 2: (3.0, 60)}  # half a side of the box, and points along it
 
 
-@pytest.fixture(scope="module", params=TOYS)
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
 def learned(request: pytest.FixtureRequest) -> tuple[int, Denoiser]:
     """A small network trained for a few seconds on two modes."""
     dims, means = request.param, torch.zeros(2, request.param)
@@ -452,7 +453,7 @@ def learned(request: pytest.FixtureRequest) -> tuple[int, Denoiser]:
     denoiser = Denoiser(MLP((dims,), width=32, blocks=2), precondition.v)
     state = TrainingState(denoiser, torch.optim.Adam(denoiser.parameters(), lr=1e-2))
     loader = [data.sample(256, generator) for _ in range(40)]
-    for _ in train(denoiser, VPSDE(), loader, images=256 * 300, state=state, schedule=lambda n: 1 - n / (256 * 301)):
+    for _ in train(denoiser, VPSDE(), loader, images=256 * 200, state=state, schedule=lambda n: 1 - n / (256 * 201)):
         pass
     return dims, denoiser.double().eval().requires_grad_(False)
 

@@ -122,7 +122,7 @@ def test_by_default_probes_are_fresh_on_a_grid_and_kept_where_steps_are_controll
     for solver in (Adaptive(rtol=1e-2, atol=1e-2), Adaptive(rtol=1e-2, atol=1e-2, per_sample=False)):
         for fresh in (None, False):
             assert kept_and_drawn(replace(divergence, fresh=fresh), solver=solver)[0] == each
-        with pytest.raises(ValueError, match="fresh probes for errors of its own: keep them"):
+        with pytest.raises(ValueError, match="expected probes that stay the same for"):
             kept_and_drawn(replace(divergence, fresh=True), solver=solver)
 
 
@@ -140,7 +140,7 @@ def test_orthogonal_probes_are_at_right_angles_and_look_everywhere_alike() -> No
     assert_close(second, torch.eye(5, dtype=torch.float64).expand(3, 5, 5), rtol=0, atol=5 * math.sqrt(3 / n))
 
 
-@pytest.mark.parametrize("probes", [1, 4, 9])
+@pytest.mark.parametrize("probes", [1, 9])
 def test_orthogonal_probes_are_unbiased_with_the_variance_of_theory(probes: int) -> None:
     """Var = 2 D (D - P) / (P (D - 1) (D + 2)) |S|^2, S the symmetric part less its trace: that of tr(S Q), Q a uniform
     projector on P of D dimensions, whose variance is quadratic in P, none at D, and Gaussian's own at 1."""
@@ -184,14 +184,9 @@ def test_hutch_plus_plus_is_exact_where_its_basis_holds_the_range(mode: str) -> 
     assert float((estimates(HutchPlusPlus(3, 2, mode), jacobian, 20) - jacobian.trace()).abs().min()) > 1e-6
 
 
-@pytest.mark.parametrize("mode", ["reverse", "forward"])
-def test_hutch_plus_plus_is_unbiased_and_better_than_as_many_plain_products_where_few_directions_count(
-    mode: str,
-) -> None:
+def test_hutch_plus_plus_is_unbiased_and_better_than_hutchinson_where_few_directions_count() -> None:
     n, jacobian = 4000, low_rank(3) + 0.1 * random_matrix(6)
-    found, plain = (
-        estimates(d, jacobian, n) for d in (HutchPlusPlus(3, 4, mode), Hutchinson(2 * 3 + 4, mode=mode, chunk=10))
-    )
+    found, plain = (estimates(d, jacobian, n) for d in (HutchPlusPlus(3, 4), Hutchinson(2 * 3 + 4, chunk=10)))
     assert found.shape == (n, 4)
     means = found.mean(1)
     # 4 standard errors: 6e-5.
@@ -202,8 +197,7 @@ def test_hutch_plus_plus_is_unbiased_and_better_than_as_many_plain_products_wher
     assert float(found.var(1).mean() / 4 / means.var()) == pytest.approx(1, abs=0.3)
 
 
-@pytest.mark.parametrize("fresh", [True, False])
-def test_hutch_plus_plus_scores_a_mixture_without_bias(fresh: bool) -> None:
+def test_hutch_plus_plus_scores_a_mixture_without_bias() -> None:
     sde, model = PATHS["rectified"], mixture((8,))
     x, copies = batch(model, 1), 1000
     settings: dict[str, Any] = {"solver": Heun(), "ts": grids.log_snr(sde, 6).flip(0)}
@@ -212,7 +206,7 @@ def test_hutch_plus_plus_scores_a_mixture_without_bias(fresh: bool) -> None:
         model,
         sde,
         x.expand(copies, 8).clone(),
-        divergence=HutchPlusPlus(2, 3, fresh=fresh),
+        divergence=HutchPlusPlus(2, 3),
         noise=seeded(7),
         **settings,
     )
@@ -268,11 +262,8 @@ def network(dims: int, seed: int = 0) -> Denoiser:
 @pytest.mark.parametrize(
     ("divergence", "backwards"),
     [
-        (Hutchinson(), 1),
         (Hutchinson(3), 3),
-        (Hutchinson(3, chunk=3), 1),
         (Hutchinson(3, "orthogonal", chunk=2), 2),
-        (Exact(), 1),
         (Exact(chunk=2), 3),
         (HutchPlusPlus(2, 3), 3),
     ],
@@ -336,9 +327,10 @@ def attention(x: Tensor) -> Tensor:
 MIX = random_matrix(11, 24, 24) / 5
 
 
-@pytest.mark.parametrize("divergence", [Exact(), Hutchinson(3), HutchPlusPlus(2, 2)], ids=repr)
 @pytest.mark.parametrize(
-    "layer", [NoForwardMode.apply, OldNoForwardMode.apply, attention], ids=("function", "old function", "attention")
+    ("layer", "divergence"),
+    [(NoForwardMode.apply, Exact()), (OldNoForwardMode.apply, Hutchinson(3)), (attention, HutchPlusPlus(2, 2))],
+    ids=("function", "old function", "attention"),
 )
 def test_a_network_without_forward_mode_is_taken_in_reverse(layer: Callable[[Tensor], Tensor], divergence: Any) -> None:
     sde = PATHS["cosine"]
@@ -354,7 +346,7 @@ def test_a_network_without_forward_mode_is_taken_in_reverse(layer: Callable[[Ten
         warnings.simplefilter("always")
         found = log_likelihood(model, sde, x, divergence=forward, noise=seeded(0), **settings)
     if layer is not attention:  # whether it has a forward mode depends on the kernel that is taken
-        assert any("no forward mode in this network, reverse taken instead" in str(w.message) for w in caught)
+        assert any("this network has no forward mode, using reverse mode" in str(w.message) for w in caught)
     assert_close(found.log_prob, reverse.log_prob, rtol=1e-5, atol=1e-4)
     assert_close(found.latent, reverse.latent, rtol=1e-5, atol=1e-5)
 
@@ -381,12 +373,17 @@ SOLVERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("divergence", [Exact(), Exact("forward"), Exact(chunk=1)], ids=repr)
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("name", ["vp", "ve", "rectified"])
+@pytest.mark.parametrize(
+    ("name", "solver", "divergence"),
+    [
+        ("vp", "adams-moulton", Exact()),
+        ("rectified", "adams-moulton", Exact("forward")),
+        ("ve", "adaptive", Exact()),
+        ("vp", "adaptive each", Exact(chunk=1)),
+        ("rectified", "adjoint", Exact()),
+    ],
+)
 def test_gradient_of_log_prob_by_x_is_the_score(name: str, solver: str, divergence: Divergence) -> None:
-    if divergence != Exact() and (name, solver) not in (("vp", "adams-moulton"), ("vp", "adaptive")):
-        pytest.skip("modes are the same on every path")
     sde, model = PATHS[name], mixture((2,))
     settings: dict[str, Any] = {"differentiable": True, **SOLVERS[solver]}
     if "ts" in settings:
@@ -409,12 +406,16 @@ def flat(tensors: Any) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "divergence",
-    # The basis of HutchPlusPlus is taken for a constant, which it is where it holds every dimension.
-    [Exact(), Hutchinson(2), Hutchinson(2, "orthogonal", fresh=False), HutchPlusPlus(2, 2)],
+    ("solver", "divergence"),
+    [
+        (Heun(), Exact()),
+        (AdamsMoulton(3), Hutchinson(2)),
+        (AdamsMoulton(2), Hutchinson(2, "orthogonal", fresh=False)),
+        # The basis of HutchPlusPlus counts as a constant, which is right where it spans every dimension.
+        (AdamsMoulton(3), HutchPlusPlus(2, 2)),
+    ],
     ids=repr,
 )
-@pytest.mark.parametrize("solver", [Heun(), AdamsMoulton(3), AdamsMoulton(2)], ids=repr)
 def test_gradient_by_the_weights_is_that_of_finite_differences(solver: Any, divergence: Divergence) -> None:
     model, x = network(2), batch(mixture((2,)), 2)
     settings = {"solver": solver, "ts": grids.saturated(PATHS["vp"], 5).flip(0)}
@@ -450,10 +451,10 @@ def test_the_adjoint_is_the_gradient_through_the_steps(divergence: Divergence) -
 @pytest.mark.parametrize(
     ("solver", "message"),
     [
-        (AdamsMoulton(), r"the adjoint is torchdiffeq's: use Adaptive\(per_sample=False\), got AdamsMoulton"),
-        (Heun(), "the adjoint is torchdiffeq's"),
+        (AdamsMoulton(), r"expected Adaptive\(per_sample=False\) for torchdiffeq's adjoint, got AdamsMoulton"),
+        (Heun(), "for torchdiffeq's adjoint"),
         (Adaptive(), "for a batch that shares its steps"),
-        (Adaptive("scipy:RK45", per_sample=False), "the adjoint is torchdiffeq's"),
+        (Adaptive("scipy:RK45", per_sample=False), "adjoint"),
     ],
     ids=repr,
 )
@@ -486,12 +487,14 @@ def test_a_sample_that_is_not_finite_is_named() -> None:
     x = batch(model, 5)
     x[3, 0], x[4, 1] = math.nan, math.inf
     for settings in ({}, {"tolerance": 1e-2}):
-        with pytest.raises(ValueError, match="NaN or infinity in 2 of 5, the first being number 3"):
+        with pytest.raises(ValueError, match="NaN or infinity in 2 of 5 samples, the first at index 3"):
             log_likelihood(model, sde, x, **settings)  # type: ignore[arg-type]
 
 
 def test_integers_are_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"expected floating-point samples, got torch\.uint8: dequantise integers"):
+    with pytest.raises(
+        ValueError, match=r"expected floating-point x0 in the model's units, got torch\.uint8: dequantise integers"
+    ):
         log_likelihood(mixture((2,)), PATHS["vp"], torch.zeros(2, 2, dtype=torch.uint8))
 
 

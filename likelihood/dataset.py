@@ -1,0 +1,265 @@
+"""Score a data set by several estimators, some samples at a time; the draws of a sample do not depend on its batch."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorefield.likelihood.bounds import dsm_bound, elbo, vlb
+from scorefield.likelihood.choose_solver import TRIAL_SAMPLES, Trials, choose_solver
+from scorefield.likelihood.decoders import DiscretisedDecoder, GaussianDecoder, LevelDecoder
+from scorefield.likelihood.density import Density, log_likelihood
+from scorefield.likelihood.dequantisation import Dequantisation, Uniform, importance_bound
+from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
+from scorefield.likelihood.prior import GaussianPrior, prior_kl
+from scorefield.sde_lib import SDE
+from scorefield.sde_lib.denoiser import DenoiserLike, take_rows
+from scorefield.sde_lib.quantise import cell_centres
+from scorefield.solvers import AdamsMoulton, Adaptive, FlowSolver, PerSampleNoise, grids
+from scorefield.solvers.ode.adaptive_rk import UnsolvedError
+from scorefield.solvers.solver import OnStep
+
+MAX_PROBES = 16
+EXACT_DIMS = 16  # dimensions up to which the exact divergence is the default
+PRIOR_SAMPLES = 10_000  # samples from which KL(p_T || prior) is estimated
+Columns = dict[str, Tensor]  # of a value for each sample
+
+
+@dataclass
+class DatasetScorer:
+    """A data set, a model, and the settings of the estimators "ode", "dsm", "vlb" and "elbo".
+
+    The method of an estimator's name scores a slice of the samples. It gives columns, (B,): the log-likelihood in nats
+    under its name, its parts, its error, and the evaluations.
+
+    Args:
+        denoiser: E[x0 | x].
+        sde: the path.
+        stored: integers 0 .. levels - 1, or continuous values in the model's units, (N, *D).
+        levels: of the integers; None for continuous values.
+        prior: at t_max.
+        dequantisation: for the density of integers; not used for continuous values.
+        cond: conditioning of the denoiser, with a row for each of the N samples.
+        low: lower end of the first level's cell, in the model's values.
+        high: upper end of the last level's cell.
+        seed: of all random numbers.
+        draws: evaluations of a bound's diffusion term, for each sample.
+        chain: number of steps of the vlb.
+        variance: of these steps, "small" or "large".
+        solver: of the ode; by default `Adaptive()`, or see `choose`.
+        ts: its rising grid.
+        divergence: of the ode.
+        device: of the denoiser.
+    """
+
+    denoiser: DenoiserLike
+    sde: SDE
+    stored: Tensor
+    levels: int | None
+    prior: GaussianPrior
+    dequantisation: Dequantisation = field(default_factory=Uniform)
+    cond: Mapping[str, Any] = field(default_factory=dict)
+    low: float = -1.0
+    high: float = 1.0
+    seed: int = 0
+    draws: int = 32
+    chain: int = 1000
+    variance: str = "small"
+    solver: FlowSolver | None = None
+    ts: Tensor | None = None
+    divergence: Divergence = field(default_factory=Hutchinson)
+    device: torch.device | str = "cpu"
+
+    @property
+    def dims(self) -> int:
+        """D, the dimensions of a sample."""
+        return math.prod(self.stored.shape[1:])
+
+    @property
+    def unit(self) -> float:
+        """Nats in one bit/dim, or for continuous values in one nat/dim."""
+        return self.dims * (math.log(2) if self.levels is not None else 1.0)
+
+    def values(self, rows: slice) -> Tensor:
+        """Samples in the model's units, (B, *D); integers at the centres of their cells."""
+        stored = self.stored[rows]
+        if self.levels is None:
+            return stored.float().to(self.device)
+        return cell_centres(stored, self.levels, low=self.low, high=self.high).to(self.device)
+
+    def dequantised(self, rows: slice, how: Dequantisation, draw: int = 0) -> tuple[Tensor, Tensor]:
+        """Points x (B, *D) in the cells of integers, and log q(x | k) in nats (B,). Continuous values are unchanged."""
+        stored = self.stored[rows]
+        if self.levels is None:
+            return stored.float().to(self.device), torch.zeros(len(stored), dtype=torch.float64)
+        uniform = self._noise(rows, 1000 * draw).uniform
+        x, log_q = how(stored.to(self.device), self.levels, self.sde, uniform, low=self.low, high=self.high)
+        return x, log_q.cpu()
+
+    def ode(self, rows: slice, on_step: Callable[[int], OnStep] = lambda count: None) -> Columns:
+        """The probability flow. All draws of a sample use the same probes, so the weights share the probes' error.
+
+        Raises:
+            ValueError: if an adaptive solver fails; it names the sample.
+        """
+        weights, densities = [], list[Density]()
+        for draw in range(1 if self.levels is None else self.dequantisation.samples):
+            x, log_q = self.dequantised(rows, self.dequantisation, draw)
+            try:
+                density = log_likelihood(
+                    self.denoiser, self.sde, x, cond=self._cond(rows), divergence=self.divergence, solver=self.solver,
+                    ts=self.ts, noise=self._noise(rows, 1), on_step=on_step(len(x)), prior_log_prob=self.prior,
+                )  # fmt: skip
+            except UnsolvedError as error:
+                last = rows.start + len(x) - 1
+                which = f"images {rows.start} to {last}" if error.sample < 0 else f"image {rows.start + error.sample}"
+                raise ValueError(f"{which}: {error}") from error
+            weights.append(density.log_prob.double().cpu() - log_q)
+            densities.append(density)
+        assert densities[0].latent is not None
+        columns = {"ode": importance_bound(torch.stack(weights)), "latent": densities[0].latent.cpu()}
+        errors = [density.std_error.double().cpu() for density in densities if density.std_error is not None]
+        if len(errors) == len(densities):
+            columns["ode_error"] = torch.stack(errors).square().mean(0).sqrt()
+        nfe_max = max(density.nfe_max or 0 for density in densities)
+        return columns | _evaluations("ode", sum(d.nfe for d in densities), nfe_max, len(weights[0]))
+
+    def dsm(self, rows: slice) -> Columns:
+        """The bound of uniformly dequantised, or continuous, values."""
+        x, log_q = self.dequantised(rows, Uniform())
+        bound = dsm_bound(self.denoiser, self.sde, x, draws=self.draws, **self._bound_settings(rows, 2))
+        return _columns("dsm", replace(bound, log_prob=bound.log_prob.cpu() - log_q))
+
+    def elbo(self, rows: slice) -> Columns:
+        """VDM's bound, on the centres of the integers' cells or on continuous values."""
+        decoder = GaussianDecoder() if self.levels is None else LevelDecoder(self.levels, self.low, self.high)
+        settings = self._bound_settings(rows, 3)
+        return _columns(
+            "elbo", elbo(self.denoiser, self.sde, self.values(rows), decoder=decoder, draws=self.draws, **settings)
+        )
+
+    def vlb(self, rows: slice) -> Columns:
+        """DDPM's bound, for a chain of equal steps in log-SNR.
+
+        On equal steps in time, the first step of a path that begins near the data costs tens of bits. The posterior of
+        such a short step is too narrow for a decoder: the decoder's std is sigma / alpha.
+        """
+        alpha, sigma = (float(scale) for scale in self.sde.scales(self.sde.t_min))
+        decoder = (
+            GaussianDecoder()
+            if self.levels is None
+            else DiscretisedDecoder(self.levels, self.low, self.high, std=sigma / alpha)
+        )
+        return _columns("vlb", vlb(
+            self.denoiser, self.sde, self.values(rows), decoder=decoder, ts=grids.log_snr(self.sde, self.chain),
+            variance=self.variance, draws=min(self.draws, self.chain), **self._bound_settings(rows, 4),
+        ))  # fmt: skip
+
+    def prior_kl(self) -> dict[str, float]:
+        """KL(p_T || prior) in the unit of the data: an estimate, and an upper bound."""
+        x0 = self.values(slice(0, PRIOR_SAMPLES)).cpu()
+        bound = float(self.prior.kl(self.sde, x0, self.sde.t_max).mean())
+        return {"estimate": prior_kl(self.sde, x0, self.prior) / self.unit, "bound": bound / self.unit}
+
+    def choose(self, tolerance: float, choose_divergence: bool) -> dict[str, Any]:
+        """Choose the solver and the grid for a tolerance in bits/dim, on the first samples; gives facts for a report.
+
+        With `choose_divergence` the divergence is chosen too: exact in up to 16 dimensions, else with few probes. Their
+        number is the smallest, up to 16, whose variance is below a hundredth of the variance between samples.
+        """
+        rows = slice(0, min(TRIAL_SAMPLES, len(self.stored)))
+        x, _ = self.dequantised(rows, self.dequantisation)
+        if choose_divergence:
+            self.divergence = Exact() if self.dims <= EXACT_DIMS else Hutchinson()
+        plan = choose_solver(
+            self.denoiser, self.sde, x, tolerance, cond=self._cond(rows), divergence=self.divergence,
+            noise=self._noise(rows, 1), prior_log_prob=self.prior,
+        )  # fmt: skip
+        self.solver, self.ts = plan.solver, plan.ts
+        facts = {
+            "tolerance": tolerance,
+            "tolerance_met": plan.met,
+            "solver_error": plan.error,
+            "solver_bias": plan.bias,
+            "pilots": len(x),
+            "pilot_evaluations": plan.trial_nfe,
+        }
+        if not isinstance(self.divergence, Hutchinson):
+            return facts
+        several = replace(self.divergence, probes=max(4, self.divergence.probes))
+        density = log_likelihood(
+            self.denoiser, self.sde, x, cond=self._cond(rows), divergence=several, solver=plan.solver, ts=plan.ts,
+            noise=self._noise(rows, 5),
+        )  # fmt: skip
+        assert density.std_error is not None
+        one_probe = float(density.std_error.double().square().mean()) * several.probes  # its variance, in nats^2
+        between = float(density.log_prob.double().var()) if len(x) > 1 else math.inf
+        if choose_divergence:
+            probes = math.ceil(100 * one_probe / between) if between > 0 else 1
+            self.divergence = replace(self.divergence, probes=max(1, min(MAX_PROBES, probes)))
+        return {
+            **facts,
+            "probe_error_of_one": one_probe**0.5 / (self.dims * math.log(2)),
+            "probes": self.divergence.probes,
+            "probe_share_of_variance": one_probe / self.divergence.probes / between,
+        }
+
+    def check_choice(self) -> dict[str, Any]:
+        """The effect of twice the steps on up to 32 other samples, spread evenly over the set; facts for a report."""
+        assert isinstance(self.solver, AdamsMoulton)
+        assert self.ts is not None
+        others = len(self.stored) - TRIAL_SAMPLES
+        if others < 1:
+            return {}
+        chosen = range(TRIAL_SAMPLES, len(self.stored), max(1, others // TRIAL_SAMPLES))[:TRIAL_SAMPLES]
+        cond = take_rows(self.cond, torch.tensor(chosen), len(self.stored))
+        part, rows = replace(self, stored=self.stored[chosen], cond=cond), slice(0, len(chosen))
+        trials = Trials(
+            self.denoiser, self.sde, part.dequantised(rows, self.dequantisation)[0], cond=part._cond(rows),
+            divergence=self.divergence, prior_log_prob=self.prior, noise=PerSampleNoise(self.seed + 6, chosen),
+        )  # fmt: skip
+        error, bias = trials.error(self.solver, len(self.ts) - 1)
+        return {"solver_error_of_others": error, "solver_bias_of_others": bias, "others": len(chosen)}
+
+    def change_from_half_the_steps(self) -> float | None:
+        """The mean effect of half the steps on the first samples, in the unit of the data; None without a fixed grid.
+
+        Probes stay the same for both, where the divergence has them.
+        """
+        if self.ts is None or len(self.ts) < 3 or isinstance(self.solver, Adaptive):
+            return None
+        divergence = self.divergence
+        if isinstance(divergence, Hutchinson | HutchPlusPlus):
+            divergence = replace(divergence, fresh=False)
+        rows, half = slice(0, min(TRIAL_SAMPLES, len(self.stored))), torch.cat([self.ts[:-1:2], self.ts[-1:]])
+        values = [replace(self, ts=ts, divergence=divergence).ode(rows)["ode"] for ts in (self.ts, half)]
+        return float((values[0] - values[1]).mean()) / self.unit
+
+    def _cond(self, rows: slice) -> dict[str, Any]:
+        cond = take_rows(self.cond, rows, len(self.stored))
+        return {name: each.to(self.device) if isinstance(each, Tensor) else each for name, each in cond.items()}
+
+    def _noise(self, rows: slice, stream: int) -> PerSampleNoise:
+        return PerSampleNoise(self.seed + stream, range(*rows.indices(len(self.stored))))
+
+    def _bound_settings(self, rows: slice, stream: int) -> dict[str, Any]:
+        noise = self._noise(rows, stream)
+        return {"cond": self._cond(rows), "prior": self.prior, "noise": noise, "uniform": noise.uniform}
+
+
+def _columns(name: str, density: Density) -> Columns:
+    columns = {name: density.log_prob.double().cpu()}
+    columns |= {f"{name}_{part}": value.double().cpu() for part, value in density.parts.items()}
+    if density.std_error is not None:
+        columns[f"{name}_error"] = density.std_error.double().cpu()
+    return columns | _evaluations(name, density.nfe, math.ceil(density.nfe), len(density.log_prob))
+
+
+def _evaluations(name: str, nfe: float, nfe_max: int, count: int) -> Columns:
+    return {
+        f"{name}_nfe": torch.full((count,), nfe, dtype=torch.float64),
+        f"{name}_nfe_max": torch.full((count,), float(nfe_max), dtype=torch.float64),
+    }

@@ -1,0 +1,126 @@
+"""The times at which a bound evaluates the denoising loss, and their weights: an integral, or a chain of steps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scorefield.sde_lib import SDE
+from scorefield.sde_lib.sde import Noise
+from scorefield.solvers import Schedule, grids
+
+
+@dataclass(frozen=True)
+class LogSNRIntegral:
+    """int E|eps_hat - eps|^2 d lambda from t_min to t_max, by stratified times that are uniform in the log-SNR."""
+
+    sde: SDE
+
+    @property
+    def start(self) -> float:
+        """The time next to the data."""
+        return self.sde.t_min
+
+    @property
+    def end(self) -> float:
+        """The time next to the prior."""
+        return self.sde.t_max
+
+    @property
+    def variance_cost(self) -> float:
+        """Nats for each dimension that the steps' variances cost: none in continuous time."""
+        return 0.0
+
+    def points(self, draws: int | None, uniform: Noise, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each of the draws, a time (B,) and its weight (B,); the mean over draws is the integral.
+
+        Raises:
+            ValueError: if the number of draws is None.
+        """
+        if draws is None:
+            raise ValueError("expected a number of draws in continuous time, got None: pass draws=32, or steps=1000")
+        high, low = (float(self.sde.log_snr(t)) for t in (self.start, self.end))
+        for share in _strata(draws, uniform, like):
+            yield self.sde.time(high - (high - low) * share), torch.full_like(share, high - low)
+
+
+@dataclass(frozen=True)
+class ChainSum:
+    """sum_i weight_i E|eps_hat - eps|^2 over the T steps of a chain, all of them or a stratified random choice.
+
+    Args:
+        ts: the chain's times, (T + 1,), rising.
+        weight: of each step, (T,).
+        probability: with which a step is drawn, (T,). Half follows its weight, half its share of the log-SNR.
+        variance_cost: nats for each dimension that the steps' variances cost.
+        first_std: sqrt(beta_tilde) of the step next to the data, ().
+    """
+
+    ts: Tensor
+    weight: Tensor
+    probability: Tensor
+    variance_cost: float
+    first_std: Tensor
+
+    @classmethod
+    def of(cls, sde: SDE, steps: int | None, ts: Tensor | None, x0: Tensor, variance: str = "small") -> "ChainSum":
+        """The chain of `steps` equal steps in time, or on the grid `ts`.
+
+        Raises:
+            ValueError: if the grid has fewer than two times, or another number of steps than `steps`.
+        """
+        ts = _chain_times(sde, steps, ts, x0)
+        log_snr, log_sigma = sde.log_snr(ts), sde.log_sigma(ts)
+        fall = log_snr[:-1] - log_snr[1:]
+        log_ratio = 2 * (log_sigma[:-1] - log_sigma[1:])
+        first_std = (log_sigma[0] + torch.log(-torch.expm1(-fall[0])) / 2).exp()
+        weight, variance_cost = torch.expm1(fall), 0.0
+        if variance == "large":
+            weight = weight * log_ratio.exp()
+            variance_cost = float((torch.expm1(log_ratio) - log_ratio).sum()) / 2
+        probability = (weight / weight.sum() + fall / fall.sum()) / 2
+        return cls(ts, weight, probability, variance_cost, first_std)
+
+    @property
+    def start(self) -> float:
+        """The time next to the data."""
+        return float(self.ts[0])
+
+    @property
+    def end(self) -> float:
+        """The time next to the prior."""
+        return float(self.ts[-1])
+
+    def points(self, draws: int | None, uniform: Noise, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each of the draws, a time (B,) and its weight (B,); the mean over draws is the sum.
+
+        Every step is taken once if `draws` is None or at least T.
+        """
+        steps, noisier = len(self.weight), self.ts[1:].to(like)
+        if draws is None or draws >= steps:
+            for t, weight in zip(noisier, (self.weight / (1 / steps)).to(like), strict=True):
+                yield t.expand_as(like), weight.expand_as(like)
+            return
+        weight, edges = (self.weight / self.probability).to(like), self.probability.cumsum(0).to(like)
+        for share in _strata(draws, uniform, like):
+            i = torch.searchsorted(edges, share, right=True).clamp(max=steps - 1)
+            yield noisier[i], weight[i]
+
+
+def _strata(draws: int, uniform: Noise, like: Tensor) -> Iterator[Tensor]:
+    """Uniform numbers (B,), one within each of `draws` equal parts of [0, 1)."""
+    for i in range(draws):
+        yield (i + uniform(like)) / draws
+
+
+def _chain_times(sde: SDE, steps: int | None, ts: Tensor | None, x0: Tensor) -> Tensor:
+    """The chain's times, rising, float64 on the CPU."""
+    if ts is None:
+        assert steps is not None
+        ts = grids.uniform(sde, steps)
+    elif steps is not None and steps != len(ts) - 1:
+        raise ValueError(f"expected {steps + 1} times for {steps} steps, got {len(ts)}: pass steps or ts, not both")
+    if len(ts) < 2:
+        raise ValueError(f"expected a grid of at least two times, got {len(ts)}: make one with solvers.grids")
+    return Schedule(sde, ts, x0).ts.sort().values

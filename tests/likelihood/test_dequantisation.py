@@ -1,0 +1,152 @@
+"""From integers to densities, and the prior of the latents, against exact masses and closed forms."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracles import PATHS
+from torch import Tensor
+
+from scorefield.likelihood import (
+    Dequantisation,
+    GaussianPrior,
+    Moments,
+    TruncatedNormal,
+    Uniform,
+    Variational,
+    prior_kl,
+)
+from scorefield.likelihood.dequantisation import importance_bound
+from scorefield.models.analytic import Gaussian
+from scorefield.sde_lib import SDE, VPSDE, RectifiedSDE
+from scorefield.sde_lib.quantise import cell_centres
+
+COARSE = VPSDE(t_min=0.01)  # its noise at t_min, 0.03, is a sixth of a cell of 8 levels in [-1, 1]
+
+
+def seeded(seed: int = 0) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda x: torch.rand(x.shape, generator=generator, dtype=x.dtype)
+
+
+def squeezed(centre: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """U = uniform^2, whose density is 1 / (2 sqrt(u))."""
+    return uniform**2, -(2 * uniform).log().flatten(1).sum(1)
+
+
+EVERY: dict[str, Dequantisation] = {
+    "uniform": Uniform(),
+    "truncated normal": TruncatedNormal(),
+    "variational": Variational(squeezed),
+}
+every = pytest.mark.parametrize("how", EVERY.values(), ids=EVERY)
+
+
+# Dequantisation
+
+
+@pytest.mark.parametrize(
+    ("how", "sde"),
+    [
+        (Uniform(), COARSE),
+        (Variational(squeezed), COARSE),
+        (TruncatedNormal(), COARSE),
+        (TruncatedNormal(), RectifiedSDE(t_min=0.1)),
+    ],
+    ids=str,
+)
+def test_q_is_a_density_of_the_cell(how: Dequantisation, sde: SDE) -> None:
+    # E_q[1 / q] is the length of what q covers, and a histogram of the draws is q: 5 and 6 standard errors, one false
+    # alarm in two million.
+    k = torch.full((200_000, 1), 3)
+    x, log_q = how(k, 8, sde, seeded())
+    alpha = float(sde.scales(sde.t_min)[0]) if isinstance(how, TruncatedNormal) else 1.0
+    inside = alpha * torch.tensor([-1 + 3 / 4, -1 + 4 / 4])
+    assert float(x.min()) >= float(inside[0]) - 1e-6
+    assert float(x.max()) <= float(inside[1]) + 1e-6
+    lengths = (-log_q).exp()
+    # the tails of a narrow q are drawn too seldom to weigh its whole cell: there, compare the histogram instead
+    if float(lengths.std()) < 10:
+        error = float(lengths.std()) / len(lengths) ** 0.5
+        assert abs(float(lengths.mean()) - alpha / 4) < 5 * error + 1e-6
+    counts, edges = np.histogram(x.double().numpy(), 50, range=(float(inside[0]), float(inside[1])))
+    nearest = np.clip(np.digitize(x[:, 0].numpy(), edges) - 1, 0, 49)
+    for bin_ in np.flatnonzero(counts > 500):
+        here = log_q.numpy()[nearest == bin_]
+        # within a bin q may fall by half: its mean of 1 / q is that of an area, to the share that the bin's width sets
+        mass = counts[bin_] / len(x)
+        expected = (edges[1] - edges[0]) / np.mean(np.exp(-here))
+        assert abs(mass - expected) < 6 * math.sqrt(mass / len(x)) + 2e-3 * mass
+
+
+@every
+def test_importance_weights_close_the_gap_to_the_probability(how: Dequantisation) -> None:
+    # The oracle is the mass of each cell of a Gaussian at t_min, by erf. 4 dimensions, so that weights are mild; the
+    # mean of the weights is P(k) itself, within 5 standard errors over 4,000 draws.
+    mean, std = 0.1, 0.35
+    sde, k = VPSDE(t_min=0.05), torch.tensor([[1, 3, 4, 6]])
+    alpha, sigma = (float(scale) for scale in sde.scales(sde.t_min))
+    wide = alpha if isinstance(how, TruncatedNormal) else 1.0
+    marginal = torch.distributions.Normal(alpha * mean, math.hypot(alpha * std, sigma))
+    ends = torch.stack([-1 + k / 4, -1 + (k + 1) / 4]).double() * wide
+    exact = float(marginal.cdf(ends).diff(dim=0).log().sum())
+    x, log_q = how(k.expand(4000, 4), 8, sde, seeded())
+    log_weights = marginal.log_prob(x.double()).sum(1) - log_q
+    weights = (log_weights - exact).exp()
+    assert abs(float(weights.mean()) - 1) < 5 * float(weights.std()) / 4000**0.5 + 1e-4
+    single, eight = (float(importance_bound(log_weights.reshape(m, -1)).mean()) for m in (1, 8))
+    assert single < eight <= exact + 0.02
+    assert exact - eight < (exact - single) / 3
+
+
+def test_the_centres_are_the_middles() -> None:
+    np.testing.assert_allclose(cell_centres(torch.tensor([[0, 1, 2, 3]]), 4), [[-0.75, -0.25, 0.25, 0.75]])
+    assert cell_centres(torch.zeros(0, 3, dtype=torch.long), 4).shape == (0, 3)
+
+
+@every
+def test_zero_images_are_dequantised(how: Dequantisation) -> None:
+    x, log_q = how(torch.zeros(0, 1, 4, 4, dtype=torch.long), 8, COARSE, seeded())
+    assert x.shape == (0, 1, 4, 4)
+    assert log_q.shape == (0,)
+
+
+def test_samples_below_one_are_refused() -> None:
+    for make in (Uniform, TruncatedNormal):
+        with pytest.raises(ValueError, match="samples of 1 or more"):
+            make(samples=0)
+
+
+# The prior
+
+
+def test_a_matched_prior_is_a_gaussians_marginal() -> None:
+    mean, std = torch.tensor([0.5, -1.0]).double(), torch.tensor([0.3, 2.0]).double()
+    model = Gaussian(mean, std)
+    for sde in PATHS.values():
+        z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        found = GaussianPrior.matched(sde, Moments(mean, std))(z)
+        torch.testing.assert_close(found, model.log_prob(z, *sde.scales(sde.t_max)))
+        torch.testing.assert_close(GaussianPrior.standard(sde)(z), sde.prior_log_prob(z))
+
+
+def test_the_mismatch_of_gaussian_data_is_its_kl() -> None:
+    # Correlated data of known moments: the KL of two normals in closed form, by torch.
+    generator = torch.Generator().manual_seed(0)
+    root = torch.tensor([[1.0, 0.0], [0.8, 0.5]], dtype=torch.float64)
+    x = torch.randn(400, 2, generator=generator, dtype=torch.float64)
+    x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T, correction=0))).T @ root.T + 0.7
+    sde = VPSDE(beta_max=3.0)
+    alpha, sigma = (float(scale) for scale in sde.scales(sde.t_max))
+    there = torch.distributions.MultivariateNormal(
+        torch.full((2,), alpha * 0.7).double(), alpha**2 * root @ root.T + sigma**2 * torch.eye(2).double()
+    )
+    prior = GaussianPrior.standard(sde)
+    wanted = torch.distributions.MultivariateNormal(torch.zeros(2).double(), sigma**2 * torch.eye(2).double())
+    exact = float(torch.distributions.kl_divergence(there, wanted))
+    assert prior_kl(sde, x, prior) == pytest.approx(exact, rel=1e-6)
+    matched = prior_kl(sde, x, GaussianPrior.matched(sde, Moments.of(x)))
+    assert 0 < matched < exact / 2  # what is left is the correlation
+    assert float(sde.prior_kl(x).mean()) >= exact
