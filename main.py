@@ -1,11 +1,11 @@
 """The command line: one mode, one working directory.
 
-python main.py --mode=train --config=digits:vp --workdir=runs/vp
-python main.py --mode=sample --workdir=runs/vp --num=64 --solver=dpm --steps=20 --seed=0
-python main.py --mode=import --from=ddim ckpt.pth --workdir=runs/ddim
-python main.py --mode=compare --workdir=runs/vp --solver=ddim --solver=unipc --steps=10 --steps=20
+- python main.py --mode=train --config=digits:vp --workdir=runs/vp
+- python main.py --mode=sample --workdir=runs/vp --num=64 --solver=dpm --steps=20 --seed=0
+- python main.py --mode=import --from=ddim ckpt.pth --workdir=runs/ddim
+- python main.py --mode=compare --workdir=runs/vp --solver=ddim --solver=unipc --steps=10 --steps=20
 
-An installed copy has the same command under the name `scorefield`.
+`python main.py --help` lists all modes and options. An installed copy has the same command as `scorefield`.
 """
 
 import os

@@ -1,7 +1,6 @@
-"""What the DDIM paper shows, shown on the demo's digits: the tables and pictures of docs/ddim.md.
+"""The experiments of the DDIM paper on the demo's digits: the tables and pictures of docs/ddim.md.
 
-make demo
-python -m benchmarks.ddim --workdir=runs/demo/vp --output=docs/ddim
+Run `make demo`, then `python -m benchmarks.ddim --workdir=runs/demo/vp --output=docs/ddim`.
 
 Song, Meng and Ermon 2021: Table 1 (quality by steps and eta), Table 2 (reconstruction), Fig. 5 (one latent, many
 lengths), Fig. 6 (interpolation).
@@ -31,14 +30,14 @@ def samples(trained: Trained, num: int, steps: int, eta: float) -> Tensor:
 
 
 def frechet(x: Tensor, y: Tensor) -> float:
-    """The Frechet distance of two Gaussians fitted to pixels, as FID is of features."""
+    """The Frechet distance of two Gaussians fitted to pixels, as FID does with features."""
     (m, s), (n, t) = ((np.mean(a, 0), np.cov(a, rowvar=False)) for a in (x.flatten(1).numpy(), y.flatten(1).numpy()))
     root = np.sqrt(np.linalg.eigvals(s @ t).real.clip(min=0)).sum()  # of products of covariances these are real
     return float(((m - n) ** 2).sum() + np.trace(s + t) - 2 * root)
 
 
 def quality(trained: Trained, real: Tensor, num: int) -> None:
-    """Table 1: eta = 1 needs the steps that eta = 0 does not."""
+    """Table 1: eta = 1 needs many steps, eta = 0 few."""
     run = trained.run
     print(f"### Quality of {num} samples: Frechet distance of pixels to the training digits, in thousandths\n")
     print("| eta | " + " | ".join(f"{n} steps" for n in STEPS) + " |\n|---|" + "---|" * len(STEPS))
@@ -53,7 +52,7 @@ def quality(trained: Trained, real: Tensor, num: int) -> None:
 
 
 def one_latent(trained: Trained, probe: DigitProbe, output: Path, num: int) -> None:
-    """Fig. 5: the latent decides the image, the length of the way only its details; with noise it does not."""
+    """Fig. 5: without noise the latent decides the image, and the number of steps only its details."""
     run, rows = trained.run, dict[str, Tensor]()
     print("### One latent at every length\n")
     print(f"| eta | agrees with {LONG} steps of its own eta | " + " | ".join(f"{n} steps" for n in STEPS) + " |")
@@ -95,7 +94,7 @@ def reconstruction(trained: Trained, output: Path, num: int) -> None:
 
 
 def interpolation(trained: Trained, probe: DigitProbe, output: Path, num: int) -> None:
-    """Fig. 6: between two latents along the sphere every image is one; along the chord they fade in the middle."""
+    """Fig. 6: images between two latents are sharp on the sphere, and fade in the middle of the chord."""
     run, weights = trained.run, torch.linspace(0, 1, 11)
     options = {"solver": "ddim", "grid": "log_snr", "steps": 50}
     shape = (2 * num, *run.data.shape)

@@ -1,6 +1,6 @@
-"""The figures of RESULTS.md: ratios, each measured interleaved in one run, median of several.
+"""The numbers of RESULTS.md: ratios of times, measured interleaved in one run, as medians.
 
-python -m benchmarks.run          prints the table; `make bench` runs it
+`python -m benchmarks.run` prints the table; `make bench` runs it.
 """
 
 import platform
@@ -66,7 +66,7 @@ def network() -> Denoiser:
 
 
 def solver_loop() -> tuple[float, float, float]:
-    """DDIM in 50 steps on 64 digits, against a loop written for this one case with its coefficients at hand."""
+    """DDIM in 50 steps on 64 digits, against a loop for this case with its coefficients computed before."""
     sde, denoiser, x = VPSDE(), network(), torch.randn(64, 1, 8, 8)
     ts = grids.log_snr(sde, 50)
     alphas, sigmas = (scale.float() for scale in sde.scales(ts))
@@ -104,14 +104,14 @@ def divergence() -> tuple[float, float, float]:
 
 
 def noise() -> tuple[float, float, float]:
-    """Normals for 256 images of 3x32x32, a generator each, against one generator for all."""
+    """Normals for 256 images of 3x32x32: one generator for each image, against one for all."""
     x = torch.empty(256, 3, 32, 32)
     own = PerSampleNoise(0, range(256))
     return interleaved(lambda: own(x), lambda: torch.randn_like(x))
 
 
 class Timed:
-    """A denoiser of about 10 ms for 16 images of 3x32x32, which adds up the time it takes."""
+    """A denoiser that takes about 10 ms for 16 images of 3x32x32, and sums its own time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -129,7 +129,7 @@ class Timed:
 
 
 def overhead(solver: Solver) -> float:
-    """The share of 50 steps that is not spent in the network, median of several runs."""
+    """The share of time outside the network in 50 steps, median of several runs."""
     sde, x, shares = VPSDE(), torch.randn(16, 3, 32, 32), []
     ts = grids.log_snr(sde, 50)
     for _ in range(ROUNDS // 2):

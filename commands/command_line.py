@@ -198,11 +198,10 @@ def _options(
     options: dict[str, Any] = {KEYWORDS.get(name, name): values[name].value for name in OPTIONS if values[name].present}
     if not config and "config" in takes and takes["config"].default is inspect.Parameter.empty:
         raise ValueError("expected --config to train, as in --config=digits:vp; --mode=list prints all configurations")
-    taken = [name for name in OPTIONS if KEYWORDS.get(name, name) in takes]
+    known = ", ".join(f"--{name}" for name in OPTIONS if KEYWORDS.get(name, name) in takes)
     for name in [*(name for name in OPTIONS if values[name].present), *(["config"] if config else [])]:
         if KEYWORDS.get(name, name) not in takes:
             hint = "; the configuration of a run is in its config.json" if name == "config" else ""
-            known = ", ".join(f"--{each}" for each in taken)
             raise ValueError(f"--{name} is not an option of --mode={mode}, which takes {known}{hint}")
     for name in ("solver", "steps"):
         if name in options and not isinstance(takes[name].default, tuple):

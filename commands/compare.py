@@ -1,4 +1,4 @@
-"""Solvers and numbers of steps side by side, from the same noise."""
+"""Compare solvers and numbers of steps, starting from the same noise."""
 
 import time
 from pathlib import Path
@@ -39,9 +39,9 @@ def compare(
 ) -> dict[str, Any]:
     """Every solver at every number of steps on one noise: a table, a picture with a row of samples each, and arrays.
 
-    The table has the evaluations a sample took, the seconds, and, for solvers that follow the flow, the distance (root
-    mean square, in the model's values) from where the flow goes, which UniPC finds in 250 steps. A stochastic solver
-    goes elsewhere by right, and has none. A pair that fails is told in its row and does not stop the others.
+    The table has the network evaluations of one sample, and the seconds. For deterministic solvers it also has the root
+    mean square distance, in the model's values, to the solution of the probability flow. UniPC in 250 steps computes
+    that solution. An error of one pair is written in its row, and the other pairs are computed.
 
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
@@ -65,7 +65,7 @@ def compare(
             guidance=guidance, show=False,
         )  # fmt: skip
 
-    flows: dict[tuple[float, float], Tensor] = {}  # by the ends of a grid, which some grids have of their own
+    flows: dict[tuple[float, float], Tensor] = {}  # by the first and last time of a grid
     for count in steps:
         ends = _ends(run, {**sampling, "steps": count})
         if ends not in flows:
@@ -76,7 +76,7 @@ def compare(
             exact = None if one.stochastic else flows[_ends(run, {**sampling, "steps": count})]
             row, x = _row(trained.denoiser, made, name, count, exact)
             table.append(row)
-            print(_told(row), flush=True)
+            print(_line(row), flush=True)
             if x is not None:
                 arrays[f"{name} {count}"] = x
 
@@ -93,7 +93,7 @@ def _ends(run: Run, sampling: dict[str, Any]) -> tuple[float, float]:
 
 
 def _fine(run: Run, ends: tuple[float, float]) -> dict[str, Any]:
-    """Many equal steps in log-SNR between these times."""
+    """The grid of the reference: equal steps in log-SNR between these times."""
     start, end = (float(run.sde.log_snr(t)) for t in ends)
     log_snr = torch.linspace(start, end, FINE + 1, dtype=torch.float64)
     return {"name": "sigmas", "levels": (-log_snr / 2).exp().tolist()}
@@ -113,7 +113,7 @@ def _row(
     return row, x
 
 
-def _told(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any]) -> str:
     start = f"{row['solver']:28} {row['steps']:4} steps "
     if "failed" in row:
         return f"{start} {row['failed']}"
@@ -122,6 +122,6 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def _picture(run: Run, arrays: dict[str, Tensor], path: Path) -> Path:
-    """A row of at most sixteen samples for each, under its name; points in one scatter each."""
+    """A picture with a named row of at most sixteen samples for each, or a scatter for points."""
     rows = {name: run.viewable(run.to_stored(x[:16])) for name, x in arrays.items()}
     return save_labelled_rows(rows, path)

@@ -21,7 +21,7 @@ FOLDER = Path(configs.__file__).parent
 def load(text: str, overrides: list[str]) -> ml_collections.ConfigDict:
     """The configuration FILE:VARIANT, or NAME:VARIANT for one of ours, with --config.KEY=VALUE applied.
 
-    A VALUE for a whole part is a spec, as in --config.net=mypkg.Net:width=64, or a mapping, as in
+    The VALUE of a part is a spec, as in --config.net=mypkg.Net:width=64. It may be written as a mapping, as in
     --config.net="{'name':'mypkg.Net','width':64}".
 
     Raises:

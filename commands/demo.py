@@ -1,4 +1,4 @@
-"""The whole tour on the embedded digits: train two models, and use one of them in all four ways."""
+"""Train two models on the embedded digits, and use one of them in all four ways."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from scorefield.configs import build, digits
 from scorefield.evaluation import DigitProbe, save_curve, save_pictures, save_rows
 from scorefield.training.data import digits as digits_data
 
-# Each as (solver, grid, steps); together they cost as much as they differ.
+# Each as (solver, grid, steps).
 FIVE = {
     "ddim": ("ddim", "log_snr", 50),
     "dpm": ("dpm", "log_snr", 20),
@@ -27,15 +27,15 @@ ROUND_TRIP_STEPS = (5, 10, 20, 50, 100, 200)
 
 
 def demo(workdir: Path, *, device: str | None = None, seed: int = 0, quick: bool = False) -> dict[str, Any]:
-    """Train the NCSN and the VP model, sample, encode, interpolate, score; end with a table of it all.
+    """Train the VP and the NCSN model, sample, encode, interpolate and score, and print a table of the results.
 
-    Runs that are there are gone on with, or used as they are when finished.
+    Existing runs are resumed. Finished runs are used as they are.
 
     Args:
-        workdir: of everything; the models train in its vp/ and ncsn/.
+        workdir: for all files. The models train in its folders vp/ and ncsn/.
         device: see `open_run`.
-        seed: of all noise.
-        quick: a few hundred images of training and few samples, to see that it runs.
+        seed: seed of the noise.
+        quick: train on 512 images and draw few samples, as a test.
     """
     for name in ("vp", "ncsn"):
         _say(f"training {name}")
@@ -48,16 +48,16 @@ def demo(workdir: Path, *, device: str | None = None, seed: int = 0, quick: bool
 
     _say(f"sampling vp from the same noise with {', '.join(FIVE)}")
     files = [*_five_solvers(vp, workdir, seed)]
-    _say("encoding held-out images and decoding them")
+    _say("encoding test images and decoding them")
     table, pictures = _round_trip(vp, workdir, ROUND_TRIP_STEPS[:2] if quick else ROUND_TRIP_STEPS)
     _say("interpolating between two of them")
     between = interpolate(workdir / "vp", device=device, output=str(workdir / "interpolation.npz"))
-    _say("scoring the held-out split")
+    _say("scoring the test split")
     score = likelihood(
         workdir / "vp", steps=4 if quick else None, num=20 if quick else None, device=device,
         output=str(workdir / "likelihood.json"),
     )  # fmt: skip
-    _say(f"showing {count} samples of each model to a classifier of the real digits")
+    _say(f"classifying {count} samples of each model by a classifier of the real digits")
     probed = _probe(vp, ncsn, workdir, seed, count)
     files += [*pictures, *map(Path, between["files"]), *map(Path, score["files"]), workdir / "ncsn.png"]
 
@@ -86,7 +86,7 @@ def _five_solvers(trained: Trained, workdir: Path, seed: int) -> Iterator[Path]:
 def _round_trip(
     trained: Trained, workdir: Path, steps: tuple[int, ...]
 ) -> tuple[dict[str, dict[int, float]], list[Path]]:
-    """Root mean square errors of encode-then-decode by solver and number of steps, with curves and a picture."""
+    """Root mean square errors of encoding and decoding, by solver and number of steps, with curves and a picture."""
     run = trained.run
     stored = stored_tensor(run.dataset("test"))[::18]
     x0 = run.centred(stored).to(run.device)
@@ -109,13 +109,13 @@ def _round_trip(
 
 
 def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int) -> dict[str, Any]:
-    """What a classifier of the real digits makes of each model's samples."""
+    """Confidence and class shares of each model's samples, by a classifier of the real digits."""
     real, held_out = digits_data("train"), digits_data("test")
     assert real.label is not None
     assert held_out.label is not None
     probe = DigitProbe(real.x, real.label)
     reference = probe.confidence(held_out.x)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "probe_accuracy": probe.accuracy(held_out.x, held_out.label),
         "probe_confidence": reference,
     }
@@ -124,7 +124,7 @@ def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int) -> 
         sampling = _sampling(run, CHECKED) if name == "vp" else {**run.config.sampling}
         x = run.to_stored(generate(run, trained.denoiser, count, sampling=sampling, seed=seed, batch=500))
         shares = probe.shares(x.numpy())
-        found[name] = {
+        results[name] = {
             "solver": str(build.build(build.SOLVERS, sampling["solver"])),
             "samples": count,
             "confidence_over_real": probe.confidence(x.numpy()) / reference,
@@ -133,15 +133,15 @@ def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int) -> 
         }
         if name == "ncsn":
             save_pictures(run.viewable(x[:64]), workdir / "ncsn.png")
-    return found
+    return results
 
 
 def _print_table(summary: dict[str, Any]) -> None:
-    print("\nround trip of held-out images, rms error by steps")
+    print("\nround trip of test images, rms error by steps")
     for solver, errors in summary["round_trip_rms"].items():
         print(f"  {solver:6}" + "".join(f"{n:>6}: {error:.5f}" for n, error in errors.items()))
-    print(f"held-out likelihood, bits/dim\n  {summary['bits_per_dim']}")
-    print(f"classifier of real digits: {summary['probe_accuracy']:.1%} right on held-out ones")
+    print(f"likelihood of the test split, bits/dim\n  {summary['bits_per_dim']}")
+    print(f"classifier of real digits: {summary['probe_accuracy']:.1%} right on the test split")
     for name in ("vp", "ncsn"):
         row = summary[name]
         print(

@@ -36,15 +36,14 @@ def encode(
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
-    """Images to an .npz of `latent` (N, *D) float32 beside the images `x` and, with classes, their `label`.
+    """Encode images to an .npz of `latent` (N, *D) float32, the images `x` and, with classes, their `label`.
 
-    With the exactly invertible solver, belm, also the state `before` the latent, with which decode comes back exactly.
-
-    The images are those of `input` (a folder, an .npy or an .npz), or the first `num` of a split (64 unless said) of
-    the run's data, or of `data`. The picture shows images over latents.
+    The images are those of `input` (a folder, an .npy or an .npz), or the first `num` of a split, by default 64. The
+    split is of the run's data set, or of `data`. The picture shows images over latents. The solver belm also stores the
+    state `before` the latent, from which `decode` inverts it exactly.
 
     Raises:
-        ValueError: if there is no trained run, the images do not fit it, or the solver cannot go up the path.
+        ValueError: if there is no trained run, the images do not fit it, or the solver cannot encode.
     """
     trained = open_trained(workdir, device, ema)
     path = output_path(output, workdir / "latents.npz")
@@ -88,9 +87,9 @@ def decode(
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
-    """The images of a file of latents: an .npz of `x`, a picture, and their distance from the images encoded.
+    """Decode a file of latents to an .npz of `x`, with a picture and the distance from the encoded images.
 
-    The solver is ddim unless given, or belm for latents that were encoded with it.
+    The solver is ddim by default, or belm for latents that belm encoded.
 
     Raises:
         ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
@@ -99,18 +98,17 @@ def decode(
     path = output_path(output, workdir / "decoded.npz")
     run = trained.run
     source = Path(input) if input else workdir / "latents.npz"
-    latent, found = _latents(run, source)
+    latent, stored_arrays = _latents(run, source)
     options = {
-        "solver": solver or ("belm" if "before" in found else "ddim"),
+        "solver": solver or ("belm" if "before" in stored_arrays else "ddim"),
         "grid": grid or "log_snr",
         "steps": steps,
     }
     flow_solver(options)
-    stored, label = found.get("x"), found.get("label")
+    stored, label = stored_arrays.get("x"), stored_arrays.get("label")
     model_label = label if run.num_classes is not None else None
 
-    before = _neighbour(run, options, found)
-
+    before = _neighbour(run, options, stored_arrays)
     x0, _ = along_flow(run, trained.denoiser, latent, options, up=False, batch=batch, labels=model_label, before=before)
     back = run.to_stored(x0)
 
@@ -121,8 +119,8 @@ def decode(
     if stored is not None:
         summary["round_trip_rms"] = rms(x0.cpu(), run.centred(stored).cpu())
     report = write_json(path.with_suffix(".json"), summary)
-    told = {"round_trip_rms": round(summary["round_trip_rms"], 5)} if stored is not None else {}
-    return {**told, "files": [str(path), str(picture), str(report)]}
+    shown = {"round_trip_rms": round(summary["round_trip_rms"], 5)} if stored is not None else {}
+    return {**shown, "files": [str(path), str(picture), str(report)]}
 
 
 def along_flow(
@@ -137,9 +135,12 @@ def along_flow(
     before: Tensor | None = None,
     show: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """`x (N, *D)` from the data's end of the path to the noise's (`up`), or back, in chunks, on the CPU.
+    """Take `x (N, *D)` from data to noise (`up`), or from noise to data, in batches. The result is on the CPU.
 
-    With BELM also the states before the last, (N, *D), and from those `before` if they are given.
+    BELM also returns the states before the last, (N, *D), and starts from the states `before` where there are any.
+
+    Raises:
+        ValueError: for a stochastic solver, or values that are not finite.
     """
     if batch < 1:
         raise ValueError(f"expected --batch of at least 1, got {batch}")
@@ -161,18 +162,20 @@ def along_flow(
             arrived.append(there.cpu())
     there = torch.cat(arrived)
     if not bool(there.isfinite().all()):
-        raise ValueError(
-            f"{solver} arrived at values that are not numbers: take more --steps, or look for NaN in the input"
-        )
+        raise ValueError(f"{solver} gave values that are not finite: use more --steps, or look for NaN in the input")
     return there, torch.cat(befores) if befores else None
 
 
 def flow_solver(options: Options) -> Solver:
-    """The solver asked for, refused before any work if it cannot go up the path."""
+    """The solver of the options.
+
+    Raises:
+        ValueError: if it is stochastic.
+    """
     solver: Solver = build.build(build.SOLVERS, options["solver"])
     if solver.stochastic:
         raise ValueError(
-            f"{solver} adds noise and cannot encode: use ddim, heun, unipc, adaptive, or belm to come back exactly"
+            f"{solver} adds noise and cannot encode: use ddim, heun, unipc or adaptive, or belm to invert exactly"
         )
     return solver
 
@@ -203,31 +206,29 @@ def _images(run: Run, source: str | None, split: str | None, num: int | None) ->
 
 
 def _latents(run: Run, path: Path) -> tuple[Tensor, dict[str, Tensor]]:
-    """The latents of a file, and what else is in it."""
+    """The latents of a file, and all its arrays."""
     if not path.is_file():
-        raise ValueError(
-            f"expected latents in {path}, which is not there: make them with --mode=encode, or give --input"
-        )
+        raise ValueError(f"expected latents in {path}, found no file: make them with --mode=encode, or give --input")
     try:
         with np.load(path, allow_pickle=False) as file:
-            found: dict[str, Tensor] = {key: torch.as_tensor(file[key]) for key in file.files}
+            arrays: dict[str, Tensor] = {key: torch.as_tensor(file[key]) for key in file.files}
     except Exception:  # numpy and zipfile raise anything for a damaged file
-        raise ValueError(f"{path} does not read, it is damaged or no .npz of arrays: encode again") from None
-    latent = found.get("latent")
+        raise ValueError(f"{path} cannot be read: it is damaged, or no .npz of arrays; encode again") from None
+    latent = arrays.get("latent")
     if latent is None or tuple(latent.shape[1:]) != run.data.shape:
         got = "none" if latent is None else str(tuple(latent.shape))
         raise ValueError(
             f"expected an array `latent` of shape (N, {', '.join(map(str, run.data.shape))}) in {path}, got {got}"
         )
-    return latent.float(), found
+    return latent.float(), arrays
 
 
-def _neighbour(run: Run, options: Options, found: dict[str, Tensor]) -> Tensor | None:
-    """The states before the latents, for a solver that comes back exactly from them."""
-    if "before" not in found or not isinstance(flow_solver(options), BELM):
+def _neighbour(run: Run, options: Options, arrays: dict[str, Tensor]) -> Tensor | None:
+    """The states before the latents, for the solver that inverts exactly with them."""
+    if "before" not in arrays or not isinstance(flow_solver(options), BELM):
         return None
-    if abs(float(found["before_t"]) - float(grid_of(run, options)[1])) > 1e-9:
+    if abs(float(arrays["before_t"]) - float(grid_of(run, options)[1])) > 1e-9:
         raise ValueError(
-            "expected the --grid and --steps that these latents were encoded with: belm comes back step by step"
+            "expected the --grid and --steps that these latents were encoded with: belm inverts step by step"
         )
-    return found["before"].float()
+    return arrays["before"].float()

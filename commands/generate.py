@@ -1,4 +1,4 @@
-"""From noise to samples, in chunks of bounded memory, each sample with noise of its own."""
+"""From noise to samples, in batches of bounded memory, with a noise source for each sample."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -34,26 +34,29 @@ def generate(
     trajectory: OnStep = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """`num` samples (N, *D) in the model's values, on the CPU; the same for a seed whatever the batch.
+    """Draw `num` samples (N, *D) in the model's values, on the CPU. They depend on the seed and not on the batch.
 
-    Several ranks share the batches, which are those that one would take: the first has all samples in the end, to the
-    bit what it would have alone, and the others none, (0, *D).
+    Several ranks share the same batches. The first rank returns all samples, equal to the bit to those of one process.
+    The others return none, (0, *D).
 
     Args:
-        run: whose path and shape.
+        run: the run, for its path and shape.
         denoiser: E[x0 | x].
-        num: how many.
-        sampling: a mapping with `solver`, `grid` (specs or names), `steps` and `denoise`.
-        seed: of noise.
-        batch: how many at once.
-        labels: a class for each, (N,).
+        num: number of samples.
+        sampling: a mapping with `solver` and `grid` (specs, as text or mappings), `steps` and `denoise`.
+        seed: seed of the noise.
+        batch: samples in one batch.
+        labels: the class of each sample, (N,).
         guidance: scale of classifier-free guidance.
         show: whether to show a progress bar.
-        trajectory: to be told the way of the first batch.
-        ranks: that share the work; all of them must call.
+        trajectory: called after each step of the first batch, as `on_step` of a solver.
+        ranks: the processes that share the work. All of them must call.
+
+    Raises:
+        ValueError: if a sample is not finite, or for a solver or a grid that is none.
     """
     solver: Solver = build.build(build.SOLVERS, sampling["solver"])
-    if isinstance(solver, AnnealedLangevin):  # the one solver with a last denoising of its own: one is enough
+    if isinstance(solver, AnnealedLangevin):  # it denoises last by itself; once is enough
         solver = dataclasses.replace(solver, denoise=False)
     ts, model = grid(run, sampling), guided(denoiser, guidance)
     samples: dict[int, Tensor] = {}
@@ -77,12 +80,12 @@ def generate(
         return torch.empty(0, *run.data.shape)
     x = torch.cat([samples[first] for first in sorted(samples)])
     if not bool(x.isfinite().all()):
-        raise ValueError(f"{solver} gave values that are not numbers: take more --steps, or smaller ones")
+        raise ValueError(f"{solver} gave values that are not finite: use more --steps, or smaller ones")
     return x
 
 
 def grid(run: Run, sampling: Mapping[str, Any]) -> Tensor:
-    """The falling grid of times that `sampling` asks for."""
+    """The falling grid of times of `sampling`, (steps + 1,)."""
     ts: Tensor = build.build(build.GRIDS, sampling["grid"], sde=run.sde, steps=sampling["steps"], workdir=run.workdir)
     return ts
 
@@ -98,17 +101,17 @@ def label_cond(labels: Tensor | None, device: torch.device, rows: slice = slice(
 
 
 class Bar:
-    """A progress bar that counts samples, in fractions as a solver's steps go by."""
+    """A progress bar that counts samples, and advances with each step of a solver."""
 
     def __init__(self, bar: "tqdm[Any]") -> None:
         self._bar = bar
 
     def skip(self, count: int) -> None:
-        """So many are done."""
+        """Count samples that are already done."""
         self._bar.update(count)
 
     def steps(self, count: int, other: OnStep = None) -> OnStep:
-        """What to call after each step of a solver on `count` samples; it calls the other as well."""
+        """The `on_step` of a solver for `count` samples. It calls `other` as well."""
         start = self._bar.n
 
         def on_step(progress: Progress) -> None:
@@ -121,6 +124,6 @@ class Bar:
 
 @contextmanager
 def progress_bar(name: str, total: int, show: bool = True) -> Iterator[Bar]:
-    """A bar with its ETA, on terminals."""
+    """A progress bar with the remaining time, on terminals."""
     with tqdm(total=total, desc=name, unit="sample", disable=None if show else True) as bar:
         yield Bar(bar)

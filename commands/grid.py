@@ -1,4 +1,4 @@
-"""Where a run's model wants its steps: a grid measured on a few of its trajectories."""
+"""Measure the density of steps that suits a run, on a few of its trajectories."""
 
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,21 @@ def grid(
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
-    """The density of steps for a solver of that order, to WORKDIR/grid.json and a picture; `--grid=optimal` uses it.
+    """Write the density of steps for a solver of an order to WORKDIR/grid.json, with a picture.
+
+    `--grid=optimal` uses it.
 
     Args:
         workdir: of the run.
-        num: trajectories to measure.
-        steps: of each.
-        order: of the solver that it is for.
-        seed: of their noise.
-        label: class to sample (all in turn by default).
+        num: number of trajectories.
+        steps: steps of each trajectory.
+        order: order of the solver that the grid is for.
+        seed: seed of their noise.
+        label: class to sample, by default all classes in turn.
         guidance: scale of classifier-free guidance.
-        ema: the averaged weights.
+        ema: use the averaged weights.
         device: see `open_run`.
-        output: a .json to write instead.
+        output: another .json file to write.
 
     Raises:
         ValueError: if there is no trained run, or too few trajectories or steps.
@@ -56,8 +58,8 @@ def grid(
     with torch.no_grad():
         measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps)
 
-    told = {"num": num, "steps": steps, "order": order, "seed": seed, **trained.described}
-    report = write_json(path, {**told, **measured._asdict()})
+    settings = {"num": num, "steps": steps, "order": order, "seed": seed, **trained.described}
+    report = write_json(path, {**settings, **measured._asdict()})
     curve = {"steps": (measured.log_snr, measured.density)}
     picture = save_curve(curve, path.with_suffix(".png"), "log-SNR", "density of steps")
     return {"files": [str(report), str(picture)]}

@@ -1,4 +1,4 @@
-"""Between two images, along the sphere of their latents."""
+"""Interpolate between two images, on the sphere of their latents."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,15 @@ def interpolate(
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
-    """`num` images from one of a split to another, ends included: encoded, turned on the sphere, decoded.
+    """Write `num` images from one image of a split to another, both included.
+
+    Both are encoded, interpolated on the sphere, and decoded.
 
     Raises:
         ValueError: if there is no trained run, or no such images.
     """
     if num < 2:
-        raise ValueError(f"expected --num of at least 2, both ends, got {num}")
+        raise ValueError(f"expected --num of at least 2, for both images, got {num}")
     trained = open_trained(workdir, device, ema)
     path = output_path(output, workdir / "interpolation.npz")
     run = trained.run
@@ -58,9 +60,9 @@ def interpolate(
 
 
 def spherical(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b, theta the angle between them: (W, *D).
+    """sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b, with theta the angle between them: (W, *D).
 
-    Song, Meng and Ermon 2021, Eq. 67 (after Shoemake 1985). Vectors that point the same way are mixed linearly.
+    Song, Meng and Ermon 2021, Eq. 67 (after Shoemake 1985). Parallel vectors are mixed linearly.
     """
     cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1)
     theta = cosine.acos()

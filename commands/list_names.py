@@ -1,6 +1,7 @@
 """Every name that a configuration or a flag can have."""
 
 import inspect
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def list_names(_: Path) -> dict[str, Any]:
     print("configurations, for --config=NAME:VARIANT")
     for name in packaged():
         text = (FOLDER / f"{name}.py").read_text().lstrip('"').partition('"""')[0]
-        print(f"  {name}\n      {_first_line(text)}")
+        print(f"  {name}\n{textwrap.indent(text.strip(), ' ' * 6)}")
     for table in TABLES:
         print(f"\n{table.kind}, or scorefield.{table.kind} in the entry points of a package")
         for name in table:

@@ -1,4 +1,4 @@
-"""A run: a working directory with its configuration, what it learned of its data, and its checkpoints."""
+"""A run: a working directory with a configuration, facts of its data, and checkpoints."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a run must know of its data when the data is not at hand."""
+    """What a run stores of its data, to be used without the data."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class DataFacts:
 
 @dataclass
 class Run:
-    """A configuration, and what is built from it."""
+    """A configuration, and the objects that it describes."""
 
     workdir: Path
     config: ml_collections.ConfigDict
@@ -78,7 +78,7 @@ class Run:
         return model
 
     def on(self, data: str | None) -> "Run":
-        """The same run on another data set, written as on a command line; on its own for None."""
+        """The same run on another data set, given as a spec. None keeps its own."""
         if data is not None:
             self.config.data = build.spec(build.DATASETS, data)
         return self
@@ -89,7 +89,7 @@ class Run:
         return dataset
 
     def check(self, dataset: Dataset) -> None:
-        """Raises ValueError unless the data is of the kind this run was trained on."""
+        """Raises ValueError unless the data has the shape, levels and classes that this run was trained on."""
         if dataset.shape != self.data.shape or dataset.levels != self.data.levels:
             raise ValueError(
                 f"expected data of shape {self.data.shape} and {self.data.levels} levels, as this run was trained on, "
@@ -102,19 +102,19 @@ class Run:
             )
 
     def to_model(self, stored: Tensor, **uniform: Any) -> tuple[Tensor, Tensor]:
-        """Stored values (B, *D) as what the model sees, and the log-determinant of that in nats; see `dequantise`."""
+        """Stored values (B, *D) in the model's range, and the log-determinant of that in nats: see `dequantise`."""
         if self.data.levels is None:
             return stored.float(), torch.zeros(())
         return dequantise(stored, self.data.levels, low=self.low, high=self.high, **uniform)
 
     def centred(self, stored: Tensor) -> Tensor:
-        """Stored values (B, *D) as what the model sees, without noise: integers at the centres of their cells."""
+        """Stored values (B, *D) in the model's range, without noise: integers at the centres of their cells."""
         if self.data.levels is None:
             return stored.float()
         return cell_centres(stored, self.data.levels, low=self.low, high=self.high)
 
     def to_stored(self, x: Tensor) -> Tensor:
-        """The model's values as they would be stored: integers, or floats as they are."""
+        """The model's values as the data set stores them: integers, or floats unchanged."""
         x = x.cpu()
         if self.data.levels is None:
             return x
@@ -122,7 +122,7 @@ class Run:
         return k.to(torch.uint8) if self.data.levels <= 256 else k.to(torch.int32)
 
     def viewable(self, stored: Tensor) -> Tensor:
-        """Stored values within [0, 1], for pictures (continuous data other than points by their range)."""
+        """Stored values within [0, 1], for pictures. Continuous images are scaled by their range, points are not."""
         if self.data.levels is not None:
             return stored.float() / (self.data.levels - 1)
         if self.data.shape == (2,):
@@ -130,7 +130,7 @@ class Run:
         return (stored - stored.min()) / (stored.max() - stored.min()).clamp(min=1e-12)
 
     def save(self) -> None:
-        """Write config.json, whole or not at all."""
+        """Write config.json."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         write_json(self._file(self.workdir), self.described())
 
@@ -153,7 +153,7 @@ class Trained:
 
     @cached_property
     def described(self) -> dict[str, Any]:
-        """Which weights, for reports."""
+        """The weights, for reports."""
         file = self.checkpoint / ("ema.safetensors" if self.ema else "model.safetensors")
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         return {
@@ -164,10 +164,14 @@ class Trained:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device named, or the best there is."""
+    """The device of this name, or by default the GPU of this process, or the CPU.
+
+    Raises:
+        ValueError: if this machine has no such device.
+    """
     try:
-        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun's
-        device = torch.device(name or (own if torch.cuda.is_available() else "cpu"))
+        gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun sets it
+        device = torch.device(name or (gpu if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"expected a device of this machine (cpu, cuda, cuda:1), got {name!r}: {error}") from None
@@ -178,7 +182,7 @@ def open_run(workdir: Path, device: str | None = None) -> Run:
     """The run in a working directory.
 
     Raises:
-        ValueError: if there is none, or its config.json does not read.
+        ValueError: if there is none, its config.json cannot be read, or a part of it cannot be imported.
     """
     file = workdir / "config.json"
     if not file.is_file():
@@ -187,18 +191,24 @@ def open_run(workdir: Path, device: str | None = None) -> Run:
         )
     try:
         saved = json.loads(file.read_text())
-        config = ml_collections.ConfigDict(build.modern_config(saved["config"]))
+        config = dict(saved["config"])
         facts = DataFacts(**{**saved["data"], "shape": tuple(saved["data"]["shape"])})
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} does not read ({error!r}): restore it, or train again in another directory") from None
-    return Run(workdir, config, facts, device_of(device))
+        raise ValueError(f"cannot read {file} ({error!r}): restore it, or train again in another directory") from None
+    return Run(workdir, ml_collections.ConfigDict(build.modern_config(config)), facts, device_of(device))
 
 
 def open_trained(workdir: Path, device: str | None = None, ema: bool = True, compiled: bool = False) -> Trained:
-    """The run in a working directory, with its newest weights; `compiled`, its network as `compile_network` has it.
+    """The run in a working directory, with its newest weights.
+
+    Args:
+        workdir: of the run.
+        device: "cpu", "cuda" or "cuda:1", by default a GPU if there is one.
+        ema: use the averaged weights rather than the raw ones.
+        compiled: compile the network, see `compile_network`.
 
     Raises:
-        ValueError: if there is no run or no whole checkpoint, or it is of another architecture.
+        ValueError: if there is no run, no valid checkpoint, or a checkpoint of another architecture.
     """
     run = open_run(workdir, device)
     checkpoint, notes = latest_valid(workdir / "checkpoints")
@@ -216,18 +226,18 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
 
 
 def stored_tensor(dataset: Dataset, count: int | None = None) -> Tensor:
-    """The first `count` (or all) stored values of a data set, (N, *D); a line says so where those lack classes."""
-    told = None if count is None else dataset.missing_classes(count)
-    if told is not None and Ranks.current().first:
-        print(told, flush=True)
+    """The first `count` stored values of a data set, or all, (N, *D). Prints a line if classes are missing in them."""
+    warning = None if count is None else dataset.missing_classes(count)
+    if warning is not None and Ranks.current().first:
+        print(warning, flush=True)
     return tensor(dataset.x[:count])
 
 
 def output_path(output: str | None, default: Path) -> Path:
-    """Where to write: what was asked for, or the default.
+    """The file to write: `output`, or the default.
 
     Raises:
-        ValueError: unless it ends as the default does; a picture and a report go beside it under other endings.
+        ValueError: unless its suffix is that of the default. The picture and the report have the same name with others.
     """
     path = Path(output) if output else default
     if path.suffix != default.suffix or path.is_dir():
@@ -236,14 +246,14 @@ def output_path(output: str | None, default: Path) -> Path:
 
 
 def write_arrays(path: Path, **arrays: Any) -> Path:
-    """An .npz of the arrays that are not None, whole or not at all."""
+    """Write those arrays that are not None to an .npz, completely or not at all."""
     with atomic_file(path) as part, part.open("wb") as file:
         np.savez(file, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items() if a is not None})
     return path
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """JSON, whole or not at all."""
+    """Write JSON, completely or not at all."""
     with atomic_file(path) as part:
         part.write_text(json.dumps(content, indent=2) + "\n")
     return path

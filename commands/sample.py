@@ -35,10 +35,12 @@ def sample(
 ) -> dict[str, Any]:
     """Samples to an .npz (`x` as the data is stored, (N, *D)), a picture and a JSON beside it.
 
-    With `trajectory` the way of the first so many samples too: NAME_trajectory.npz of `t` (T,), `x` and `x0` (T, n, *D)
-    in the model's values, and a picture with a column for each and, going down, x / alpha and the denoiser's x0.
-    What is not given is the run's own choice. Sample i of a seed is the same whatever `num` and `batch`. Under torchrun
-    the ranks share the batches, to the same samples: a `batch` of at most num / ranks leaves none of them idle.
+    Options that are left out have the values of the run's configuration. Sample i of a seed does not depend on `num`
+    or `batch`. Under torchrun the ranks share the batches, to the same samples; choose `batch` <= num / ranks.
+
+    With `trajectory=n` the trajectories of the first n samples are written too. NAME_trajectory.npz holds `t` (T,), and
+    `x` and `x0` (T, n, *D) in the model's values. Its picture has a column for each sample, and rows of x / alpha and
+    of the denoiser's x0.
 
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
@@ -70,16 +72,16 @@ def sample(
     stored = run.to_stored(x)
     write_arrays(path, x=stored, label=labels)
     picture = save_pictures(run.viewable(stored[:256]), path.with_suffix(".png"))
-    told = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
-    told |= {"label": "each in turn" if labels is not None and label is None else label, "guidance": guidance}
-    summary = {"num": num, **told, "nfe": nfe, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
+    settings = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
+    settings |= {"label": "each in turn" if labels is not None and label is None else label, "guidance": guidance}
+    summary = {"num": num, **settings, "nfe": nfe, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
     report = write_json(path.with_suffix(".json"), summary)
     files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]
     return {"samples_per_second": round(num / seconds, 1), "nfe": nfe, "files": [str(file) for file in files]}
 
 
 def _save_trajectory(run: Run, kept: Trajectory, path: Path) -> list[Path]:
-    """The arrays, and a picture of at most a dozen of the times."""
+    """Write the arrays, and a picture of at most twelve of the times."""
     path = path.with_name(f"{path.stem}_trajectory.npz")
     write_arrays(path, t=kept.t, x=kept.x, x0=kept.x0)
     shown = torch.linspace(0, len(kept.t) - 1, min(12, len(kept.t))).round().long()
@@ -91,15 +93,21 @@ def _save_trajectory(run: Run, kept: Trajectory, path: Path) -> list[Path]:
 
 
 def labels_of(run: Run, label: int | None, guidance: float, num: int) -> torch.Tensor | None:
-    """The class asked for, (num,), or all of them in turn, or None for a run without classes."""
+    """The class of each sample (num,): `label`, or all classes in turn. None for a run without classes.
+
+    Raises:
+        ValueError: for a class or a guidance that the run does not have.
+    """
     if run.num_classes is None:
         if label is not None or guidance != 1.0:
-            raise ValueError("expected no --label or --guidance: this run has no classes (config.training.labels)")
+            raise ValueError(
+                "expected no --label and no --guidance: this run was trained without classes (config.training.labels)"
+            )
         return None
     if label is not None and not 0 <= label < run.num_classes:
         raise ValueError(f"expected --label within 0 .. {run.num_classes - 1}, got {label}")
     if guidance != 1.0 and run.config.training.label_dropout == 0:
         raise ValueError(
-            "expected no --guidance: this network was trained with labels at all times, and has no answer without one"
+            "expected no --guidance: this network was always trained with labels, so it has no unconditional denoiser"
         )
     return torch.arange(num) % run.num_classes if label is None else torch.full((num,), label)

@@ -230,8 +230,9 @@ def modern_config(saved: dict[str, Any]) -> dict[str, Any]:
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in saved.items()}
     for key, table in PARTS.items():
         group, _, name = key.rpartition(".")
-        place = config[group] if group else config
-        place[name] = modern(table, place[name])
+        place = config.get(group, {}) if group else config
+        if name in place:
+            place[name] = modern(table, place[name])
     return config
 
 

@@ -71,7 +71,7 @@ def find(table: Table, name: str) -> Constructor:
     """The constructor of a name.
 
     Raises:
-        ValueError: if there is none, with the names that there are.
+        ValueError: if there is none. The message lists the names.
     """
     if name not in table:
         raise ValueError(
@@ -104,15 +104,15 @@ def build(table: Table, spec: str | Mapping[str, Any], **context: Any) -> Any:
     """Call the constructor of a spec. It also gets those values of the `context` that it takes.
 
     Raises:
-        ValueError: for an unknown name or keyword, with those that there are.
+        ValueError: for an unknown name or keyword. The message lists the known ones.
     """
     keywords = {key: _plain(value) for key, value in modern(table, spec).items()}
     name = keywords.pop("name")
     constructor = find(table, name)
     _refuse_unknown(name, keywords, settings_of(constructor))
-    taken = {key: value for key, value in context.items() if key in inspect.signature(constructor).parameters}
+    needed = {key: value for key, value in context.items() if key in inspect.signature(constructor).parameters}
     try:
-        return constructor(**keywords, **taken)
+        return constructor(**keywords, **needed)
     except (TypeError, RuntimeError, ArithmeticError) as error:  # a word for a number, or a size that torch refuses
         raise ValueError(f"{name} cannot be made of {keywords}: {error}") from error
 

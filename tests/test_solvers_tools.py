@@ -120,7 +120,7 @@ def test_measured_grid_is_read_from_its_file_and_refused_where_it_is_not_there(t
     with pytest.raises(ValueError, match="--mode=grid"):
         build.build(build.GRIDS, {"name": "optimal", "file": "no.json"}, sde=sde, steps=9, workdir=tmp_path)
     (tmp_path / "torn.json").write_text("{")
-    with pytest.raises(ValueError, match="does not read"):
+    with pytest.raises(ValueError, match="cannot read"):
         build.build(build.GRIDS, {"name": "optimal", "file": "torn.json"}, sde=sde, steps=9, workdir=tmp_path)
 
 

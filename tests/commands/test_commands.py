@@ -197,7 +197,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--mode=encode", "--solver=ddim:eta=1.0"), "adds noise"),
         (("--mode=encode", "--input=nowhere.npz"), "nowhere.npz"),
         (("--mode=encode", "--input={mixed}"), "of 8x8 and"),
-        (("--mode=decode", "--input={torn}"), "does not read"),
+        (("--mode=decode", "--input={torn}"), "cannot be read"),
         (("--mode=likelihood", "--solver=ddim"), "adams_moulton, heun, euler or adaptive"),
         (("--mode=dream",), "train|sample"),
         (("--mode=sample", "--solver=ddim:eta=abc"), "ddim cannot be made of"),
@@ -293,7 +293,7 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found no config\.json"):
         open_trained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="does not read"):
+    with pytest.raises(ValueError, match="cannot read"):
         open_trained(tmp_path)
 
 
