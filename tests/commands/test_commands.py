@@ -223,7 +223,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--mode=sample", "--solver=adaptive", "--trajectory=2"), "keeps to the grid"),
         (("--mode=sample", "--solver=dpm:released=True"), "order 3 alone"),
         (("--mode=grid", "--order=9"), "--order of 1 to 4"),
-        (("--mode=encode", "--solver=churn"), "belm to come back exactly"),
+        (("--mode=encode", "--solver=churn"), "belm to invert exactly"),
     ],
 )
 def test_a_mistake_gets_one_line_and_nothing_is_overwritten(
