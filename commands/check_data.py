@@ -81,11 +81,7 @@ def check_data(
         report["ncsnv2_in_the_model"] = _stretched(report.get("ncsnv2"), (high - low) * (1 - 1 / dataset.levels))
     report = {key: value for key, value in report.items() if value is not None}
     write_json(path, report)
-    shown = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in report.items()}
-    if shown.pop("class_names", None):
-        shown["class_counts"] = _counted(report["class_names"], report["class_counts"])
-    shown = {key: _printable(value) if isinstance(value, str) else value for key, value in shown.items()}
-    return {**shown, "files": [str(path), str(_picture(dataset, path.with_suffix(".png")))]}
+    return {**_shown(report), "files": [str(path), str(_picture(dataset, path.with_suffix(".png")))]}
 
 
 def network(config: ml_collections.ConfigDict, dataset: Dataset) -> str:
@@ -194,6 +190,14 @@ def _refuse_to_replace(path: Path) -> None:
                 f"expected no {file}, or a report of --mode=check_data, got another file: give --workdir or "
                 "--output=FILE.json"
             )
+
+
+def _shown(report: dict[str, Any]) -> dict[str, Any]:
+    """The report as it is printed: lists on a line, and classes by their names."""
+    shown = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in report.items()}
+    if shown.pop("class_names", None):
+        shown["class_counts"] = _counted(report["class_names"], report["class_counts"])
+    return {key: _printable(value) if isinstance(value, str) else value for key, value in shown.items()}
 
 
 def _counted(names: list[str], counts: list[int]) -> str:

@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,14 +59,13 @@ def array(
     if label is not None and label.dtype.kind in "iu":
         label = label.astype(np.int64)
     num_classes = None if label is None else max(classes, default=0)
-    typed = in_type(path, x, levels or None)
-    dataset = Dataset(path.stem, split, typed.x, typed.levels, label, num_classes)
+    stored, levels = in_type(path, x, levels or None)
+    dataset = Dataset(path.stem, split, stored, levels, label, num_classes)
     if x_test is not None:
         return dataset
     index = hold_out(len(dataset), split)
-    own = None if label is None else label[index]
-    part = typed.x[index] if typed.in_memory else LazyRows.of(x, index, typed.x.dtype)
-    return Dataset(path.stem, split, part, typed.levels, own, num_classes)
+    part = LazyRows.of(x, index, stored.dtype) if x.nbytes > IN_MEMORY else stored[index]
+    return Dataset(path.stem, split, part, levels, None if label is None else label[index], num_classes)
 
 
 def whole_array(path: str | os.PathLike[str], levels: int | None) -> Dataset:
@@ -76,8 +75,8 @@ def whole_array(path: str | os.PathLike[str], levels: int | None) -> Dataset:
         FileNotFoundError, ValueError: as `array`.
     """
     path = Path(path).expanduser()
-    typed = in_type(path, _data(path, load(path)), levels, guess=False)
-    return Dataset(path.stem, "test", typed.x, levels)
+    x, _ = in_type(path, _data(path, load(path)), levels, guess=False)
+    return Dataset(path.stem, "test", x, levels)
 
 
 def load(path: Path) -> dict[str, NDArray[Any]]:
@@ -110,18 +109,11 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-class Typed(NamedTuple):
-    """An array in the type that a `Dataset` takes, its levels, and whether it is in memory."""
+def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True) -> tuple[NDArray[Any], int | None]:
+    """An array in float32 if continuous, else in the smallest type for the levels; and the levels.
 
-    x: NDArray[Any]
-    levels: int | None
-    in_memory: bool
-
-
-def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True) -> Typed:
-    """In float32 if continuous, else in the smallest type for the levels; `Dataset` refuses what does not fit.
-
-    A mapped array stays mapped: floats and booleans are cast when they are read, other types never.
+    What does not fit is left to `Dataset` to refuse. A mapped array stays mapped: floats and booleans are cast when
+    they are read, other types never.
 
     Raises:
         ValueError: if there are levels and the floats have fractions, or there are none and these are integers.
@@ -137,15 +129,15 @@ def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True)
             )
         dtype = np.float32 if levels is None else np.uint8 if x.dtype.kind == "b" else x.dtype.newbyteorder("=")
         if x.ndim < 2 or x.dtype == dtype:
-            return Typed(x, levels, False)
-        return Typed(LazyRows.of(x, np.arange(len(x)), dtype), levels, False)
+            return x, levels
+        return LazyRows.of(x, np.arange(len(x)), dtype), levels
     if levels is None:
         with np.errstate(over="ignore"):
-            return Typed(x.astype(np.float32), None, True)
-    return Typed(_small(path, x, levels), levels, True)
+            return x.astype(np.float32), None
+    return _smallest_type(path, x, levels), levels
 
 
-def _small(path: Path, x: NDArray[Any], levels: int) -> NDArray[Any]:
+def _smallest_type(path: Path, x: NDArray[Any], levels: int) -> NDArray[Any]:
     if x.size == 0 or x.dtype.kind not in "biuf" or x.min() < 0 or x.max() >= levels:
         return x
     if x.dtype.kind == "f" and (x != np.rint(x)).any():

@@ -65,9 +65,9 @@ def huggingface(
     classes, count, names = _classes(parts, chosen, label)
     title = Path(name).name
     if type(table.features[column]).__name__ != "Image":
-        x = in_type(Path(name), np.asarray(table.with_format("numpy")[column][:]), levels or None)
+        x, known = in_type(Path(name), np.asarray(table.with_format("numpy")[column][:]), levels or None)
         own = None if classes is None else classes[index]
-        return Dataset(title, split, x.x[index], x.levels, own, count, class_names=tuple(names))
+        return Dataset(title, split, x[index], known, own, count, class_names=tuple(names))
     files = [Path(file["filename"]) for file in table.cache_files]
     beside = Path(name) if Path(name).is_dir() else files[0].parent if files else Path()
     raw = table.cast_column(column, _package().Image(decode=False))
