@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from processes import start
+
 ROOT = Path(__file__).parent.parent
 MODULES = (
     "train",
@@ -42,7 +44,7 @@ def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> "subprocess.Co
 @functools.cache
 def _server() -> "subprocess.Popen[str]":
     command = [sys.executable, str(Path(__file__))]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return start(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _serve() -> None:

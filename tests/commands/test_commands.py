@@ -18,6 +18,7 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 from PIL import Image
+from processes import start
 from safetensors.torch import load_file
 from warm import run
 
@@ -317,7 +318,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_at_the_same_bits(tmp_path: Path)
         ]  # fmt: skip
 
     command = [sys.executable, str(ROOT / "main.py"), *arguments("broken")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "broken" / "metrics.jsonl"
     for _ in range(600):
         if metrics.is_file() and metrics.stat().st_size > 0:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import start
 from torch import Tensor
 
 from scorefield.commands.likelihood import command as module
@@ -153,7 +154,7 @@ def test_an_interrupted_command_resumes_to_the_same_number(
     number: int, workdir: Path, complete: Path, tmp_path: Path
 ) -> None:
     resumed = tmp_path / "resumed.json"
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-m", *arguments(workdir, resumed)], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest's parent may ignore it
     )  # fmt: skip

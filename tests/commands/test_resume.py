@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from ml_collections import ConfigDict
+from processes import start
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -60,7 +61,7 @@ def test_a_polite_kill_saves_and_ends_with_its_status(number: int, status: int, 
         sys.executable, "main.py", "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path / 'run'}",
         "--config.net.width=8", "--config.sampling.steps=2", "--device=cpu", *flags,
     ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
         time.sleep(0.02)
