@@ -4,5 +4,6 @@ import os
 
 import torch
 
-os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
-torch.set_num_threads(1)
+threads = os.environ.setdefault("SCOREFIELD_TEST_THREADS", "1")  # more for a study of rounding
+os.environ["OMP_NUM_THREADS"] = threads  # for the processes that tests start
+torch.set_num_threads(int(threads))
