@@ -6,7 +6,7 @@ READY = $(VENV)/ready
 WORKDIR ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-wheel lint format types bench clean
+.PHONY: help demo test test-isa test-slow test-wheel lint format types bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -22,6 +22,10 @@ demo: $(READY)  ## train on the embedded digits, sample, encode, interpolate, sc
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest
+
+# Rounding differs between instruction sets, so a tolerance that holds with one may not hold with another.
+test-isa: $(READY)  ## the comparisons with other implementations, as on a processor without AVX-512
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m 'agreement and not slow'
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -51,6 +51,8 @@ from scorefield.solvers import (
     grids,
 )
 
+pytestmark = pytest.mark.agreement
+
 BETAS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "linear",

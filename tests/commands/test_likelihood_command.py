@@ -156,7 +156,6 @@ def test_an_interrupted_command_resumes_to_the_same_number(
     resumed = tmp_path / "resumed.json"
     process = start(
         [sys.executable, "-m", *arguments(workdir, resumed)], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest's parent may ignore it
     )  # fmt: skip
     while len(list(tmp_path.glob(".resumed*/ode_*.npz"))) < 2 and process.poll() is None:
         time.sleep(0.01)
