@@ -15,23 +15,25 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from learned_path import LearnedPath
 from processes import start
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scorefield.models import Denoiser, UNet
 from scorefield.models.precondition import eps
-from scorefield.sde_lib import VPSDE
-from scorefield.training import EMA, TrainingState, engine, train
+from scorefield.sde_lib import SDE
+from scorefield.training import EMA, Model, Objective, TrainingState, engine, train
+from scorefield.training import run as run_objectives
 from scorefield.training.adam import adam
 from scorefield.training.distributed.blocks import blocks_of
 from scorefield.training.distributed.ranks import Agreement, Ranks
 from scorefield.training.distributed.sharding import shard
 
 ROOT = Path(__file__).parents[2]
-BATCH, STEPS = 16, 50
+BATCH, STEPS = 16, 20
 # Rounding alone tells the ways apart: sums of 16 gradients in another order, 6e-8 of their size, which Adam brings to
-# the scale of its steps of 1e-3 and fifty of them add up. (Found: 1e-6. Another batch, or noise, gives 1e-2.)
+# the scale of its steps of 1e-3 and twenty of them add up. (Found: 1e-6. Another batch, or noise, gives 1e-2.)
 CLOSE = 1e-5
 
 
@@ -51,13 +53,46 @@ def small_state(dropout: float = 0.0) -> TrainingState:
     )
     for parameter in net.parameters():  # nothing at zero: every gradient counts from the first step
         nn.init.normal_(parameter, std=0.1)
-    denoiser = Denoiser(net, eps)
-    return TrainingState(denoiser, adam(denoiser, 1e-3), EMA(denoiser, 0.9))
+    model = Model(Denoiser(net, eps), LearnedPath())
+    return TrainingState(model, adam(model, 1e-3), EMA(model, 0.9))
+
+
+def pair() -> tuple[TrainingState, list[Objective]]:
+    """Two objectives with an optimiser each, on two linear layers."""
+    torch.manual_seed(0)
+    model = Model(nn.Linear(4, 4), conditioner=nn.Linear(4, 1))
+    first, second = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model.denoiser, model.conditioner))
+
+    def images(model: Model, batch: dict[str, Tensor]) -> Tensor:
+        return model.denoiser(batch["x0"].flatten(1)[:, :4] + batch["noise"])
+
+    def draw(model: Model, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return {"noise": torch.randn(len(batch["x0"]), 4, generator=generator)}
+
+    def judge(model: Model, batch: dict[str, Tensor]) -> Tensor:
+        return (model.conditioner(images(model, batch)) - 1).square()[:, 0]
+
+    def fool(model: Model, batch: dict[str, Tensor]) -> Tensor:
+        return model.conditioner(images(model, batch))[:, 0]
+
+    objectives = [Objective(second, judge, draw), Objective(first, fool, draw, every=2)]
+    return TrainingState(model, second, EMA(model, 0.5), more_optimizers=(first,)), objectives
+
+
+def trained_pair() -> dict[str, Any]:
+    state, objectives = pair()
+    list(run_objectives(state, objectives, data(0), images=10 * BATCH))
+    return {"weights": flat(state.model), "ema": flat(state.ema.model)}
+
+
+def path_of(state: TrainingState) -> SDE:
+    assert state.model.sde is not None
+    return state.model.sde
 
 
 def trained(state: TrainingState, steps: int = STEPS, **settings: Any) -> dict[str, Any]:
     """What there is to compare after training up to so many steps."""
-    *_, last = train(state.denoiser, VPSDE(), data(state.step), images=steps * BATCH, state=state, **settings)
+    *_, last = train(state.denoiser, path_of(state), data(state.step), images=steps * BATCH, state=state, **settings)
     ranks = Ranks.current()
     records = {"losses": ranks.all_gather(last.losses), "times": ranks.all_gather(last.times)}
     return records | {"loss": ranks.mean(last.loss), "grad_norm": last.grad_norm, "images": torch.tensor(last.images)}
@@ -68,8 +103,8 @@ def flat(model: nn.Module) -> Tensor:
 
 
 def outcome(state: TrainingState, records: dict[str, Any]) -> dict[str, Any]:
-    moments = torch.cat([state.optimizer.state[p]["exp_avg"].flatten() for p in state.denoiser.parameters()])
-    return {"weights": flat(state.denoiser), "ema": flat(state.ema.model), "moments": moments, **records}
+    moments = torch.cat([state.optimizer.state[p]["exp_avg"].flatten() for p in state.model.parameters()])
+    return {"weights": flat(state.model), "ema": flat(state.ema.model), "moments": moments, **records}
 
 
 def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -86,9 +121,10 @@ def work(rank: int, world: int, folder: Path) -> None:
     for name, settings in {"plain": {}, "accumulated": {"accumulate": 2}}.items() if world == 2 else [("plain", {})]:
         state = small_state()
         found[name] = outcome(state, trained(state, **settings))
+    found["pair"] = trained_pair()
     if world == 2:
         state = small_state()
-        trained(state, 20)  # so that there are moments to shard
+        trained(state, 10)  # so that there are moments to shard
         shards, all_weights = shard(state), flat(state.denoiser).numel()
         found["share"] = sum(p.to_local().numel() for p in state.denoiser.parameters()) / all_weights
         records = trained(state, accumulate=2, recompute=True)
@@ -119,12 +155,14 @@ def test_two_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) 
     assert_alike(found["plain"], one)
     assert_alike(found["accumulated"], one)
     assert_alike(found["sharded"], one)
+    assert_alike(found["pair"], trained_pair())
     assert found["share"] == 0.5
     # What the second asked for in the fourth call, both know in the fifth.
     assert found["agreed"] == {rank: [0, 0, 0, 0, 15, 0, 0, 0] for rank in range(2)}
     assert {i: found["collected"][i].tolist() for i in range(5)} == {i: [i, i] for i in range(5)}
 
 
+@pytest.mark.slow
 def test_four_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) -> None:
     found = of_processes(4, tmp_path)
     assert_alike(found["plain"], one)
@@ -154,7 +192,7 @@ def test_what_is_computed_again_is_the_same_to_the_bit() -> None:
 
 def test_a_copy_of_a_network_in_training_is_its_own() -> None:
     state = small_state()
-    steps = train(state.denoiser, VPSDE(), data(0), images=9 * BATCH, state=state, recompute=True)
+    steps = train(state.denoiser, path_of(state), data(0), images=9 * BATCH, state=state, recompute=True)
     next(steps)
     other = copy.deepcopy(state.denoiser)
     for parameter in other.parameters():
@@ -177,23 +215,23 @@ def test_the_rows_of_all_ranks_are_the_batch() -> None:
 def test_one_kernels_adam_is_adam_and_resumes_to_the_bit() -> None:
     fused, by_hand = small_state(), small_state()
     assert fused.optimizer.defaults["fused"]
-    by_hand.optimizer = torch.optim.Adam(by_hand.denoiser.parameters(), lr=1e-3, foreach=False)
+    by_hand.optimizer = torch.optim.Adam(by_hand.model.parameters(), lr=1e-3, foreach=False)
     assert_alike(outcome(fused, trained(fused)), outcome(by_hand, trained(by_hand)))
     first, resumed = small_state(), small_state()
     trained(first, STEPS // 2)
-    resumed.denoiser.load_state_dict(first.denoiser.state_dict())
+    resumed.model.load_state_dict(first.model.state_dict())
     resumed.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
     resumed.generator.set_state(first.generator.get_state())
     resumed.step, resumed.images = first.step, first.images
     trained(resumed)
-    assert torch.equal(flat(resumed.denoiser), flat(fused.denoiser))
+    assert torch.equal(flat(resumed.model), flat(fused.model))
 
 
 def test_bfloat16_learns_as_float32_does() -> None:
     curves = []
     for precision in (torch.float32, torch.bfloat16):
         state = small_state()
-        steps = train(state.denoiser, VPSDE(), data(0), images=STEPS * BATCH, state=state, precision=precision)
+        steps = train(state.denoiser, path_of(state), data(0), images=STEPS * BATCH, state=state, precision=precision)
         curves.append(torch.stack([step.loss for step in steps]))
     # The same data and noise: what differs is rounding to 8 bits, 0.4% of a value and less of a mean of many.
     torch.testing.assert_close(curves[1], curves[0], rtol=0.02, atol=0)
@@ -215,7 +253,7 @@ class Waits(TorchDispatchMode):
 def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "HOST_DEVICES", ())  # as if this were a device that works on its own
     state = small_state()
-    steps = train(state.denoiser, VPSDE(), data(0), images=9 * BATCH, state=state, accumulate=2, recompute=True)
+    steps = train(state.denoiser, path_of(state), data(0), images=9 * BATCH, state=state, accumulate=2, recompute=True)
     next(steps)
     with Waits() as waits:
         next(steps)
@@ -229,7 +267,8 @@ def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def torchrun(*arguments: object, processes: int = 2) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     return start(
         [*command, *map(str, arguments)],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -248,7 +287,7 @@ def fail() -> None:
 
     state = small_state()
     with ranks.failing_together():
-        for _ in train(state.denoiser, VPSDE(), loader(), images=STEPS * BATCH, state=state):
+        for _ in train(state.denoiser, path_of(state), loader(), images=STEPS * BATCH, state=state):
             pass
 
 
