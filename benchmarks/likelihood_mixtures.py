@@ -154,7 +154,7 @@ def analytic(name: str, sde: SDE, count: int) -> tuple[list[str], list[AdamsMoul
 
 
 def analytic_tables(problems: Sequence[str], paths: Sequence[str], count: int) -> None:
-    adaptive = [f"RK45 in {clock}, {each:.0e}" for clock in ("time", "log-SNR") for each in TOLERANCES]
+    adaptive = [f"RK45 in {variable}, {each:.0e}" for variable in ("time", "log-SNR") for each in TOLERANCES]
     print(f"\n## Mixtures, {count} images: rms of the errors (mean, median of their sizes) [evaluations]\n")
     print(f"| path | problem | {' | '.join([f'{n} evaluations' for n in COLUMNS] + adaptive)} |")
     print("|---|---|" + "---|" * (len(COLUMNS) + len(adaptive)))
@@ -169,14 +169,16 @@ def analytic_tables(problems: Sequence[str], paths: Sequence[str], count: int) -
 
 
 def uniform_in(sde: SDE, evaluations: int, solver: AdamsMoulton) -> Tensor:
-    assert isinstance(solver.clock, SoftClippedLogSNR)
-    return grids.uniform_in(sde, evaluations - 3, solver.clock).flip(0)
+    assert isinstance(solver.variable, SoftClippedLogSNR)
+    return grids.uniform_in(sde, evaluations - 3, solver.variable).flip(0)
 
 
 def constants(solver: AdamsMoulton) -> str:
-    clock = solver.clock
-    assert isinstance(clock, SoftClippedLogSNR)
-    return f"{solver.order}; {clock.low:g}, {clock.high:g}; {clock.spread or 1:.2f}; {clock.pace:.0f}"
+    variable = solver.variable
+    assert isinstance(variable, SoftClippedLogSNR)
+    return (
+        f"{solver.order}; {variable.low:g}, {variable.high:g}; {variable.spread or 1:.2f}; {variable.time_weight:.0f}"
+    )
 
 
 def rms(errors: Tensor) -> float:

@@ -133,8 +133,8 @@ def solver_table(case: Case, evaluations: Sequence[int], fine: int) -> tuple[Pla
         for tolerance in (1e-2, 1e-3)
     }
     chose = time.process_time() - start
-    clock, plan = SoftClippedLogSNR(0.002, 30.0, spread=0.8), plans[1e-3]
-    reference = case.ours(case.with_steps(plan, fine + 3, AdamsMoulton(4, clock)), CONSTANT_PROBES)
+    variable, plan = SoftClippedLogSNR(0.002, 30.0, spread=0.8), plans[1e-3]
+    reference = case.ours(case.with_steps(plan, fine + 3, AdamsMoulton(4, variable)), CONSTANT_PROBES)
     trials = Trials(case.denoiser, case.sde, case.tries, noise=noise)
     passes = dict[str, Pass]()
     for n in evaluations:
@@ -145,7 +145,7 @@ def solver_table(case: Case, evaluations: Sequence[int], fine: int) -> tuple[Pla
         passes[f"choose_solver {tolerance:.0e}: {constants(plan.solver)}: {said}"] = case.ours(plan, CONSTANT_PROBES)
     passes["recipe, RK45 at 1e-5"], passes["recipe, RK45 at 1e-3"] = case.theirs(1e-5), case.theirs(1e-3)
     passes["half the reference's steps"] = case.ours(
-        case.with_steps(plan, fine // 2 + 3, AdamsMoulton(4, clock)), CONSTANT_PROBES
+        case.with_steps(plan, fine // 2 + 3, AdamsMoulton(4, variable)), CONSTANT_PROBES
     )
     print(f"\n### Solver error of {len(case.x)} images; reference {fine} steps; both plans took {chose:.0f} s\n")
     print("| | evaluations | rms | mean | max | s |\n|---|---|---|---|---|---|")

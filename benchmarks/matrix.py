@@ -33,12 +33,13 @@ PATHS: dict[str, SDE] = {
 }  # fmt: skip
 # As on the command line; where a setting changes the row, a row of its own.
 ROWS = (
-    "ddim", "euler", "euler:clock=log_snr", "midpoint:clock=log_snr", "heun", "heun:clock=sigma", "heun:clock=log_snr",
-    "heun:clock=saturated", "rk4:clock=log_snr", "dpm:order=1", "dpm:order=2", "dpm:order=3",
+    "ddim", "euler", "euler:variable=log_snr", "midpoint:variable=log_snr", "heun", "heun:variable=sigma",
+    "heun:variable=log_snr",
+    "heun:variable=soft_clipped", "rk4:variable=log_snr", "dpm:order=1", "dpm:order=2", "dpm:order=3",
     "dpm:order=3,released=True",
     "dpm:order=2,multistep=False", "dpm:order=3,multistep=False", "dpm:order=2,predict=eps", "dpm:order=3,predict=eps",
     "unipc:order=1", "unipc:order=2", "unipc:order=3", "deis:order=1", "deis:order=2", "deis:order=3",
-    "deis:order=3,clock=time", "adams:order=2,corrector=False", "adams:order=3,corrector=False",
+    "deis:order=3,variable=time", "adams:order=2,corrector=False", "adams:order=3,corrector=False",
     "adams:order=4,corrector=False", "adams:order=2", "adams:order=3", "adams:order=4",
     "adams_moulton:order=2", "adams_moulton:order=3", "adams_moulton:order=4", "belm", "adaptive",
     "adaptive:method=dopri8", 'adaptive:method="scipy:RK45"', 'adaptive:method="scipy:DOP853"',
@@ -56,17 +57,17 @@ Every solver is `solver(denoiser, sde, x, ts, *, noise, on_step) -> x`: any path
 command line it is `--solver=NAME:SETTING=VALUE,...`, as in the first column.
 
 - **order**: the slope of log error against log steps, for the exact denoiser of a Gaussian in the plane, on equal steps
-  in log-SNR (by its own clock for `adams_moulton`) from end to end of six paths, and the least of them ({steps} steps;
-  more for `adams:order=2`, whose error changes sign on the way, and for `adams_moulton`). An exponent above the nominal
-  order is real there: the denoiser stands still at both ends of a path, so the leading errors of some methods cancel.
+  in log-SNR (in its own variable for `adams_moulton`) from end to end of six paths, and the least of them ({steps}
+  steps; more for `adams:order=2`, whose error changes sign on the way, and for `adams_moulton`). An exponent above
+  the nominal order is real there: the denoiser is constant at both ends of a path, so some leading errors cancel.
   For a stochastic solver it is the exponent of the bias of the variance; `-` where steps adapt or a corrector has a
   bias of its own.
 - **both ways**: down a falling grid it samples, up a rising one it encodes. What adds noise only goes down.
-- **clock**: in which a step is a step; `grid` means that the step is exact in whatever the grid is.
+- **variable**: in which a step is a step; `grid` means that the step is exact in whatever the grid is.
 - **NFE a step**: evaluations of the denoiser, measured by `CountCalls` over 100 steps; for adaptive ones, of a whole
   sample at the default tolerance.
 
-| solver | order | {paths} | stochastic | both ways | clock | NFE a step |
+| solver | order | {paths} | stochastic | both ways | variable | NFE a step |
 |---|---|{columns}|---|---|---|---|"""
 
 TAIL = """
@@ -79,7 +80,7 @@ The released DPM-Solver++ (3M) halves its second difference and starts with lowe
 it does, and has order 2. Ours of order 3 and 4 correct their first steps by evaluations that they make anyway (one more
 in all for order 4).
 
-Which one? With 15 to 30 evaluations `adams:order=3,clock=saturated` or `unipc`, with 10 and fewer `deis` or
+Which one? With 15 to 30 evaluations `adams:order=3,variable=soft_clipped` or `unipc`, with 10 and fewer `deis` or
 `unipc:order=2`, with 50 and more `adams:order=4`; on `--grid=optimal`, measured for the run, from 15 on
 (benchmarks/RESULTS.md has the figures). In thousands of dimensions a corrector that holds the noise (`predict=eps` in
 `adams` and `unipc`) is unstable below some 20 evaluations, ours and everybody's; `belm` pays for its exactness, and
@@ -144,8 +145,8 @@ def error(solver: Solver, sde: SDE, steps: int) -> float:
     """The distance from the exact flow, which carries a Gaussian's quantiles."""
     offsets = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     start, end = (sde.scales(t)[0] * MODEL.means[0] + offsets * spread(sde, t) for t in (sde.t_max, sde.t_min))
-    own = isinstance(solver, AdamsMoulton)  # equal steps by its own clock
-    ts = grids.saturated(sde, steps, 0.02, 10.0) if own else grids.log_snr(sde, steps)
+    own = isinstance(solver, AdamsMoulton)  # equal steps by its own variable
+    ts = grids.soft_clipped(sde, steps, 0.02, 10.0) if own else grids.log_snr(sde, steps)
     return float((solver(MODEL, sde, start, ts) - end).norm())
 
 
@@ -174,14 +175,14 @@ def _nfe(solver: Solver) -> str:
 
 def _clock(solver: Solver) -> str:
     if isinstance(solver, RungeKutta | Adaptive | AdaptiveSDE):
-        return str(solver.clock)
+        return str(solver.variable)
     if isinstance(solver, AdamsMoulton):
-        return "saturated"
+        return "soft_clipped"
     inner = getattr(solver, "solver", None)
     if isinstance(inner, RungeKutta):
-        return str(inner.clock)
+        return str(inner.variable)
     exponential = isinstance(solver, DPMSolver | UniPC | LinearMultistep) and solver.order > 1
-    return str(getattr(solver, "clock", "log_snr")) if exponential else "grid"
+    return str(getattr(solver, "variable", "log_snr")) if exponential else "grid"
 
 
 def _shown(order: float | None) -> str:

@@ -117,14 +117,14 @@ def problem(name: str, sde: SDE) -> Problem:
 def ours() -> Methods:
     """Every deterministic solver of fixed steps, in the settings that make sense."""
     bounded: list[str | IntegrationVariable] = [
-        "saturated",
+        "soft_clipped",
         SoftClippedLogSNR(0.05, 20.0),
         SoftClippedLogSNR(0.01, 5.0),
     ]
-    single: list[Solver] = [DDIM(), BELM(), Adams(2, clock=SoftClippedLogSNR(0.1, 5.0))]
-    single += [Adams(4, True, "eps", "saturated", True)]
-    more: list[tuple[Solver, int]] = [(Heun(clock), 2) for clock in ("time", "sigma", "log_snr", "saturated")]
-    more += [pair for clock in ("sigma", "log_snr") for pair in ((Midpoint(clock), 2), (RK4(clock), 4))]
+    single: list[Solver] = [DDIM(), BELM(), Adams(2, variable=SoftClippedLogSNR(0.1, 5.0))]
+    single += [Adams(4, True, "eps", "soft_clipped", True)]
+    more: list[tuple[Solver, int]] = [(Heun(variable), 2) for variable in ("time", "sigma", "log_snr", "soft_clipped")]
+    more += [pair for variable in ("sigma", "log_snr") for pair in ((Midpoint(variable), 2), (RK4(variable), 4))]
     for predict in ("x0", "eps"):
         more += [(DPMSolver(order, multistep=False, predict=predict), order) for order in (2, 3)]
         for order, low in itertools.product((2, 3), (False, True)):
@@ -132,8 +132,8 @@ def ours() -> Methods:
             single += [UniPC(order, predict=predict, lower_order_final=low)]
         single += [UniPC(order, predict=predict, variant="bh1") for order in (1, 2)] + [UniPC(1, predict=predict)]
         single += [Adams(order, corrector, predict) for order in (2, 3, 4) for corrector in (True, False)]
-        single += [Adams(order, True, predict, clock) for order in (3, 4) for clock in bounded]
-    single += [DEIS(2), *(DEIS(3, clock) for clock in ("log_snr", "saturated", "time", "sigma"))]
+        single += [Adams(order, True, predict, variable) for order in (3, 4) for variable in bounded]
+    single += [DEIS(2), *(DEIS(3, variable) for variable in ("log_snr", "soft_clipped", "time", "sigma"))]
     return {describe(solver): (solver, each) for solver, each in [(solver, 1) for solver in single] + more}
 
 
@@ -286,7 +286,7 @@ def report(task: Problem, sde: SDE, own: Methods, others: Methods, nfes: Sequenc
     order = [name for _, name in ranking([errors], [nfe for nfe in nfes if nfe > 5] or nfes)]
     few = [name for name in order if name in own][:6] + [name for name in order if name in others][:4]
     optimal = functools.partial(grids.optimal, measured=step_density(task.denoiser, sde, -task.x, order=3))
-    more: dict[str, Grid] = {"karras": grids.karras, "saturated": grids.saturated, "optimal": optimal}
+    more: dict[str, Grid] = {"karras": grids.karras, "soft_clipped": grids.soft_clipped, "optimal": optimal}
     for name, grid in more.items():
         table(f"{task.name}, {name}", measure(task, sde, {n: (own | others)[n] for n in few}, grid, nfes), nfes)
     return errors

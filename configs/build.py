@@ -41,10 +41,10 @@ def _time_conditioned(
 
 
 def _adams_moulton(
-    order: int = 3, low: float = 0.02, high: float = 10.0, spread: float = 0.5, pace: float = 0.0
+    order: int = 3, low: float = 0.02, high: float = 10.0, spread: float = 0.5, time_weight: float = 0.0
 ) -> solvers.Solver:
     """Implicit Adams steps in the soft-clipped log-SNR, for likelihoods."""
-    return solvers.AdamsMoulton(order, SoftClippedLogSNR(low, high, spread, pace))
+    return solvers.AdamsMoulton(order, SoftClippedLogSNR(low, high, spread, time_weight))
 
 
 def _importance(samples: int = 8) -> likelihood.Uniform:
@@ -65,7 +65,11 @@ def _predictor_corrector(
 
 
 def _churn(
-    solver: str = "heun:clock=sigma", amount: float = 40.0, low: float = 0.05, high: float = 50.0, noise: float = 1.003
+    solver: str = "heun:variable=sigma",
+    amount: float = 40.0,
+    low: float = 0.05,
+    high: float = 50.0,
+    noise: float = 1.003,
 ) -> solvers.Solver:
     """A deterministic solver with noise added before each step (Karras et al. 2022, Algorithm 2)."""
     return solvers.Churn(amount, low, high, noise, build(SOLVERS, solver))
@@ -188,7 +192,7 @@ GRIDS = Table(
         "uniform": grids.uniform,
         "quadratic": grids.quadratic,
         "log_snr": grids.log_snr,
-        "soft_clipped": grids.saturated,
+        "soft_clipped": grids.soft_clipped,
         "geometric": grids.geometric,
         "karras": grids.karras,
         "leading": grids.leading,

@@ -114,7 +114,7 @@ def edm(
     config.precondition = spec(PRECONDITIONS, "edm")
     config.training.weight = spec(WEIGHTINGS, "edm")
     config.training.times = spec(TIMES, "log_normal")
-    _sample(config, spec(SOLVERS, "heun", clock="sigma"), spec(GRIDS, "karras"), intervals)
+    _sample(config, spec(SOLVERS, "heun", variable="sigma"), spec(GRIDS, "karras"), intervals)
     steps = math.ceil(million * 1e6 / batch)
     optimise(config, steps, batch, learning_rate, ema=0.5 ** (batch / (half_life * 1e6)))
     config.training.warmup = 10_000_000

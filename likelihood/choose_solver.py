@@ -99,7 +99,7 @@ def choose_solver(
             f"expected a positive tolerance in bits/dim, and max_steps of 1 or more, got {tolerance} and {max_steps}"
         )
     if len(x) == 0:
-        return Plan(AdamsMoulton(), grids.saturated(sde, 1).flip(0), tolerance, 0.0, 0.0, 4, 0)
+        return Plan(AdamsMoulton(), grids.soft_clipped(sde, 1).flip(0), tolerance, 0.0, 0.0, 4, 0)
     ends = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
     check_splittable(BoundDenoiser(denoiser, cond, len(x)), x, Schedule(sde, ends, x))
     first = take_rows(cond or {}, slice(0, TRIAL_SAMPLES), len(x))
@@ -166,8 +166,8 @@ class Trials:
 
     def grid(self, solver: AdamsMoulton, steps: int) -> Tensor:
         """A rising grid of equal steps in the solver's integration variable."""
-        assert isinstance(solver.clock, SoftClippedLogSNR)
-        return grids.uniform_in(self.sde, steps, solver.clock).flip(0)
+        assert isinstance(solver.variable, SoftClippedLogSNR)
+        return grids.uniform_in(self.sde, steps, solver.variable).flip(0)
 
     def candidates(self) -> list[AdamsMoulton]:
         """Orders and integration variables, with the spread of the data."""

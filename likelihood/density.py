@@ -149,7 +149,7 @@ def _schedule(solver: FlowSolver, sde: SDE, ts: Tensor | None, x0: Tensor) -> Sc
             f"expected a solver that integrates a density, got {solver}: use AdamsMoulton(), Heun() or Adaptive()"
         )
     if ts is None:
-        if not isinstance(solver, Adaptive):
+        if solver.fixed_grid:
             raise ValueError(
                 f"expected a grid for {solver}, got None: pass a rising one, ts=grids.log_snr(sde, 100).flip(0), or a "
                 "tolerance instead of the solver"

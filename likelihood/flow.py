@@ -6,8 +6,8 @@ from torch import Tensor
 from scorefield.likelihood.divergence import Divergence
 from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
-from scorefield.solvers import Adaptive, FlowSolver, Scales, probability_flow
-from scorefield.solvers.ode.flow import ALL, Rows, State
+from scorefield.solvers import FlowSolver, Scales, probability_flow
+from scorefield.solvers.ode.flow import Rows, State
 
 
 class FlowWithDivergence:
@@ -45,7 +45,7 @@ class FlowWithDivergence:
         return x, torch.zeros(len(x), self.divergence.count, dtype=x.dtype, device=x.device)
 
     def __call__(self, at: Scales, state: State, rows: Rows) -> State:
-        x, model = state[0], self.denoiser if rows == ALL else self.denoiser.take(rows)
+        x, model = state[0], self.denoiser.take(rows)
         self.counts[rows.cpu() if isinstance(rows, Tensor) else rows] += 1
         if self._directions is None:
             directions = self.divergence.directions(x.detach(), self.noise)
@@ -61,7 +61,7 @@ def draws_fresh(divergence: Divergence, solver: FlowSolver) -> bool:
         ValueError: if `fresh` is set for an adaptive solver.
     """
     fresh: bool | None = getattr(divergence, "fresh", False)
-    adaptive = isinstance(solver, Adaptive)
+    adaptive = not solver.fixed_grid
     if fresh and adaptive:
         raise ValueError(
             f"expected probes that stay the same for {solver}, whose error estimate would include fresh ones, got "

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.sde_lib.bisection import bisect
 from scorefield.sde_lib.broadcast import as_tensor, expand
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
@@ -60,16 +61,10 @@ class SDE(abc.ABC):
     def time(self, log_snr: Tensor | float) -> Tensor:
         """The time at which the log-SNR has this value; values beyond the path go to its ends.
 
-        Bisection in float64, 64 halvings; paths with a closed form override it.
+        By bisection in float64. Paths with a closed form override it.
         """
         target = as_tensor(log_snr)
-        low = torch.full_like(target, self.t_min, dtype=torch.float64)
-        high = torch.full_like(target, self.t_max, dtype=torch.float64)
-        for _ in range(64):
-            middle = (low + high) / 2
-            noisier = self.log_snr(middle) < target
-            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        return ((low + high) / 2).to(target.dtype)
+        return bisect(lambda t: self.log_snr(t) >= target, target, self.t_min, self.t_max).to(target.dtype)
 
     def perturb(self, x0: Tensor, t: Tensor | float, eps: Tensor) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) eps, shape (B, *D)."""

@@ -1,4 +1,4 @@
-"""Ways along a path: `solver(denoiser, sde, x, ts, *, noise, on_step) -> x`, down it to sample, up to encode."""
+"""Solvers along a path: `solver(denoiser, sde, x, ts, *, cond, noise, on_step) -> x`, to sample and to encode."""
 
 from scorefield.solvers import grids, variables
 from scorefield.solvers.adaptive_grid import step_density
@@ -13,13 +13,15 @@ from scorefield.solvers.ode.adams_moulton import AdamsMoulton
 from scorefield.solvers.ode.adaptive import Adaptive
 from scorefield.solvers.ode.flow import FlowSolver, probability_flow
 from scorefield.solvers.ode.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
-from scorefield.solvers.schedule import Scales, Schedule
+from scorefield.solvers.sample import sample
+from scorefield.solvers.scales import Scales
+from scorefield.solvers.schedule import Schedule
 from scorefield.solvers.sde.adaptive_sde import AdaptiveSDE
 from scorefield.solvers.sde.churn import Churn
 from scorefield.solvers.sde.euler_maruyama import EulerMaruyama, ReverseDiffusion
 from scorefield.solvers.sde.langevin import AnnealedLangevin
 from scorefield.solvers.sde.predictor_corrector import PredictorCorrector
-from scorefield.solvers.solver import Progress, Solver
+from scorefield.solvers.solver import History, Progress, Solver
 from scorefield.solvers.trajectory import Trajectory
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "EulerMaruyama",
     "FlowSolver",
     "Heun",
+    "History",
     "LinearMultistep",
     "Midpoint",
     "PerSampleNoise",
@@ -56,6 +59,7 @@ __all__ = [
     "UniPC",
     "grids",
     "probability_flow",
+    "sample",
     "step_density",
     "variables",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where a model wants its steps: where its denoiser changes, measured on a few of its trajectories."""
+"""A grid for a model: more steps where its denoiser changes, measured on a few of its trajectories."""
 
 import math
 
@@ -18,35 +18,35 @@ from scorefield.solvers.solver import Progress
 def step_density(
     denoiser: DenoiserLike, sde: SDE, x: Tensor, *, cond: Cond | None = None, order: int = 2, steps: int = 100
 ) -> StepDensity:
-    """The density of steps that makes a solver's error at the end least, from trajectories that start at x (B, *D).
+    """The density of steps that minimises a solver's error at the end, from trajectories that start at x (B, *D).
 
-    A step of h in the log-SNR with an exponential integrator of order p errs by c h^(p+1) |d^p D / d lambda^p| in
-    x / alpha, of which the flow carries J to the end; the sum of all is least for steps of equal error, so of density
+    A step of h in the log-SNR with an exponential integrator of order p has the error c h^(p+1) |d^p D / d lambda^p| in
+    x / alpha. The flow multiplies it by J until the end. The sum of all is least for steps of equal error, of density
 
         (J |d^p D / d lambda^p|)^(1 / (p+1))
 
-    Both are measured: the derivative by differences of D along the trajectories, its size the root mean square over
-    all samples, and J as the spread of x / alpha at the end over that along the way. In the spirit of Sabour et al.
-    2024, "Align your steps", which minimises a bound on the distance between discrete and continuous paths instead.
+    Both are measured. The derivative is a difference of D along the trajectories, as a root mean square over all
+    samples. J is the spread of x / alpha at the end over that on the way. Sabour et al. 2024, "Align your steps",
+    minimise a bound on the distance between discrete and continuous paths instead.
 
     Args:
         denoiser: E[x0 | x].
         sde: the path.
-        x: draws from the prior, (B, *D); a few dozen will do.
+        x: draws from the prior, (B, *D). A few dozen are enough.
         cond: keywords for the denoiser, see `Solver`.
-        order: of the solver that the grid is for.
-        steps: of the trajectories, which UniPC makes.
+        order: of the solver that will use the grid.
+        steps: of the trajectories, by UniPC.
 
     Raises:
         ValueError: for too few trajectories or steps, or a denoiser that does not change, or gives NaN.
     """
     if len(x) < 2 or steps < 8 * order:
-        raise ValueError(f"expected at least 2 trajectories of {8 * order} steps, got {len(x)} of {steps}")
+        raise ValueError(f"expected at least 2 trajectories of {8 * order} steps, got {len(x)} of {steps}: take more")
     ts = grids.log_snr(sde, steps)
     scales = sde.scales(ts)[0].tolist()
     answers, spreads = list[Tensor](), [_spread(x / scales[0])]
 
-    def keep(progress: Progress) -> None:  # an answer is of the time before the step, and x of the time after it
+    def keep(progress: Progress) -> None:  # x0 is at the time before the step, and x at the time after it
         assert progress.x0 is not None
         answers.append(progress.x0.detach().cpu().double())
         spreads.append(_spread(progress.x / scales[progress.step]))
@@ -57,7 +57,9 @@ def step_density(
     carried = spreads[-1] / np.array(spreads[order // 2 : order // 2 + len(change)])
     density = (np.array(change) * carried) ** (1 / (order + 1))
     if not np.isfinite(density).all() or not density.max() > 0:
-        raise ValueError("expected a denoiser that changes along its trajectories, and got constants or NaN")
+        raise ValueError(
+            "expected a denoiser that changes along its trajectories, got constants or NaN: train it first"
+        )
     density = _smooth(density, width=max(steps // 25, 1))
     at = sde.log_snr(ts)[order // 2 : order // 2 + len(change)]
     return StepDensity(tuple(at.tolist()), tuple((density / density.mean()).tolist()))
@@ -69,7 +71,7 @@ def _spread(x: Tensor) -> float:
 
 
 def _smooth(density: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """A moving mean, and nowhere less than a tenth of the whole mean: what a few trajectories missed gets steps too."""
+    """A moving mean, at least a tenth of the total mean: levels that a few trajectories missed get steps too."""
     kernel = np.exp(-0.5 * (np.arange(-3 * width, 3 * width + 1) / width) ** 2) / (width * math.sqrt(2 * math.pi))
     padded = np.pad(density, 3 * width, mode="edge")
     smooth: NDArray[np.float64] = np.convolve(padded, kernel, mode="valid")

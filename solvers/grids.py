@@ -1,7 +1,7 @@
-"""Grids of times: each function gives a falling 1-D float64 tensor from a path's t_max to its t_min.
+"""Grids of times: each function returns a falling 1-D float64 tensor from a path's t_max to its t_min.
 
-Flip one (`ts.flip(0)`) to encode. `steps` intervals are `steps + 1` times, except where a function says that it counts
-times themselves, or takes them as they are (`geometric`, `leading`, `trailing`, `linspace`, `sigmas`).
+Flip one (`ts.flip(0)`) to encode. A grid of `steps` has `steps + 1` times. The exceptions are `geometric`, `leading`,
+`trailing` and `linspace`, which count times, and `sigmas`, which has those of its levels.
 """
 
 import math
@@ -31,14 +31,14 @@ def log_snr(sde: SDE, steps: int) -> Tensor:
     return _spaced(sde, steps, sde.log_snr, sde.time)
 
 
-def saturated(sde: SDE, steps: int, low: float = 0.01, high: float = 20.0, pace: float = 0.0) -> Tensor:
-    """Equal steps in the saturated log-SNR: those of `log_snr` between the noise levels low and high, longer beyond."""
-    return uniform_in(sde, steps, SoftClippedLogSNR(low, high, pace=pace))
+def soft_clipped(sde: SDE, steps: int, low: float = 0.01, high: float = 20.0, time_weight: float = 0.0) -> Tensor:
+    """Equal steps in `SoftClippedLogSNR`: those of `log_snr` between the noise levels low and high, longer beyond."""
+    return uniform_in(sde, steps, SoftClippedLogSNR(low, high, time_weight=time_weight))
 
 
-def uniform_in(sde: SDE, steps: int, clock: IntegrationVariable) -> Tensor:
-    """Equal steps by any clock of `solvers.variables`."""
-    return _spaced(sde, steps, lambda t: clock.reading(sde, t), lambda c: clock.time(sde, c))
+def uniform_in(sde: SDE, steps: int, variable: IntegrationVariable) -> Tensor:
+    """Equal steps in any integration variable of `solvers.variables`."""
+    return _spaced(sde, steps, lambda t: variable.value(sde, t), lambda c: variable.time(sde, c))
 
 
 def geometric(sde: SDE, steps: int) -> Tensor:
@@ -59,7 +59,7 @@ def karras(sde: SDE, steps: int, rho: float = 7.0) -> Tensor:
 
 
 def sigmas(sde: SDE, levels: Sequence[float]) -> Tensor:
-    """The times of a falling list of noise levels sigma / alpha, as NCSN gives them.
+    """The times of a falling list of noise levels sigma / alpha, such as NCSN's.
 
     Raises:
         ValueError: if a level is not on the path, or they do not fall.
@@ -79,9 +79,9 @@ def sigmas(sde: SDE, levels: Sequence[float]) -> Tensor:
 
 
 def leading(sde: SDE, steps: int, of: int = 1000) -> Tensor:
-    """Every (of // steps)-th of `of` DDPM timesteps counted from the first, which the grid ends at: `steps` times.
+    """Every (of // steps)-th of `of` DDPM timesteps, counted from the first, where the grid ends: `steps` times.
 
-    With a last denoising it is diffusers' "leading" spacing; timestep k is the time (k + 1) / of of the path.
+    With a last denoising it is diffusers' "leading" spacing. Timestep k is the time (k + 1) / of of the path.
     """
     _at_least_one(steps, most=of)
     return _timesteps(sde, torch.arange(steps - 1, -1, -1) * (of // steps), of)
@@ -99,20 +99,20 @@ def trailing(sde: SDE, steps: int, of: int = 1000) -> Tensor:
 def linspace(sde: SDE, steps: int, of: int = 1000) -> Tensor:
     """`steps` of `of` DDPM timesteps in equal strides from the last to the first, rounded: `steps` times."""
     _at_least_one(steps, most=of)
-    # As numpy's linspace counts, from the first: strides that fall on a half then round as diffusers' do.
+    # Counted from the first, as in numpy's linspace: halves then round as in diffusers.
     up = torch.arange(steps, dtype=torch.float64) * ((of - 1) / (steps - 1)) if steps > 1 else torch.tensor([of - 1.0])
     return _timesteps(sde, up.round().long().flip(0), of)
 
 
 class StepDensity(NamedTuple):
-    """How many steps a grid should have at a log-SNR, in proportion: `log_snr` (K,) rising, `density` (K,) positive."""
+    """The density of a grid's steps in log-SNR, up to a factor: `log_snr` (K,) rising, `density` (K,) positive."""
 
     log_snr: tuple[float, ...]
     density: tuple[float, ...]
 
 
 def optimal(sde: SDE, steps: int, measured: StepDensity) -> Tensor:
-    """Steps of a measured density, from `step_density`: many where the model's denoiser changes."""
+    """Steps of a density that `step_density` measured: many where the model's denoiser changes."""
     _at_least_one(steps)
     at, density = np.array(measured.log_snr), np.array(measured.density)
     if len(at) != len(density) or len(at) < 2 or not (np.diff(at) > 0).all() or not (density > 0).all():

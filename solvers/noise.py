@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class PerSampleNoise:
-    """Standard normals from one generator a sample, so sample `i` of a seed is the same in any batch.
+    """Standard normals from one generator for each sample, so that sample `i` of a seed is the same in any batch.
 
-    Called as `noise(x)` it gives a tensor like `x (B, *D)`; each call goes on in each sample's stream.
+    `noise(x)` returns a tensor like `x (B, *D)`. Each call continues the streams of all samples.
 
     Args:
-        seed: of the whole run.
+        seed: of the run.
         indices: the number of each sample in the run, B of them: `range(64)`, or `range(128, 192)` for a chunk.
     """
 
@@ -33,7 +33,7 @@ class PerSampleNoise:
         return out
 
     def first(self, count: int) -> "PerSampleNoise":
-        """The same streams, from their beginning, of the first samples alone."""
+        """The streams of the first samples only, from their beginning."""
         part = PerSampleNoise(0, ())
         part._seeds = self._seeds[:count]
         return part
@@ -47,7 +47,7 @@ class PerSampleNoise:
 
     def _streams(self, x: Tensor) -> list[torch.Generator]:
         if len(x) != len(self._seeds):
-            raise ValueError(f"expected a batch of {len(self._seeds)}, one sample an index, got {len(x)}")
+            raise ValueError(f"expected a batch of {len(self._seeds)}, one sample for each index, got {len(x)}")
         if not self._generators:
             self._generators = [torch.Generator(x.device).manual_seed(seed) for seed in self._seeds]
         return self._generators

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +12,14 @@ from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predi
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.schedule import Schedule
 
+TOLERANCE = 1e-2  # of the largest answer; half precision and TF32 change a network by less from batch to batch
+
 
 class Progress(NamedTuple):
-    """Where a solver is: `step` of `steps` are done, `x` is at time `t`, and the denoiser's last answer was `x0`.
+    """The state of a solver: `step` of `steps` are done, `x` is at time `t`, and `x0` is the denoiser's last answer.
 
-    Where samples have steps of their own, these are counted in samples that have arrived, `t` is nan, and `x0` is None
-    while it is not of all of them.
+    Where each sample has its own steps, `step` and `steps` count the samples that have arrived, and `t` is nan. `x0` is
+    None when the last answer was not for all samples.
     """
 
     step: int
@@ -30,16 +32,27 @@ class Progress(NamedTuple):
 OnStep = Callable[[Progress], None] | None
 
 
+class History(NamedTuple):
+    """What a step leaves to the next: the last states and predictions, newest first, and the noise of the last step.
+
+    Without states no step is corrected: a Langevin corrector moves x between steps.
+    """
+
+    states: tuple[Tensor, ...] = ()
+    predictions: tuple[Tensor, ...] = ()
+    noise_term: Tensor | None = None
+
+
 class Solver(abc.ABC):
     """Takes `x` along the grid `ts`: a falling grid samples, a rising one encodes.
 
-    A solver is a frozen dataclass of its settings. Most define `step`; those that are more than a
-    sequence of steps define `run`.
+    A solver is a frozen dataclass of its settings. Most define `step`. Those that are more than a sequence of steps
+    define `run`.
     """
 
     @property
     def stochastic(self) -> bool:
-        """Whether it adds noise, and so can only go down the path."""
+        """Whether it adds noise. It then samples and cannot encode."""
         return False
 
     @property
@@ -48,9 +61,23 @@ class Solver(abc.ABC):
         return False
 
     @property
+    def restartable(self) -> bool:
+        """Whether a step can start from a state that a corrector has moved."""
+        return True
+
+    @property
+    def fixed_grid(self) -> bool:
+        """Whether it visits every time of the grid. Otherwise only the first and the last count."""
+        return True
+
+    @property
     def splits_batch(self) -> bool:
         """Whether it calls the denoiser with some samples of the batch."""
         return False
+
+    def without_denoising(self) -> "Solver":
+        """The solver without a last step x <- D(x), for callers that take one themselves."""
+        return self
 
     def __call__(
         self,
@@ -71,11 +98,11 @@ class Solver(abc.ABC):
             denoiser: E[x0 | x], called as `denoiser(x, alpha, sigma, **cond)` and answering (B, *D). Scales are float64
                 of shape (), or (B,) where each sample has its own steps.
             sde: the path.
-            x: where to start, (B, *D).
+            x: the state at the grid's first time, (B, *D).
             ts: 1-D grid of times; see `solvers.grids`.
             cond: keywords for the denoiser. Tensors have a row for each sample, (B, ...).
-            noise: source of standard normals, `noise(x)` like `x`; `PerSampleNoise` gives each sample its own.
-            on_step: called with a `Progress` after each step: where the solver is, x, and the denoiser's last x0.
+            noise: source of standard normals, `noise(x)` like `x`. `PerSampleNoise` gives each sample its own.
+            on_step: called with a `Progress` after each step.
 
         Raises:
             ValueError: for a grid that is not one, or a rising one when the solver is stochastic; for integer x,
@@ -83,13 +110,13 @@ class Solver(abc.ABC):
         """
         if not x.is_floating_point():
             raise ValueError(f"expected floating-point samples, got {x.dtype}: dequantise integers, or cast them")
-        schedule = Schedule(sde, ts, x)
-        self._check(schedule)
         bound = BoundDenoiser(denoiser, cond, len(x))
         if on_step is not None:
             bound.keep_last()
             on_step = _with_last_x0(on_step, bound)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            schedule = Schedule(sde, ts, x)
+            self._check(schedule)
             if self.splits_batch:
                 check_splittable(bound, x, schedule)
             return self.run(bound, x, schedule, noise, on_step)
@@ -105,21 +132,21 @@ class Solver(abc.ABC):
 
     @abc.abstractmethod
     def step(
-        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
-    ) -> tuple[Tensor, Any]:
-        """`x` at time i of the schedule, taken to time i + 1, and what the next step must remember (None at first)."""
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
+    ) -> tuple[Tensor, History | None]:
+        """`x` at time i of the schedule, taken to time i + 1, and the memory for the next step (None at first).
+
+        The denoiser is called as `denoiser(x, alpha, sigma)`: its conditioning is bound to it.
+        """
 
     def _check(self, schedule: Schedule) -> None:
         if len(schedule) < 2:
             raise ValueError("expected a grid of at least two times, got one: ask solvers.grids for one step or more")
         if self.stochastic and schedule.increasing:
             raise ValueError(
-                f"{self} adds noise, so it cannot encode along an increasing grid: "
-                "flip the grid to sample, or encode with DDIM(), Heun() or Adaptive()"
+                f"expected a falling grid for {self}, which adds noise, got a rising one: flip the grid to sample, or "
+                "encode with DDIM(), Heun() or Adaptive()"
             )
-
-
-TOLERANCE = 1e-2  # of the largest answer: half precision and TF32 move a network by less, from batch to batch
 
 
 def check_splittable(denoiser: BoundDenoiser, x: Tensor, schedule: Schedule) -> None:
@@ -143,13 +170,16 @@ def check_splittable(denoiser: BoundDenoiser, x: Tensor, schedule: Schedule) -> 
                 alone = predict_x0(part.denoiser, y[-1:], at.alpha, at.sigma, **part.cond)
                 difference = float((together[-1:] - alone).abs().max())
             except Exception as error:
-                raise ValueError(f"{_DEPENDS} an error for one sample ({error}); {_PASS}") from error
+                raise ValueError(f"{_EXPECTED} an error for one sample ({error}): {_ADVICE}") from error
             if difference > TOLERANCE * float(together.abs().max()):
-                raise ValueError(f"{_DEPENDS} one that differs by {difference:.2g} without the others; {_PASS}")
+                raise ValueError(f"{_EXPECTED} one that differs by {difference:.2g} without the others: {_ADVICE}")
 
 
-_DEPENDS = "expected a denoiser whose answer for a sample does not depend on its batch, got"
-_PASS = "pass data of each sample as cond={...}, with a row for each, or use a solver that keeps the batch together"
+_EXPECTED = "expected a denoiser whose answer for a sample does not depend on its batch, got"
+_ADVICE = (
+    "pass data of each sample as cond={...}, with a row for each, put a module in evaluation mode, or use a solver "
+    "that keeps the batch together"
+)
 
 
 def _with_last_x0(on_step: Callable[[Progress], None], denoiser: BoundDenoiser) -> OnStep:

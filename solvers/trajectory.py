@@ -1,4 +1,4 @@
-"""What a solver passed on its way."""
+"""The states along a solver's steps."""
 
 import math
 
@@ -9,18 +9,19 @@ from scorefield.solvers.solver import Progress
 
 
 class Trajectory:
-    """Given to a solver as `on_step` it keeps `t` (T,), `x` (T, B, *D), and the denoiser's last `x0` before each.
-
-    On the CPU, so that a long one does not fill the device. To stream one instead, give `on_step` any function.
+    """The times `t` (T,), the states `x` (T, B, *D), and the denoiser's last `x0` before each, of every step.
 
         path = Trajectory(rows=8)
         DPMSolver()(denoiser, sde, x, ts, on_step=path)
 
+    They are kept on the CPU, so that a long trajectory does not fill the device. To stream one, use any function as
+    `on_step`.
+
     Args:
-        rows: keep only the first so many samples.
+        rows: keep the first samples only, this many.
 
     Raises:
-        ValueError: when it is given to a solver that has samples take steps of their own: they have no common times.
+        ValueError: when the solver has no common times for its samples.
     """
 
     def __init__(self, rows: int | None = None) -> None:
@@ -33,10 +34,10 @@ class Trajectory:
         """Keep one state."""
         if math.isnan(progress.t):
             raise ValueError(
-                "expected a solver that keeps to the grid: in this one samples take steps of their own, and have no "
-                "common times for a trajectory"
+                "expected a solver on a fixed grid, got one in which each sample has its own times: use DPMSolver() "
+                "or per_sample=False"
             )
-        x0 = torch.full_like(progress.x, torch.nan) if progress.x0 is None else progress.x0  # none was asked for yet
+        x0 = torch.full_like(progress.x, torch.nan) if progress.x0 is None else progress.x0  # no answer yet
         self._t.append(progress.t)
         self._x.append(progress.x[: self.rows].detach().cpu())
         self._x0.append(x0[: self.rows].detach().cpu())

@@ -220,9 +220,9 @@ def _given_solver(
     built = build.build(build.SOLVERS, solver or "adams_moulton")
     if not isinstance(built, FlowSolver):
         raise ValueError(f"{built} cannot integrate a density: use adams_moulton, heun, euler or adaptive")
-    variable = getattr(built, "clock", None)
+    variable = getattr(built, "variable", None)
     if grid is None and isinstance(built, AdamsMoulton) and isinstance(variable, SoftClippedLogSNR):
-        grid = f"saturated:low={variable.low},high={variable.high},pace={variable.pace}"
+        grid = f"soft_clipped:low={variable.low},high={variable.high},time_weight={variable.time_weight}"
     grid, steps = grid or "log_snr", 50 if steps is None else steps
     scorer.solver = built
     scorer.ts = grid_of(run, {"grid": grid, "steps": steps}).flip(0)
@@ -238,10 +238,15 @@ def _choose(
         print(f"choosing a solver for {tolerance:g} bits/dim on {count} images", flush=True)
         chosen = scorer.choose(tolerance, choose_divergence)
         assert isinstance(scorer.solver, AdamsMoulton)
-        assert isinstance(scorer.solver.clock, SoftClippedLogSNR)
+        assert isinstance(scorer.solver.variable, SoftClippedLogSNR)
         assert scorer.ts is not None
-        variable, ts = scorer.solver.clock, scorer.ts.tolist()
-        constants = {"low": variable.low, "high": variable.high, "spread": variable.spread, "pace": variable.pace}
+        variable, ts = scorer.solver.variable, scorer.ts.tolist()
+        constants = {
+            "low": variable.low,
+            "high": variable.high,
+            "spread": variable.spread,
+            "time_weight": variable.time_weight,
+        }
         written = build.unparse({"name": "adams_moulton", "order": scorer.solver.order, **constants})
         results.save_facts("plan", {**chosen, "adams_moulton": written, "steps": len(ts) - 1, "ts": ts})
     ranks.barrier()

@@ -1,11 +1,12 @@
-"""DDIM and DDPM's ancestral sampling: exact steps for a denoiser that stands still."""
+"""DDIM and DDPM's ancestral sampling: steps that are exact for a constant denoiser."""
 
 import math
 from dataclasses import dataclass
 
-from scorefield.solvers.multistep.exponential import Line
+from scorefield.solvers.multistep.exponential import Coefficients
 from scorefield.solvers.multistep.linear_multistep import LinearMultistep
-from scorefield.solvers.schedule import ScalarScales, Schedule
+from scorefield.solvers.scales import ScalarScales
+from scorefield.solvers.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class DDIM(LinearMultistep):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def line(self, schedule: Schedule, i: int, past: int) -> Line:
-        t, s = schedule.host(i), schedule.host(i + 1)
+    def coefficients(self, schedule: Schedule, i: int, count: int) -> Coefficients:
+        t, s = schedule.scalars(i), schedule.scalars(i + 1)
         if self.eta == 0:
             return renoised(t, s, 0.0)
         return renoised(t, s, self.eta * s.sigma * math.sqrt(-math.expm1(t.log_snr - s.log_snr)))
@@ -43,8 +44,8 @@ class Ancestral(LinearMultistep):
     Ho et al. 2020, Eq. 7 and Section 3.2, on any path: the mean is DDIM's of eta = 1, and the variance
 
         "small":  sigma_s^2 (1 - exp(lambda_t - lambda_s)), the posterior's, beta-tilde;
-        "large":  sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, that of a forward step, beta. It leaves the noise of the
-                  level before on the last one; a last denoising removes it.
+        "large":  sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, that of a forward step, beta. The result has the noise
+                  of the level before the last; a last denoising removes it.
 
     Raises:
         ValueError: for another variance.
@@ -60,11 +61,11 @@ class Ancestral(LinearMultistep):
     def stochastic(self) -> bool:
         return True
 
-    def line(self, schedule: Schedule, i: int, past: int) -> Line:
-        line = DDIM(eta=1.0).line(schedule, i, past)
+    def coefficients(self, schedule: Schedule, i: int, count: int) -> Coefficients:
+        step = DDIM(eta=1.0).coefficients(schedule, i, count)
         if self.variance == "small":
-            return line
-        return line._replace(noise=line.noise * schedule.host(i).sigma / schedule.host(i + 1).sigma)
+            return step
+        return step._replace(noise=step.noise * schedule.scalars(i).sigma / schedule.scalars(i + 1).sigma)
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class ConsistentAnnealed(LinearMultistep):
     "Adversarial score matching and improved sampling for image generation", Alg. 2), one evaluation a level.
 
     Args:
-        eta: the share of the noise that a step removes. By default half as much again as the least that the grid's
-            step allows, 1 - n_s / n_t, which is about the proportion of the paper's settings, and never above 1.
+        eta: the share of the noise that a step removes. By default 1.5 times the least that the grid's step allows,
+            1 - n_s / n_t, and at most 1. The paper's settings have about this proportion.
 
     Raises:
         ValueError: if eta is not within (0, 1], or for a grid with a step too large for it.
@@ -92,8 +93,8 @@ class ConsistentAnnealed(LinearMultistep):
     def stochastic(self) -> bool:
         return True
 
-    def line(self, schedule: Schedule, i: int, past: int) -> Line:
-        t, s = schedule.host(i), schedule.host(i + 1)
+    def coefficients(self, schedule: Schedule, i: int, count: int) -> Coefficients:
+        t, s = schedule.scalars(i), schedule.scalars(i + 1)
         least = -math.expm1((t.log_snr - s.log_snr) / 2)
         eta = min(1.5 * least, 1.0) if self.eta is None else self.eta
         left = (1 - eta) / (1 - least)  # of the next level's noise
@@ -104,12 +105,12 @@ class ConsistentAnnealed(LinearMultistep):
         longest = -math.expm1(-float(schedule.sde.log_snr(schedule.ts).diff().max()) / 2)
         if self.eta is not None and self.eta < longest:
             raise ValueError(
-                f"expected steps of at most {self.eta:g} of the noise level for eta={self.eta:g}, got one of "
+                f"expected steps that remove at most {self.eta:g} of the noise for eta={self.eta:g}, got one of "
                 f"{longest:.3g}: take more steps on a geometric grid, a larger eta, or eta=None"
             )
 
 
-def renoised(t: ScalarScales, s: ScalarScales, tau: float) -> Line:
+def renoised(t: ScalarScales, s: ScalarScales, tau: float) -> Coefficients:
     """x_s = alpha_s D + sqrt(sigma_s^2 - tau^2) eps + tau z,  with  eps = (x - alpha_t D) / sigma_t."""
-    kept = math.sqrt(max(s.sigma**2 - tau**2, 0.0)) / t.sigma
-    return Line(kept, (s.alpha - t.alpha * kept,), tau)
+    ratio = math.sqrt(max(s.sigma**2 - tau**2, 0.0)) / t.sigma
+    return Coefficients(ratio, (s.alpha - t.alpha * ratio,), tau)

@@ -3,15 +3,16 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
-from scorefield.solvers.multistep.exponential import Line, exponential
+from scorefield.solvers.multistep.exponential import Coefficients, exponential
 from scorefield.solvers.multistep.linear_multistep import LinearMultistep, check_order, combine, predict
-from scorefield.solvers.schedule import ScalarScales, Schedule
+from scorefield.solvers.scales import ScalarScales
+from scorefield.solvers.schedule import Schedule
+from scorefield.solvers.solver import History
 from scorefield.solvers.variables import LogSNR
 
 
@@ -32,10 +33,10 @@ class DPMSolver(LinearMultistep):
     Args:
         order: 1, 2 or 3.
         multistep: use the last steps' evaluations rather than ones within the step.
-        predict: what is held still over a step, "x0" or "eps".
-        lower_order_final: let the last steps fall to orders 2 and 1, as is done for few steps (multistep).
-        released: with multistep order 3 do as the authors' code and diffusers do: halve the second difference, which
-            makes its order 2, and start by lower orders alone.
+        predict: what is constant over a step of order 1, "x0" or "eps".
+        lower_order_final: take the last steps with orders 2 and 1, as is usual for few steps (multistep).
+        released: multistep order 3 as in the authors' code and diffusers. They halve the second difference, which makes
+            it order 2, and start with lower orders and no correction.
     """
 
     order: int = 2
@@ -47,7 +48,7 @@ class DPMSolver(LinearMultistep):
     def __post_init__(self) -> None:
         check_order("DPMSolver", self.order, 3, self.predict)
         if self.released and not (self.multistep and self.order == 3):
-            raise ValueError("expected released=True with multistep order 3 alone: the others are as released")
+            raise ValueError("expected released=True with multistep order 3 only: the other orders are as released")
         if self.lower_order_final and not self.multistep:
             raise ValueError("expected lower_order_final=True with multistep=True: singlestep orders do not fall")
 
@@ -60,37 +61,36 @@ class DPMSolver(LinearMultistep):
         return self.multistep and self.order > 1
 
     def step(
-        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
-    ) -> tuple[Tensor, Any]:
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
+    ) -> tuple[Tensor, History | None]:
         if self.multistep or self.order == 1:
             return super().step(denoiser, x, schedule, i, noise, memory)
         predictions = [predict(denoiser, x, schedule[i], self.predict)]
         fractions = (1 / 2,) if self.order == 2 else (1 / 3, 2 / 3)
-        lines = schedule.once((self, i), lambda: self._stages(schedule, i, fractions))
-        for fraction, line in zip(fractions, lines, strict=False):
-            # Each stage goes by the first prediction and the newest.
-            y = combine(line, x, (predictions[-1], predictions[0])[: len(line.weights)])
-            predictions.append(predict(denoiser, y, schedule.within(i, fraction, LogSNR()), self.predict))
-        return combine(lines[-1], x, (predictions[-1], predictions[0])), None
+        stages = schedule.cached((self, i), lambda: self._stages(schedule, i, fractions))
+        for fraction, stage in zip(fractions, stages, strict=False):
+            # A stage uses the newest prediction and the first.
+            y = combine(stage, x, (predictions[-1], predictions[0])[: len(stage.weights)])
+            predictions.append(predict(denoiser, y, schedule.between(i, fraction, LogSNR()), self.predict))
+        return combine(stages[-1], x, (predictions[-1], predictions[0])), None
 
-    def line(self, schedule: Schedule, i: int, past: int) -> Line:
-        t, s = schedule.host(i), schedule.host(i + 1)
-        nodes = [schedule.host(i - j) for j in range(past)]
-        if past == 2:
+    def coefficients(self, schedule: Schedule, i: int, count: int) -> Coefficients:
+        t, s = schedule.scalars(i), schedule.scalars(i + 1)
+        nodes = [schedule.scalars(i - j) for j in range(count)]
+        if count == 2:
             return _extrapolated(exponential(schedule, t, s, nodes[:1], self.predict), t, s, nodes[1])
-        line = exponential(schedule, t, s, nodes, self.predict)
-        if past < 3 or not self.released:
-            return line
+        step = exponential(schedule, t, s, nodes, self.predict)
+        if count < 3 or not self.released:
+            return step
         halved = _curvature(t, s, nodes, self.predict)
-        return line._replace(weights=tuple(w - c for w, c in zip(line.weights, halved, strict=True)))
+        return step._replace(weights=tuple(w - c for w, c in zip(step.weights, halved, strict=True)))
 
-    def _stages(self, schedule: Schedule, i: int, fractions: tuple[float, ...]) -> list[Line]:
-        t, s = schedule.host(i), schedule.host(i + 1)
-        stages = [schedule.host_within(i, fraction, LogSNR()) for fraction in fractions]
+    def _stages(self, schedule: Schedule, i: int, fractions: tuple[float, ...]) -> list[Coefficients]:
+        t, s = schedule.scalars(i), schedule.scalars(i + 1)
+        stages = [schedule.scalars_between(i, fraction, LogSNR()) for fraction in fractions]
         first = exponential(schedule, t, stages[0], [t], self.predict)
         if self.order == 2:  # the prediction in the middle stands for the whole step
-            whole = exponential(schedule, t, s, [t], self.predict)
-            return [first, whole]
+            return [first, exponential(schedule, t, s, [t], self.predict)]
         second = exponential(schedule, t, stages[1], [stages[0], t], self.predict)
         return [first, second, exponential(schedule, t, s, [stages[1], t], self.predict)]
 
@@ -106,7 +106,7 @@ class StochasticDPMSolver(LinearMultistep):
     through the last three.
 
     Args:
-        order: 1, 2 or 3, for the drift; of the noise, as with any of these, the distribution is of order 1.
+        order: 1, 2 or 3, of the drift. The distribution is of order 1 in the noise, as with all of these.
         eta: noise level, tau^2 of `SASolver`; 1 is the reverse-time SDE.
 
     Raises:
@@ -125,22 +125,22 @@ class StochasticDPMSolver(LinearMultistep):
     def stochastic(self) -> bool:
         return True
 
-    def line(self, schedule: Schedule, i: int, past: int) -> Line:
-        t, s = schedule.host(i), schedule.host(i + 1)
-        nodes, tau = [schedule.host(i - j) for j in range(past)], math.sqrt(self.eta)
-        if past != 2:
+    def coefficients(self, schedule: Schedule, i: int, count: int) -> Coefficients:
+        t, s = schedule.scalars(i), schedule.scalars(i + 1)
+        nodes, tau = [schedule.scalars(i - j) for j in range(count)], math.sqrt(self.eta)
+        if count != 2:
             return exponential(schedule, t, s, nodes, "x0", tau=tau)
         return _extrapolated(exponential(schedule, t, s, nodes[:1], "x0", tau=tau), t, s, nodes[1])
 
 
-def _extrapolated(line: Line, t: ScalarScales, s: ScalarScales, before: ScalarScales) -> Line:
-    """The step with the prediction in its middle on the line through the last two, from that with the last alone."""
+def _extrapolated(step: Coefficients, t: ScalarScales, s: ScalarScales, before: ScalarScales) -> Coefficients:
+    """The step whose prediction is the line through the last two at its middle, from the step with the last one."""
     ratio = (s.log_snr - t.log_snr) / (t.log_snr - before.log_snr) / 2
-    return line._replace(weights=((1 + ratio) * line.weights[0], -ratio * line.weights[0]))
+    return step._replace(weights=((1 + ratio) * step.weights[0], -ratio * step.weights[0]))
 
 
 def _curvature(t: ScalarScales, s: ScalarScales, nodes: list[ScalarScales], predict: str) -> tuple[float, ...]:
-    """What half the second difference of three predictions adds to a step, as weights of theirs."""
+    """The weights of three predictions that half their second difference adds to a step."""
     h = (s.log_snr - t.log_snr) / 2
     r0, r1 = ((a.log_snr - b.log_snr) / 2 / h for a, b in itertools.pairwise(nodes))
     if predict == "x0":

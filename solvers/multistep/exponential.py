@@ -1,4 +1,4 @@
-"""Exponential integrators: the path's linear part exactly, a prediction's polynomial under an exact integral.
+"""Exponential integrators: the path's linear part exactly, and the exact integral of a prediction's polynomial.
 
 In half the log-SNR, l = lambda / 2, the reverse process at noise level tau (0: the probability flow, 1: the
 reverse-time SDE) is linear but for what the network predicts:
@@ -9,7 +9,7 @@ reverse-time SDE) is linear but for what the network predicts:
           c^2 = sigma_s^2 tau^2 (e^(2 h) - 1),                                          h = l_s - l_t
 
 (Lu et al. 2022, DPM-Solver, Eq. 3.4, and DPM-Solver++, Section 4; Xue et al. 2023, SA-Solver, Section 4.) A prediction
-is known at some times and taken for the polynomial through them, in the log-SNR or in another clock.
+is known at some times. It is replaced by the polynomial through them, in the log-SNR or another integration variable.
 """
 
 import functools
@@ -21,22 +21,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scorefield.solvers.schedule import ScalarScales, Schedule
+from scorefield.solvers.scales import ScalarScales
+from scorefield.solvers.schedule import Schedule
 from scorefield.solvers.variables import IntegrationVariable, LogSNR
 
 
-class Line(NamedTuple):
-    """A step's numbers:  x' = keep x + sum_j weights_j P_j + noise z,  P_0 the newest prediction."""
+class Coefficients(NamedTuple):
+    """The coefficients of a step:  x' = of_x x + sum_j weights_j P_j + noise z,  P_0 the newest prediction."""
 
-    keep: float
+    of_x: float
     weights: tuple[float, ...]
     noise: float = 0.0
 
 
 Array = NDArray[np.float64]
-# Exact for polynomials of degree 63, and so for the exponentials over a whole path to rounding (for tau up to 2, and
-# for smooth clocks). The phi functions of the literature are the same integrals in closed form, and cancel all their
-# digits when steps are short.
+# Exact for polynomials of degree 63, and so to rounding for the exponentials over a path from end to end (for tau up to
+# 2, and for smooth variables). The phi functions of the literature are the same integrals in closed form, which lose
+# all their digits where steps are short.
 POINTS, WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
@@ -48,27 +49,27 @@ def exponential(
     predict: str,
     *,
     tau: float = 0.0,
-    clock: IntegrationVariable = LogSNR(),  # noqa: B008 - frozen
-) -> Line:
+    variable: IntegrationVariable = LogSNR(),  # noqa: B008 - frozen
+) -> Coefficients:
     """The step from t to s with predictions known at the nodes."""
     start, end = t.log_snr / 2, s.log_snr / 2
     h, more = end - start, 1 + tau**2
     l = start + h * (POINTS + 1) / 2  # noqa: E741 - half the log-SNR
     if predict == "x0":
-        keep = s.sigma / t.sigma * math.exp(-(tau**2) * h)
+        of_x = s.sigma / t.sigma * math.exp(-(tau**2) * h)
         kernel = s.alpha * more * np.exp(more * (l - end))
         noise = s.sigma * math.sqrt(-math.expm1(-2 * tau**2 * h))
     else:
-        keep = s.alpha / t.alpha
+        of_x = s.alpha / t.alpha
         kernel = -s.sigma * more * np.exp(end - l)
         noise = s.sigma * tau * math.sqrt(math.expm1(2 * h)) if tau else 0.0
-    if isinstance(clock, LogSNR):
+    if isinstance(variable, LogSNR):
         at, knots = 2 * l, [node.log_snr for node in nodes]
     else:
-        at = clock.reading(schedule.sde, schedule.sde.time(torch.from_numpy(2 * l))).numpy()
-        knots = clock.reading(schedule.sde, torch.tensor([node.t for node in nodes], dtype=torch.float64)).tolist()
+        at = variable.value(schedule.sde, schedule.sde.time(torch.from_numpy(2 * l))).detach().numpy()
+        knots = variable.value(schedule.sde, torch.tensor([node.t for node in nodes], dtype=torch.float64)).tolist()
     measure = kernel * WEIGHTS * h / 2
-    return Line(keep, tuple(float(measure @ basis) for basis in lagrange(knots, at)), noise)
+    return Coefficients(of_x, tuple(float(measure @ basis) for basis in lagrange(knots, at)), noise)
 
 
 def polynomial(knots: Sequence[float], start: float, end: float) -> list[float]:

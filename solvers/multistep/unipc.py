@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from scorefield.solvers.multistep.exponential import Line, exponential
+from scorefield.solvers.multistep.exponential import Coefficients, exponential
 from scorefield.solvers.multistep.linear_multistep import LinearMultistep, check_order
 from scorefield.solvers.schedule import Schedule
 
@@ -12,9 +12,9 @@ from scorefield.solvers.schedule import Schedule
 class UniPC(LinearMultistep):
     """Zhao et al. 2023, "UniPC": order 1 to 3, corrected to one more, one evaluation a step.
 
-    UniP-p integrates the polynomial through the last p predictions and UniC-p through the next as well (the paper's
-    conditions, as many as points, are those of the polynomial, whatever B(h)). B(h) = h ("bh1") or e^h - 1 ("bh2"),
-    with -h for h where x0 is predicted, enters where the paper takes a half for the solution, UniP-2 and UniC-1:
+    UniP-p integrates the polynomial through the last p predictions, and UniC-p that through the next one as well: the
+    paper's conditions are those of the polynomial for any B(h). B(h) = h ("bh1") or e^h - 1 ("bh2"), with -h for h
+    where x0 is predicted. It matters only where the paper takes one half for a coefficient, in UniP-2 and UniC-1:
 
         UniP-2:  x_s = exact step with P_0  -  k B(h) / 2 (P_0 - P_1) / r,     UniC-1:  ... -  k B(h) / 2 (P(s) - P_0)
 
@@ -22,10 +22,10 @@ class UniPC(LinearMultistep):
 
     Args:
         order: 1 to 3.
-        corrector: whether to correct; without, it is UniP (whose order 3 corrects its first step all the same).
+        corrector: whether to correct. Without, it is UniP, whose order 3 still corrects its first step.
         predict: "x0" or "eps".
         variant: B(h), "bh1" or "bh2".
-        lower_order_final: let the last steps fall to lower orders, as the released code does.
+        lower_order_final: take the last steps with lower orders, as the released code does.
     """
 
     order: int = 3
@@ -43,24 +43,24 @@ class UniPC(LinearMultistep):
     def corrects(self) -> bool:
         return self.corrector
 
-    def line(self, schedule: Schedule, i: int, past: int) -> Line:
-        if past == 2:
-            before, t, s = (schedule.host(k).log_snr for k in (i - 1, i, i + 1))
+    def coefficients(self, schedule: Schedule, i: int, count: int) -> Coefficients:
+        if count == 2:
+            before, t, s = (schedule.scalars(k).log_snr for k in (i - 1, i, i + 1))
             return self._with_half(schedule, i, (s - t) / (t - before), newest_first=True)
-        return self._through(schedule, i, [i - j for j in range(past)])
+        return self._through(schedule, i, [i - j for j in range(count)])
 
-    def correction(self, schedule: Schedule, i: int, past: int) -> Line:
-        if past == 1:
+    def correction(self, schedule: Schedule, i: int, count: int) -> Coefficients:
+        if count == 1:
             return self._with_half(schedule, i, 1.0, newest_first=False)
-        return self._through(schedule, i, [i + 1 - j for j in range(past + 1)])
+        return self._through(schedule, i, [i + 1 - j for j in range(count + 1)])
 
-    def _through(self, schedule: Schedule, i: int, nodes: list[int]) -> Line:
-        knots = [schedule.host(k) for k in nodes]
-        return exponential(schedule, schedule.host(i), schedule.host(i + 1), knots, self.predict)
+    def _through(self, schedule: Schedule, i: int, nodes: list[int]) -> Coefficients:
+        knots = [schedule.scalars(k) for k in nodes]
+        return exponential(schedule, schedule.scalars(i), schedule.scalars(i + 1), knots, self.predict)
 
-    def _with_half(self, schedule: Schedule, i: int, slope: float, newest_first: bool) -> Line:
+    def _with_half(self, schedule: Schedule, i: int, slope: float, newest_first: bool) -> Coefficients:
         """The exact step with P_0, and half of B(h) times a slope of P_0 - P_1, or of P(s) - P_0."""
-        t, s = schedule.host(i), schedule.host(i + 1)
+        t, s = schedule.scalars(i), schedule.scalars(i + 1)
         step = self._through(schedule, i, [i])
         h = (s.log_snr - t.log_snr) / 2
         signed, scale = (-h, -s.alpha) if self.predict == "x0" else (h, -s.sigma)

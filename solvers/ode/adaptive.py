@@ -1,4 +1,4 @@
-"""The probability flow by adaptive solvers: torchdiffeq's and scipy's."""
+"""The probability flow by adaptive solvers: our own, torchdiffeq's and scipy's."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
 from scorefield.solvers import variables
-from scorefield.solvers.ode.adaptive_rk import PAIRS, UnsolvedError, solve
-from scorefield.solvers.ode.flow import Field, FlowSolver, Rows, State, enter, leave, on_clock
+from scorefield.solvers.ode.adaptive_rk import PAIRS, UnsolvedError, adaptive_rk
+from scorefield.solvers.ode.flow import Field, FlowSolver, Rows, State, enter, in_variable, leave
 from scorefield.solvers.schedule import Schedule
 from scorefield.solvers.solver import OnStep, Progress
 from scorefield.solvers.variables import IntegrationVariable
@@ -26,18 +26,18 @@ Slope = Callable[[float, State], State]
 
 @dataclass(frozen=True)
 class Adaptive(FlowSolver):
-    """Error-controlled steps from the grid's first time to its last; the times between are not used.
+    """Error-controlled steps from the grid's first time to its last. The times between are not used.
 
     Args:
         method: of torchdiffeq ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"), or of scipy
-            ("scipy:RK45", "scipy:DOP853", "scipy:LSODA", ...), which runs on the CPU in float64. Of these
-            fehlberg2 misjudges its error, by 50 times and more on the exact models of the tests.
+            ("scipy:RK45", "scipy:DOP853", "scipy:LSODA", ...), which runs on the CPU in float64. fehlberg2
+            underestimates its error, 50 times and more on the exact models of the tests.
         rtol, atol: relative and absolute tolerance of a step.
-        per_sample: give each sample steps of its own, so that its result does not depend on its batch. With "dopri5"
-            and "bosh3" all samples still go in one batch, by our own engine (`solvers.ode.adaptive_rk`); the others
-            take them one by one. With False the batch shares its steps, and a sample follows its neighbours.
-        clock: in which steps are taken and errors judged; see `RungeKutta`. In the log-SNR the flow is smooth on
-            every path from end to end.
+        per_sample: each sample has its own steps, so that its result does not depend on its batch. With "dopri5" and
+            "bosh3" all samples are still one batch, by our own engine (`solvers.ode.adaptive_rk`). The other methods
+            take samples one by one. With False the samples of a batch share their steps.
+        variable: integration variable of steps and errors, see `RungeKutta`. In the log-SNR the flow is smooth on every
+            path from end to end.
 
     Raises:
         ValueError: for an unknown method, or gradients asked of scipy's.
@@ -47,10 +47,10 @@ class Adaptive(FlowSolver):
     rtol: float = 1e-5
     atol: float = 1e-5
     per_sample: bool = True
-    clock: str | IntegrationVariable = "log_snr"
+    variable: str | IntegrationVariable = "log_snr"
 
     def __post_init__(self) -> None:
-        variables.find(self.clock)
+        variables.find(self.variable)
         known = (*TORCHDIFFEQ, *(f"scipy:{name}" for name in SCIPY))
         if self.method not in known:
             raise ValueError(f"expected an adaptive method ({', '.join(known)}), got {self.method!r}")
@@ -58,17 +58,23 @@ class Adaptive(FlowSolver):
             raise ValueError(f"expected positive tolerances, got rtol {self.rtol} and atol {self.atol}")
 
     @property
+    def fixed_grid(self) -> bool:
+        return False
+
+    @property
     def splits_batch(self) -> bool:
         return self.per_sample
 
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
-        """See `FlowSolver.integrate`; `on_step` is told, as steps, how many samples have arrived."""
+        """See `FlowSolver.integrate`. `on_step` gets, as steps, the number of samples that have arrived."""
         if len(state[0]) == 0:
             return state
         if ":" in self.method and torch.is_grad_enabled() and any(y.requires_grad for y in state):
-            raise ValueError(f"gradients do not pass through {self.method}: use one of {', '.join(TORCHDIFFEQ)}")
+            raise ValueError(
+                f"expected a method that gradients pass through, got {self.method}: use one of {', '.join(TORCHDIFFEQ)}"
+            )
         if self.per_sample and self.method in PAIRS:
-            return self._together(field, state, schedule, on_step)
+            return self._in_one_batch(field, state, schedule, on_step)
         chunks = [slice(i, i + 1) for i in range(len(state[0]))] if self.per_sample else [slice(None)]
         arrived = []
         for i, rows in enumerate(chunks):
@@ -81,13 +87,15 @@ class Adaptive(FlowSolver):
         return tuple(torch.cat(column) for column in zip(*arrived, strict=True))
 
     def by_adjoint(self, field: Field, state: State, schedule: Schedule, weights: tuple[Tensor, ...]) -> State:
-        """`integrate`, differentiable by state and weights in constant memory: the flow is followed back for them.
+        """`integrate`, differentiable by state and weights in constant memory: gradients follow the flow backwards.
 
         Chen et al. 2018, "Neural Ordinary Differential Equations", Algorithm 1.
         """
         if ":" in self.method or self.per_sample:
-            raise ValueError(f"the adjoint is torchdiffeq's, for a batch that shares its steps: got {self}")
-        clock = variables.find(self.clock)
+            raise ValueError(
+                f"expected Adaptive(per_sample=False), a method of torchdiffeq, for the adjoint, got {self}"
+            )
+        variable = variables.find(self.variable)
         along, length = self._slope(field, schedule)
 
         def slope(distance: Tensor, y: State) -> State:
@@ -96,7 +104,7 @@ class Adaptive(FlowSolver):
         ends = torch.tensor([0.0, length], dtype=torch.float64, device=state[0].device)
         solution = odeint_adjoint(
             slope,
-            enter(state, clock, schedule[0]),
+            enter(state, variable, schedule[0]),
             ends,
             rtol=self.rtol,
             atol=self.atol,
@@ -105,22 +113,22 @@ class Adaptive(FlowSolver):
             adjoint_options={"step_t": ends[:1]},
             adjoint_params=weights,
         )
-        return leave(tuple(column[-1] for column in solution), clock, schedule[-1])
+        return leave(tuple(column[-1] for column in solution), variable, schedule[-1])
 
-    def _together(self, field: Field, state: State, schedule: Schedule, on_step: OnStep) -> State:
-        clock, count = variables.find(self.clock), len(state[0])
+    def _in_one_batch(self, field: Field, state: State, schedule: Schedule, on_step: OnStep) -> State:
+        variable, count = variables.find(self.variable), len(state[0])
         slope, length = self._slope(field, schedule)
 
-        def told(arrived: int, y: State) -> None:
+        def on_accept(arrived: int, y: State) -> None:
             if on_step is not None:
-                on_step(Progress(arrived, count, math.nan, leave(y, clock, schedule[-1])[0]))
+                on_step(Progress(arrived, count, math.nan, leave(y, variable, schedule[-1])[0]))
 
-        start = enter(state, clock, schedule[0])
+        start = enter(state, variable, schedule[0])
         try:
-            y = solve(PAIRS[self.method], slope, start, length, self.rtol, self.atol, told)
+            y = adaptive_rk(PAIRS[self.method], slope, start, length, self.rtol, self.atol, on_accept)
         except UnsolvedError as error:
             raise self._named(error, error.sample, schedule, error.place) from None
-        return leave(y, clock, schedule[-1])
+        return leave(y, variable, schedule[-1])
 
     def _named(
         self, error: ValueError, sample: int | None, schedule: Schedule, place: float = math.nan
@@ -128,34 +136,36 @@ class Adaptive(FlowSolver):
         """The error, with the sample and the time that it came from."""
         where = "" if sample is None else f"sample {sample}"
         if not math.isnan(place):
-            clock = variables.find(self.clock)
-            first, last = clock.reading(schedule.sde, schedule.ts[[0, -1]])
-            t = clock.time(schedule.sde, first + (place if last > first else -place))
+            variable = variables.find(self.variable)
+            first, last = variable.value(schedule.sde, schedule.ts[[0, -1]])
+            t = variable.time(schedule.sde, first + (place if last > first else -place))
             where += f" at t = {float(t):g}"
-        told = f"{self.method} on {where}: {error}" if where else str(error)
-        return UnsolvedError(told, -1 if sample is None else sample, place, getattr(error, "error", math.nan))
+        message = f"{self.method} on {where}: {error}" if where else str(error)
+        return UnsolvedError(message, -1 if sample is None else sample, place, getattr(error, "error", math.nan))
 
     def _slope(self, field: Field, schedule: Schedule) -> tuple[Callable[[Tensor, State, Rows], State], float]:
-        """D state / ds of some rows and the length of the way: s is the distance by the clock, which only rises."""
-        clock, ends = variables.find(self.clock), schedule.ts[[0, -1]]
-        first, last = clock.reading(schedule.sde, ends).tolist()
+        """The field  d state / ds  of some rows, and the length of the interval. s rises from 0 with the variable."""
+        variable, ends = variables.find(self.variable), schedule.ts[[0, -1]]
+        first, last = variable.value(schedule.sde, ends).tolist()
         direction = 1.0 if last > first else -1.0
-        change = on_clock(field, clock)
+        change = in_variable(field, variable)
 
         def slope(distance: Tensor, y: State, rows: Rows) -> State:
-            at = variables.scales_at(schedule.sde, clock, first + direction * distance.double(), ends)
+            at = variables.scales_at(schedule.sde, variable, first + direction * distance.double(), ends)
             return tuple(direction * k for k in change(at, y, rows))
 
         return slope, abs(last - first)
 
     def _solve(self, field: Field, state: State, rows: slice, schedule: Schedule) -> State:
-        clock = variables.find(self.clock)
+        variable = variables.find(self.variable)
         along, length = self._slope(field, schedule)
 
         def slope(distance: float, y: State) -> State:
             out = along(torch.tensor(distance, dtype=torch.float64), y, rows)
             if not all(bool(k.isfinite().all()) for k in out):
-                raise ValueError(f"{self} met a flow that is not finite: look for NaN in the input or the weights")
+                raise ValueError(
+                    "expected a finite flow, got NaN or infinity: look for NaN in the input or the weights"
+                )
             return out
 
         engine = (
@@ -163,8 +173,8 @@ class Adaptive(FlowSolver):
             if ":" in self.method
             else partial(_torchdiffeq, self.method)
         )
-        y = engine(slope, enter(state, clock, schedule[0]), length, self.rtol, self.atol)
-        return leave(y, clock, schedule[-1])
+        y = engine(slope, enter(state, variable, schedule[0]), length, self.rtol, self.atol)
+        return leave(y, variable, schedule[-1])
 
 
 def _torchdiffeq(method: str, slope: Slope, state: State, length: float, rtol: float, atol: float) -> State:
@@ -177,11 +187,13 @@ def _torchdiffeq(method: str, slope: Slope, state: State, length: float, rtol: f
             rtol=rtol,
             atol=atol,
             method=method,
-            # without it the last step goes past the end, where the path may not be defined
+            # otherwise the last step passes the end, where the path may not be defined
             options={"step_t": ends[1:]},
         )
     except AssertionError as error:
-        raise ValueError(f"{method} found no step small enough ({error}): take larger tolerances") from None
+        raise ValueError(
+            f"expected a step that meets the tolerance, {method} got none ({error}): take larger tolerances"
+        ) from None
     return tuple(column[-1] for column in solution)
 
 
@@ -205,5 +217,5 @@ def _scipy(method: str, slope: Slope, state: State, length: float, rtol: float, 
         atol=atol * share,
     )
     if not solution.success:
-        raise ValueError(f"scipy:{method} did not arrive: {solution.message}")
+        raise ValueError(f"expected scipy:{method} to arrive, got {solution.message!r}: take larger tolerances")
     return unpack(solution.y[:, -1])

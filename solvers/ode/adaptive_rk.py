@@ -1,4 +1,4 @@
-"""Embedded Runge-Kutta pairs with step control of each sample's own, all samples in one batch."""
+"""Embedded Runge-Kutta pairs: each sample has its own steps, and all samples are one batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,22 +7,23 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import expand
+from scorefield.solvers.ode.flow import State
 
-State = tuple[Tensor, ...]
-RowSlope = Callable[[Tensor, State, Tensor], State]  # (where each row is (R,), their state, which rows (R,)) -> d state
+# (the place of each row (R,), their state, their numbers (R,)) -> d state / ds
+RowSlope = Callable[[Tensor, State, Tensor], State]
 
-SAFETY, LEAST, MOST = 0.9, 0.2, 10.0  # of the next step's size
-FIRST = 0.01  # the first step, as a share of the way
+SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 10.0  # of the next step's size
+FIRST = 0.01  # the first step, as a share of the interval
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two methods on the same stages; the last stage is at the higher one's result, so the next step begins with it.
+    """Two methods on the same stages. The last stage is at the higher method's result and starts the next step.
 
     Args:
         order: of the higher method.
         nodes, matrix: of the stages, the last row of the matrix being the higher method's weights.
-        error: its weights less those of the lower one.
+        error: its weights minus those of the lower method.
     """
 
     order: int
@@ -58,23 +59,23 @@ PAIRS = {
 
 
 class UnsolvedError(ValueError):
-    """An adaptive solve that does not converge: for which sample, how far along, and with what error."""
+    """An adaptive solver that does not converge: the sample, its place along the interval, and its error."""
 
     def __init__(self, message: str, sample: int, place: float, error: float) -> None:
         super().__init__(message)
         self.sample, self.place, self.error = sample, place, error
 
 
-def solve(
+def adaptive_rk(
     pair: Pair,
     slope: RowSlope,
     state: State,
     length: float,
     rtol: float,
     atol: float,
-    told: Callable[[int, State], None] | None = None,
+    on_accept: Callable[[int, State], None] | None = None,
 ) -> State:
-    """The state after going from 0 to `length`; steps, errors and refusals are each sample's own.
+    """The state integrated from 0 to `length`. Each sample has its own steps, errors and rejections.
 
     A step's error is the largest, over the state's tensors, of the root mean square of error / (atol + rtol |y|).
 
@@ -82,10 +83,10 @@ def solve(
         pair: of methods.
         slope: d state / ds of some rows, each at its own s.
         state: tensors that share the batch dimension.
-        length: of the way.
+        length: of the interval.
         rtol: relative tolerance.
         atol: absolute tolerance.
-        told: called after each step with the number of samples that have arrived, and the state.
+        on_accept: called after each step with the number of samples that have arrived, and the state.
 
     Raises:
         UnsolvedError: when no step is small enough.
@@ -106,28 +107,28 @@ def solve(
         if stuck:
             worst = stuck[0]
             raise UnsolvedError(
-                f"found no step small enough (error {float(error[worst]):g} of the tolerance): look for NaN in the "
-                "input or the weights, or take larger tolerances",
+                f"expected a step that meets the tolerance, got an error of {float(error[worst]):g} times it at the "
+                "smallest step: look for NaN in the input or the weights, or take larger tolerances",
                 int(rows[worst]), float(s[worst]), float(error[worst]),
             )  # fmt: skip
         taken = error <= 1
-        size[rows] = h * growth(error, SAFETY, 1 / pair.order).clamp(LEAST, MOST)
+        size[rows] = h * step_factor(error, SAFETY, 1 / pair.order).clamp(MIN_FACTOR, MAX_FACTOR)
         there = rows[taken]
         done[there] = torch.where(h >= length - s, length, s + h)[taken]
         state = with_rows(state, there, new, taken)
         first = with_rows(first, there, slopes[-1], taken)
-        if told is not None and len(there):
-            told(int((done >= length).sum()), state)
+        if on_accept is not None and len(there):
+            on_accept(int((done >= length).sum()), state)
     return state
 
 
-def growth(error: Tensor, safety: float, exponent: float) -> Tensor:
-    """Safety error^-exponent, (R,): one by one, as `clocks.scales_at` says why."""
+def step_factor(error: Tensor, safety: float, exponent: float) -> Tensor:
+    """Safety error^-exponent, (R,): computed row by row, so that none depends on its neighbours."""
     return torch.tensor([safety * max(e, 1e-10) ** -exponent for e in error.tolist()], dtype=torch.float64)
 
 
 def _along(state: State | None, h: Tensor, weights: tuple[float, ...], slopes: list[State]) -> State:
-    """State + h sum_j weights_j slopes_j; without a state, the sum alone."""
+    """State + h sum_j weights_j slopes_j, or the sum only, without a state."""
     sums = []
     for column in zip(*slopes[: len(weights)], strict=True):
         total = torch.zeros_like(column[0])
@@ -146,5 +147,5 @@ def _error(errors: State, old: State, new: State, rtol: float, atol: float) -> T
 
 
 def with_rows(state: State, rows: Tensor, values: State, taken: Tensor) -> State:
-    """The state with those of the values that were taken in these rows."""
+    """The state with the accepted values in these rows."""
     return tuple(y.index_copy(0, rows.to(y.device), v[taken.to(v.device)]) for y, v in zip(state, values, strict=True))

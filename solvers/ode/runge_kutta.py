@@ -1,36 +1,36 @@
-"""Runge-Kutta on the probability flow, on the grid that is given, in the clock that is asked for."""
+"""Runge-Kutta methods for the probability flow, on a grid, in any integration variable."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import variables
-from scorefield.solvers.ode.flow import ALL, Field, FlowSolver, State, enter, flow_of, leave, on_clock
+from scorefield.solvers.ode.flow import ALL, Field, FlowSolver, State, enter, flow_of, in_variable, leave
 from scorefield.solvers.schedule import Schedule
-from scorefield.solvers.solver import OnStep, Progress
+from scorefield.solvers.solver import History, OnStep, Progress
 from scorefield.solvers.variables import IntegrationVariable
 
 
 @dataclass(frozen=True)
 class RungeKutta(FlowSolver):
-    """k_j = F(c + a_j h, y + h sum_l A_jl k_l),  y' = y + h sum_j b_j k_j,  dy/dc = F the flow in a clock c.
+    """k_j = F(c + a_j h, y + h sum_l A_jl k_l),  y' = y + h sum_j b_j k_j,  dy/dc = F the flow in a variable c.
 
     Args:
-        clock: "time", "sigma" (of x / alpha, as Karras et al. 2022 integrate), "log_snr", "saturated", or an
-            `IntegrationVariable`.
+        variable: integration variable: "time", "sigma" (of x / alpha, as in Karras et al. 2022), "log_snr",
+            "soft_clipped", or an `IntegrationVariable`.
     """
 
-    clock: str | IntegrationVariable = "time"
+    variable: str | IntegrationVariable = "time"
 
     nodes: ClassVar[tuple[float, ...]]  # a
     matrix: ClassVar[tuple[tuple[float, ...], ...]]  # A, below the diagonal
     weights: ClassVar[tuple[float, ...]]  # b
 
     def __post_init__(self) -> None:
-        variables.find(self.clock)
+        variables.find(self.variable)
 
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
         """See `FlowSolver.integrate`."""
@@ -41,20 +41,20 @@ class RungeKutta(FlowSolver):
         return state
 
     def step(
-        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
-    ) -> tuple[Tensor, Any]:
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
+    ) -> tuple[Tensor, History | None]:
         return self.advance(flow_of(denoiser), (x,), schedule, i)[0], None
 
     def advance(self, field: Field, state: State, schedule: Schedule, i: int) -> State:
         """The state at time i of the schedule, taken to time i + 1."""
-        clock = variables.find(self.clock)
-        readings = schedule.once(clock, lambda: clock.reading(schedule.sde, schedule.ts).tolist())
-        h, slope = readings[i + 1] - readings[i], on_clock(field, clock)
-        start, slopes = enter(state, clock, schedule[i]), list[State]()
+        variable = variables.find(self.variable)
+        values = schedule.cached(variable, lambda: variable.value(schedule.sde, schedule.ts).tolist())
+        h, slope = values[i + 1] - values[i], in_variable(field, variable)
+        start, slopes = enter(state, variable, schedule[i]), list[State]()
         for node, row in zip(self.nodes, self.matrix, strict=True):
-            at = schedule[i + round(node)] if node in (0, 1) else schedule.within(i, node, clock)
+            at = schedule[i + round(node)] if node in (0, 1) else schedule.between(i, node, variable)
             slopes.append(slope(at, _along(start, h, row, slopes), ALL))
-        return leave(_along(start, h, self.weights, slopes), clock, schedule[i + 1])
+        return leave(_along(start, h, self.weights, slopes), variable, schedule[i + 1])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""The reverse-time SDE with steps that each sample chooses for itself."""
+"""The reverse-time SDE with adaptive steps for each sample."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +10,10 @@ from scorefield.sde_lib import expand, predict_noise
 from scorefield.sde_lib.denoiser import BoundDenoiser, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import variables
-from scorefield.solvers.ode.adaptive_rk import growth, with_rows
-from scorefield.solvers.schedule import Scales, Schedule
-from scorefield.solvers.solver import OnStep, Progress, Solver
+from scorefield.solvers.ode.adaptive_rk import step_factor, with_rows
+from scorefield.solvers.scales import Scales
+from scorefield.solvers.schedule import Schedule
+from scorefield.solvers.solver import History, OnStep, Progress, Solver
 from scorefield.solvers.variables import IntegrationVariable
 
 Segment = tuple[float, Tensor]  # how long, and the Brownian motion over it
@@ -28,16 +28,16 @@ class AdaptiveSDE(Solver):
         x'  = x + h F(c, x) + G(c) W,    x'' = (x' + x + h F(c + h, x') + G(c + h) W) / 2,    W ~ N(0, h)
         E   = rms((x' - x'') / max(atol, rtol max(|x'|, |x'_before|)))
 
-    A step with E <= 1 is taken, to x'', and the next is  h safety E^-exponent.  Two evaluations a step. A refused
-    step's noise is not thrown away, which would prefer small noise, but kept for the shorter steps in its place, by
-    Brownian bridges. Each sample has its own time, steps and noise, and none depends on its batch.
+    A step with E <= 1 is accepted, with x'', and the next is  h safety E^-exponent.  Two evaluations a step. To discard
+    the noise of a rejected step would prefer small noise. So the shorter steps in its place share it, by Brownian
+    bridges. Each sample has its own time, steps and noise, and none depends on its batch.
 
     Args:
-        rtol, atol: relative and absolute tolerance; the paper's for images in [-1, 1] with 256 levels.
+        rtol, atol: relative and absolute tolerance. The defaults are the paper's for images in [-1, 1] of 256 levels.
         safety, exponent: of the next step's size.
-        first: the first step, as a share of the way.
+        first: the first step, as a share of the interval.
         per_sample: with False the batch shares its steps, by its mean error.
-        clock: in which a step is a step: "time" as in the paper, "sigma", "log_snr", "saturated", or an
+        variable: integration variable: "time" as in the paper, "sigma", "log_snr", "soft_clipped", or an
             `IntegrationVariable`.
 
     Raises:
@@ -50,44 +50,52 @@ class AdaptiveSDE(Solver):
     exponent: float = 0.9
     first: float = 0.01
     per_sample: bool = True
-    clock: str | IntegrationVariable = "log_snr"
+    variable: str | IntegrationVariable = "log_snr"
 
     def __post_init__(self) -> None:
         if not (min(self.rtol, self.atol, self.exponent, self.first) > 0 and 0 < self.safety <= 1):
             raise ValueError(f"expected positive settings and safety of at most 1, got {self}")
-        variables.find(self.clock)
+        variables.find(self.variable)
 
     @property
     def stochastic(self) -> bool:
         return True
 
     @property
+    def restartable(self) -> bool:
+        return False
+
+    @property
+    def fixed_grid(self) -> bool:
+        return False
+
+    @property
     def splits_batch(self) -> bool:
         return self.per_sample
 
     def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
-        clock, ends = variables.find(self.clock), schedule.ts[[0, -1]]
-        origin, end = clock.reading(schedule.sde, ends)
+        variable, ends = variables.find(self.variable), schedule.ts[[0, -1]]
+        origin, end = variable.value(schedule.sde, ends)
         length, direction = float((end - origin).abs()), float((end - origin).sign())
         done = torch.zeros(len(x), dtype=torch.float64)
         size = torch.full_like(done, self.first * length)
         kept: list[list[Segment]] = [[] for _ in range(len(x))]
         before = x
         while bool((done < length).any()):
-            z = noise(x)  # of all rows, though some have arrived: a sample's stream then does not depend on its mates
+            z = noise(x)  # of all rows, also those that have arrived: a sample's stream does not depend on its batch
             rows = torch.nonzero(done < length).flatten()
             h, w = self._increments(rows, size.minimum(length - done), kept, z)
             after = torch.where(done[rows] + h < length * (1 - 1e-12), done[rows] + h, length)
             at, to = (
-                variables.scales_at(schedule.sde, clock, origin + direction * s, ends) for s in (done[rows], after)
+                variables.scales_at(schedule.sde, variable, origin + direction * s, ends) for s in (done[rows], after)
             )
             model, y = denoiser.take(rows), x[rows]
-            plain = _step(model, y, y, at, h, w, clock)
-            better = (plain + _step(model, y, plain, to, h, w, clock)) / 2
+            plain = _step(model, y, y, at, h, w, variable)
+            better = (plain + _step(model, y, plain, to, h, w, variable)) / 2
             error = self._error(plain, better, before[rows])
             self._guard(error, h / length)
             taken = error <= 1
-            size[rows] = (h * growth(error, self.safety, self.exponent)).clamp(max=length)
+            size[rows] = (h * step_factor(error, self.safety, self.exponent)).clamp(max=length)
             for i, row in enumerate(rows.tolist()):
                 if not taken[i]:
                     kept[row].append((float(h[i]), w[i]))
@@ -100,24 +108,24 @@ class AdaptiveSDE(Solver):
         return x
 
     def step(
-        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
-    ) -> tuple[Tensor, Any]:
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
+    ) -> tuple[Tensor, History | None]:
         """One interval of the grid, for composition with a corrector."""
         return self.run(denoiser, x, schedule.interval(i), noise, None), None
 
-    def _increments(self, rows: Tensor, wanted: Tensor, kept: list[list[Segment]], z: Tensor) -> tuple[Tensor, Tensor]:
-        """Step sizes of these rows, no longer than wanted, and the Brownian motion over them."""
+    def _increments(self, rows: Tensor, longest: Tensor, kept: list[list[Segment]], z: Tensor) -> tuple[Tensor, Tensor]:
+        """Step sizes of these rows, at most those asked for, and the Brownian motion over them."""
         sizes, increments = [], []
         for row in rows.tolist():
-            h = float(wanted[row])
+            h = float(longest[row])
             if not kept[row]:
                 w = math.sqrt(h) * z[row]
             elif kept[row][-1][0] <= h * (1 + 1e-9):
                 h, w = kept[row].pop()
             else:
-                whole, over = kept[row].pop()
-                w = h / whole * over + math.sqrt(h * (whole - h) / whole) * z[row]
-                kept[row].append((whole - h, over - w))
+                length, over = kept[row].pop()
+                w = h / length * over + math.sqrt(h * (length - h) / length) * z[row]
+                kept[row].append((length - h, over - w))
             sizes.append(h)
             increments.append(w)
         return torch.tensor(sizes, dtype=torch.float64), torch.stack(increments)
@@ -130,17 +138,17 @@ class AdaptiveSDE(Solver):
     def _guard(self, error: Tensor, share: Tensor) -> None:
         if not bool(error.isfinite().all()) or bool(((share < 1e-9) & (error > 1)).any()):
             raise ValueError(
-                f"{self} found no step small enough (error {float(error.max()):g}): look for NaN in the input or the "
-                "weights, or take larger tolerances"
+                f"expected a step that meets the tolerance, got an error of {float(error.max()):g} at the smallest "
+                f"step of {self}: look for NaN in the input or the weights, or take larger tolerances"
             )
 
 
 def _step(
-    denoiser: DenoiserLike, x: Tensor, y: Tensor, at: Scales, h: Tensor, w: Tensor, clock: IntegrationVariable
+    denoiser: DenoiserLike, x: Tensor, y: Tensor, at: Scales, h: Tensor, w: Tensor, variable: IntegrationVariable
 ) -> Tensor:
-    """X + h F(y) + G w: the reverse-time SDE's change along the clock, with coefficients as at y."""
-    pace = 1 / clock.rate(at).abs()
-    # dt = -pace |dc|:  F = -pace (f y + g^2 eps / sigma)
+    """The reverse-time SDE's step  x + h F(y) + G w  in the variable, with the coefficients at y."""
+    speed = 1 / variable.derivative(at).abs()
+    # dt = -speed |dc|:  F = -speed (f y + g^2 eps / sigma)
     eps = predict_noise(denoiser, y, at.alpha, at.sigma)
-    drift = expand(-pace * at.drift * h, x) * y - expand(pace * at.diffusion**2 / at.sigma * h, x) * eps
-    return x + drift + expand(pace.sqrt() * at.diffusion, x) * w
+    drift = expand(-speed * at.drift * h, x) * y - expand(speed * at.diffusion**2 / at.sigma * h, x) * eps
+    return x + drift + expand(speed.sqrt() * at.diffusion, x) * w

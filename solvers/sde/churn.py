@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.ode.runge_kutta import Heun
 from scorefield.solvers.schedule import Schedule
-from scorefield.solvers.solver import Solver
+from scorefield.solvers.solver import History, Solver
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Churn(Solver):
             raise ValueError(f"expected amount and noise of 0 or more, got {self.amount} and {self.noise}")
         if self.solver.stochastic or self.solver.remembers:
             raise ValueError(
-                f"{self.solver} cannot be churned: it adds noise of its own, or remembers steps that the churn leaves; "
-                "use Heun('sigma'), Euler(), DDIM() or DPMSolver(multistep=False)"
+                f"expected a deterministic one-step solver to churn, got {self.solver}: use "
+                "Heun('sigma'), Euler(), DDIM() or DPMSolver(multistep=False)"
             )
 
     @property
@@ -55,25 +54,25 @@ class Churn(Solver):
         return self.solver.splits_batch
 
     def step(
-        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
-    ) -> tuple[Tensor, Any]:
-        detour, keeps, added = schedule.once(self, lambda: self._detour(schedule, x))
-        x = keeps[i] * x + added[i] * self.noise * noise(x)
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
+    ) -> tuple[Tensor, History | None]:
+        detour, factors, added = schedule.cached(self, lambda: self._detour(schedule, x))
+        x = factors[i] * x + added[i] * self.noise * noise(x)
         return self.solver.step(denoiser, x, detour, 2 * i, noise, None)[0], None
 
     def _detour(self, schedule: Schedule, x: Tensor) -> tuple[Schedule, list[float], list[float]]:
-        """The times of raised levels and of next ones in turn, and what each rise does: x' = keep x + added z."""
+        """The times of raised and next levels in turn, and the two numbers of each rise:  x' = factor x + added z."""
         sde, count = schedule.sde, len(schedule)
         times = []
         for i in range(count - 1):
-            t = schedule.host(i)
+            t = schedule.scalars(i)
             gamma = min(self.amount / count, math.sqrt(2) - 1)
             churned = gamma > 0 and self.low <= t.sigma / t.alpha <= self.high
-            times += [float(sde.time(t.log_snr - 2 * math.log1p(gamma))) if churned else t.t, schedule.host(i + 1).t]
+            times += [float(sde.time(t.log_snr - 2 * math.log1p(gamma))) if churned else t.t, schedule.scalars(i + 1).t]
         detour = Schedule(sde, torch.tensor(times, dtype=torch.float64), x, monotone=False)
-        keeps, added = [], []
+        factors, added = [], []
         for i in range(count - 1):
-            t, raised = schedule.host(i), detour.host(2 * i)
-            keeps.append(raised.alpha / t.alpha)
-            added.append(math.sqrt(max(raised.sigma**2 - (keeps[-1] * t.sigma) ** 2, 0.0)))
-        return detour, keeps, added
+            t, raised = schedule.scalars(i), detour.scalars(2 * i)
+            factors.append(raised.alpha / t.alpha)
+            added.append(math.sqrt(max(raised.sigma**2 - (factors[-1] * t.sigma) ** 2, 0.0)))
+        return detour, factors, added

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from scorefield.solvers.multistep.exponential import Line
+from scorefield.solvers.multistep.exponential import Coefficients
 from scorefield.solvers.multistep.linear_multistep import LinearMultistep
 from scorefield.solvers.schedule import Schedule
 
@@ -21,10 +21,10 @@ class EulerMaruyama(LinearMultistep):
     def stochastic(self) -> bool:
         return True
 
-    def line(self, schedule: Schedule, i: int, past: int) -> Line:
-        t, dt = schedule.host(i), schedule.host(i + 1).t - schedule.host(i).t
+    def coefficients(self, schedule: Schedule, i: int, count: int) -> Coefficients:
+        t, dt = schedule.scalars(i), schedule.scalars(i + 1).t - schedule.scalars(i).t
         weight = t.diffusion**2 / t.sigma * dt
-        return Line(1 + t.drift * dt, (weight,), t.diffusion * math.sqrt(-dt))
+        return Coefficients(1 + t.drift * dt, (weight,), t.diffusion * math.sqrt(-dt))
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ReverseDiffusion(LinearMultistep):
     def stochastic(self) -> bool:
         return True
 
-    def line(self, schedule: Schedule, i: int, past: int) -> Line:
-        t, s = schedule.host(i), schedule.host(i + 1)
+    def coefficients(self, schedule: Schedule, i: int, count: int) -> Coefficients:
+        t, s = schedule.scalars(i), schedule.scalars(i + 1)
         variance = t.sigma**2 * -math.expm1(t.log_snr - s.log_snr)
-        return Line(2 - t.alpha / s.alpha, (-variance / t.sigma,), math.sqrt(variance))
+        return Coefficients(2 - t.alpha / s.alpha, (-variance / t.sigma,), math.sqrt(variance))

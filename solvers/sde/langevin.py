@@ -1,8 +1,7 @@
-"""Annealed Langevin dynamics, alone or as a corrector."""
+"""Annealed Langevin dynamics, as a solver or as a corrector."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from scipy.optimize import minimize_scalar
 from torch import Tensor
@@ -11,34 +10,33 @@ from scorefield.sde_lib import predict_noise
 from scorefield.sde_lib.broadcast import expand
 from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
-from scorefield.solvers.schedule import Scales, Schedule
-from scorefield.solvers.solver import OnStep, Progress, Solver
+from scorefield.solvers.scales import Scales
+from scorefield.solvers.schedule import Schedule
+from scorefield.solvers.solver import History, OnStep, Progress, Solver
 
 NORMS = ("expected", "sample", "batch")
 
 
 @dataclass(frozen=True)
 class AnnealedLangevin(Solver):
-    """x <- x + a score / 2 + sqrt(a) z, a number of times at each noise level of the grid, the first and the last too.
+    """x <- x + a score / 2 + sqrt(a) z, `steps` times at each noise level of the grid, the first and last included.
 
     Song and Ermon 2019, Alg. 1, whose step is  a_i = step_size sigma_i^2 / sigma_L^2 (NCSNv2 has the same rule, with
-    epsilon = step_size / 2, and chooses it: Song and Ermon 2020, Technique 4 and Proposition 3).  On a path whose alpha
-    moves, x is scaled along with it, so that x / alpha follows the published algorithm at noise
-    levels sigma / alpha.
+    epsilon = step_size / 2, and chooses it: Song and Ermon 2020, Technique 4 and Proposition 3).  On a path
+    with a varying alpha, x is scaled along with it: x / alpha follows the published algorithm at levels sigma / alpha.
 
     With `snr` the step is instead  a = 4 (snr |z| / |score|)^2,  the corrector of Song et al. 2021, Alg. 4-5
     (without the factor 1 - beta_i, close to one, that Alg. 5 has on VP).
-    Norms that are measured make the step depend on the very noise it scales, which inflates the variance
-    by 1 + 2 / d; so they are replaced by their root mean squares, |z| = sqrt(d) and |score| = sqrt(d) / sigma,
-    unless `norms` says otherwise.
+    Measured norms make the step depend on the noise that it scales, which inflates the variance by 1 + 2 / d. So they
+    are replaced by their root mean squares, |z| = sqrt(d) and |score| = sqrt(d) / sigma, unless `norms` says otherwise.
 
     Args:
         steps: at each level; by default 100 with NCSN's rule and 1 with `snr`.
         step_size: epsilon of NCSN's rule; None for NCSNv2's choice, which keeps the variance from level to level as
             nearly as the number of steps and the grid's mean ratio of levels allow.
         snr: the corrector's signal-to-noise ratio; replaces NCSN's rule.
-        norms: "expected", or measured: "sample" for each sample by itself, "batch" for the batch's mean
-            as in the paper's released code (a sample then depends on its neighbours).
+        norms: "expected", or measured: "sample" for each sample, "batch" for the batch's mean as in the paper's
+            released code (a sample then depends on its batch).
         denoise: end with  x <- D(x)  at the last level (Jolicoeur-Martineau et al. 2021, Section 2.2).
     """
 
@@ -66,6 +64,13 @@ class AnnealedLangevin(Solver):
     def stochastic(self) -> bool:
         return True
 
+    @property
+    def restartable(self) -> bool:
+        return False
+
+    def without_denoising(self) -> "AnnealedLangevin":
+        return replace(self, denoise=False)
+
     def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
         for i in range(len(schedule)):
             if i > 0:
@@ -89,19 +94,19 @@ class AnnealedLangevin(Solver):
     def _step_size(self, schedule: Schedule, at: Scales, score: Tensor, z: Tensor) -> Tensor:
         if self.snr is None:
             if self.step_size is None:
-                share = schedule.once(self, lambda: variance_preserving_step(schedule, self.steps or 100))
-                return expand(share * at.sigma**2, z)
+                epsilon = schedule.cached(self, lambda: variance_preserving_step(schedule, self.steps or 100))
+                return expand(epsilon * at.sigma**2, z)
             last = schedule[-1]
             return expand(self.step_size * (at.sigma * last.alpha / last.sigma) ** 2, z)
         if self.norms == "expected":
             return expand(4 * (self.snr * at.sigma) ** 2, z)
-        ratio = z.flatten(1).norm(dim=1), score.flatten(1).norm(dim=1)
-        above, below = (norm.mean() for norm in ratio) if self.norms == "batch" else ratio
-        return expand(4 * (self.snr * above / below) ** 2, z)
+        norms = z.flatten(1).norm(dim=1), score.flatten(1).norm(dim=1)
+        of_noise, of_score = (norm.mean() for norm in norms) if self.norms == "batch" else norms
+        return expand(4 * (self.snr * of_noise / of_score) ** 2, z)
 
     def step(
-        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: Any
-    ) -> tuple[Tensor, Any]:
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
+    ) -> tuple[Tensor, History | None]:
         """One level of the anneal: scale to the next and correct there."""
         x = x * (schedule[i + 1].alpha / schedule[i].alpha)
         return self.correct(denoiser, x, schedule, i + 1, noise), None
@@ -115,10 +120,10 @@ def variance_preserving_step(schedule: Schedule, steps: int) -> float:
     """The step, in units of sigma^2, that best keeps the variance across levels (Song and Ermon 2020, Proposition 3).
 
     With e = epsilon / sigma_L^2 and gamma the ratio of levels, the variance after `steps` steps at a level is
-    (1 - e)^(2 steps) (gamma^2 - 2 / (2 - e)) + 2 / (2 - e)  of the one it should be.
+    (1 - e)^(2 steps) (gamma^2 - 2 / (2 - e)) + 2 / (2 - e)  times the exact one.
     """
     levels = max(len(schedule) - 1, 1)
-    gamma = math.exp((schedule.host(-1).log_snr - schedule.host(0).log_snr) / 2 / levels)
+    gamma = math.exp((schedule.scalars(-1).log_snr - schedule.scalars(0).log_snr) / 2 / levels)
 
     def excess(e: float) -> float:
         return abs((1 - e) ** (2 * steps) * (gamma**2 - 2 / (2 - e)) + 2 / (2 - e) - 1)

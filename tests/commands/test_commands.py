@@ -79,17 +79,17 @@ def test_every_mode_runs_writes_what_it_says_and_needs_only_the_workdir(workdir:
 
 def test_compare_tells_evaluations_and_distances_of_every_pair(workdir: Path, tmp_path: Path) -> None:
     done = run(
-        "--mode=compare", f"--workdir={workdir}", "--num=3", "--solver=unipc", "--solver=heun:clock=log_snr",
+        "--mode=compare", f"--workdir={workdir}", "--num=3", "--solver=unipc", "--solver=heun:variable=log_snr",
         "--solver=ancestral", "--solver=consistent:eta=0.001", "--steps=2", "--steps=250", "--grid=log_snr",
         "--denoise=false", f"--output={tmp_path / 'c.npz'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     table = {(row["solver"], row["steps"]): row for row in json.loads((tmp_path / "c.json").read_text())["table"]}
     assert len(table) == 8
-    assert [table[name, 2]["nfe"] for name in ("unipc", "heun:clock=log_snr", "ancestral")] == [2, 4, 2]
+    assert [table[name, 2]["nfe"] for name in ("unipc", "heun:variable=log_snr", "ancestral")] == [2, 4, 2]
     # The reference is the same solver on the same grid, whose times come by another way.
     assert table["unipc", 250]["distance"] < 1e-4
-    assert 0 < table["heun:clock=log_snr", 250]["distance"] < table["heun:clock=log_snr", 2]["distance"]
+    assert 0 < table["heun:variable=log_snr", 250]["distance"] < table["heun:variable=log_snr", 2]["distance"]
     assert "distance" not in table["ancestral", 2]
     assert "take more steps" in table["consistent:eta=0.001", 2]["failed"]
     with np.load(tmp_path / "c.npz") as file:
@@ -211,7 +211,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--mode=sample", "--steps=3", "--steps=4"), "--mode=compare takes several"),
         (("--mode=sample", "--grid=optimal"), "--mode=grid"),
         (("--mode=sample", "--trajectory=999"), "--trajectory of 1 to"),
-        (("--mode=sample", "--solver=heun:clock=sundial"), "time, sigma, log_snr, saturated"),
+        (("--mode=sample", "--solver=heun:variable=sundial"), "time, sigma, log_snr, saturated"),
         (("--mode=sample", "--solver=pc:predictor=unipc"), "corrector=False"),
         (("--mode=sample", "--solver=churn:solver=dpm"), "cannot be churned"),
         (("--mode=sample", "--solver=unipc:order=4"), "order 1 to 3"),

@@ -25,11 +25,11 @@ from scorefield.training import TrainingState, train
 
 CHECK = 3  # times at which the answers of a batch are compared with that of one sample
 PAPER_PATHS = ["vp", "subvp", "ve", "edm", "cosine", "rectified"]
-CLOCKS = [
+VARIABLES = [
     SoftClippedLogSNR(),
-    SoftClippedLogSNR(pace=1.0),
-    SoftClippedLogSNR(0.001, 2.5, spread=0.3, pace=20.0),
-    SoftClippedLogSNR(0.05, 5.0, pace=0.02),
+    SoftClippedLogSNR(time_weight=1.0),
+    SoftClippedLogSNR(0.001, 2.5, spread=0.3, time_weight=20.0),
+    SoftClippedLogSNR(0.05, 5.0, time_weight=0.02),
 ]
 
 
@@ -57,44 +57,50 @@ def slope(steps: tuple[int, ...], errors: list[float]) -> float:
     return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
 
 
-# Clocks with a pace
+# Clocks with a time_weight
 
 
 @pytest.mark.parametrize(
-    ("name", "clock"), [*(("vp", clock) for clock in CLOCKS), ("ve", CLOCKS[2]), ("rectified", CLOCKS[2])], ids=repr
+    ("name", "variable"),
+    [*(("vp", variable) for variable in VARIABLES), ("ve", VARIABLES[2]), ("rectified", VARIABLES[2])],
+    ids=repr,
 )
-def test_a_saturated_clocks_rate_is_its_readings_derivative_and_its_time_their_inverse(
-    name: str, clock: SoftClippedLogSNR
+def test_the_derivative_is_that_of_its_values_and_its_time_their_inverse(
+    name: str, variable: SoftClippedLogSNR
 ) -> None:
     sde = PATHS[name]
     share = torch.tensor([1e-3, 0.02, 0.3, 0.5, 0.77, 0.98], dtype=torch.float64)
     t = sde.t_min + share * (sde.t_max - sde.t_min)
     h = 1e-5 * (t - sde.t_min).clamp(max=1.0)  # the readings bend most at t_min
-    difference = (clock.reading(sde, t + h) - clock.reading(sde, t - h)) / (2 * h)
-    assert_close(clock.rate(Scales.at(sde, t)), difference, rtol=1e-4, atol=1e-5)
-    assert_close(clock.time(sde, clock.reading(sde, t)), t, rtol=1e-8, atol=1e-8)
+    difference = (variable.value(sde, t + h) - variable.value(sde, t - h)) / (2 * h)
+    assert_close(variable.derivative(Scales.at(sde, t)), difference, rtol=1e-4, atol=1e-5)
+    assert_close(variable.time(sde, variable.value(sde, t)), t, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize(
-    ("name", "clock"), [*(("vp", clock) for clock in CLOCKS), ("ve", CLOCKS[2]), ("rectified", CLOCKS[2])], ids=repr
+    ("name", "variable"),
+    [*(("vp", variable) for variable in VARIABLES), ("ve", VARIABLES[2]), ("rectified", VARIABLES[2])],
+    ids=repr,
 )
-def test_a_grid_by_a_clock_falls_from_end_to_end_in_equal_readings(name: str, clock: SoftClippedLogSNR) -> None:
+def test_a_grid_in_a_variable_falls_from_end_to_end_in_equal_steps(name: str, variable: SoftClippedLogSNR) -> None:
     sde = PATHS[name]
     for steps in (1, 50):
-        ts = grids.uniform_in(sde, steps, clock)
+        ts = grids.uniform_in(sde, steps, variable)
         assert len(ts) == steps + 1
         assert ts.dtype == torch.float64
         assert (float(ts[0]), float(ts[-1])) == (sde.t_max, sde.t_min)
         assert bool((ts.diff() < 0).all())
-        strides = clock.reading(sde, ts).diff()
+        strides = variable.value(sde, ts).diff()
         assert_close(strides, strides.mean().expand(steps), rtol=1e-5, atol=1e-8)
     assert_close(
-        grids.saturated(sde, 9, 0.02, 5.0, 0.3), grids.uniform_in(sde, 9, SoftClippedLogSNR(0.02, 5.0, None, 0.3))
+        grids.soft_clipped(sde, 9, 0.02, 5.0, 0.3), grids.uniform_in(sde, 9, SoftClippedLogSNR(0.02, 5.0, None, 0.3))
     )
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"pace": -1.0}, "a pace of 0 or more"), ({"low": 0.0}, "0 < low")])
-def test_a_clock_that_cannot_run_is_refused(settings: dict[str, float], message: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"time_weight": -1.0}, "a time_weight of 0 or more"), ({"low": 0.0}, "0 < low")]
+)
+def test_a_variable_that_cannot_be_is_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SoftClippedLogSNR(**settings)
 
@@ -109,15 +115,15 @@ def test_adams_moulton_of_order_three_and_four_has_its_order(name: str, order: i
     At least: where errors change their sign between two grids, the slope is larger.
     """
     sde, model = PATHS[name], gaussian((2,))
-    x, steps, clock = batch(model, 4), (50, 100, 200), SoftClippedLogSNR(0.1, 5.0, spread=0.5)
+    x, steps, variable = batch(model, 4), (50, 100, 200), SoftClippedLogSNR(0.1, 5.0, spread=0.5)
     ends = [sde.scales(t) for t in (sde.t_min, sde.t_max)]
     spreads = [torch.hypot(alpha * model.stds[0], sigma) for alpha, sigma in ends]
     latent = ends[1][0] * model.means[0] + (x - ends[0][0] * model.means[0]) / spreads[0] * spreads[1]
     errors = list[tuple[float, float]]()
     for n in steps:
         found = log_likelihood(
-            model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
-            ts=grids.uniform_in(sde, n, clock).flip(0), prior_log_prob=at_the_end(model, sde),
+            model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, variable),
+            ts=grids.uniform_in(sde, n, variable).flip(0), prior_log_prob=at_the_end(model, sde),
         )  # fmt: skip
         assert found.latent is not None
         value = ((found.latent - latent) / spreads[1]).norm()
@@ -127,16 +133,16 @@ def test_adams_moulton_of_order_three_and_four_has_its_order(name: str, order: i
 
 
 @pytest.mark.parametrize(("name", "order"), [("vp", 1), ("ve", 2), ("rectified", 3), ("subvp", 4)])
-def test_a_gaussian_of_the_clocks_spread_takes_no_steps_at_all(name: str, order: int) -> None:
+def test_a_gaussian_of_the_variables_spread_takes_no_steps_at_all(name: str, order: int) -> None:
     """Its flow leaves x / size as it is, so the latents and the density are exact, whatever the grid."""
     sde, std = PATHS[name], torch.tensor(0.37, dtype=torch.float64)
     model = Gaussian(torch.zeros(3, 2, dtype=torch.float64), std)
     x = batch(model, 4)
     for steps in (1, 3):
-        clock = SoftClippedLogSNR(0.02, 10.0, spread=0.37)
+        variable = SoftClippedLogSNR(0.02, 10.0, spread=0.37)
         found = log_likelihood(
-            model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
-            ts=grids.uniform_in(sde, steps, clock).flip(0), prior_log_prob=at_the_end(model, sde),
+            model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, variable),
+            ts=grids.uniform_in(sde, steps, variable).flip(0), prior_log_prob=at_the_end(model, sde),
         )  # fmt: skip
         sizes = [torch.hypot(alpha * std, sigma) for alpha, sigma in map(sde.scales, (sde.t_min, sde.t_max))]
         assert_close(found.latent, x / sizes[0] * sizes[1], rtol=1e-9, atol=1e-9)
@@ -145,24 +151,24 @@ def test_a_gaussian_of_the_clocks_spread_takes_no_steps_at_all(name: str, order:
 
 @dataclass(frozen=True)
 class Turning:
-    """A denoiser whose velocity dy / dtheta is a polynomial in the clock's reading, the same for every x.
+    """A denoiser whose velocity dy / dtheta is a polynomial in the variable's reading, the same for every x.
 
     D = s (y cos theta - v sin theta), with y = x / size and s the spread.
     """
 
     sde: SDE
-    clock: SoftClippedLogSNR
+    variable: SoftClippedLogSNR
     coefficients: tuple[float, ...]
 
     def velocity(self, theta: float) -> float:
         n = self.spread * math.tan(theta)
         t = self.sde.time(torch.tensor(-2 * math.log(n), dtype=torch.float64))
-        return float(np.polyval(self.coefficients, float(self.clock.reading(self.sde, t)) / 10))
+        return float(np.polyval(self.coefficients, float(self.variable.value(self.sde, t)) / 10))
 
     @property
     def spread(self) -> float:
-        assert self.clock.spread is not None
-        return self.clock.spread
+        assert self.variable.spread is not None
+        return self.variable.spread
 
     def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         theta = torch.atan2(sigma, alpha * self.spread)
@@ -174,12 +180,12 @@ class Turning:
     ("name", "order", "degree"),
     [("vp", 1, 0), ("ve", 1, 1), ("rectified", 2, 1), ("vp", 3, 2), ("ve", 4, 2), ("rectified", 4, 2)],
 )
-def test_a_velocity_that_is_a_polynomial_of_the_clock_is_integrated_to_rounding(
+def test_a_velocity_that_is_a_polynomial_of_the_variable_is_integrated_to_rounding(
     name: str, order: int, degree: int
 ) -> None:
     """Under the exact angle:  y' = y + int p(c) dtheta, by quadrature. The start of order 4 knows three evaluations."""
-    sde, clock = PATHS[name], SoftClippedLogSNR(0.05, 5.0, spread=0.5)
-    model = Turning(sde, clock, (0.7, -0.4, 0.5)[-degree - 1 :])
+    sde, variable = PATHS[name], SoftClippedLogSNR(0.05, 5.0, spread=0.5)
+    model = Turning(sde, variable, (0.7, -0.4, 0.5)[-degree - 1 :])
     x = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
     ends = [sde.scales(t) for t in (sde.t_min, sde.t_max)]
     angles = [math.atan2(float(sigma), 0.5 * float(alpha)) for alpha, sigma in ends]
@@ -187,8 +193,8 @@ def test_a_velocity_that_is_a_polynomial_of_the_clock_is_integrated_to_rounding(
     change = quad(model.velocity, *angles, epsabs=1e-10, epsrel=1e-10, limit=400)[0]
     for steps in (2, 5):
         found = log_likelihood(
-            model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
-            ts=grids.uniform_in(sde, steps, clock).flip(0), prior_log_prob=lambda z: torch.zeros(1).double(),
+            model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, variable),
+            ts=grids.uniform_in(sde, steps, variable).flip(0), prior_log_prob=lambda z: torch.zeros(1).double(),
         )  # fmt: skip
         assert_close(found.latent, (x / sizes[0] + change) * sizes[1], rtol=1e-6, atol=1e-6)
         # The volume grows as the size: nothing of y's own.
@@ -203,12 +209,12 @@ def test_data_that_is_one_point_sends_noise_where_it_belongs(name: str, order: i
     noise = seeded(0)(torch.zeros(4, 2, dtype=torch.float64))
     x, latent = alpha * point + sigma * noise, last_alpha * point + last_sigma * noise
     # Sub-VP starts where noise is finest, 1e-6.
-    clock = SoftClippedLogSNR(1e-4 if name == "subvp" else 1e-3, 5.0, spread=0.5)
+    variable = SoftClippedLogSNR(1e-4 if name == "subvp" else 1e-3, 5.0, spread=0.5)
     steps, errors = (50, 100, 200), list[float]()
     for n in steps:
         found = log_likelihood(
-            Empirical(point), sde, x, divergence=Exact(), solver=AdamsMoulton(order, clock),
-            ts=grids.uniform_in(sde, n, clock).flip(0),
+            Empirical(point), sde, x, divergence=Exact(), solver=AdamsMoulton(order, variable),
+            ts=grids.uniform_in(sde, n, variable).flip(0),
         ).latent  # fmt: skip
         assert found is not None
         errors.append(float((found - latent).norm() / latent.norm()))
@@ -223,7 +229,7 @@ def test_evaluations_are_as_many_as_foretold(order: int) -> None:
         before = model.calls
         found = log_likelihood(
             model, sde, batch(mixture((2,)), 2), divergence=Exact(), solver=solver,
-            ts=grids.saturated(sde, steps).flip(0),
+            ts=grids.soft_clipped(sde, steps).flip(0),
         )  # fmt: skip
         assert found.nfe == found.nfe_max == model.calls - before == solver.evaluations(steps), i
         assert solver.evaluations(steps) == steps + (3 if order > 2 else 1)
@@ -348,7 +354,7 @@ def test_a_flow_too_rough_for_so_many_steps_is_said_to_be(most: int) -> None:
     assert plan.nfe == plan.solver.evaluations(most)
     assert plan.trial_nfe == model.samples - CHECK * (2 + 1)
     # The error that is stated is one: what four times the steps say otherwise.
-    fine = grids.uniform_in(sde, 400, plan.solver.clock).flip(0)  # type: ignore[arg-type]
+    fine = grids.uniform_in(sde, 400, plan.solver.variable).flip(0)  # type: ignore[arg-type]
     values = [
         log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=ts).log_prob for ts in (plan.ts, fine)
     ]
@@ -357,7 +363,7 @@ def test_a_flow_too_rough_for_so_many_steps_is_said_to_be(most: int) -> None:
 
 
 def test_where_there_is_nothing_to_do_a_plan_takes_the_fewest_steps() -> None:
-    """Of a Gaussian of the clock's own spread every number of steps is right: looking for fewer has an end."""
+    """Of a Gaussian of the variable's own spread every number of steps is right: looking for fewer has an end."""
     sde, model = PATHS["vp"], Gaussian(torch.zeros(3).double(), torch.tensor(0.5).double())
     x = on_the_path(model, sde, 4, 1)
     plan = choose_solver(model, sde, x, 1e-2, divergence=Exact())

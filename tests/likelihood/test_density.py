@@ -246,7 +246,7 @@ def test_a_falling_grid_is_refused() -> None:
 
 def test_a_solver_that_keeps_a_grid_needs_one() -> None:
     sde, model = PATHS["vp"], mixture((2,))
-    with pytest.raises(ValueError, match=r"expected a grid for Heun\(clock='time'\), got None: pass a rising one"):
+    with pytest.raises(ValueError, match=r"expected a grid for Heun\(variable='time'\), got None: pass a rising one"):
         log_likelihood(model, sde, batch(model, 2), solver=Heun())
 
 
@@ -494,7 +494,7 @@ def test_adams_moulton_needs_few_evaluations(path: str) -> None:
     for evaluations, bound in ((25, 3e-3), (50, 5e-4)):
         density = log_likelihood(
             model, sde, x, divergence=Exact(), solver=AdamsMoulton(),
-            ts=grids.saturated(sde, evaluations - 3, 0.02, 10.0).flip(0),
+            ts=grids.soft_clipped(sde, evaluations - 3, 0.02, 10.0).flip(0),
             prior_log_prob=lambda z: model.log_prob(z, *sde.scales(sde.t_max)),
         )  # fmt: skip
         assert density.nfe == evaluations
@@ -511,7 +511,7 @@ def test_adams_moulton_has_its_order_in_the_value_and_its_density(path: str, ord
     errors = [
         float((log_likelihood(
             model, sde, x, divergence=Exact(), solver=AdamsMoulton(order),
-            ts=grids.saturated(sde, steps, 0.02, 10.0).flip(0),
+            ts=grids.soft_clipped(sde, steps, 0.02, 10.0).flip(0),
             prior_log_prob=lambda z: model.log_prob(z, *sde.scales(sde.t_max)),
         ).log_prob - exact).norm())
         for steps in (100, 200, 400)
@@ -523,27 +523,30 @@ OWN_CLOCK = variables.SoftClippedLogSNR(0.05, 5.0, spread=0.5)
 
 
 @pytest.mark.parametrize(
-    ("path", "clock"),
+    ("path", "variable"),
     [
-        *(("vp", clock) for clock in variables.CLOCKS.values()),
+        *(("vp", variable) for variable in variables.VARIABLES.values()),
         ("ve", OWN_CLOCK),
         ("rectified", OWN_CLOCK),
-        ("ve", variables.CLOCKS["log_snr"]),
+        ("ve", variables.VARIABLES["log_snr"]),
     ],
     ids=repr,
 )
-def test_the_density_is_the_same_by_every_clock(path: str, clock: variables.IntegrationVariable) -> None:
+def test_the_density_is_the_same_by_every_clock(path: str, variable: variables.IntegrationVariable) -> None:
     # Whatever the state is divided by, its growth is that of its size, and what the integral leaves out comes back.
     sde, model = PATHS[path], gaussian((2,))
     t, h = sde.time(torch.tensor([-3.0, 0.5, 4.0], dtype=torch.float64)), 1e-6
-    sizes = [clock.size(Scales.at(sde, t + shift)) for shift in (-h, h)]
+    sizes = [variable.scaling(Scales.at(sde, t + shift)) for shift in (-h, h)]
     if sizes[0] is not None and sizes[1] is not None:
         torch.testing.assert_close(
-            clock.growth(Scales.at(sde, t)), (sizes[1].log() - sizes[0].log()) / (2 * h), rtol=1e-4, atol=1e-4
+            variable.log_scaling_rate(Scales.at(sde, t)),
+            (sizes[1].log() - sizes[0].log()) / (2 * h),
+            rtol=1e-4,
+            atol=1e-4,
         )
     x = batch(model, 3)
     density = log_likelihood(
-        model, sde, x, divergence=Exact(), solver=Adaptive(rtol=1e-7, atol=1e-7, clock=clock),
+        model, sde, x, divergence=Exact(), solver=Adaptive(rtol=1e-7, atol=1e-7, variable=variable),
         prior_log_prob=lambda z: model.log_prob(z, *sde.scales(sde.t_max)),
     )  # fmt: skip
     exact = model.log_prob(x, *sde.scales(sde.t_min))

@@ -114,7 +114,7 @@ def kept_and_drawn(divergence: Divergence, **settings: Any) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("divergence", "each"), [(Hutchinson(3), 3), (HutchPlusPlus(2, 3), 5)], ids=repr)
 def test_by_default_probes_are_fresh_on_a_grid_and_kept_where_steps_are_controlled(divergence: Any, each: int) -> None:
-    grid = {"solver": AdamsMoulton(), "ts": grids.saturated(PATHS["vp"], 6).flip(0)}
+    grid = {"solver": AdamsMoulton(), "ts": grids.soft_clipped(PATHS["vp"], 6).flip(0)}
     for fresh in (None, True):
         draws, nfe = kept_and_drawn(replace(divergence, fresh=fresh), **grid)
         assert (draws, nfe) == (9 * each, 9)
@@ -387,7 +387,7 @@ def test_gradient_of_log_prob_by_x_is_the_score(name: str, solver: str, divergen
     sde, model = PATHS[name], mixture((2,))
     settings: dict[str, Any] = {"differentiable": True, **SOLVERS[solver]}
     if "ts" in settings:
-        settings["ts"] = grids.saturated(sde, settings["ts"], 0.02, 10.0).flip(0)
+        settings["ts"] = grids.soft_clipped(sde, settings["ts"], 0.02, 10.0).flip(0)
     x = batch(model, 3).requires_grad_()
     found = log_likelihood(model, sde, x, divergence=divergence, prior_log_prob=at_the_end(model, sde), **settings)
     (gradient,) = torch.autograd.grad(found.log_prob.sum(), x)
@@ -418,7 +418,7 @@ def flat(tensors: Any) -> Tensor:
 )
 def test_gradient_by_the_weights_is_that_of_finite_differences(solver: Any, divergence: Divergence) -> None:
     model, x = network(2), batch(mixture((2,)), 2)
-    settings = {"solver": solver, "ts": grids.saturated(PATHS["vp"], 5).flip(0)}
+    settings = {"solver": solver, "ts": grids.soft_clipped(PATHS["vp"], 5).flip(0)}
     weights = list(model.parameters())
     value = of_weights(model, divergence, x, differentiable=True, **settings)
     found = flat(torch.autograd.grad(value, weights, materialize_grads=True))
@@ -460,7 +460,7 @@ def test_the_adjoint_is_the_gradient_through_the_steps(divergence: Divergence) -
 )
 def test_an_adjoint_of_what_has_none_is_refused(solver: Any, message: str) -> None:
     sde = PATHS["vp"]
-    ts = None if isinstance(solver, Adaptive) else grids.saturated(sde, 5).flip(0)
+    ts = None if isinstance(solver, Adaptive) else grids.soft_clipped(sde, 5).flip(0)
     with pytest.raises(ValueError, match=message):
         of_weights(network(2), Exact(), batch(mixture((2,)), 2), solver=solver, ts=ts, differentiable="adjoint")
 
@@ -470,7 +470,7 @@ def test_an_adjoint_of_what_has_none_is_refused(solver: Any, message: str) -> No
 )
 def test_unless_asked_no_graph_is_built_even_for_weights_and_x_that_want_one(solver: Any) -> None:
     sde, model = PATHS["vp"], network(2)
-    ts = None if isinstance(solver, Adaptive) else grids.saturated(sde, 5).flip(0)
+    ts = None if isinstance(solver, Adaptive) else grids.soft_clipped(sde, 5).flip(0)
     x = batch(mixture((2,)), 2).requires_grad_()
     found = log_likelihood(model, sde, x, divergence=Hutchinson(2), solver=solver, ts=ts)
     for tensor in (found.log_prob, found.latent, found.std_error, *found.parts.values()):
@@ -501,7 +501,11 @@ def test_integers_are_refused_with_what_to_do() -> None:
 def test_samples_made_in_inference_mode_are_scored_in_it_and_out_of_it() -> None:
     sde, model = PATHS["vp"], network(2)
     x = batch(mixture((2,)), 2)
-    settings: dict[str, Any] = {"divergence": Exact(), "solver": AdamsMoulton(), "ts": grids.saturated(sde, 5).flip(0)}
+    settings: dict[str, Any] = {
+        "divergence": Exact(),
+        "solver": AdamsMoulton(),
+        "ts": grids.soft_clipped(sde, 5).flip(0),
+    }
     expected = log_likelihood(model, sde, x, **settings).log_prob
     with torch.inference_mode():
         inside = x.clone()

@@ -32,7 +32,7 @@ from scorefield.solvers import (
     grids,
     variables,
 )
-from scorefield.solvers.multistep.exponential import Line, exponential
+from scorefield.solvers.multistep.exponential import Coefficients, exponential
 
 # Half log-SNRs from -15 to 13, so that steps of 8 have room.
 WIDE = VPSDE(beta_max=60.0, t_min=1e-12)
@@ -67,13 +67,13 @@ class Step:
         # Around zero, where no scale is lost; the longest step goes from -4 to 4 and its past to -12.
         self.schedule = schedule_at([h * (node - 0.5) for node in at])
         index = {node: i for i, node in enumerate(at)}
-        self.t, self.s = self.schedule.host(index[0.0]), self.schedule.host(index[1.0])
-        self.nodes = [self.schedule.host(index[node]) for node in nodes]
+        self.t, self.s = self.schedule.scalars(index[0.0]), self.schedule.scalars(index[1.0])
+        self.nodes = [self.schedule.scalars(index[node]) for node in nodes]
         self.start, self.end = (mpmath.mpf(float(a.log_snr)) / 2 for a in (self.t, self.s))
         self.knots = [mpmath.mpf(float(node.log_snr)) / 2 for node in self.nodes]
         self.h = self.end - self.start
 
-    def line(self, predict: str, tau: float) -> Line:
+    def coefficients(self, predict: str, tau: float) -> Coefficients:
         return exponential(self.schedule, self.t, self.s, self.nodes, predict, tau=tau)
 
     def basis(self, j: int, l: Any) -> Any:
@@ -94,7 +94,7 @@ def phi(k: int, z: Any) -> Any:
     return mpmath.exp(z) if k == 0 else (phi(k - 1, z) - 1 / mpmath.factorial(k - 1)) / z
 
 
-def assert_weights(line: Line, expected: Sequence[Any], rtol: float) -> None:
+def assert_weights(line: Coefficients, expected: Sequence[Any], rtol: float) -> None:
     expected = [float(w) for w in expected]
     assert len(line.weights) == len(expected)
     np.testing.assert_allclose(line.weights, expected, rtol=0, atol=rtol * sum(map(abs, expected)))
@@ -119,7 +119,7 @@ def test_weights_are_the_integrals_of_the_lagrange_polynomials(
         expected = [
             mpmath.quad(lambda l, j=j: kernel(l) * step.basis(j, l), [step.start, step.end]) for j in range(len(nodes))
         ]
-    assert_weights(step.line(predict, tau), expected, step.tolerance())
+    assert_weights(step.coefficients(predict, tau), expected, step.tolerance())
 
 
 @sizes
@@ -142,7 +142,7 @@ def test_weights_are_the_phi_functions_of_the_literature(
             scale * more * step.h * sum(moments[k] * inverse[k, j] for k in range(len(places)))
             for j in range(len(places))
         ]
-    assert_weights(step.line(predict, tau), expected, step.tolerance())
+    assert_weights(step.coefficients(predict, tau), expected, step.tolerance())
 
 
 @sizes
@@ -152,7 +152,7 @@ def test_what_is_kept_and_the_noise_are_those_of_the_linear_process(h: float, pr
     # x0: d(x / sigma) = -tau^2 (x / sigma) dl + ... + sqrt(2) tau dw, so the variance is a decaying integral;
     # eps: d(x / alpha) = ... + sqrt(2) tau e^-l dw.
     step = Step(h, (0.0,))
-    line = step.line(predict, tau)
+    line = step.coefficients(predict, tau)
     with mpmath.workdps(30):
         ends = [step.start, step.end]
         if predict == "x0":
@@ -163,7 +163,7 @@ def test_what_is_kept_and_the_noise_are_those_of_the_linear_process(h: float, pr
             keep = float(step.s.alpha / step.t.alpha)
             inside = mpmath.quad(lambda l: 2 * tau**2 * mpmath.exp(-2 * l), ends)
             noise = float(step.s.alpha) * float(mpmath.sqrt(inside))
-    assert line.keep == pytest.approx(keep, rel=step.tolerance())
+    assert line.of_x == pytest.approx(keep, rel=step.tolerance())
     assert line.noise == pytest.approx(noise, rel=step.tolerance())
 
 
@@ -173,15 +173,15 @@ def test_a_constant_prediction_brings_it_to_the_marginal_that_it_means(predict: 
     # x0 known for certain: x_s given x0 is N(alpha_s x0, sigma_s^2) when x_t given x0 is N(alpha_t x0, sigma_t^2),
     # at any noise level. By eps: the noise of x_t is what it sees, so its mean answer is that of x0 = 0.
     step = Step(0.7, (0.0,))
-    line, (t, s) = step.line(predict, tau), (step.t, step.s)
+    line, (t, s) = step.coefficients(predict, tau), (step.t, step.s)
     if predict == "x0":
-        assert line.keep * float(t.alpha) + line.weights[0] == pytest.approx(float(s.alpha), rel=1e-12)
-        assert (line.keep * float(t.sigma)) ** 2 + line.noise**2 == pytest.approx(float(s.sigma**2), rel=1e-12)
+        assert line.of_x * float(t.alpha) + line.weights[0] == pytest.approx(float(s.alpha), rel=1e-12)
+        assert (line.of_x * float(t.sigma)) ** 2 + line.noise**2 == pytest.approx(float(s.sigma**2), rel=1e-12)
     elif tau == 0:
-        assert line.keep * float(t.sigma) + line.weights[0] == pytest.approx(float(s.sigma), rel=1e-12)
+        assert line.of_x * float(t.sigma) + line.weights[0] == pytest.approx(float(s.sigma), rel=1e-12)
 
 
-# The clocks' readings as functions of half the log-SNR, by hand.
+# The variables' readings as functions of half the log-SNR, by hand.
 READINGS: dict[tuple[str, str], Callable[[float], float]] = {
     ("edm", "time"): lambda l: math.exp(-l),
     ("rectified", "time"): lambda l: 1 / (1 + math.exp(l)),
@@ -189,21 +189,21 @@ READINGS: dict[tuple[str, str], Callable[[float], float]] = {
     ("ve", "time"): lambda l: (-l - math.log(0.01)) / math.log(2000),
     ("vp", "sigma"): lambda l: math.exp(-l),
     ("rectified", "sigma"): lambda l: math.exp(-l),
-    ("vp", "saturated"): lambda l: -2 * math.log((math.exp(-l) + 0.01) / (1 + math.exp(-l) / 20)),
-    ("edm", "saturated"): lambda l: -2 * math.log((math.exp(-l) + 0.01) / (1 + math.exp(-l) / 20)),
+    ("vp", "soft_clipped"): lambda l: -2 * math.log((math.exp(-l) + 0.01) / (1 + math.exp(-l) / 20)),
+    ("edm", "soft_clipped"): lambda l: -2 * math.log((math.exp(-l) + 0.01) / (1 + math.exp(-l) / 20)),
 }
 
 
-@pytest.mark.parametrize(("path", "clock"), READINGS)
+@pytest.mark.parametrize(("path", "variable"), READINGS)
 @both_predictions
 @taus
 def test_weights_by_another_clock_are_the_integrals_in_that_clock(
-    path: str, clock: str, predict: str, tau: float
+    path: str, variable: str, predict: str, tau: float
 ) -> None:
-    reading, more = READINGS[path, clock], 1 + tau**2
+    reading, more = READINGS[path, variable], 1 + tau**2
     places = [-1.3, -0.8, -0.6, 0.1]  # three in the past, and the end of a step of 0.7
     schedule = schedule_at(places, PATHS[path])
-    t, s = schedule.host(2), schedule.host(3)
+    t, s = schedule.scalars(2), schedule.scalars(3)
     for nodes in ((2,), (2, 1), (3, 2, 1), (2, 1, 0)):
         knots = [reading(places[k]) for k in nodes]
 
@@ -214,8 +214,8 @@ def test_weights_by_another_clock_are_the_integrals_in_that_clock(
             return -float(s.sigma) * more * math.exp(places[3] - l) * basis
 
         expected = [quad(integrand, places[2], places[3], (j,), epsabs=0, epsrel=1e-12)[0] for j in range(len(nodes))]
-        scales = [schedule.host(k) for k in nodes]
-        line = exponential(schedule, t, s, scales, predict, tau=tau, clock=variables.find(clock))
+        scales = [schedule.scalars(k) for k in nodes]
+        line = exponential(schedule, t, s, scales, predict, tau=tau, variable=variables.find(variable))
         assert_weights(line, expected, 1e-9)  # a path's time() is good to some 1e-12, over differences of a half
 
 
@@ -240,8 +240,8 @@ def test_short_steps_have_the_classical_coefficients_of_adams(
     h = 1e-4
     schedule = schedule_at([h * k for k in range(5)])
     solver: Any = Adams(order, predict=predict) if tau == 0 else SASolver(order, tau, predict=predict)
-    line = solver.correction(schedule, 3, order) if corrector else solver.line(schedule, 3, order)
-    at = schedule.host(4)
+    line = solver.correction(schedule, 3, order) if corrector else solver.coefficients(schedule, 3, order)
+    at = schedule.scalars(4)
     scale = (float(at.alpha) if predict == "x0" else -float(at.sigma)) * (1 + tau**2) * h
     np.testing.assert_allclose(np.array(line.weights) / scale, CLASSICAL[order, corrector], atol=10 * h)
 
@@ -281,12 +281,12 @@ def test_unipc_solves_the_papers_linear_system(
 ) -> None:
     schedule = schedule_at(places)
     solver = UniPC(order, corrector, predict, variant)
-    line = solver.correction(schedule, 2, order) if corrector else solver.line(schedule, 2, order)
+    line = solver.correction(schedule, 2, order) if corrector else solver.coefficients(schedule, 2, order)
     with mpmath.workdps(50):
-        expected = unipc(order, corrector, predict, variant, places, schedule.host(3))
+        expected = unipc(order, corrector, predict, variant, places, schedule.scalars(3))
     assert_weights(line, expected, 1e-10)
-    exact = exponential(schedule, schedule.host(2), schedule.host(3), [schedule.host(2)], predict)
-    assert line.keep == exact.keep
+    exact = exponential(schedule, schedule.scalars(2), schedule.scalars(3), [schedule.scalars(2)], predict)
+    assert line.of_x == exact.of_x
 
 
 # DPM-Solver of order 3
@@ -303,12 +303,12 @@ def test_released_dpm_solver_of_order_3_has_the_codes_coefficients(predict: str)
     first, second = (m0 - m1) / r0, (m1 - m2) / r1
     d1, d2 = first + r0 / (r0 + r1) * (first - second), (first - second) / (r0 + r1)
     if predict == "x0":
-        alpha, e = float(schedule.host(3).alpha), math.expm1(-h)
+        alpha, e = float(schedule.scalars(3).alpha), math.expm1(-h)
         out = -alpha * e * m0 + alpha * (e / h + 1) * d1 - alpha * ((e + h) / h**2 - 0.5) * d2
     else:
-        sigma, e = float(schedule.host(3).sigma), math.expm1(h)
+        sigma, e = float(schedule.scalars(3).sigma), math.expm1(h)
         out = -sigma * e * m0 - sigma * (e / h - 1) * d1 - sigma * ((e - h) / h**2 - 0.5) * d2
-    line = DPMSolver(3, predict=predict, released=True).line(schedule, 2, 3)
+    line = DPMSolver(3, predict=predict, released=True).coefficients(schedule, 2, 3)
     np.testing.assert_allclose(line.weights, out[::-1], rtol=1e-9)
 
 
@@ -353,10 +353,10 @@ def test_stochastic_dpm_solver_of_order_2_is_sde_dpm_solver_pp_2m(eta: float) ->
     # D = D_0 + (D_0 - D_1) / (2 r), r the step before over this one; with e^(-eta h) and e^(-(1 + eta) h).
     places = (-0.9, -0.5, 0.1)
     schedule = schedule_at(places)
-    (h_0, h), (t, s) = np.diff(places), (schedule.host(1), schedule.host(2))
-    line = StochasticDPMSolver(2, eta).line(schedule, 1, 2)
+    (h_0, h), (t, s) = np.diff(places), (schedule.scalars(1), schedule.scalars(2))
+    line = StochasticDPMSolver(2, eta).coefficients(schedule, 1, 2)
     whole, r = float(s.alpha) * -math.expm1(-(1 + eta) * h), h_0 / h
-    assert line.keep == pytest.approx(float(s.sigma / t.sigma) * math.exp(-eta * h), rel=1e-10)
+    assert line.of_x == pytest.approx(float(s.sigma / t.sigma) * math.exp(-eta * h), rel=1e-10)
     assert line.weights == pytest.approx((whole * (1 + 1 / (2 * r)), -whole / (2 * r)), rel=1e-10)
     assert line.noise == pytest.approx(float(s.sigma) * math.sqrt(-math.expm1(-2 * eta * h)), rel=1e-10)
 
@@ -402,10 +402,10 @@ def test_deis_of_order_2_has_the_closed_form_of_diffusers() -> None:
     def anti(t: float, b: float, c: float) -> float:
         return t * (-math.log(c) + math.log(t) - 1) / (math.log(b) - math.log(c))
 
-    alpha = float(schedule.host(2).alpha)
+    alpha = float(schedule.scalars(2).alpha)
     newest = alpha * (anti(rho, rho_0, rho_1) - anti(rho_0, rho_0, rho_1))
     older = alpha * (anti(rho, rho_1, rho_0) - anti(rho_0, rho_1, rho_0))
-    assert DEIS(2).line(schedule, 1, 2).weights == pytest.approx((newest, older), rel=1e-10)
+    assert DEIS(2).coefficients(schedule, 1, 2).weights == pytest.approx((newest, older), rel=1e-10)
 
 
 # NCSNv2's step

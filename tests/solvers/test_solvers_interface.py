@@ -58,7 +58,7 @@ FIXED: dict[str, Solver] = {
     "heun-sigma": Heun("sigma"),
     "heun-saturated": Heun(SoftClippedLogSNR(0.1, 5.0)),
     "rk4": RK4(),
-    "rk4-saturated": RK4("saturated"),
+    "rk4-saturated": RK4("soft_clipped"),
     "dpm1": DPMSolver(order=1),
     "dpm2m": DPMSolver(),
     "dpm2m-eps": DPMSolver(predict="eps"),
@@ -72,7 +72,7 @@ FIXED: dict[str, Solver] = {
     "deis2-time": DEIS(2, "time"),
     "deis3": DEIS(),
     "ab4": Adams(4, corrector=False),
-    "abm2-eps": Adams(2, predict="eps", clock="saturated"),
+    "abm2-eps": Adams(2, predict="eps", variable="soft_clipped"),
     "abm3": Adams(),
     "abm4": Adams(4),
     "belm": BELM(),
@@ -81,10 +81,10 @@ FIXED: dict[str, Solver] = {
 }
 ADAPTIVE: dict[str, Solver] = {
     "dopri5": Adaptive(),
-    "dopri5-time": Adaptive(rtol=1e-4, atol=1e-4, clock="time"),
-    "dopri5-sigma": Adaptive(rtol=1e-3, atol=1e-3, clock="sigma"),
+    "dopri5-time": Adaptive(rtol=1e-4, atol=1e-4, variable="time"),
+    "dopri5-sigma": Adaptive(rtol=1e-3, atol=1e-3, variable="sigma"),
     "bosh3": Adaptive("bosh3", 1e-3, 1e-3),
-    "bosh3-saturated": Adaptive("bosh3", 1e-3, 1e-3, clock="saturated"),
+    "bosh3-saturated": Adaptive("bosh3", 1e-3, 1e-3, variable="soft_clipped"),
     "scipy-rk45": Adaptive("scipy:RK45", 1e-3, 1e-3),
     "scipy-lsoda": Adaptive("scipy:LSODA", 1e-3, 1e-3),
 }
@@ -106,7 +106,7 @@ STOCHASTIC: dict[str, Solver] = {
     "sab2": SASolver(2, 0.5, corrector=False, predict="eps"),
     "sabm4": SASolver(4),
     "adaptive-sde": AdaptiveSDE(),
-    "adaptive-sde-saturated": AdaptiveSDE(rtol=0.2, atol=0.1, clock="saturated"),
+    "adaptive-sde-saturated": AdaptiveSDE(rtol=0.2, atol=0.1, variable="soft_clipped"),
     "ncsn": AnnealedLangevin(steps=3, step_size=1e-6),
     "ncsnv2": AnnealedLangevin(steps=3, step_size=None),
     "langevin": AnnealedLangevin(snr=0.16, denoise=False),
@@ -145,7 +145,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 @every_path
-@pytest.mark.parametrize("grid", [grids.uniform, grids.quadratic, grids.log_snr, grids.karras, grids.saturated])
+@pytest.mark.parametrize("grid", [grids.uniform, grids.quadratic, grids.log_snr, grids.karras, grids.soft_clipped])
 @pytest.mark.parametrize("steps", [1, 2, 37, 1000])
 def test_grid_falls_from_exactly_t_max_to_exactly_t_min(path: str, grid: Any, steps: int) -> None:
     sde = PATHS[path]
@@ -233,7 +233,7 @@ def test_linspace_grid_is_diffusers_timesteps(of: int) -> None:
 @every_path
 @pytest.mark.parametrize(("low", "high"), [(0.01, 20.0), (0.05, 5.0)])
 def test_saturated_grid_has_equal_steps_in_its_formula(path: str, low: float, high: float) -> None:
-    alpha, sigma = PATHS[path].scales(grids.saturated(PATHS[path], 50, low, high))
+    alpha, sigma = PATHS[path].scales(grids.soft_clipped(PATHS[path], 50, low, high))
     n = (sigma / alpha).numpy()
     steps = np.diff(-2 * np.log((n + low) / (1 + n / high)))
     np.testing.assert_allclose(steps, steps.mean(), rtol=1e-6)
@@ -242,11 +242,11 @@ def test_saturated_grid_has_equal_steps_in_its_formula(path: str, low: float, hi
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0)])
 def test_saturated_grid_refuses_ends_that_are_none(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="0 < low < high"):
-        grids.saturated(VPSDE(), 5, low, high)
+        grids.soft_clipped(VPSDE(), 5, low, high)
 
 
 @pytest.mark.parametrize(
-    "name", ["uniform", "quadratic", "log_snr", "karras", "saturated", "leading", "trailing", "linspace"]
+    "name", ["uniform", "quadratic", "log_snr", "karras", "soft_clipped", "leading", "trailing", "linspace"]
 )
 @pytest.mark.parametrize("steps", [0, -3])
 def test_grid_of_no_steps_is_refused(name: str, steps: int) -> None:
@@ -347,11 +347,11 @@ def test_what_is_forgiven_at_the_ends_does_not_reach_sigma_zero(name: str) -> No
         (lambda: UniPC(variant="bh3"), "'bh1' or 'bh2', got 'bh3'"),
         (lambda: DEIS(0), "order 1 to 3"),
         (lambda: DEIS(4), "order 1 to 3"),
-        (lambda: DEIS(clock="hours"), "clock.*time, sigma, log_snr, saturated.*'hours'"),
+        (lambda: DEIS(variable="hours"), "variable.*time, sigma, log_snr, saturated.*'hours'"),
         (lambda: Adams(0), "order 1 to 4"),
         (lambda: Adams(5), "order 1 to 4.*got 5"),
         (lambda: Adams(predict="x"), "'x0' or 'eps'"),
-        (lambda: Adams(clock="hours"), "clock.*'hours'"),
+        (lambda: Adams(variable="hours"), "variable.*'hours'"),
         (lambda: SASolver(5), "order 1 to 4"),
         (lambda: SASolver(tau=0.0), r"positive tau, got 0.0: for none use Adams\(3\)"),
         (lambda: SASolver(tau=-1.0), "positive tau"),
@@ -362,9 +362,9 @@ def test_what_is_forgiven_at_the_ends_does_not_reach_sigma_zero(name: str) -> No
         (lambda: StochasticDPMSolver(eta=0.0), r"positive eta, got 0.0: for none use DPMSolver\(2\)"),
         (lambda: StochasticDPMSolver(eta=-0.5), "positive eta"),
         (lambda: StochasticDPMSolver(eta=math.inf), "positive eta"),
-        *((lambda make=make: make("hours"), "clock.*'hours'") for make in (Euler, Midpoint, Heun, RK4)),
-        (lambda: Adaptive(clock="hours"), "clock.*'hours'"),
-        (lambda: AdaptiveSDE(clock="hours"), "clock.*'hours'"),
+        *((lambda make=make: make("hours"), "variable.*'hours'") for make in (Euler, Midpoint, Heun, RK4)),
+        (lambda: Adaptive(variable="hours"), "variable.*'hours'"),
+        (lambda: AdaptiveSDE(variable="hours"), "variable.*'hours'"),
         (lambda: AdaptiveSDE(rtol=0.0), "positive"),
         (lambda: AdaptiveSDE(atol=-1.0), "positive"),
         (lambda: AdaptiveSDE(first=0.0), "positive"),
@@ -392,7 +392,7 @@ def test_what_is_forgiven_at_the_ends_does_not_reach_sigma_zero(name: str) -> No
         (lambda: PredictorCorrector(AdaptiveSDE(), CORRECTOR), r"its mates.*EulerMaruyama\(\)"),
         (lambda: PredictorCorrector(DDIM(), CORRECTOR, order="both"), "'predict_first' or 'correct_first', got 'both'"),
         (lambda: AdamsMoulton(5), "order 1 to 4, got 5"),
-        (lambda: AdamsMoulton(clock="hours"), "clock.*'hours'"),
+        (lambda: AdamsMoulton(variable="hours"), "variable.*'hours'"),
         (lambda: SoftClippedLogSNR(spread=0.0), "positive spread"),
         (lambda: Adaptive("rk4"), "dopri5.*scipy:RK45.*'rk4'"),
         (lambda: Adaptive("scipy:dopri5"), "scipy:RK45.*'scipy:dopri5'"),

@@ -62,7 +62,7 @@ DETERMINISTIC: dict[str, tuple[Solver, float]] = {
     "midpoint-log_snr": (Midpoint("log_snr"), 0.8),
     "heun": (Heun(), 0.2),
     "heun-sigma": (Heun("sigma"), 0.2),
-    "heun-saturated": (Heun("saturated"), 0.5),
+    "heun-saturated": (Heun("soft_clipped"), 0.5),
     "rk4-log_snr": (RK4("log_snr"), 0.01),
     "rk4-sigma": (RK4("sigma"), 0.005),
     "dpm2m": (DPMSolver(), 0.1),
@@ -79,7 +79,7 @@ DETERMINISTIC: dict[str, tuple[Solver, float]] = {
     "ab2-eps": (Adams(2, corrector=False, predict="eps"), 0.15),
     "belm": (BELM(), 0.1),
     "dopri5": (Adaptive(rtol=1e-4, atol=1e-4), 0.1),
-    "bosh3-saturated": (Adaptive("bosh3", rtol=1e-3, atol=1e-3, clock="saturated"), 0.1),
+    "bosh3-saturated": (Adaptive("bosh3", rtol=1e-3, atol=1e-3, variable="soft_clipped"), 0.1),
 }
 CORRECTOR = AnnealedLangevin(snr=0.16)
 # At most this far from the exact variance, relative to it, and from its mean in standard deviations, half as much again

@@ -27,7 +27,7 @@ from scorefield.solvers import (
     grids,
     step_density,
 )
-from scorefield.solvers.ode.adaptive_rk import PAIRS, Pair, solve
+from scorefield.solvers.ode.adaptive_rk import PAIRS, Pair, adaptive_rk
 
 every_path = pytest.mark.parametrize("path", PATHS)
 
@@ -197,7 +197,7 @@ def test_each_sample_takes_steps_of_its_own(name: str) -> None:
         return (-rates[rows][:, None] * y[0],)
 
     start = torch.ones(2, 1, dtype=torch.float64)
-    (end,) = solve(PAIRS[name], slope, (start,), 1.0, 1e-6, 1e-9)
+    (end,) = adaptive_rk(PAIRS[name], slope, (start,), 1.0, 1e-6, 1e-9)
     torch.testing.assert_close(end[:, 0], torch.exp(-rates), rtol=1e-4, atol=1e-7)
     spent = [sum(row in rows for rows in asked) for row in (0, 1)]
     assert spent[1] > 3 * spent[0]
@@ -207,7 +207,7 @@ def test_each_sample_takes_steps_of_its_own(name: str) -> None:
         alone[0] += 1
         return (-rates[:1, None] * y[0],)
 
-    (same,) = solve(PAIRS[name], lonely, (start[:1],), 1.0, 1e-6, 1e-9)
+    (same,) = adaptive_rk(PAIRS[name], lonely, (start[:1],), 1.0, 1e-6, 1e-9)
     assert torch.equal(same, end[:1])
     assert alone[0] == spent[0]
 
@@ -219,12 +219,13 @@ def test_error_of_the_embedded_pairs_falls_with_the_tolerance_and_nan_ends_it() 
     start, exact = torch.ones(1, 1, dtype=torch.float64), float(np.exp(np.sin(10.0)))
     for pair in PAIRS.values():
         errors = [
-            abs(float(solve(pair, slope, (start,), 10.0, tol, tol)[0]) - exact) / tol for tol in (1e-3, 1e-5, 1e-7)
+            abs(float(adaptive_rk(pair, slope, (start,), 10.0, tol, tol)[0]) - exact) / tol
+            for tol in (1e-3, 1e-5, 1e-7)
         ]
         assert max(errors) < 30  # of the tolerance: some 20 to 200 steps, whose errors the flow e^sin carries on
     broken = Pair(3, *[getattr(PAIRS["bosh3"], key) for key in ("nodes", "matrix", "error")])
     with pytest.raises(ValueError, match="NaN"):
-        solve(broken, lambda s, y, rows: (y[0] * torch.nan,), (start,), 1.0, 1e-3, 1e-3)
+        adaptive_rk(broken, lambda s, y, rows: (y[0] * torch.nan,), (start,), 1.0, 1e-3, 1e-3)
 
 
 def test_adaptive_takes_a_large_batch_at_once() -> None:

@@ -39,7 +39,7 @@ from scorefield.solvers import (
     grids,
     variables,
 )
-from scorefield.solvers.schedule import Scales
+from scorefield.solvers.scales import Scales
 from scorefield.solvers.variables import IntegrationVariable, SoftClippedLogSNR
 
 SOLVERS: dict[str, tuple[Solver, int]] = {
@@ -47,11 +47,11 @@ SOLVERS: dict[str, tuple[Solver, int]] = {
     "euler": (Euler(), 1),
     "euler-sigma": (Euler("sigma"), 1),
     "euler-log_snr": (Euler("log_snr"), 1),
-    "euler-saturated": (Euler("saturated"), 1),
+    "euler-saturated": (Euler("soft_clipped"), 1),
     "midpoint": (Midpoint(), 2),
     "midpoint-sigma": (Midpoint("sigma"), 2),
     "midpoint-log_snr": (Midpoint("log_snr"), 2),
-    "midpoint-saturated": (Midpoint("saturated"), 2),
+    "midpoint-saturated": (Midpoint("soft_clipped"), 2),
     "heun": (Heun(), 2),
     "heun-sigma": (Heun("sigma"), 2),
     "heun-log_snr": (Heun("log_snr"), 2),
@@ -59,7 +59,7 @@ SOLVERS: dict[str, tuple[Solver, int]] = {
     "rk4": (RK4(), 4),
     "rk4-sigma": (RK4("sigma"), 4),
     "rk4-log_snr": (RK4("log_snr"), 4),
-    "rk4-saturated": (RK4("saturated"), 4),
+    "rk4-saturated": (RK4("soft_clipped"), 4),
     "dpm1-x0": (DPMSolver(order=1, predict="x0"), 1),
     "dpm1-eps": (DPMSolver(order=1, predict="eps"), 1),
     "dpm2m-x0": (DPMSolver(order=2, predict="x0"), 2),
@@ -98,7 +98,7 @@ SOLVERS: dict[str, tuple[Solver, int]] = {
     "abm2": (Adams(2), 2),
     "abm3": (Adams(3), 3),
     "abm3-eps": (Adams(3, predict="eps"), 3),
-    "abm3-saturated": (Adams(3, clock="saturated"), 3),
+    "abm3-saturated": (Adams(3, variable="soft_clipped"), 3),
     "abm4": (Adams(4), 4),
     "belm": (BELM(), 2),
 }
@@ -344,7 +344,11 @@ def steady(predict: str) -> list[Solver]:
         *(DPMSolver(order, many, predict) for order in orders for many in (True, False)),
         *(UniPC(order, corrects, predict, v) for order in orders for corrects in (True, False) for v in ("bh1", "bh2")),
         *(Adams(order, corrects, predict) for order in (*orders, 4) for corrects in (True, False)),
-        *((DEIS(order, clock) for order in orders for clock in variables.CLOCKS) if predict == "eps" else [DDIM()]),
+        *(
+            (DEIS(order, variable) for order in orders for variable in variables.VARIABLES)
+            if predict == "eps"
+            else [DDIM()]
+        ),
     ]
 
 
@@ -441,17 +445,17 @@ def test_steps_in_sigma_are_those_of_the_state_over_alpha(path: str, name: str) 
 
 @pytest.mark.parametrize("path", ["vp", "edm", "rectified"])
 @pytest.mark.parametrize("name", TABLEAUS)
-@pytest.mark.parametrize("clock", ["log_snr", "saturated"])
-def test_steps_by_another_clock_are_those_of_its_equation(path: str, name: str, clock: str) -> None:
+@pytest.mark.parametrize("variable", ["log_snr", "soft_clipped"])
+def test_steps_by_another_clock_are_those_of_its_equation(path: str, name: str, variable: str) -> None:
     # dx/dc = (dx/dt) / (dc/dt), both derivatives by differences: neither drift nor rate enters.
     make, nodes, matrix, weights = TABLEAUS[name]
     sde, model = PATHS[path], gaussian((2,))
-    by = variables.find(clock)
+    by = variables.find(variable)
     ts = grids.sigmas(sde, [5.0, 3.0, 0.4])
     x = y = start(model, sde, ts[0])
     # The flow in the half log-SNR by its closed form: dx = (d log alpha) x - sigma eps dl, d log alpha by differences.
     for t, t_next in itertools.pairwise(ts):
-        c, c_next = by.reading(sde, t), by.reading(sde, t_next)
+        c, c_next = by.value(sde, t), by.value(sde, t_next)
         slopes = list[Tensor]()
         for node, row in zip(nodes, matrix, strict=True):
             at = y + (c_next - c) * sum(a * k for a, k in zip(row, slopes, strict=True))
@@ -462,7 +466,7 @@ def test_steps_by_another_clock_are_those_of_its_equation(path: str, name: str, 
             slopes.append(((a1 / a0).log() * at - sigma * ((a1 / s1) / (a0 / s0)).log() * eps) / (2 * d))
         y = y + (c_next - c) * sum(b * k for b, k in zip(weights, slopes, strict=True))
     # A second difference of 1e-5: 1e-10, and the rounding of readings over it.
-    torch.testing.assert_close(make(clock)(model, sde, x, ts), y, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(make(variable)(model, sde, x, ts), y, rtol=1e-7, atol=1e-7)
 
 
 def test_second_step_of_dpm_2m_is_the_papers() -> None:
@@ -517,7 +521,7 @@ def test_methods_through_the_same_points_have_the_same_weights(path: str) -> Non
         (2, (DPMSolver(2), UniPC(2, False))),  # with e^h - 1 for B
         (2, (DEIS(2), Adams(2, False, "eps"))),
     ):
-        first, *others = (solver.line(schedule, 5, past).weights for solver in solvers)
+        first, *others = (solver.coefficients(schedule, 5, past).weights for solver in solvers)
         for other in others:
             assert other == pytest.approx(first, rel=1e-10)
 
@@ -542,63 +546,66 @@ def test_last_steps_fall_to_lower_orders_when_asked(path: str, make: Any, order:
 # Clocks
 
 
-EVERY_CLOCK: dict[str, IntegrationVariable] = {**variables.CLOCKS, "saturated-narrow": SoftClippedLogSNR(0.1, 3.0)}
-every_clock = pytest.mark.parametrize("clock", EVERY_CLOCK.values(), ids=EVERY_CLOCK.keys())
+EVERY_CLOCK: dict[str, IntegrationVariable] = {
+    **variables.VARIABLES,
+    "soft_clipped-narrow": SoftClippedLogSNR(0.1, 3.0),
+}
+every_clock = pytest.mark.parametrize("variable", EVERY_CLOCK.values(), ids=EVERY_CLOCK.keys())
 
 
 @every_path
 @every_clock
-def test_clock_tells_the_time_it_was_read_at(path: str, clock: IntegrationVariable) -> None:
+def test_clock_tells_the_time_it_was_read_at(path: str, variable: IntegrationVariable) -> None:
     sde = PATHS[path]
     ts = torch.cat([grids.log_snr(sde, 40), grids.uniform(sde, 40)])
-    # To 1e-9 of the noise level; a narrow clock stands still at the ends, by up to 1e-4, and loses that many digits.
-    again = sde.log_snr(clock.time(sde, clock.reading(sde, ts)))
+    # To 1e-9 of the noise level; a narrow variable stands still at the ends, by up to 1e-4, and loses that many digits.
+    again = sde.log_snr(variable.time(sde, variable.value(sde, ts)))
     torch.testing.assert_close(again, sde.log_snr(ts), rtol=0, atol=1e-6)
 
 
 @every_path
 @every_clock
-def test_clock_runs_at_the_rate_of_its_readings(path: str, clock: IntegrationVariable) -> None:
+def test_clock_runs_at_the_rate_of_its_readings(path: str, variable: IntegrationVariable) -> None:
     sde = PATHS[path]
     ts = grids.log_snr(sde, 12)[1:-1]
     # Central differences over 1e-5 of t (1 - t): good to 1e-6 of a rate whose own rate is of order 1 / t (1 - t), and
     # the readings' rounding over 1e-5.
     d = 1e-5 * torch.minimum(ts - sde.t_min, sde.t_max - ts)
-    slope = (clock.reading(sde, ts + d) - clock.reading(sde, ts - d)) / (2 * d)
-    torch.testing.assert_close(clock.rate(Scales.at(sde, ts)), slope, rtol=1e-4, atol=1e-6)
+    slope = (variable.value(sde, ts + d) - variable.value(sde, ts - d)) / (2 * d)
+    torch.testing.assert_close(variable.derivative(Scales.at(sde, ts)), slope, rtol=1e-4, atol=1e-6)
 
 
 @every_path
 def test_saturated_clock_follows_the_log_snr_between_its_ends_and_stands_still_beyond(path: str) -> None:
-    sde, clock = PATHS[path], SoftClippedLogSNR(0.05, 5.0)
+    sde, variable = PATHS[path], SoftClippedLogSNR(0.05, 5.0)
     ts = grids.sigmas(sde, [0.5 * 1.01, 0.5, 0.5 / 1.01])
-    pace = clock.reading(sde, ts).diff() / sde.log_snr(ts).diff()
+    time_weight = variable.value(sde, ts).diff() / sde.log_snr(ts).diff()
     n = 0.5
-    assert float(pace.mean()) == pytest.approx(n / (n + 0.05) - n / (n + 5.0), rel=1e-3)
-    assert float(clock.reading(sde, torch.tensor(sde.t_max))) > -2 * math.log(5.0)
-    assert float(clock.reading(sde, torch.tensor(sde.t_min))) < -2 * math.log(0.05)
+    assert float(time_weight.mean()) == pytest.approx(n / (n + 0.05) - n / (n + 5.0), rel=1e-3)
+    assert float(variable.value(sde, torch.tensor(sde.t_max))) > -2 * math.log(5.0)
+    assert float(variable.value(sde, torch.tensor(sde.t_min))) < -2 * math.log(0.05)
 
 
 def test_a_clock_and_its_name_are_the_same() -> None:
     sde, model = PATHS["vp"], plain((2,))
     ts = grids.log_snr(sde, 5)
     x = start(model, sde, ts[0])
-    for name, clock in variables.CLOCKS.items():
+    for name, variable in variables.VARIABLES.items():
         for make in (Heun, RK4):
-            assert torch.equal(make(name)(model, sde, x, ts), make(clock)(model, sde, x, ts))
+            assert torch.equal(make(name)(model, sde, x, ts), make(variable)(model, sde, x, ts))
 
 
 @pytest.mark.parametrize("path", ["vp", "edm", "rectified", "ddpm-linear"])
 @every_clock
 @both_ways
-def test_adaptive_arrives_within_tolerance_by_every_clock(path: str, clock: IntegrationVariable, way: str) -> None:
+def test_adaptive_arrives_within_tolerance_by_every_clock(path: str, variable: IntegrationVariable, way: str) -> None:
     sde, recorder, tolerance = PATHS[path], Recorder(gaussian((2,))), 1e-4
     ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
     x = start(recorder.model, sde, ts[0], n=1)
     exact = flow(recorder.model, sde, x, ts)
-    error = (Adaptive("dopri5", tolerance, tolerance, clock=clock)(recorder, sde, x, ts) - exact).abs()
+    error = (Adaptive("dopri5", tolerance, tolerance, variable=variable)(recorder, sde, x, ts) - exact).abs()
     growth = marginal_std(recorder.model, sde, ts[-1]) / marginal_std(recorder.model, sde, ts[0])
-    if clock == variables.CLOCKS["sigma"]:  # errors are judged in x / alpha
+    if variable == variables.VARIABLES["sigma"]:  # errors are judged in x / alpha
         growth = growth * max(1.0, float(1 / sde.scales(ts[0])[0]))
     assert bool((error < len(recorder.levels) * tolerance * (growth.clamp(min=1) + exact.abs())).all())
     assert within(recorder.levels, sde)
@@ -722,7 +729,7 @@ def test_adaptive_arrives_within_tolerance_and_never_leaves_the_path(path: str, 
 @pytest.mark.parametrize("path", ["vp", "ve", "cosine", "rectified"])
 @pytest.mark.parametrize("method", ["dopri5", "bosh3", "scipy:RK45"])
 def test_adaptive_in_float32_never_leaves_the_path(path: str, method: str) -> None:
-    # The engine's clock is in the state's precision there, and rounds past the end.
+    # The engine's variable is in the state's precision there, and rounds past the end.
     sde, recorder = PATHS[path], Recorder(gaussian((2,)))
     ts = torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)
     for series in (ts, ts.flip(0)):

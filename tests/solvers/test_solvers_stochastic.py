@@ -149,9 +149,9 @@ def churned(sde: SDE, m: Tensor, s: Tensor, t: Tensor, u: Tensor, levels: int, s
     nt, nu = st / at, su / au
     gamma = torch.where((nt >= solver.low) & (nt <= solver.high), min(solver.amount / levels, math.sqrt(2) - 1), 0.0)
     raised = torch.minimum(nt * (1 + gamma), top)
-    pace, then = raised / (s**2 + raised**2), nu / (s**2 + nu**2)  # d = pace (y - m)
-    euler = 1 + (nu - raised) * pace
-    keep = 1 + (nu - raised) * (pace + then * euler) / 2
+    time_weight, then = raised / (s**2 + raised**2), nu / (s**2 + nu**2)  # d = time_weight (y - m)
+    euler = 1 + (nu - raised) * time_weight
+    keep = 1 + (nu - raised) * (time_weight + then * euler) / 2
     return au / at * keep, au * m * (1 - keep), (au * keep * solver.noise) ** 2 * (raised**2 - nt**2)
 
 
@@ -542,8 +542,8 @@ def test_draws_of_images_have_the_moments_of_the_steps(path: str, shape: tuple[i
 FINE = AdaptiveSDE(rtol=0.01, atol=0.002)
 WEAK: dict[str, Solver] = {  # not affine: their steps, or their steps' sizes, depend on the state
     "adaptive": FINE,
-    "adaptive-time": AdaptiveSDE(rtol=0.01, atol=0.002, clock="time"),
-    "adaptive-saturated": AdaptiveSDE(rtol=0.01, atol=0.002, clock="saturated"),
+    "adaptive-time": AdaptiveSDE(rtol=0.01, atol=0.002, variable="time"),
+    "adaptive-saturated": AdaptiveSDE(rtol=0.01, atol=0.002, variable="soft_clipped"),
     "adaptive-shared": AdaptiveSDE(rtol=0.01, atol=0.002, per_sample=False),
     "pc-em-sample": PredictorCorrector(EulerMaruyama(), AnnealedLangevin(snr=0.05, norms="sample")),
     "pc-em-batch": PredictorCorrector(EulerMaruyama(), AnnealedLangevin(snr=0.05, norms="batch")),

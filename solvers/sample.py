@@ -1,0 +1,73 @@
+"""Samples in one call: noise of the prior, a solver along a grid, and a last denoising."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scorefield.sde_lib import SDE
+from scorefield.sde_lib.denoiser import Cond, DenoiserLike, predict_x0, take_rows
+from scorefield.solvers import grids
+from scorefield.solvers.multistep.dpm import DPMSolver
+from scorefield.solvers.noise import PerSampleNoise
+from scorefield.solvers.solver import OnStep, Solver
+
+Grid = Callable[[SDE, int], Tensor]
+
+
+def sample(
+    denoiser: DenoiserLike,
+    sde: SDE,
+    shape: tuple[int, ...],
+    *,
+    solver: Solver = DPMSolver(),  # noqa: B008 - frozen
+    steps: int = 20,
+    grid: Grid | Tensor = grids.log_snr,
+    cond: Cond | None = None,
+    denoise: bool = True,
+    seed: int = 0,
+    first: int = 0,
+    batch: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    on_step: OnStep = None,
+) -> Tensor:
+    """Samples (B, *D) of the model, in its own values.
+
+    Sample i of a seed has the same noise in any batch.
+
+    Args:
+        denoiser: E[x0 | x], see `Solver`.
+        sde: the path.
+        shape: (B, *D).
+        solver: any solver.
+        steps: of the grid.
+        grid: a function of `solvers.grids`, or a falling grid of times.
+        cond: keywords for the denoiser. Tensors have a row for each sample, (B, ...).
+        denoise: end with x <- D(x) at the grid's last time. A solver's own last denoising is left out.
+        seed: of the noise.
+        first: number of the first sample in the run of this seed.
+        batch: number of samples at once, all by default.
+        dtype: of the samples.
+        device: of the samples.
+        on_step: called with a `Progress` after each step of each batch.
+
+    Raises:
+        ValueError: see `Solver`; and for a batch below 1.
+    """
+    if batch is not None and batch < 1:
+        raise ValueError(f"expected a batch of at least 1, got {batch}")
+    ts = grid if isinstance(grid, Tensor) else grid(sde, steps)
+    solver, count = solver.without_denoising(), shape[0]
+    samples = []
+    for start in range(0, max(count, 1), batch or max(count, 1)):
+        rows = slice(start, min(start + (batch or count), count))
+        part = take_rows(cond or {}, rows, count)
+        noise = PerSampleNoise(seed, range(first + rows.start, first + rows.stop))
+        x = sde.prior((rows.stop - rows.start, *shape[1:]), noise=noise, dtype=dtype, device=device)
+        x = solver(denoiser, sde, x, ts, cond=part, noise=noise, on_step=on_step)
+        if denoise:
+            with torch.no_grad():
+                x = predict_x0(denoiser, x, *sde.scales(float(ts[-1])), **part)
+        samples.append(x)
+    return torch.cat(samples)
