@@ -1,6 +1,5 @@
 """From noise to samples, in batches of bounded memory, with a noise source for each sample."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +8,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scorefield import models
+from scorefield import models, solvers
 from scorefield.commands.run import Run
 from scorefield.configs import build
 from scorefield.sde_lib.denoiser import DenoiserLike
-from scorefield.solvers import AnnealedLangevin, PerSampleNoise, Progress, Solver
+from scorefield.solvers import Progress, Solver
 from scorefield.solvers.solver import OnStep
 from scorefield.training.distributed.ranks import Ranks
 
@@ -56,24 +55,26 @@ def generate(
         ValueError: if a sample is not finite, or for a solver or a grid that is none.
     """
     solver: Solver = build.build(build.SOLVERS, sampling["solver"])
-    if isinstance(solver, AnnealedLangevin):  # it denoises last by itself; once is enough
-        solver = dataclasses.replace(solver, denoise=False)
     ts, model = grid(run, sampling), guided(denoiser, guidance)
     samples: dict[int, Tensor] = {}
     firsts = ranks.shard(range(0, num, batch))
     own = sum(min(batch, num - first) for first in firsts)
     with progress_bar("sample", own, show and ranks.first) as bar:
         for first in firsts:
-            rows = slice(first, min(first + batch, num))
-            noise = PerSampleNoise(seed, range(rows.start, rows.stop))
-            shape = (rows.stop - rows.start, *run.data.shape)
-            start = run.sde.prior(shape, noise=noise, device=run.device)
-            cond = label_cond(labels, run.device, rows)
-            on_step = bar.steps(rows.stop - rows.start, trajectory if first == 0 else None)
-            x = solver(model, run.sde, start, ts, cond=cond, noise=noise, on_step=on_step)
-            if sampling["denoise"]:
-                with torch.no_grad():
-                    x = model(x, *run.sde.scales(float(ts[-1])), **cond)
+            count = min(batch, num - first)
+            x = solvers.sample(
+                model,
+                run.sde,
+                (count, *run.data.shape),
+                solver=solver,
+                grid=ts,
+                cond=label_cond(labels, run.device, slice(first, first + count)),
+                denoise=sampling["denoise"],
+                seed=seed,
+                first=first,
+                device=run.device,
+                on_step=bar.steps(count, trajectory if first == 0 else None),
+            )
             samples[first] = x.cpu()  # the device holds one batch at a time
     samples = ranks.gather(samples)
     if not ranks.first:

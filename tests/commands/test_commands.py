@@ -211,7 +211,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--mode=sample", "--steps=3", "--steps=4"), "--mode=compare takes several"),
         (("--mode=sample", "--grid=optimal"), "--mode=grid"),
         (("--mode=sample", "--trajectory=999"), "--trajectory of 1 to"),
-        (("--mode=sample", "--solver=heun:variable=sundial"), "time, sigma, log_snr, saturated"),
+        (("--mode=sample", "--solver=heun:variable=sundial"), "time, sigma, log_snr, soft_clipped"),
         (("--mode=sample", "--solver=pc:predictor=unipc"), "corrector=False"),
         (("--mode=sample", "--solver=churn:solver=dpm"), "cannot be churned"),
         (("--mode=sample", "--solver=unipc:order=4"), "order 1 to 3"),
