@@ -4,10 +4,11 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from scorefield.training.data import Batches, ToModelRange, digits
+from scorefield.training.data import Batches, Dataset, ToModelRange, digits
 from scorefield.training.data.batches import Prefetcher
 
 
@@ -41,6 +42,18 @@ def test_the_parts_of_a_batch_are_the_batch() -> None:
     for i, batch in enumerate(batches):
         for key in ("x0", "label"):
             assert torch.equal(batch[key], torch.cat([part[i][key] for part in parts]))
+
+
+def test_noise_depends_on_seed_and_position() -> None:
+    black = Dataset("black", "train", np.zeros((40, 3), np.uint8), 17)
+
+    def noise(count: int, **settings: int) -> list[torch.Tensor]:
+        batches = Batches(black, 12, transform=ToModelRange(17), **settings)  # type: ignore[arg-type]
+        return [batch["x0"] for batch in itertools.islice(batches, count)]
+
+    first = noise(5)
+    assert len({tuple(x.flatten().tolist()) for x in [*first, *noise(1, seed=1)]}) == 6
+    assert torch.equal(noise(1, start=48)[0], first[4])  # over the seam of two permutations
 
 
 def test_the_prefetcher_keeps_order_ends_and_raises_errors() -> None:

@@ -336,6 +336,9 @@ def test_a_cache_half_written_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
     for file, size in (("x.bin", 100), ("about.json", 20), ("about.json", 0)):
         os.truncate(whole / file, size)
         assert (folder(root).x == expected).all()
+    rows, size = whole / "x.bin", expected.nbytes
+    os.truncate(rows, size + 1)
+    assert (folder(root).x == expected).all() and rows.stat().st_size == size
     (whole / "x.bin").unlink()
     assert (folder(root).x == expected).all()
 
