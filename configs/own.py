@@ -1,8 +1,8 @@
 """Your own data, --config.data.path=PATH.
 
-Variants: folder of images (the default), archive of them (.zip, .tar, .tar.gz), shards (WebDataset's tars), huggingface
-(a folder or a name on the hub), array (.npy, .npz, raw), and toy (points in the plane). The variant ddpm is folder with
-DDPM's path, prediction and network, which --mode=export --to=diffusers needs. For images of mixed sizes add
+Variants for images: folder (the default), archive (.zip, .tar, .tar.gz), shards (WebDataset's tars) and huggingface (a
+folder or a name on the hub). For other data: array (.npy, .npz, raw) and toy (points in the plane). The variant ddpm is
+folder with DDPM's path, prediction and network, which --mode=export --to=diffusers needs. For images of mixed sizes add
 --config.data.size=64.
 """
 

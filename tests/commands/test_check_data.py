@@ -137,19 +137,19 @@ def test_check_data_writes_over_nothing_but_a_report(tmp_path: Path, name: str) 
 
 
 def test_check_data_of_large_items_takes_a_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = noise(300, 1 << 16)  # 20 MB, of which 256 items are looked at
+    x = noise(300, 1 << 14)  # 5 MB; 256 items are inspected
     np.savez(tmp_path / "a.npz", x=x, x_test=x[:1])
     config = configured(tmp_path / "a.npz", "mlp")
-    expected = check_data(tmp_path / "w", config, num=256)
-    monkeypatch.setattr("scorefield.training.data.distance.ENTRIES", 1 << 18)
     monkeypatch.setattr("scorefield.commands.check_data._picture", lambda dataset, path: path)
+    expected = check_data(tmp_path / "w", config, num=256)
+    monkeypatch.setattr("scorefield.training.data.distance.ENTRIES", 1 << 16)
     data = array(tmp_path / "a.npz")
     monkeypatch.setattr("scorefield.configs.build.build", lambda *_, **__: data)
     tracemalloc.start()
     report = check_data(tmp_path / "w", config, num=256)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 12e6  # some parts of 2 MiB in float64, but neither the rows nor all of them as floats
+    assert peak < 3e6  # some blocks of 512 KiB in float64, but neither the rows nor all of them as floats
     assert all(report[key] == expected[key] for key in ("mean", "std", "range", "looked_at"))
     assert abs(report["largest_distance"] / expected["largest_distance"] - 1) < 1e-9
 

@@ -93,9 +93,9 @@ def test_digits_are_scikit_learns_split_by_class() -> None:
     assert (len(train), len(test)) == (1437, 360)
     for data in (train, test):
         assert (data.shape, data.levels, data.num_classes, data.x.dtype) == ((1, 8, 8), 17, 10, np.dtype(np.uint8))
-    whole = sorted((int(y), *image) for y, image in zip(bunch.target, bunch.data.astype(int).tolist(), strict=True))
+    complete = sorted((int(y), *image) for y, image in zip(bunch.target, bunch.data.astype(int).tolist(), strict=True))
     parts = [(int(y), *x.ravel().tolist()) for d in (train, test) for x, y in zip(d.x, labels(d), strict=True)]
-    assert sorted(parts) == whole
+    assert sorted(parts) == complete
     fifth = np.bincount(bunch.target) / 5
     assert (np.abs(np.bincount(labels(test)) - fifth) < 1).all()
     assert digits("test").fingerprint == test.fingerprint
@@ -133,7 +133,7 @@ def test_idx_refuses_damaged_files(tmp_path: Path) -> None:
     refused("a, which is not there", read_idx, path)
     good = idx_bytes(8, (2, 3), b"abcdef")
     for content, what in [
-        (good[:-1], "expected 18 bytes for uint8 (2, 3), got 17: delete it and download it again"),
+        (good[:-1], "expected 18 bytes for uint8 (2, 3), got 17: delete it, then download it"),
         (good + b"!", "expected 18 bytes for uint8 (2, 3), got 19"),
         (good[:6], "expected an IDX header, got 6 bytes from '00000802'"),
         (b"", "expected an IDX header, got 0 bytes"),
@@ -218,9 +218,7 @@ def test_cifar10_reads_binary_records(tmp_path: Path) -> None:
     assert data.x[7, 2, 5, 9] == x[7, 2 * 1024 + 5 * 32 + 9]
     assert (data.x.reshape(-1, 3072) == x).all() and labels(data).tolist() == y
     os.truncate(path, 30_729_999)
-    refused(
-        f"{path}: expected 30730000 bytes, got 30729999: delete it and download it again", cifar10, tmp_path, "test"
-    )
+    refused(f"{path}: expected 30730000 bytes, got 30729999: delete it, then download it", cifar10, tmp_path, "test")
     refused("train or test", cifar10, tmp_path, "val")
 
 
@@ -291,7 +289,7 @@ def test_cifar10_refuses_damaged_pickles(tmp_path: Path, small_batches: int) -> 
     path.parent.mkdir()
     for content in (packed[:-1000], packed[:3], b"", b"<html>", packed.replace(b"ndarray", b"ndxrray")):
         path.write_bytes(content)
-        refused(f"{len(content)} bytes: delete it and download it again", cifar10, tmp_path, "test")
+        refused(f"{len(content)} bytes: delete it, then download it", cifar10, tmp_path, "test")
     path.rename(path.with_name("data_batch_1"))
     path.with_name("data_batch_1").write_bytes(packed)
     refused("data_batch_2, which is not there", cifar10, tmp_path, "train")
@@ -382,10 +380,10 @@ def test_folder_refuses_what_it_cannot_read(tmp_path: Path) -> None:
     save(tmp_path / "b.png", grey(1, width=6))
     sizes = f"got {tmp_path / 'a.png'} of 5x4 and {tmp_path / 'b.png'} of 6x4: crop or resize them"
     refused(sizes, folder, tmp_path)
-    whole = (tmp_path / "a.png").read_bytes()
+    complete = (tmp_path / "a.png").read_bytes()
     noise = np.random.default_rng(0).integers(256, size=(4, 5), dtype=np.uint8)
     save(tmp_path / "noise.bmp", noise)
-    for name, content in {"b.png": whole[:50], "c.png": b"", "d.jpg": b"<html>", "e.png": whole[:20]}.items():
+    for name, content in {"b.png": complete[:50], "c.png": b"", "d.jpg": b"<html>", "e.png": complete[:20]}.items():
         (tmp_path / "b.png").unlink(missing_ok=True)
         (tmp_path / name).write_bytes(content)
         refused(f"{tmp_path / name}: not an image that can be read", folder, tmp_path)
@@ -410,7 +408,7 @@ def test_array_reads_npy_of_any_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "given", "levels", "stored"),
+    ("dtype", "levels_given", "levels", "stored"),
     [
         ("u1", None, 256, "u1"),
         ("u2", None, 65536, "u2"),
@@ -421,10 +419,10 @@ def test_array_reads_npy_of_any_shape(tmp_path: Path) -> None:
         ("f8", 4, 4, "u1"),
     ],
 )
-def test_array_levels(tmp_path: Path, dtype: str, given: int | None, levels: int, stored: str) -> None:
+def test_array_levels(tmp_path: Path, dtype: str, levels_given: int | None, levels: int, stored: str) -> None:
     x = np.arange(20).reshape(10, 2) % 2
     np.save(tmp_path / "a.npy", x.astype(dtype))
-    data = array(tmp_path / "a.npy", "train", given)
+    data = array(tmp_path / "a.npy", "train", levels_given)
     assert data.levels == levels and data.x.dtype == np.dtype(stored) and (data.x == x[1:]).all()
 
 

@@ -209,7 +209,7 @@ def test_damaged_gzip_leaves_nothing(tmp_path: Path, server: Server, monkeypatch
         assert only(tmp_path)
 
 
-def test_a_cut_connection_is_taken_up_again(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_connection_resumes(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, server.url("/data.gz"))
     server.cut = ["/data.gz"]
     server.busy = ["/data.gz"]

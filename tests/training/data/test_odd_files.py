@@ -46,7 +46,7 @@ def test_links_in_a_tar_are_the_images_they_name(tmp_path: Path, kind: str) -> N
         add(tar, "./three/e.png", png_bytes(pixels[1]))
         add(tar, "./three/f.png", png_bytes(pixels[2]))
         add(tar, "./three/g.png", link="three/f.png", kind=tarfile.LNKTYPE)
-        add(tar, "./three/f.png", png_bytes(pixels[0]))  # the same name again: the link before it points to the first
+        add(tar, "./three/f.png", png_bytes(pixels[0]))  # same name; the link before it points to the first
     test, train = archive(path, "test", cache="off"), archive(path, cache="off")
     # By path: one/a, one/b, three/e, three/f, three/g, two/c, two/d; the first is the test split's.
     expected = np.stack([pixels[i] for i in (0, 0, 1, 0, 2, 1, 1)]).transpose(0, 3, 1, 2)
@@ -185,11 +185,11 @@ def test_large_files_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytes
     for i, file in enumerate(files):
         save(file, noise(30, 30, 3, seed=i))  # 2,700 bytes of noise, and some more as a file
     items = [Item(str(file), lambda file=file: file.open("rb")) for file in files]  # type: ignore[misc]
-    whole = list(Images(items, range(10)).chunks())
+    one_chunk = list(Images(items, range(10)).chunks())
     monkeypatch.setattr(images_module, "CHUNK_BYTES", 15_000)
     parts = list(Images(items, range(10)).chunks())
-    assert [len(part) for part in whole] == [10] and [len(part) for part in parts] == [3, 3, 3, 1]
-    assert (np.concatenate(parts) == whole[0]).all()
+    assert [len(part) for part in one_chunk] == [10] and [len(part) for part in parts] == [3, 3, 3, 1]
+    assert (np.concatenate(parts) == one_chunk[0]).all()
 
 
 # Folders

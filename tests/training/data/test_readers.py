@@ -156,7 +156,7 @@ def test_validation_folders_are_test_splits(tmp_path: Path) -> None:
 
 def test_corrupt_images_are_named_or_skipped_and_counted(tmp_path: Path) -> None:
     root = classes_of_images(tmp_path / "d")
-    whole = folder(root, cache="off")
+    complete = folder(root, cache="off")
     broken = [root / "cat" / "04.png", root / "dog" / "05.png", root / "dog" / "11.png"]
     for file, size in zip(broken, (0, 70, 30), strict=True):  # no head, no end, half a head
         os.truncate(file, size)
@@ -166,8 +166,8 @@ def test_corrupt_images_are_named_or_skipped_and_counted(tmp_path: Path) -> None
         assert sorted(left.skipped) == sorted(map(str, broken))
         names = [f for f in sorted(root.rglob("*.png")) if "scorefield" not in str(f)]
         rows = [names.index(f) - sum(names.index(f) > t for t in (0, 10)) for f in broken]
-        keep = [i for i in range(len(whole)) if i not in rows]
-        assert (left.x == whole.x[keep]).all() and (labels(left) == labels(whole)[keep]).all()
+        keep = [i for i in range(len(complete)) if i not in rows]
+        assert (left.x == complete.x[keep]).all() and (labels(left) == labels(complete)[keep]).all()
     for file in root.rglob("*.png"):
         os.truncate(file, 3)
     refused("none of 12 can be read", folder, root, corrupt="skip")
@@ -294,9 +294,9 @@ def test_decoded_images_are_read_once(tmp_path: Path, opened: list[str]) -> None
     root = classes_of_images(tmp_path / "d")
     first = folder(root)
     assert len(opened) == 12
-    again = folder(root)
-    assert len(opened) == 12 and not again.x.flags.writeable
-    same(first, again)
+    second = folder(root)
+    assert len(opened) == 12 and not second.x.flags.writeable
+    same(first, second)
     folder(root, cache=tmp_path / "elsewhere")
     assert len(opened) == 24 and list((tmp_path / "elsewhere").iterdir())
     assert folder(root, cache="off").x.flags.c_contiguous  # or every batch would pay for it
@@ -332,14 +332,14 @@ def test_a_cache_half_written_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             folder(root)
     assert (folder(root).x == expected).all()
-    (whole,) = (place for place in (root / ".scorefield").iterdir() if place.is_dir())
+    (complete,) = (place for place in (root / ".scorefield").iterdir() if place.is_dir())
     for file, size in (("x.bin", 100), ("about.json", 20), ("about.json", 0)):
-        os.truncate(whole / file, size)
+        os.truncate(complete / file, size)
         assert (folder(root).x == expected).all()
-    rows, size = whole / "x.bin", expected.nbytes
+    rows, size = complete / "x.bin", expected.nbytes
     os.truncate(rows, size + 1)
     assert (folder(root).x == expected).all() and rows.stat().st_size == size
-    (whole / "x.bin").unlink()
+    (complete / "x.bin").unlink()
     assert (folder(root).x == expected).all()
 
 

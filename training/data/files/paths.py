@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
-REPLACE = "delete it and download it again (download=True, --config.data.download=true)"
+REPLACE = "delete it, then download it (download=True, --config.data.download=true)"
 
 
 def data_root(root: str | os.PathLike[str] | None) -> Path:
