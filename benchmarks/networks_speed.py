@@ -27,9 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.models import UNet
+from scorefield.models.checkpoints import score_sde
 from scorefield.models.checkpoints.report import fitted
-from scorefield.models.checkpoints.score_sde import importer as score_sde
-from scorefield.models.layers.blocks import compile_network
 from scorefield.training.adam import adam
 from scorefield.training.averages.ema import EMA
 
@@ -81,8 +80,8 @@ def theirs(root: Path, name: str, width: int) -> tuple[nn.Module, Any]:
 
 def ours(net: nn.Module, name: str, width: int) -> Any:
     state = net.state_dict()
-    denoiser, verdict = fitted(score_sde.recipe(state, config=NETWORKS[name][2], nf=width), state, "raw")
-    assert verdict.fits, verdict
+    denoiser, report = fitted(score_sde.spec_of(state, config=NETWORKS[name][2], nf=width), state, "raw")
+    assert report.fits, report
     return denoiser.net
 
 
@@ -130,7 +129,7 @@ def against_peer(root: Path, width: int, batch: int, rounds: int, compiled: bool
         net, average_of = theirs(root, name, width)
         mine = ours(net, name, width)
         if compiled:
-            compile_network(mine)
+            mine.compile()
         x, told = torch.rand(batch, 3, 32, 32), torch.rand(batch) * 40 + 0.1
         log_told = told.log() if name == "NCSN++" else told
         scale = told[:, None, None, None] if name == "NCSN++" else 1.0
@@ -167,7 +166,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--compile", action="store_true", help="ours with compiled loops")
+    parser.add_argument("--compile", action="store_true", help="ours under torch.compile")
     parser.add_argument("--quick", action="store_true", help="narrow, and few rounds")
     args = parser.parse_args()
     if args.peer is None and args.before is None:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from scorefield.configs import build, digits
-from scorefield.models.layers.blocks import compile_network
 from scorefield.training import EMA, Batches, ToModelRange, TrainingState, train
 from scorefield.training.adam import adam
 from scorefield.training.data import digits as digits_data
@@ -33,7 +32,7 @@ def losses(images: int, batch: int, *, compiled: bool = False, seed: int = 0, **
     denoiser = build.denoiser(config, dataset.shape, None)
     if compiled:
         assert isinstance(denoiser.net, torch.nn.Module)
-        compile_network(denoiser.net)
+        denoiser.net.compile()
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     state = TrainingState(denoiser, adam(denoiser, 2e-4), EMA(denoiser, 0.999), generator)

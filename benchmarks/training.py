@@ -31,8 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scorefield.benchmarks.networks_speed import NETWORKS, modules_of, ours
 from scorefield.models import Denoiser
-from scorefield.models.checkpoints.score_sde import importer as score_sde
-from scorefield.models.layers.blocks import compile_network
+from scorefield.models.checkpoints import score_sde
 from scorefield.training import EMA, Batches, ToModelRange, TrainingState, train
 from scorefield.training.adam import adam
 from scorefield.training.data import Dataset
@@ -60,14 +59,14 @@ def our_step(
     theirs: nn.Module, name: str, width: int, batch: int, compiled: bool = False, **switches: Any
 ) -> tuple[nn.Module, Step]:
     """Our network with their weights, and one step at a call of our own loop."""
-    recipe = score_sde.recipe({}, config=NETWORKS[name][2], nf=width)
+    spec = score_sde.spec_of({}, config=NETWORKS[name][2], nf=width)
     net = ours(theirs, name, width)
     if compiled:
-        compile_network(net)
-    denoiser = Denoiser(net, recipe.precondition)
+        net.compile()
+    denoiser = Denoiser(net, spec.precondition)
     state = TrainingState(denoiser, adam(denoiser, 2e-4, (0.9, 0.999)), EMA(denoiser, 0.9999))
-    batches = Batches(dataset(), batch, transform=ToModelRange(256, recipe.low, recipe.high, False, True))
-    steps: Iterator[Any] = train(denoiser, recipe.sde, batches, images=10**12, state=state, **switches)
+    batches = Batches(dataset(), batch, transform=ToModelRange(256, spec.low, spec.high, False, True))
+    steps: Iterator[Any] = train(denoiser, spec.sde, batches, images=10**12, state=state, **switches)
     return net, lambda: next(steps)
 
 

@@ -12,7 +12,7 @@ from scorefield.commands.run import DataFacts, Run, device_of, write_json
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.configs.specs import FROM_DATA
-from scorefield.models.checkpoints.load import opened
+from scorefield.models.checkpoints.load import open_checkpoint
 from scorefield.models.checkpoints.spec import CheckpointSpec
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.hyperparameters import settings_of
@@ -46,14 +46,14 @@ def import_checkpoint(
         raise ValueError(f"{workdir} holds a run already, or is no folder: choose another --workdir")
     keywords = build.parse(f"architecture:{architecture or ''}")
     del keywords["name"]
-    found = opened(Path(file), source, keywords, both=True)
-    recipe, denoiser, verdict = found.recipe, found.denoiser, found.verdict
-    config = _configuration(recipe, denoiser, data)
-    facts = DataFacts(Path(file).stem, recipe.shape, recipe.levels, recipe.settings.get("num_classes"), fingerprint="")
+    opened = open_checkpoint(Path(file), source, keywords, both=True)
+    spec, denoiser, report = opened.spec, opened.denoiser, opened.report
+    config = _configuration(spec, denoiser, data)
+    facts = DataFacts(Path(file).stem, spec.shape, spec.levels, spec.settings.get("num_classes"), fingerprint="")
     run = Run(workdir, config, facts, device_of("cpu"))
     weights = denoiser.state_dict()
     with torch.device("meta"):  # its names and shapes alone
-        rebuilt = build.network(config, recipe.shape, run.num_classes).state_dict()
+        rebuilt = build.network(config, spec.shape, run.num_classes).state_dict()
     if {f"net.{k}": v.shape for k, v in rebuilt.items()} != {k: v.shape for k, v in weights.items()}:
         raise ValueError(f"{file} was read, but its network cannot be described as a configuration: load it in Python")
 
@@ -63,28 +63,30 @@ def import_checkpoint(
     checkpoint = workdir / "checkpoints" / f"{0:010d}"
     shutil.rmtree(checkpoint, ignore_errors=True)  # of an import that was interrupted: there is no config.json
     with atomic_dir(checkpoint) as part:
-        for name, tensors in (("ema", weights), ("model", found.raw or weights)):
+        for name, tensors in (("ema", weights), ("model", opened.raw or weights)):
             write_tensors(part / f"{name}.safetensors", tensors)
-    report = write_json(workdir / "import.json", {"file": str(file), "source": source, **dataclasses.asdict(verdict)})
+    file_written = write_json(
+        workdir / "import.json", {"file": str(file), "source": source, **dataclasses.asdict(report)}
+    )
     run.save()
     return {
-        "verdict": str(verdict),
+        "verdict": str(report),
         "path": build.unparse(config.sde),
         "predicts": build.unparse(config.precondition),
-        "files": [str(path) for path in (run.workdir / "config.json", checkpoint, report)],
+        "files": [str(path) for path in (run.workdir / "config.json", checkpoint, file_written)],
     }
 
 
-def _configuration(recipe: CheckpointSpec, denoiser: Denoiser, data: str | None) -> ml_collections.ConfigDict:
+def _configuration(spec: CheckpointSpec, denoiser: Denoiser, data: str | None) -> ml_collections.ConfigDict:
     config = defaults()
-    name = DATASETS.get(recipe.shape, "folder" if len(recipe.shape) == 3 else "array")
+    name = DATASETS.get(spec.shape, "folder" if len(spec.shape) == 3 else "array")
     config.data = build.spec(build.DATASETS, data or (name if name in DATASETS.values() else f"{name}:path=''"))
     settings = {key: value for key, value in settings_of(denoiser.net).items() if key not in FROM_DATA}
     config.net = build.spec(build.NETWORKS, build.name_of(build.NETWORKS, type(denoiser.net)), **settings)
-    config.sde = build.sde_spec(recipe.sde)
-    config.precondition = build.precondition_spec(recipe.precondition, recipe.sde)
-    config.training.labels = recipe.settings.get("num_classes") is not None
-    config.training.label_dropout = 0.1 if recipe.unlabelled else 0.0
-    if recipe.levels is not None:
-        config.transform.update(low=recipe.low, high=recipe.high)
+    config.sde = build.sde_spec(spec.sde)
+    config.precondition = build.precondition_spec(spec.precondition, spec.sde)
+    config.training.labels = spec.settings.get("num_classes") is not None
+    config.training.label_dropout = 0.1 if spec.unlabelled else 0.0
+    if spec.levels is not None:
+        config.transform.update(low=spec.low, high=spec.high)
     return config

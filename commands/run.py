@@ -16,7 +16,6 @@ from torch import Tensor
 
 from scorefield import models
 from scorefield.configs import build
-from scorefield.models.layers.blocks import compile_network
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
 from scorefield.training import Model, latest_valid, load_weights
@@ -205,7 +204,7 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
         workdir: of the run.
         device: "cpu", "cuda" or "cuda:1", by default a GPU if there is one.
         ema: use the averaged weights rather than the raw ones.
-        compiled: compile the network, see `compile_network`.
+        compiled: compile the network by torch.compile.
 
     Raises:
         ValueError: if there is no run, no valid checkpoint, or a checkpoint of another architecture.
@@ -221,7 +220,7 @@ def open_trained(workdir: Path, device: str | None = None, ema: bool = True, com
     denoiser: models.Denoiser = model.eval().requires_grad_(False).denoiser
     if compiled:
         assert isinstance(denoiser.net, torch.nn.Module)
-        compile_network(denoiser.net)
+        denoiser.net.compile()
     return Trained(run, denoiser, checkpoint, ema)
 
 

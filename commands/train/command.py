@@ -19,7 +19,6 @@ from scorefield.commands.train.session import Session
 from scorefield.commands.train.settings import PRECISIONS, validate
 from scorefield.commands.train.start import start
 from scorefield.configs import build
-from scorefield.models.layers.blocks import compile_network
 from scorefield.training import Ranks, Step
 from scorefield.training.data import Dataset
 
@@ -159,7 +158,7 @@ def _steps(session: Session, dataset: Dataset, log: Log) -> Iterator[Step]:
         device=run.device,
     )
     if settings.compile:
-        compile_network(state.denoiser.get_submodule("net"), dynamic=False)
+        state.denoiser.get_submodule("net").compile(dynamic=False)
     return training.train(
         state.denoiser,
         run.sde,

@@ -17,8 +17,8 @@ from scorefield.models.checkpoints.spec import (
     taken,
 )
 from scorefield.models.hyperparameters import settings_of
-from scorefield.models.layers.blocks import ResidualBlock
-from scorefield.models.networks.unet import Block, UNet
+from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
+from scorefield.models.networks.unet import UNet
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import DiscreteVPSDE
 
@@ -50,7 +50,7 @@ DEFAULTS: dict[str, Any] = {
 SIZES: dict[tuple[float, ...], int] = {(1, 2, 2, 2): 32, (1, 2, 2, 2, 4): 64, (1, 1, 2, 2, 4, 4): 256}
 
 
-def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
+def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     """How to build what a state dict of theirs holds; widths, levels, blocks and attention are read off it.
 
     Args:
@@ -96,8 +96,8 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
         raise ValueError(f"expected image_size, which no published network with multipliers {multipliers} tells")
     if (sizes := values["attn_resolutions"]) is not None:
         confirmed_attention("attn_resolutions", sizes, settings["attention"], levels_at(size, sizes, levels))
-    told = TimeConditioned(sde, "eps", "time", float(sde.steps), -1.0)
-    return CheckpointSpec(UNet, settings, _entries, told, sde, (channels, size, size), extra=("logvar",))
+    precondition = TimeConditioned(sde, "eps", "time", float(sde.steps), -1.0)
+    return CheckpointSpec(UNet, settings, _entries, precondition, sde, (channels, size, size), extra=("logvar",))
 
 
 def _entries(network: UNet) -> Iterator[Entry]:
@@ -118,7 +118,7 @@ def _way(layers: nn.ModuleList, name: str, level_of: Any, resampling: str) -> It
     level = i = 0
     for k, layer in enumerate(layers):
         theirs = f"{name}.{level_of(level)}"
-        if isinstance(layer, Block):
+        if isinstance(layer, UNetBlock):
             yield from _residual(layer.residual, f"{name}.{k}.residual", f"{theirs}.block.{i}")
             if layer.attention is not None:
                 yield from _attention(f"{name}.{k}.attention", f"{theirs}.attn.{i}")

@@ -1,7 +1,7 @@
 """Weights of DiT as github.com/facebookresearch/DiT names them (Peebles and Xie 2023).
 
-They were trained on latents of Stable Diffusion's autoencoder, times 0.18215, which a decoder turns into images; along
-DDPM's linear betas, told the timestep, to predict the noise (and a variance, of which a denoiser takes no notice).
+The published networks take latents of Stable Diffusion's autoencoder, times 0.18215, which a decoder turns into images.
+They predict the noise along DDPM's linear betas, and a variance, which a denoiser does not use.
 """
 
 import math
@@ -26,7 +26,7 @@ BLOCK = {
 }
 
 
-def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
+def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     """How to build what a state dict of theirs holds; all but the heads follows from its names and shapes.
 
     Args:

@@ -19,9 +19,10 @@ from scorefield.models.checkpoints.spec import (
     taken,
     with_unknown,
 )
-from scorefield.models.layers.blocks import Attention, ResidualBlock
+from scorefield.models.layers.attention import Attention
+from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
 from scorefield.models.networks.adm import ADM
-from scorefield.models.networks.unet import Block, UNet
+from scorefield.models.networks.unet import UNet
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import DiscreteVPSDE
 
@@ -70,7 +71,7 @@ RELEASED: dict[tuple[int, tuple[float, ...], int], dict[str, Any]] = {
 }
 
 
-def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
+def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     """How to build what a state dict of theirs holds; widths, levels, blocks, attention and classes are read off it.
 
     With blocks that resample themselves it is `ADM`, and otherwise (improved-diffusion's) a `UNet`.
@@ -138,13 +139,13 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
         confirmed_attention("attention_resolutions", rates, attention, at)
     new_order = bool(values["use_new_attention_order"])
     sde = _path(values)
-    # Rescaled, a timestep of any number of them is told as if they were 1000.
-    told = 1000.0 if values["rescale_timesteps"] else float(sde.steps)
+    # Rescaled, timesteps run to 1000, however many there are.
+    largest = 1000.0 if values["rescale_timesteps"] else float(sde.steps)
     return CheckpointSpec(
         network,
         settings,
-        lambda net: _entries(net, new_order),
-        TimeConditioned(sde, "eps", "time", told, -told / sde.steps),
+        lambda net: entries(net, new_order),
+        TimeConditioned(sde, "eps", "time", largest, -largest / sde.steps),
         sde,
         (channels, size, size),
         # Their classes were never left out in training.
@@ -169,7 +170,7 @@ def _refuse_missing(values: Mapping[str, Any]) -> None:
 
 
 def _levels(state: Mapping[str, Tensor]) -> list[list[str]]:
-    """The input blocks of each level, those that resample left out: where they are is told by the way up."""
+    """The input blocks of each level, those that resample left out: the way up tells where they are."""
     names = [
         f"output_blocks.{i}" for i in range(len({n.split(".")[1] for n in state if n.startswith("output_blocks.")}))
     ]
@@ -184,7 +185,8 @@ def _goes_up(state: Mapping[str, Tensor], block: str) -> bool:
     return any(f"{block}.{i}.{name}.weight" in state for i in (1, 2) for name in ("conv", "in_layers.0"))
 
 
-def _entries(network: ADM | UNet, new_order: bool) -> Iterator[Entry]:
+def entries(network: ADM | UNet, new_order: bool) -> Iterator[Entry]:
+    """What each of our tensors is made of; `new_order` is their `use_new_attention_order`."""
     yield Entry("embed.perceptron.0.weight", ("time_embed.0.weight",), cos_first)
     yield Entry("embed.perceptron.0.bias", ("time_embed.0.bias",), itself)
     yield from same("embed.perceptron.2", "time_embed.2")
@@ -193,7 +195,7 @@ def _entries(network: ADM | UNet, new_order: bool) -> Iterator[Entry]:
         yield Entry("embed.labels.weight", ("label_emb.weight",), with_unknown)
     yield from same("stem", "input_blocks.0.0")
     for k, layer in enumerate(network.down):
-        if isinstance(layer, Block):
+        if isinstance(layer, UNetBlock):
             yield from _block(layer, f"down.{k}", f"input_blocks.{k + 1}", new_order)
         else:
             yield from _resampler(layer, f"down.{k}", f"input_blocks.{k + 1}.0")
@@ -203,7 +205,7 @@ def _entries(network: ADM | UNet, new_order: bool) -> Iterator[Entry]:
     yield from _residual(network.middle_out, "middle_out", "middle_block.2")
     n = -1
     for k, layer in enumerate(network.up):
-        if isinstance(layer, Block):
+        if isinstance(layer, UNetBlock):
             n += 1
             last = 0 if layer.attention is None else 1
             yield from _block(layer, f"up.{k}", f"output_blocks.{n}", new_order)
@@ -213,7 +215,7 @@ def _entries(network: ADM | UNet, new_order: bool) -> Iterator[Entry]:
     yield from same("head", "out.2")
 
 
-def _block(block: Block, ours: str, theirs: str, new_order: bool) -> Iterator[Entry]:
+def _block(block: UNetBlock, ours: str, theirs: str, new_order: bool) -> Iterator[Entry]:
     yield from _residual(block.residual, f"{ours}.residual", f"{theirs}.0")
     if block.attention is not None:
         yield from _attention(block.attention, f"{ours}.attention", f"{theirs}.1", new_order)

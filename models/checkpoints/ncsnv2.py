@@ -19,7 +19,7 @@ from scorefield.models.networks.ncsnv2 import NCSNv2
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import VESDE
 
-# What their configurations say, by their own names; what is None the weights tell, or `recipe` says where it is from.
+# What their configurations say, by their own names; what is None the weights tell, or `spec_of` says where it is from.
 DEFAULTS: dict[str, Any] = {
     "image_size": None,
     "sigmas": None,
@@ -65,7 +65,7 @@ RENAMED = {
 }
 
 
-def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
+def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     """How to build what a state dict of theirs holds: NCSN if its normalisations are tables ("embed"), or NCSNv2.
 
     Args:
@@ -93,7 +93,7 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
         NCSN if rows else NCSNv2,
         settings | {"sigmas": sigmas} if rows else settings,
         _entries,
-        # In the path's own scale; NCSN is told c_noise.
+        # In the path's own scale; NCSN takes c_noise.
         TimeConditioned(sde, "score" if rows else "scaled_score", "log_sigma", 0.25),
         sde,
         (settings["channels"], size, size),

@@ -1,12 +1,12 @@
 """A denoiser and its path as a folder: weights that load without running code, and JSON that says what they are.
 
 FOLDER/config.json          the classes of network, parameterisation and path, and the keywords of each
-model.safetensors    the weights
+FOLDER/model.safetensors    the weights
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import nn
 
 from scorefield import sde_lib
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
+from scorefield.models.checkpoints.files import State
+from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.hyperparameters import settings_of
 from scorefield.models.networks.adm import ADM
@@ -31,9 +33,14 @@ from scorefield.sde_lib import SDE, DiscreteVPSDE
 
 Table = Mapping[str, Callable[..., Any]]
 
-_CLASSES = (UNet, NCSN, NCSNv2, NCSNpp, ADM, VDM, DiT, MLP, DiffusersUNet)
-NETWORKS: Table = {network.__name__: network for network in _CLASSES}
+NETWORKS: Table = {
+    network.__name__: network for network in (UNet, NCSN, NCSNv2, NCSNpp, ADM, VDM, DiT, MLP, DiffusersUNet)
+}
 SDES: Table = {name: getattr(sde_lib, name) for name in sde_lib.__all__ if name.endswith("SDE") and name != "SDE"}
+PRECONDITIONS: Table = {"EDM": EDM, "TimeConditioned": TimeConditioned}
+# What a damaged config.json raises on the way to a network.
+UNREADABLE = (OSError, ArithmeticError, RuntimeError, MemoryError, ValueError, LookupError, TypeError, AttributeError)
+OLD_NAMES = {"Told": "TimeConditioned"}  # in folders that were written before the class was renamed
 
 
 def save_pretrained(
@@ -48,70 +55,108 @@ def save_pretrained(
 ) -> Path:
     """Write a denoiser and the path it was trained on; returns the folder.
 
+    A network of your own needs `@save_hyperparameters`, and a path of your own must be a dataclass. They are written by
+    their dotted names, and `from_pretrained` needs them in `classes`.
+
     Args:
-        denoiser: of one of our networks.
+        denoiser: its network and parameterisation.
         sde: its path.
         folder: made if it is not there.
         shape: of one sample, (*D), for whoever loads it.
         levels: how many values the data has, None if it is continuous.
-        low: of the data, what its smallest values are for the network.
-        high: the same of its largest.
+        low: what the smallest value of the data is for the network.
+        high: what the largest value is.
 
     Raises:
         ValueError: for a network, parameterisation or path that cannot be written down.
     """
-    folder = Path(folder)
-    network = denoiser.net
-    if not isinstance(network, nn.Module) or type(network).__name__ not in NETWORKS:
-        raise ValueError(f"expected one of our networks ({', '.join(NETWORKS)}), got {type(network).__name__}")
+    folder, network = Path(folder), denoiser.net
+    if not isinstance(network, nn.Module) or (type(network) not in NETWORKS.values() and not _settings(network)):
+        raise ValueError(
+            f"expected one of our networks ({', '.join(NETWORKS)}), got {type(network).__name__}: put "
+            "@save_hyperparameters (models.hyperparameters) above a class of your own"
+        )
     described = {
         "format": "scorefield",
-        "network": {"class": type(network).__name__, **settings_of(network)},
-        "precondition": _precondition(denoiser.precondition),
-        "sde": _written(sde, SDES),
+        "network": {"class": _name(type(network), NETWORKS), **settings_of(network)},
+        "precondition": _describe_precondition(denoiser.precondition),
+        "sde": _describe(sde, SDES),
         "data": {"shape": shape, "levels": levels, "low": str(low), "high": str(high)},  # JSON has no infinity
     }
+    try:
+        text = json.dumps(described, indent=2) + "\n"
+    except TypeError as error:
+        raise ValueError(f"expected settings that JSON can hold, got {error}: use numbers, words and lists") from None
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+    (folder / "config.json").write_text(text)
     return folder
 
 
-def from_pretrained(folder: str | Path) -> tuple[Denoiser, SDE]:
+def from_pretrained(folder: str | Path, *, classes: Iterable[type] = ()) -> tuple[Denoiser, SDE]:
     """The denoiser, in evaluation mode, and the path that `save_pretrained` wrote.
 
+    Args:
+        folder: what it wrote.
+        classes: networks and paths of your own that it may name: a folder never decides what code runs.
+
     Raises:
-        ValueError: if the folder does not hold them, or its weights are of another network.
+        ValueError: if the folder does not hold them, names another class, or its weights are of another network.
     """
-    denoiser, sde, _ = with_data(Path(folder))
+    denoiser, sde, _ = _load(Path(folder), classes)
     return denoiser, sde
 
 
-def with_data(folder: Path) -> tuple[Denoiser, SDE, dict[str, Any]]:
-    """The same, and what was said of the data: its shape, low and high."""
+def read_folder(
+    folder: Path, ema: bool = True, both: bool = False, **architecture: Any
+) -> tuple[CheckpointSpec, dict[str, State]]:
+    """How to build what a folder holds, and its weights: such a folder has one kind of them, whatever is asked for.
+
+    Raises:
+        ValueError: as `from_pretrained`, or for an architecture, or if the folder does not say the shape of a sample.
+    """
+    if architecture:
+        given = ", ".join(architecture)
+        raise ValueError(f"expected no architecture of our own folders, which say all, got {given}: leave it out")
+    denoiser, sde, data = _load(folder, ())
+    assert isinstance(denoiser.net, nn.Module)
+    state = dict(denoiser.net.state_dict())
+    if data["shape"] is None:
+        raise ValueError(f"{folder / 'config.json'} does not say the shape of a sample: save it with shape=")
+    entries = [Entry(name, (name,), itself) for name in state]
+    spec = CheckpointSpec(
+        type(denoiser.net),
+        settings_of(denoiser.net),
+        lambda _: iter(entries),
+        denoiser.precondition,
+        sde,
+        shape=data["shape"],
+        low=data["low"],
+        high=data["high"],
+        levels=data["levels"],
+    )
+    return spec, {"as stored": state}
+
+
+def _load(folder: Path, classes: Iterable[type]) -> tuple[Denoiser, SDE, dict[str, Any]]:
+    """The denoiser, its path, and what the folder says of the data: its shape, levels, low and high."""
     config, file = folder / "config.json", folder / "model.safetensors"
+    own = {_name(cls, {}): cls for cls in classes}
+    networks: Table = {**NETWORKS, **own}
+    sdes: Table = {**SDES, **own}
     try:
         described = json.loads(config.read_text())
         if described.get("format") != "scorefield":
             raise ValueError("its format is another")
-        network: nn.Module = _made(described["network"], NETWORKS)
-        sde: SDE = _made(described["sde"], SDES)
-        precondition = _parameterisation(described["precondition"])
+        network: nn.Module = _make(described["network"], networks)
+        sde: SDE = _make(described["sde"], sdes)
+        precondition = _make_precondition(described["precondition"], sdes)
         data = dict(described["data"])
         data |= {"shape": _shape(data["shape"]), "low": float(data["low"]), "high": float(data["high"])}
         if not data["low"] < data["high"]:
             raise ValueError(f"low {data['low']} is not below high {data['high']}")
-    except (
-        OSError,
-        ArithmeticError,
-        RuntimeError,
-        MemoryError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"expected a folder written by save_pretrained, and {config} does not read ({error})"
         ) from None
@@ -131,39 +176,53 @@ def _shape(sizes: Any) -> tuple[int, ...] | None:
     return tuple(sizes)
 
 
-def _precondition(precondition: Precondition) -> dict[str, Any]:
+def _settings(network: nn.Module) -> bool:
+    return getattr(network, "settings", None) is not None
+
+
+def _name(cls: type, table: Table) -> str:
+    """The name of a class of ours, or the dotted name of another."""
+    return cls.__name__ if table.get(cls.__name__) is cls else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _describe_precondition(precondition: Precondition) -> dict[str, Any]:
     for name, function in PREDICTS.items():
         if precondition is function:
             return {"class": name}
-    if isinstance(precondition, EDM):
-        return _written(precondition, {"EDM": EDM})
+    if not isinstance(precondition, EDM | TimeConditioned):
+        raise ValueError(
+            f"expected a parameterisation of models.precondition, got {precondition}: use TimeConditioned, or edm()"
+        )
+    described = _describe(precondition, PRECONDITIONS)
     if isinstance(precondition, TimeConditioned):
-        return {**_written(precondition, {"Told": TimeConditioned}), "sde": _written(precondition.sde, SDES)}
-    raise ValueError(f"expected a parameterisation of models.precondition, got {precondition}: use Told, or edm()")
+        described["sde"] = _describe(precondition.sde, SDES)
+    return described
 
 
-def _parameterisation(described: Mapping[str, Any]) -> Precondition:
-    if described["class"] in PREDICTS:
-        return PREDICTS[described["class"]]
-    if described["class"] == "Told":
-        described = {**described, "sde": _made(described["sde"], SDES)}
-    made: Precondition = _made(described, {"Told": TimeConditioned, "EDM": EDM})
+def _make_precondition(described: Mapping[str, Any], sdes: Table) -> Precondition:
+    name = OLD_NAMES.get(described["class"], described["class"])
+    if name in PREDICTS:
+        return PREDICTS[name]
+    described = {**described, "class": name}
+    if "sde" in described:
+        described["sde"] = _make(described["sde"], sdes)
+    made: Precondition = _make(described, PRECONDITIONS)
     return made
 
 
-def _written(value: Any, table: Table) -> dict[str, Any]:
-    name = type(value).__name__
-    if name not in table:
-        raise ValueError(f"expected one of {', '.join(table)}, got {name}: only these can be written down")
-    keywords = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+def _describe(value: Any, table: Table) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(value):
+        raise ValueError(f"expected one of {', '.join(table)}, or a dataclass, got {type(value).__name__}")
+    keywords = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
     if isinstance(value, DiscreteVPSDE):
         keywords["betas"] = value.named
-    return {"class": name, **keywords}
+    return {"class": _name(type(value), table), **keywords}
 
 
-def _made(described: Mapping[str, Any], table: Table) -> Any:
+def _make(described: Mapping[str, Any], table: Table) -> Any:
     name = str(described["class"])
     keywords = {key: tuple(v) if isinstance(v, list) else v for key, v in described.items() if key != "class"}
     if name not in table:
-        raise ValueError(f"expected one of {', '.join(table)}, got {name!r}")
+        hint = f": if you trust it, give classes=[{name.rsplit('.', 1)[-1]}]" if "." in name else ""
+        raise ValueError(f"expected one of {', '.join(table)}, got {name!r}{hint}")
     return table[name](**keywords)

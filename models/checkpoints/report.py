@@ -1,4 +1,4 @@
-"""From a recipe to a denoiser, and how well the weights fitted."""
+"""A checkpoint's network with its weights, and how well these fitted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,16 +57,16 @@ class LoadReport:
         return f"{text}; of pure noise {self.noise_found:.1%} is recognised{poor}"
 
 
-def fitted(recipe: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> tuple[Denoiser, LoadReport]:
-    """The denoiser of a recipe with what fits of a state dict, and the verdict."""
-    network = recipe.network(**recipe.settings)
-    return Denoiser(network, recipe.precondition), filled(network, recipe, state, weights)
+def fitted(spec: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> tuple[Denoiser, LoadReport]:
+    """The denoiser that a spec describes, with what fits of a state dict."""
+    network = spec.network(**spec.settings)
+    return Denoiser(network, spec.precondition), filled(network, spec, state, weights)
 
 
-def filled(network: nn.Module, recipe: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> LoadReport:
-    """Put what fits of a state dict into the network of a recipe; the verdict."""
+def filled(network: nn.Module, spec: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> LoadReport:
+    """Put what fits of a state dict into the network that a spec describes."""
     ours = network.state_dict()
-    entries = list(recipe.entries(network))
+    entries = list(spec.entries(network))
     found: dict[str, Tensor] = {}
     used, missing, mismatched = set(), [], []
     for entry in entries:
@@ -85,7 +85,7 @@ def filled(network: nn.Module, recipe: CheckpointSpec, state: Mapping[str, Tenso
         else:
             there = ", ".join(str(tuple(state[name].shape)) for name in names)
             mismatched.append(f"{names[0]} {there} there, {tuple(ours[entry.ours].shape)} here")
-    unexpected = tuple(name for name in state if name not in used and not name.endswith(recipe.extra))
+    unexpected = tuple(name for name in state if name not in used and not name.endswith(spec.extra))
     network.load_state_dict({**ours, **found})
     parameters = sum(p.numel() for p in network.parameters())
     return LoadReport(

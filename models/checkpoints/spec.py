@@ -29,7 +29,7 @@ class CheckpointSpec:
         network: the class of the network.
         settings: its constructor's keywords.
         entries: what each of its tensors is made of; those left out keep what they are.
-        precondition: what the network predicts, and what it is told.
+        precondition: what the network predicts, and what stands for the noise level.
         sde: the path that it was trained on.
         shape: of one sample, (*D).
         low, high: the range of the data that it was trained on.

@@ -5,11 +5,14 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from scorefield.models.hyperparameters import save_hyperparameters
-from scorefield.models.layers.blocks import Attention, ResidualBlock, as_images, channels_last, norms, zeroed
+from scorefield.models.layers.attention import Attention
+from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
 from scorefield.models.layers.embeddings import NoiseEmbedding
-from scorefield.models.networks.unet import Block
+from scorefield.models.layers.initial import as_images, channels_last, zeroed
+from scorefield.models.layers.norm import norms
 
 
 @save_hyperparameters
@@ -64,8 +67,9 @@ class ADM(nn.Module):
         def attend(channels: int) -> Attention:
             return Attention(channels, heads if head_width is None else max(channels // head_width, 1), norm=norm)
 
-        def block(channels_in: int, level: int) -> Block:
-            return Block(residual(channels_in, widths[level]), attend(widths[level]) if level in attention else None)
+        def block(channels_in: int, level: int) -> UNetBlock:
+            attending = attend(widths[level]) if level in attention else None
+            return UNetBlock(residual(channels_in, widths[level]), attending)
 
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         skips, current = [widths[0]], widths[0]
@@ -101,18 +105,18 @@ class ADM(nn.Module):
             ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
         """
         x = as_images(x, self.channels, self.stride)
-        embedding = self.embed(c_noise, label)
+        emb = self.embed(c_noise, label)
 
         h = self.stem(x)
         skips = [h]
         for block in self.down:
-            h = block(h, embedding)
+            h = block(h, emb)
             skips.append(h)
 
-        h = self.middle_out(self.middle_attention(self.middle_in(h, embedding)), embedding)
+        h = self.middle_out(self.middle_attention(self.middle_in(h, emb)), emb)
 
         for block in self.up:
-            h = block(torch.cat([h, skips.pop()], 1) if isinstance(block, Block) else h, embedding)
+            h = block(torch.cat([h, skips.pop()], 1) if isinstance(block, UNetBlock) else h, emb)
 
-        output: Tensor = self.head(self.norm.activated(h))
+        output: Tensor = self.head(silu(self.norm(h)))
         return output[:, : self.channels]

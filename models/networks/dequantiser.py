@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from scorefield.models.layers.blocks import zeroed
+from scorefield.models.layers.initial import zeroed
 from scorefield.sde_lib.broadcast import precise
 
 

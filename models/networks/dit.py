@@ -1,14 +1,13 @@
 """The diffusion transformer (Peebles and Xie 2023, arXiv 2212.09748)."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, silu
 
 from scorefield.models.hyperparameters import save_hyperparameters
-from scorefield.models.layers.blocks import zeroed
+from scorefield.models.layers.attention import TokenAttention
 from scorefield.models.layers.embeddings import NoiseEmbedding
+from scorefield.models.layers.initial import zeroed
 
 # Peebles and Xie 2023, Table 1: DiT(4, patch=2, num_classes=1000, **SIZES["XL"]) is their DiT-XL/2.
 SIZES = {
@@ -68,7 +67,7 @@ class DiT(nn.Module):
         self.channels, self.patch = channels, patch
         self.patchify = nn.Conv2d(channels, width, patch, stride=patch)
         self.embed = NoiseEmbedding(256, width, num_classes, frequencies)
-        self.blocks = nn.ModuleList(Block(width, heads, round(mlp_ratio * width)) for _ in range(depth))
+        self.blocks = nn.ModuleList(DiTBlock(width, heads, round(mlp_ratio * width)) for _ in range(depth))
         self.modulate = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, (1 + variances) * channels * patch**2)
         self._initialise()
@@ -86,14 +85,14 @@ class DiT(nn.Module):
                 f"expected a height and width divisible by {self.patch}, got {tuple(x.shape[2:])}: "
                 "crop or pad the images, or use smaller patches (net.patch)"
             )
-        told = silu(self.embed(c_noise, label))
+        emb = silu(self.embed(c_noise, label))
         h = self.patchify(x)
         rows, columns = h.shape[2:]
         # In x's dtype, so that under autocast what the residuals add to has all its digits.
         h = h.flatten(2).transpose(1, 2) + positions(rows, columns, h.shape[1], like=x)
         for block in self.blocks:
-            h = block(h, told)
-        shift, scale = self.modulate(told)[:, None].chunk(2, -1)
+            h = block(h, emb)
+        shift, scale = self.modulate(emb)[:, None].chunk(2, -1)
         return self._unpatchify(self.head(modulated(h, shift, scale)), rows, columns)
 
     def _unpatchify(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
@@ -113,18 +112,18 @@ class DiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, DiTBlock)
             zeroed(block.modulate)
         zeroed(self.modulate)
         zeroed(self.head)
 
 
-class Block(nn.Module):
+class DiTBlock(nn.Module):
     """Attention and a perceptron as residuals, each shifted, scaled and gated by the embedding (adaLN-Zero).
 
-        h + gate f(LN(h) (1 + scale) + shift),    (shift, scale, gate) = W silu(e)
+        h + gate f(LN(h) (1 + scale) + shift),    (shift, scale, gate) = W silu(emb)
 
-    It takes tokens (B, N, width) and silu(e), (B, width).
+    It takes tokens (B, N, width) and silu(emb) (B, width).
     """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
@@ -134,27 +133,11 @@ class Block(nn.Module):
         self.expand = nn.Linear(width, hidden)
         self.contract = nn.Linear(hidden, width)
 
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.modulate(told)[:, None].chunk(6, -1)
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.modulate(emb)[:, None].chunk(6, -1)
         h = h + gate * self.attention(modulated(h, shift, scale))
         inner = gelu(self.expand(modulated(h, shift_mlp, scale_mlp)), approximate="tanh")
         output: Tensor = h + gate_mlp * self.contract(inner)
-        return output
-
-
-class TokenAttention(nn.Module):
-    """Self-attention over the tokens (B, N, width); written out rather than fused, for forward-mode derivatives."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.project = nn.Linear(width, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        q, k, v = self.qkv(tokens).reshape(*tokens.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        weights = (q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2)).softmax(-1)
-        output: Tensor = self.project((weights @ v).transpose(1, 2).flatten(2))
         return output
 
 

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from scorefield.models.hyperparameters import save_hyperparameters
-from scorefield.models.layers.blocks import zeroed
 from scorefield.models.layers.embeddings import NoiseEmbedding
+from scorefield.models.layers.initial import zeroed
 
 
 @save_hyperparameters
 class MLP(nn.Module):
-    """F(x, c_noise, label) by residual blocks  h + W2 silu(W1 silu(LN(h)) + e),  e the embedded noise level.
+    """F(x, c_noise, label) by residual blocks  h + W2 silu(W1 silu(LN(h)) + emb),  emb the embedded noise level.
 
     Args:
         shape: of one sample, (*D).
@@ -27,21 +27,23 @@ class MLP(nn.Module):
         dims = math.prod(shape)
         self.embed = NoiseEmbedding(64, width, num_classes)
         self.stem = nn.Linear(dims, width)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(MLPBlock(width) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.head = zeroed(nn.Linear(width, dims))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """The prediction, shape (B, *D)."""
-        embedding = self.embed(c_noise, label)
+        emb = self.embed(c_noise, label)
         h = self.stem(x.flatten(1))
         for block in self.blocks:
-            h = block(h, embedding)
+            h = block(h, emb)
         output: Tensor = self.head(silu(self.norm(h)))
         return output.reshape(x.shape)
 
 
-class _Block(nn.Module):
+class MLPBlock(nn.Module):
+    """h + W2 silu(W1 silu(LN(h)) + W emb), on (B, width)."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
@@ -49,7 +51,7 @@ class _Block(nn.Module):
         self.project = nn.Linear(width, width)
         self.second = zeroed(nn.Linear(width, width))
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        inner = self.first(silu(self.norm(h))) + self.project(silu(embedding))
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        inner = self.first(silu(self.norm(h))) + self.project(silu(emb))
         output: Tensor = h + self.second(silu(inner))
         return output

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu, one_hot, pad
 
 from scorefield.models.hyperparameters import save_hyperparameters
-from scorefield.models.layers.refinenet import (
+from scorefield.models.networks.refinenet import (
     InstanceNormPlus,
     cascade,
     check_images,

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.models.hyperparameters import save_hyperparameters
-from scorefield.models.layers.blocks import RESCALED, Attention, ResidualBlock, as_images, channels_last, norms, zeroed
+from scorefield.models.layers.attention import Attention
+from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
 from scorefield.models.layers.embeddings import NoiseEmbedding
-from scorefield.models.layers.pyramids import Head, Pair, ResidualIn, ResidualOut, SkipIn, SkipOut, filtering
-from scorefield.models.layers.resampling import Downsample, Fir, Upsample
-from scorefield.models.networks.unet import Block
+from scorefield.models.layers.initial import RESCALED, as_images, channels_last, zeroed
+from scorefield.models.layers.norm import Norm, norms
+from scorefield.models.layers.resampling import NEAREST, Downsample, Fir, Upsample
 
 PYRAMIDS = ("none", "skip", "residual")
+Pair = tuple[Tensor, Tensor | None]
 
 
 @save_hyperparameters
@@ -76,11 +78,11 @@ class NCSNpp(nn.Module):
         widths = [width * m for m in multipliers]
         deepest = len(widths) - 1
         self.stride = 2**deepest
-        norm, gain, told = norms(), RESCALED if rescale else 1.0, 4 * width if conditional else None
+        norm, gain, embedding = norms(), RESCALED if rescale else 1.0, 4 * width if conditional else None
         features = 2 * width if frequencies == "gaussian" else width
         self.embed = NoiseEmbedding(features, 4 * width, num_classes, frequencies, label_first) if conditional else None
 
-        residual = partial(ResidualBlock, embedding=told, dropout=dropout, norm=norm, rescale=rescale)
+        residual = partial(ResidualBlock, embedding=embedding, dropout=dropout, norm=norm, rescale=rescale)
         attend = partial(Attention, norm=norm, rescale=rescale)
 
         def resampler(channels: int, up: bool) -> nn.Module:
@@ -90,9 +92,9 @@ class NCSNpp(nn.Module):
                 return Fir(fir, up)
             return Upsample(channels, fir=filtering(fir)) if up else Downsample(channels, fir=filtering(fir))
 
-        def block(channels_in: int, level: int, attends: bool) -> Block:
+        def block(channels_in: int, level: int, attends: bool) -> UNetBlock:
             attending = attend(widths[level]) if attends and level in attention else None
-            return Block(residual(channels_in, widths[level]), attending)
+            return UNetBlock(residual(channels_in, widths[level]), attending)
 
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         skips, current, carried = [width], width, channels
@@ -132,7 +134,7 @@ class NCSNpp(nn.Module):
                 stage.resample = resampler(current, up=True)
             self.up.append(stage)
 
-        last = Head(norm(current), zeroed(nn.Conv2d(current, channels, 3, padding=1)))
+        last = head(norm(current), zeroed(nn.Conv2d(current, channels, 3, padding=1)))
         self.head = None if pyramid_out == "skip" else last
         channels_last(self)
 
@@ -143,19 +145,19 @@ class NCSNpp(nn.Module):
             ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
         """
         x = as_images(x, self.channels, self.stride)
-        embedding = None if self.embed is None else self.embed(c_noise, label)
+        emb = None if self.embed is None else self.embed(c_noise, label)
         pyramid: Tensor | None = 2 * x - 1 if self.unit_range else x
 
         h = self.stem(pyramid)
         skips = [h]
         for stage in self.down:
-            h, pyramid = stage(h, embedding, skips, pyramid)
+            h, pyramid = stage(h, emb, skips, pyramid)
 
-        h = self.middle_out(self.middle_attention(self.middle_in(h, embedding)), embedding)
+        h = self.middle_out(self.middle_attention(self.middle_in(h, emb)), emb)
 
         pyramid = None
         for stage in self.up:
-            h, pyramid = stage(h, embedding, skips, pyramid)
+            h, pyramid = stage(h, emb, skips, pyramid)
 
         output: Tensor | None = pyramid if self.head is None else self.head(h)
         assert output is not None
@@ -176,24 +178,24 @@ class Stage(nn.Module):
         pair: Pair = (h, pyramid) if self.pyramid is None else self.pyramid(h, pyramid)
         return pair
 
-    def resampled(self, h: Tensor, embedding: Tensor | None) -> Tensor:
+    def resampled(self, h: Tensor, emb: Tensor | None) -> Tensor:
         """The features at the next level's size, if there is one."""
         if self.resample is None:
             return h
-        told = isinstance(self.resample, ResidualBlock)
-        output: Tensor = self.resample(h, embedding) if told else self.resample(h)
+        learned = isinstance(self.resample, ResidualBlock)
+        output: Tensor = self.resample(h, emb) if learned else self.resample(h)
         return output
 
 
 class Down(Stage):
     """A level on the way down: what it gives after each block and between levels is remembered for the way up."""
 
-    def forward(self, h: Tensor, embedding: Tensor | None, skips: list[Tensor], pyramid: Tensor | None) -> Pair:
+    def forward(self, h: Tensor, emb: Tensor | None, skips: list[Tensor], pyramid: Tensor | None) -> Pair:
         for block in self.blocks:
-            h = block(h, embedding)
+            h = block(h, emb)
             skips.append(h)
         if self.resample is not None:
-            h, pyramid = self.joined(self.resampled(h, embedding), pyramid)
+            h, pyramid = self.joined(self.resampled(h, emb), pyramid)
             skips.append(h)
         return h, pyramid
 
@@ -201,11 +203,83 @@ class Down(Stage):
 class Up(Stage):
     """A level on the way up: each block is given what was remembered."""
 
-    def forward(self, h: Tensor, embedding: Tensor | None, skips: list[Tensor], pyramid: Tensor | None) -> Pair:
+    def forward(self, h: Tensor, emb: Tensor | None, skips: list[Tensor], pyramid: Tensor | None) -> Pair:
         for block in self.blocks:
-            h = block(torch.cat([h, skips.pop()], 1), embedding)
+            h = block(torch.cat([h, skips.pop()], 1), emb)
         h, pyramid = self.joined(h, pyramid)
-        return self.resampled(h, embedding), pyramid
+        return self.resampled(h, emb), pyramid
+
+
+# The image pyramids join a level's features h to what the pyramid carries, and return both (Appendix H.1).
+
+
+class SkipIn(nn.Module):
+    """The image, made smaller, is shown to each level through a 1x1 convolution: added, or beside its features."""
+
+    def __init__(self, image: int, channels: int, beside: bool, fir: Sequence[float]) -> None:
+        super().__init__()
+        self.beside = beside
+        self.smaller = Fir(fir)
+        self.conv = nn.Conv2d(image, channels, 1)
+
+    def forward(self, h: Tensor, pyramid: Tensor) -> Pair:
+        pyramid = self.smaller(pyramid)
+        shown = self.conv(pyramid)
+        return torch.cat([shown, h], 1) if self.beside else shown + h, pyramid
+
+
+class ResidualIn(nn.Module):
+    """The pyramid goes down by convolutions, and each level's features are a residual on it."""
+
+    def __init__(self, carried: int, channels: int, fir: Sequence[float], gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        self.smaller = Downsample(carried, channels, filtering(fir))
+
+    def forward(self, h: Tensor, pyramid: Tensor) -> Pair:
+        pyramid = (self.smaller(pyramid) + h) * self.gain
+        return pyramid, pyramid
+
+
+class SkipOut(nn.Module):
+    """Each level adds its own image to the one so far, made larger."""
+
+    def __init__(self, image: int, channels: int, norm: Norm, fir: Sequence[float]) -> None:
+        super().__init__()
+        self.larger = Fir(fir, up=True)
+        self.head = head(norm(channels), zeroed(nn.Conv2d(channels, image, 3, padding=1)))
+
+    def forward(self, h: Tensor, pyramid: Tensor | None) -> Pair:
+        image = self.head(h)
+        return h, image if pyramid is None else self.larger(pyramid) + image
+
+
+class ResidualOut(nn.Module):
+    """The pyramid goes up by convolutions, and each level's features are a residual on it; the deepest begins it."""
+
+    def __init__(self, carried: int | None, channels: int, norm: Norm, fir: Sequence[float], gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        begins = carried is None
+        self.first = head(norm(channels), nn.Conv2d(channels, channels, 3, padding=1)) if begins else None
+        self.larger = None if carried is None else Upsample(carried, channels, filtering(fir))
+
+    def forward(self, h: Tensor, pyramid: Tensor | None) -> Pair:
+        if self.first is not None:
+            return h, self.first(h)
+        assert self.larger is not None
+        pyramid = (self.larger(pyramid) + h) * self.gain
+        return pyramid, pyramid
+
+
+def head(norm: nn.Module, conv: nn.Conv2d) -> nn.Sequential:
+    """conv(silu(norm(h))), from features to an image."""
+    return nn.Sequential(norm, nn.SiLU(), conv)
+
+
+def filtering(fir: Sequence[float]) -> Sequence[float] | None:
+    """The filter that goes with a convolution: none for the nearest neighbour, whose work the convolution does."""
+    return None if tuple(fir) == NEAREST else fir
 
 
 def _among(name: str, word: str, words: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu
 
 from scorefield.models.hyperparameters import save_hyperparameters
-from scorefield.models.layers.refinenet import (
+from scorefield.models.networks.refinenet import (
     InstanceNormPlus,
     Unnormalised,
     cascade,

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from scorefield.models.hyperparameters import save_hyperparameters
-from scorefield.models.layers.blocks import Attention, ResidualBlock, as_images, channels_last, norms, zeroed
+from scorefield.models.layers.attention import Attention
+from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
 from scorefield.models.layers.embeddings import NoiseEmbedding, fourier_features
+from scorefield.models.layers.initial import as_images, channels_last, zeroed
+from scorefield.models.layers.norm import norms
 from scorefield.models.layers.resampling import Downsample, Fir, Upsample
 
 
@@ -82,9 +86,9 @@ class UNet(nn.Module):
         def residual(channels_in: int, channels_out: int) -> ResidualBlock:
             return ResidualBlock(channels_in, channels_out, 4 * width, dropout, norm=norm, scale_shift=scale_shift)
 
-        def block(channels_in: int, level: int, attends: bool) -> Block:
+        def block(channels_in: int, level: int, attends: bool) -> UNetBlock:
             attending = attend(widths[level]) if attends and level in attention else None
-            return Block(residual(channels_in, widths[level]), attending)
+            return UNetBlock(residual(channels_in, widths[level]), attending)
 
         def downsample(channels: int) -> nn.Module:
             return Downsample(channels, symmetric=symmetric_padding) if resample_conv else Fir()
@@ -125,32 +129,19 @@ class UNet(nn.Module):
             ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
         """
         x = as_images(x, self.channels, self.stride)
-        embedding = self.embed(c_noise, label)
+        emb = self.embed(c_noise, label)
 
         x = 2 * x - 1 if self.unit_range else x
         h = self.stem(torch.cat([x, *fourier_features(x, self.fourier)], 1))
         skips = [h]
         for layer in self.down:
-            h = layer(h, embedding) if isinstance(layer, Block) else layer(h)
+            h = layer(h, emb) if isinstance(layer, UNetBlock) else layer(h)
             skips.append(h)
 
-        h = self.middle_out(self.middle_attention(self.middle_in(h, embedding)), embedding)
+        h = self.middle_out(self.middle_attention(self.middle_in(h, emb)), emb)
 
         for layer in self.up:
-            h = layer(torch.cat([h, skips.pop()], 1), embedding) if isinstance(layer, Block) else layer(h)
+            h = layer(torch.cat([h, skips.pop()], 1), emb) if isinstance(layer, UNetBlock) else layer(h)
 
-        output: Tensor = self.head(self.norm.activated(h))
+        output: Tensor = self.head(silu(self.norm(h)))
         return output[:, : self.channels]
-
-
-class Block(nn.Module):
-    """A residual block, and attention or none."""
-
-    def __init__(self, residual: ResidualBlock, attention: Attention | None = None) -> None:
-        super().__init__()
-        self.residual, self.attention = residual, attention
-
-    def forward(self, h: Tensor, embedding: Tensor | None) -> Tensor:
-        h = self.residual(h, embedding)
-        output: Tensor = h if self.attention is None else self.attention(h)
-        return output

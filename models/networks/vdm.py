@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from scorefield.models.hyperparameters import save_hyperparameters
-from scorefield.models.layers.blocks import Attention, ResidualBlock, as_images, channels_last, group_norm, zeroed
+from scorefield.models.layers.attention import Attention
+from scorefield.models.layers.blocks import ResidualBlock
 from scorefield.models.layers.embeddings import NoiseEmbedding, fourier_features
+from scorefield.models.layers.initial import as_images, channels_last, zeroed
+from scorefield.models.layers.norm import make_norm
 
 # Their gamma = log(sigma^2 / alpha^2) = 8 c_noise goes from -13.3 to 5 on CIFAR-10.
 SPAN = (-13.3 / 8, 5 / 8)
@@ -62,11 +66,11 @@ class VDM(nn.Module):
         self.span = None if span is None else (float(span[0]), float(span[1]))
         self.embed = NoiseEmbedding(width, 4 * width, num_classes, "smooth" if span is None else "timesteps")
         self.stem = nn.Conv2d(channels * (1 + 2 * len(self.fourier)), width, 3, padding=1)
-        self.down = nn.ModuleList(Block(width, width, dropout, attention) for _ in range(blocks))
-        self.middle_in = Block(width, width, dropout, attention=True)
-        self.middle_out = Block(width, width, dropout, attention=False)
-        self.up = nn.ModuleList(Block(2 * width, width, dropout, attention) for _ in range(blocks + 1))
-        self.norm = group_norm(width)
+        self.down = nn.ModuleList(VDMBlock(width, width, dropout, attention) for _ in range(blocks))
+        self.middle_in = VDMBlock(width, width, dropout, attention=True)
+        self.middle_out = VDMBlock(width, width, dropout, attention=False)
+        self.up = nn.ModuleList(VDMBlock(2 * width, width, dropout, attention) for _ in range(blocks + 1))
+        self.norm = make_norm(width)
         self.head = zeroed(nn.Conv2d(width, channels, 3, padding=1))
         for layer in (self.stem, *self.embed.perceptron):
             _lecun(layer)
@@ -79,27 +83,28 @@ class VDM(nn.Module):
             ValueError: if these are no such images, or a label is given to a network without classes.
         """
         x = as_images(x, self.channels, stride=1)
-        embedding = self.embed(self._told(c_noise), label)
+        emb = self.embed(self.timestep(c_noise), label)
 
         h = self.stem(torch.cat([x, *fourier_features(x, self.fourier)], 1))
         skips = [h]
         for block in self.down:
-            h = block(h, embedding)
+            h = block(h, emb)
             skips.append(h)
-        h = self.middle_out(self.middle_in(h, embedding), embedding)
+        h = self.middle_out(self.middle_in(h, emb), emb)
         for block in self.up:
-            h = block(torch.cat([h, skips.pop()], 1), embedding)
-        output: Tensor = x + self.head(self.norm.activated(h))
+            h = block(torch.cat([h, skips.pop()], 1), emb)
+        output: Tensor = x + self.head(silu(self.norm(h)))
         return output
 
-    def _told(self, c_noise: Tensor) -> Tensor:
+    def timestep(self, c_noise: Tensor) -> Tensor:
+        """What the network is conditioned on: 1000 t of the span, or c_noise itself without a span."""
         if self.span is None:
             return c_noise
         low, high = self.span
         return (c_noise - low) * (1000 / (high - low))
 
 
-class Block(nn.Module):
+class VDMBlock(nn.Module):
     """A residual block, and attention or none."""
 
     def __init__(self, channels_in: int, width: int, dropout: float, attention: bool) -> None:
@@ -112,8 +117,8 @@ class Block(nn.Module):
         for layer in (self.residual.conv_in, self.residual.shortcut, attend and attend.qkv):
             _lecun(layer)
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        output: Tensor = self.attention(self.residual(h, embedding))
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        output: Tensor = self.attention(self.residual(h, emb))
         return output
 
 

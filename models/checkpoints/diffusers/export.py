@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from scorefield.models.checkpoints.diffusers import native
 from scorefield.models.checkpoints.diffusers.importer import PREDICTS, SCHEDULES, WEIGHTS
 from scorefield.models.denoiser import Denoiser
-from scorefield.models.layers.blocks import Attention
+from scorefield.models.layers.attention import Attention
 from scorefield.models.networks.unet import UNet
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import SDE, DiscreteVPSDE
@@ -42,7 +42,7 @@ def to_diffusers(
         raise ValueError(f"expected a UNet, or a Denoiser of one, got {type(network).__name__}: diffusers has no such")
     predicts = "eps"
     if isinstance(model, Denoiser):
-        predicts, sde = _told(model.precondition, sde)
+        predicts, sde = _predicts(model.precondition, sde)
     config, state = {**_config(network), "sample_size": size}, _state(network)
     scheduler = None if sde is None else _scheduler(sde, predicts)
     folder = Path(folder)
@@ -56,24 +56,20 @@ def to_diffusers(
     return folder
 
 
-def _told(precondition: Any, sde: SDE | None) -> tuple[str, SDE]:
-    """What a network that is told timesteps predicts, and its path."""
-    told = precondition
-    if (
-        not isinstance(told, TimeConditioned)
-        or not isinstance(told.sde, DiscreteVPSDE)
-        or told.predicts not in PREDICTS.values()
-    ):
+def _predicts(precondition: Any, sde: SDE | None) -> tuple[str, SDE]:
+    """What a network conditioned on timesteps predicts, and its path."""
+    timesteps = isinstance(precondition, TimeConditioned) and isinstance(precondition.sde, DiscreteVPSDE)
+    if not timesteps or precondition.predicts not in PREDICTS.values():
         raise ValueError(
-            f"expected a denoiser told timesteps, Told(DiscreteVPSDE(...), {' or '.join(PREDICTS.values())}, scale=T, "
-            f"shift=-1), got {getattr(told, '__name__', told)}: diffusers' U-Nets are told nothing else"
+            f"expected TimeConditioned(DiscreteVPSDE(...), {' or '.join(PREDICTS.values())}, scale=T, shift=-1), got "
+            f"{getattr(precondition, '__name__', precondition)}: diffusers' U-Nets take timesteps and nothing else"
         )
-    path = told.sde
-    if (told.unit, told.scale, told.shift) != ("time", path.steps, -1):
-        raise ValueError(f"expected Told(unit='time', scale={path.steps}, shift=-1), got {told}")
+    path = precondition.sde
+    if (precondition.unit, precondition.scale, precondition.shift) != ("time", path.steps, -1):
+        raise ValueError(f"expected TimeConditioned(unit='time', scale={path.steps}, shift=-1), got {precondition}")
     if sde is not None and not (isinstance(sde, DiscreteVPSDE) and _close(sde, path)):
-        raise ValueError("expected the path that the denoiser is told of, got another: leave sde out")
-    return told.predicts, path
+        raise ValueError("expected the path of the denoiser's timesteps, got another: leave sde out")
+    return precondition.predicts, path
 
 
 def _config(network: UNet) -> dict[str, Any]:

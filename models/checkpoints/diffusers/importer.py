@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.models.checkpoints.diffusers import native
-from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet, diffusers_for
+from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet, import_diffusers
 from scorefield.models.checkpoints.files import State, read, weights_of
 from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself, taken, with_unknown
 from scorefield.models.networks.unet import UNet
@@ -69,21 +69,20 @@ PREDICTS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 WEIGHTS = "diffusion_pytorch_model"
 
 
-def recipe_of(folder: Path, ema: bool = True, **architecture: Any) -> tuple[CheckpointSpec, State, str]:
-    """How to build what a folder holds, its weights, and which they are.
+def read_folder(
+    folder: Path, ema: bool = True, both: bool = False, **architecture: Any
+) -> tuple[CheckpointSpec, dict[str, State]]:
+    """How to build what a folder holds, and its weights by their kind: the ones asked for come last.
 
     Args:
-        folder: a pipeline's, with the parts in folders of their own or all in one, or a `UNet2DModel`'s; or a file of
-            the latter's weights alone, with its config.json's keywords as the architecture.
+        folder: a pipeline's, with its parts in folders or all in one, or a `UNet2DModel`'s.
         ema: the averaged weights (unet_ema/), where the folder has both.
+        both: also the raw weights.
         architecture: keywords of `UNet2DModel` or its scheduler that the folder does not have, or has wrongly.
 
     Raises:
         ValueError: for a folder that is none of these, or cut short, and a path or an architecture that is not known.
     """
-    if folder.is_file():
-        state, weights = weights_of(read(folder), ema)
-        return of_file(state, **architecture), state, weights
     part, weights = _unet_folder(folder, ema)
     kind, config = configuration(part / "config.json")
     if kind == "UNet2DConditionModel":
@@ -94,29 +93,33 @@ def recipe_of(folder: Path, ema: bool = True, **architecture: Any) -> tuple[Chec
     if scheduler is None and not SCHEDULER.keys() & architecture.keys():
         weights += " (no scheduler there: DDPM's linear betas)"
     known = {key: value for key, value in config.items() if key in UNET}
-    state = state_of(part)
-    return recipe(state, **{**known, **(scheduler or {}), **architecture}), state, weights
+    spec = spec_of_config(**{**known, **(scheduler or {}), **architecture})
+    has_both = (folder / "unet_ema").is_dir() and (folder / "unet").is_dir()
+    raw = {"raw": state_of(folder / "unet")} if both and has_both else {}
+    return spec, {**raw, weights: state_of(part)}
 
 
-def of_file(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
-    """How to build what a file of a `UNet2DModel`'s weights alone holds, see `recipe_of`."""
-    if "conv_in.weight" not in state:
-        raise ValueError(f"expected the weights of a UNet2DModel, got {', '.join([*state][:3])} ...")
-    return recipe(state, **architecture)
-
-
-def raw_of(folder: Path) -> State | None:
-    """The raw weights of a folder that has averaged ones (unet_ema/), if it has both."""
-    return state_of(folder / "unet") if (folder / "unet_ema").is_dir() and (folder / "unet").is_dir() else None
-
-
-def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
-    """How to build what a state dict of `UNet2DModel` holds.
+def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
+    """How to build what a file of a `UNet2DModel`'s weights holds.
 
     Args:
         state: its state dict.
-        architecture: keywords of `UNet2DModel` (`UNET`), as its config.json has them, and of its scheduler
-            (`SCHEDULER`), of which `scheduler` is the class.
+        architecture: as `spec_of_config` takes it.
+
+    Raises:
+        ValueError: for the weights of something else, and as `spec_of_config`.
+    """
+    if "conv_in.weight" not in state:
+        raise ValueError(f"expected the weights of a UNet2DModel, got {', '.join([*state][:3])} ...")
+    return spec_of_config(**architecture)
+
+
+def spec_of_config(**architecture: Any) -> CheckpointSpec:
+    """How to build a `UNet2DModel`.
+
+    Args:
+        architecture: its keywords (`UNET`), as its config.json has them, and those of its scheduler (`SCHEDULER`), of
+            which `scheduler` is the class.
 
     Raises:
         ValueError: for a keyword that they do not have, a path that is not known, or an architecture that only
@@ -124,26 +127,30 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     """
     given = {key: value for key, value in architecture.items() if not key.startswith("_")}
     values = taken({**UNET, **SCHEDULER}, given)
-    sde, told = path(values)
+    sde, precondition = path(values)
     config = {key: values[key] for key in UNET}
-    channels = config["in_channels"]
-    shape = (channels, *_size(config))
+    shape = (config["in_channels"], *_size(config))
     low = 0.0 if config["center_input_sample"] or isinstance(sde, VESDE) else -1.0
     only_there = native.obstacle(config)
     if only_there is None:
         named = partial(native.entries, cosines_first=config["flip_sin_to_cos"])
-        return CheckpointSpec(UNet, native.settings(config), named, told, sde, shape, low)
-    diffusers_for(f"A UNet2DModel with {only_there}")
-    return foreign("UNet2DModel", config, told, sde, shape, low)
+        return CheckpointSpec(UNet, native.settings(config), named, precondition, sde, shape, low)
+    import_diffusers(f"A UNet2DModel with {only_there}")
+    return wrapped_unet("UNet2DModel", config, precondition, sde, shape, low)
 
 
-def foreign(
-    kind: str, config: Mapping[str, Any], told: TimeConditioned, sde: SDE, shape: tuple[int, ...], low: float = -1.0
+def wrapped_unet(
+    kind: str,
+    config: Mapping[str, Any],
+    precondition: TimeConditioned,
+    sde: SDE,
+    shape: tuple[int, ...],
+    low: float = -1.0,
 ) -> CheckpointSpec:
     """How to build a U-Net through diffusers."""
     high = 1.0 if low > float("-inf") else float("inf")
     return CheckpointSpec(
-        DiffusersUNet, {"kind": kind, **config}, wrapped, told, sde, shape, low, high, extra=("time_proj.W",)
+        DiffusersUNet, {"kind": kind, **config}, wrapped, precondition, sde, shape, low, high, extra=("time_proj.W",)
     )
 
 
@@ -156,7 +163,7 @@ def wrapped(network: nn.Module) -> Iterator[Entry]:
 
 
 def path(values: Mapping[str, Any]) -> tuple[SDE, TimeConditioned]:
-    """The path of a scheduler, and what its network predicts and is told.
+    """The path of a scheduler, and the parameterisation of its network.
 
     Args:
         values: of `SCHEDULER`, and the network's `time_embedding_type`.

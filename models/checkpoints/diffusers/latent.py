@@ -31,20 +31,20 @@ def load_latent(folder: str | Path) -> tuple[Latent, SDE, LoadReport]:
         raise ValueError(f"expected one of {', '.join(UNETS)} in {folder / 'unet'}, got {kind}")
     embedding = config.get("time_embedding_type", "positional") if kind == "UNet2DModel" else "positional"
     values = {**diffusers.SCHEDULER, **(diffusers.scheduler_of(folder) or {}), "time_embedding_type": embedding}
-    sde, told = diffusers.path(values)
+    sde, precondition = diffusers.path(values)
     channels, size = config.get("in_channels", 4), config.get("sample_size") or 64
     shape = (channels, size, size) if isinstance(size, int) else (channels, *size)
-    recipe = diffusers.foreign(kind, config, told, sde, shape, low=float("-inf"))
-    denoiser, verdict = fitted(recipe, diffusers.state_of(folder / "unet"), "as stored")
-    if not verdict.fits:
-        raise ValueError(f"{folder / 'unet'} does not fit: {verdict}")
+    spec = diffusers.wrapped_unet(kind, config, precondition, sde, shape, low=float("-inf"))
+    denoiser, report = fitted(spec, diffusers.state_of(folder / "unet"), "as stored")
+    if not report.fits:
+        raise ValueError(f"{folder / 'unet'} does not fit: {report}")
     autoencoder, scale, shift = _autoencoder(folder)
     latent = Latent(denoiser, autoencoder, scale, shift)
     latent.eval().requires_grad_(False)
     if kind == "UNet2DModel":
-        # The other would have to be told what to recognise.
-        verdict = dataclasses.replace(verdict, noise_found=noise_found(denoiser, sde, shape))
-    return latent, sde, verdict
+        # The other needs a text to recognise noise.
+        report = dataclasses.replace(report, noise_found=noise_found(denoiser, sde, shape))
+    return latent, sde, report
 
 
 def _autoencoder(folder: Path) -> tuple[nn.Module, Any, Any]:

@@ -11,7 +11,7 @@ AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
 
 class DiffusersUNet(nn.Module):
-    """F(x, c_noise, **cond): a U-Net of diffusers, told timesteps; log sigma if it is a `UNet2DModel` with "fourier".
+    """F(x, c_noise, **cond): a U-Net of diffusers; c_noise is a timestep, or log sigma with "fourier".
 
     Forward-mode derivatives pass through a `UNet2DModel`, and reverse-mode ones through both.
 
@@ -27,7 +27,7 @@ class DiffusersUNet(nn.Module):
     def __init__(self, kind: str = "UNet2DModel", **config: Any) -> None:
         super().__init__()
         self.unet = _built(kind, UNETS, config)
-        # Keywords of the class's own: what `recorded` would write as one named "config".
+        # The class's own keywords, which `save_hyperparameters` would keep under the one name "config".
         self.settings = {"kind": kind, **config}
         self.channels: int = self.unet.config.in_channels
         out, embedding = self.unet.config.out_channels, self.unet.config.time_embedding_type
@@ -94,7 +94,7 @@ class DiffusersAutoencoder(nn.Module):
         return images
 
 
-def diffusers_for(part: str) -> Any:
+def import_diffusers(part: str) -> Any:
     """The library.
 
     Raises:
@@ -109,7 +109,7 @@ def diffusers_for(part: str) -> Any:
 def _built(kind: str, kinds: tuple[str, ...], config: dict[str, Any]) -> Any:
     if kind not in kinds:
         raise ValueError(f"expected kind to be one of {', '.join(kinds)}, got {kind!r}")
-    network = getattr(diffusers_for(kind), kind)
+    network = getattr(import_diffusers(kind), kind)
     try:
         return network.from_config(dict(config))
     except Exception as error:  # whatever its constructors come upon

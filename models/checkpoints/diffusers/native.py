@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.models.checkpoints.spec import Entry, cos_first, itself, pointwise, residual_block, same, with_unknown
-from scorefield.models.layers.blocks import Attention, ResidualBlock
-from scorefield.models.networks.unet import Block, UNet
+from scorefield.models.layers.attention import Attention
+from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
+from scorefield.models.networks.unet import UNet
 
 # By what it replaced (diffusers 0.15), which files on the hub still have.
 RENAMED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -116,7 +117,7 @@ def _way(layers: nn.ModuleList, name: str, resampling: str) -> Iterator[Entry]:
     level = i = 0
     for k, layer in enumerate(layers):
         theirs = f"{name}_blocks.{level}"
-        if isinstance(layer, Block):
+        if isinstance(layer, UNetBlock):
             yield from _residual(layer.residual, f"{name}.{k}.residual", f"{theirs}.resnets.{i}")
             if layer.attention is not None:
                 yield from _attention(layer.attention, f"{name}.{k}.attention", f"{theirs}.attentions.{i}")

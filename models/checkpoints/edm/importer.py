@@ -48,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
+def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     """How to build what a state dict of theirs holds, with the prefix "model." of the preconditioned network or not.
 
     Sizes, widths, levels, blocks, attention and kinds are read off the names and shapes.
@@ -69,7 +69,7 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     adm = "out_conv.weight" in shapes
     size = max(int(match[1]) for name in shapes if (match := re.match(r"enc\.(\d+)x", name)))
     channels = shapes[f"enc.{size}x{size}_conv.weight"][1]
-    sde, told = _preconditioning(values)
+    sde, parameterisation = _preconditioning(values)
     settings = _adm(shapes, size, values) if adm else _song(shapes, size, values, _taps(state))
     confirmed(
         {
@@ -90,7 +90,7 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
         ADM if adm else NCSNpp,
         settings,
         lambda network: names.entries(network, size, prefix),
-        told,
+        parameterisation,
         sde,
         (channels, size, size),
         unlabelled=settings["num_classes"] is None or values["label_dropout"] > 0,

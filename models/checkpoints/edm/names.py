@@ -9,10 +9,10 @@ from torch import Tensor
 
 from scorefield.models.checkpoints.spec import Entry, cos_first, residual_block, same, with_unknown
 from scorefield.models.hyperparameters import settings_of
-from scorefield.models.layers.blocks import Attention
+from scorefield.models.layers.attention import Attention
+from scorefield.models.layers.blocks import UNetBlock
 from scorefield.models.networks.adm import ADM
 from scorefield.models.networks.ncsnpp import NCSNpp, Stage
-from scorefield.models.networks.unet import Block
 
 BLOCK = {"norm_in": "norm0", "conv_in": "conv0", "project": "affine", "norm_out": "norm1", "conv_out": "conv1"}
 
@@ -75,7 +75,7 @@ def _adm(network: ADM, size: int) -> Iterator[Entry]:
         here, i = start, 0
         for k, layer in enumerate(layers):
             way = "enc" if name == "down" else "dec"
-            if isinstance(layer, Block):
+            if isinstance(layer, UNetBlock):
                 theirs = f"{way}.{here}x{here}_block{i}"
                 ours = f"{name}.{k}"
                 yield from _unet_block(layer.residual, layer.attention, f"{ours}.residual", f"{ours}.attention", theirs)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from scorefield.models.checkpoints import ncsnv2
 from scorefield.models.checkpoints.files import FOURIER
-from scorefield.models.checkpoints.published import DEFAULTS, IDLE, SCORE_SDE
 from scorefield.models.checkpoints.score_sde import names
+from scorefield.models.checkpoints.score_sde.published import DEFAULTS, IDLE, SCORE_SDE
 from scorefield.models.checkpoints.spec import CheckpointSpec, levels_at, taken
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.unet import UNet
@@ -19,7 +19,7 @@ from scorefield.sde_lib import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
 PYRAMIDS = {"none": "none", "input_skip": "skip", "output_skip": "skip", "residual": "residual"}
 
 
-def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
+def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     """How to build what a state dict of theirs holds.
 
     Args:
@@ -32,28 +32,28 @@ def recipe(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
         ValueError: for a name or a configuration that they do not have, or one that this network has no switch for.
     """
     if "begin_conv.weight" in state:
-        return ncsnv2.recipe(state, **architecture)
+        return ncsnv2.spec_of(state, **architecture)
     if architecture:
         return _of_values(architecture, state)
     fitting = {name: values for name, values in SCORE_SDE.items() if _fits(state, _of_values(values))}
     if any(values["sde"] == "vesde" for values in fitting.values()) and "sigmas" in state:
         ends = _ends(state)
-        fitting = {name: values for name, values in fitting.items() if _told_ends(values) == ends}
+        fitting = {name: values for name, values in fitting.items() if _expected_ends(values) == ends}
     if fitting and all(values == next(iter(fitting.values())) for values in fitting.values()):
         return _of_values(next(iter(fitting.values())))
     several = f"those of {', '.join(fitting)}" if fitting else "of none of the published configurations"
     raise ValueError(f"the weights are {several}: say which with config=, or give what of theirs is no size (sde=, ..)")
 
 
-def _fits(state: Mapping[str, Tensor], recipe: CheckpointSpec) -> bool:
+def _fits(state: Mapping[str, Tensor], spec: CheckpointSpec) -> bool:
     """Whether the tensors of a state dict are those of a network: their names, and how many numbers there are."""
     with torch.device("meta"):
-        network = recipe.network(**recipe.settings)
-        ours, entries = network.state_dict(), list(recipe.entries(network))
+        network = spec.network(**spec.settings)
+        ours, entries = network.state_dict(), list(spec.entries(network))
     theirs = [name.split("|") for entry in entries for name in entry.theirs]
     numbers = sum(ours[entry.ours].numel() for entry in entries)
     found = {next((name for name in either if name in state), "") for either in theirs}
-    needed = {name for name in state if not name.endswith(recipe.extra)}
+    needed = {name for name in state if not name.endswith(spec.extra)}
     return found == needed and numbers == sum(state[name].numel() for name in needed)
 
 
@@ -63,13 +63,13 @@ def _ends(state: Mapping[str, Tensor]) -> tuple[float, float, int]:
     return round(float(sigmas.max()), 3), round(float(sigmas.min()), 6), len(sigmas)
 
 
-def _told_ends(values: Mapping[str, Any]) -> tuple[float, float, int]:
+def _expected_ends(values: Mapping[str, Any]) -> tuple[float, float, int]:
     values = {**DEFAULTS, **values}
     return round(float(values["sigma_max"]), 3), round(float(values["sigma_min"]), 6), int(values["num_scales"])
 
 
 def _found(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the weights tell, beside what was given: sizes, noise levels, and the path of what is told log sigma."""
+    """What the weights tell beside what was given: sizes, noise levels, and VE where there are Fourier features."""
     found = names.sizes(state)
     levels = found.pop("levels", ())
     if levels:  # at 16x16, in all published ones
@@ -93,10 +93,10 @@ def _of_values(architecture: Mapping[str, Any], state: Mapping[str, Tensor] | No
     if values["name"] not in ("ddpm", "ncsnpp"):
         raise ValueError(f"expected name to be ddpm or ncsnpp, got {values['name']!r}")
     ve = values["sde"] == "vesde"
-    if ve and state is not None and "sigmas" in state and _told_ends(values) != _ends(state):
+    if ve and state is not None and "sigmas" in state and _expected_ends(values) != _ends(state):
         raise ValueError(
             f"expected sigma_max, sigma_min and num_scales to be {_ends(state)}, as the weights' sigmas have them, got "
-            f"{_told_ends(values)}"
+            f"{_expected_ends(values)}"
         )
     centered = values["centered"] if values["centered"] is not None else not ve
     network: type[nn.Module] = UNet if values["name"] == "ddpm" else NCSNpp
@@ -110,7 +110,7 @@ def _of_values(architecture: Mapping[str, Any], state: Mapping[str, Tensor] | No
         _path(values),
         (channels, size, size),
         low=-1.0 if centered else 0.0,
-        # A network that is told nothing keeps, unused, what would have told it.
+        # A network without noise conditioning keeps its layers, unused.
         extra=("sigmas",) if values["conditional"] else ("sigmas", "Dense_0.weight", "Dense_0.bias", FOURIER),
     )
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from scorefield.models.checkpoints.spec import Entry, joined, same
 from scorefield.models.hyperparameters import settings_of
-from scorefield.models.layers.blocks import Attention, ResidualBlock
-from scorefield.models.layers.pyramids import ResidualIn, ResidualOut, SkipIn, SkipOut
+from scorefield.models.layers.attention import Attention
+from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
 from scorefield.models.layers.resampling import Fir
-from scorefield.models.networks.ncsnpp import NCSNpp, Stage
-from scorefield.models.networks.unet import Block, UNet
+from scorefield.models.networks.ncsnpp import NCSNpp, ResidualIn, ResidualOut, SkipIn, SkipOut, Stage
+from scorefield.models.networks.unet import UNet
 
 
 def sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _middle(network: UNet | NCSNpp, modules: _Modules) -> Iterator[Entry]:
 
 
 def _layer(layer: nn.Module | None, ours: str, modules: _Modules) -> Iterator[Entry]:
-    if isinstance(layer, Block):
+    if isinstance(layer, UNetBlock):
         yield from _layer(layer.residual, f"{ours}.residual", modules)
         yield from _layer(layer.attention, f"{ours}.attention", modules)
     elif isinstance(layer, ResidualBlock):

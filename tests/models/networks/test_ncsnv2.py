@@ -35,10 +35,10 @@ def original(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return fixture, {**seeded.state_dict(fixture["shapes"]), **buffers}
 
 
-def built(recipe: CheckpointSpec, state: Mapping[str, Tensor]) -> torch.nn.Module:
+def built(spec: CheckpointSpec, state: Mapping[str, Tensor]) -> torch.nn.Module:
     """The network in float64 with the weights of the original, none left over or without one."""
-    net = recipe.network(**recipe.settings).double()
-    entries = list(recipe.entries(net))
+    net = spec.network(**spec.settings).double()
+    entries = list(spec.entries(net))
     assert sorted(name for entry in entries for name in entry.theirs) == sorted(state.keys() - {"sigmas"})
     net.load_state_dict({entry.ours: entry.make(*(state[name] for name in entry.theirs)) for entry in entries})
     return net
@@ -66,8 +66,8 @@ def random(net: NCSNv2) -> NCSNv2:
 def test_outputs_are_those_of_the_original(name: str, dtype: torch.dtype, tolerance: float) -> None:
     """To the fixtures' 12 digits, and in float32 to 100 rounding errors, after 60 to 100 convolutions."""
     fixture, state = original(name)
-    recipe = ncsnv2.recipe(state, **fixture["architecture"])
-    net = built(recipe, state).to(dtype)
+    spec = ncsnv2.spec_of(state, **fixture["architecture"])
+    net = built(spec, state).to(dtype)
     sigma = levels_of(fixture)[fixture["told"]]
     x = seeded.seeded_input(fixture["input"]).to(dtype)
 
@@ -79,10 +79,10 @@ def test_outputs_are_those_of_the_original(name: str, dtype: torch.dtype, tolera
 
 
 @pytest.mark.parametrize("name", ["ncsn", "ncsnv2"])
-def test_the_recipe_gives_the_score_of_the_original(name: str) -> None:
+def test_the_spec_gives_the_score_of_the_original(name: str) -> None:
     fixture, state = original(name)
-    recipe = ncsnv2.recipe(state, **fixture["architecture"])
-    denoiser = Denoiser(built(recipe, state), recipe.precondition)
+    spec = ncsnv2.spec_of(state, **fixture["architecture"])
+    denoiser = Denoiser(built(spec, state), spec.precondition)
     x, sigma = seeded.seeded_input(fixture["input"]), levels_of(fixture)[fixture["told"]]
     expected = torch.tensor(fixture["output"], dtype=torch.float64)
     for alpha in (torch.ones_like(sigma), torch.tensor([0.5, 0.25], dtype=torch.float64)):
@@ -101,33 +101,33 @@ def test_parameters_are_as_many_as_published() -> None:
 # The importer
 
 
-def test_what_the_recipe_tells() -> None:
+def test_what_the_spec_tells() -> None:
     _, state = original("ncsnv2")
-    recipe = ncsnv2.recipe(state)
-    assert recipe.network is NCSNv2
-    assert recipe.settings == {"channels": 3, "width": 8, "depth": 4, "unit_range": True}
-    assert isinstance(recipe.sde, VESDE)
-    assert (recipe.sde.sigma_max, recipe.sde.sigma_min) == pytest.approx((50, 0.01))
-    assert (recipe.shape, recipe.low, recipe.high) == ((3, 32, 32), 0.0, 1.0)
+    spec = ncsnv2.spec_of(state)
+    assert spec.network is NCSNv2
+    assert spec.settings == {"channels": 3, "width": 8, "depth": 4, "unit_range": True}
+    assert isinstance(spec.sde, VESDE)
+    assert (spec.sde.sigma_max, spec.sde.sigma_min) == pytest.approx((50, 0.01))
+    assert (spec.shape, spec.low, spec.high) == ((3, 32, 32), 0.0, 1.0)
 
 
 def test_what_the_keywords_tell() -> None:
     _, state = original("ncsnv2")
-    recipe = ncsnv2.recipe(state, rescaled=True, image_size=64)
-    assert (recipe.settings["unit_range"], recipe.shape, recipe.low) == (False, (3, 64, 64), -1.0)
-    recipe = ncsnv2.recipe(state, logit_transform=True)
-    assert (recipe.settings["unit_range"], recipe.low, recipe.high) == (False, -math.inf, math.inf)
+    spec = ncsnv2.spec_of(state, rescaled=True, image_size=64)
+    assert (spec.settings["unit_range"], spec.shape, spec.low) == (False, (3, 64, 64), -1.0)
+    spec = ncsnv2.spec_of(state, logit_transform=True)
+    assert (spec.settings["unit_range"], spec.low, spec.high) == (False, -math.inf, math.inf)
 
 
 def test_levels_of_ncsn_are_the_published_ones_or_those_told() -> None:
     _, state = original("ncsn")
-    assert ncsnv2.recipe(state).settings["sigmas"] == pytest.approx([0.01 ** (i / 9) for i in range(10)])
-    assert ncsnv2.recipe(state, sigma_begin=50, sigma_end=0.01).settings["sigmas"] == pytest.approx(
+    assert ncsnv2.spec_of(state).settings["sigmas"] == pytest.approx([0.01 ** (i / 9) for i in range(10)])
+    assert ncsnv2.spec_of(state, sigma_begin=50, sigma_end=0.01).settings["sigmas"] == pytest.approx(
         [50 * 5000 ** (-i / 9) for i in range(10)]
     )
-    evenly = ncsnv2.recipe(state, sigma_begin=10, sigma_end=1, sigma_dist="uniform").settings["sigmas"]
+    evenly = ncsnv2.spec_of(state, sigma_begin=10, sigma_end=1, sigma_dist="uniform").settings["sigmas"]
     assert evenly == pytest.approx(list(range(10, 0, -1)))
-    assert ncsnv2.recipe(state, sigmas=[2.0**-i for i in range(10)]).settings["sigmas"] == tuple(
+    assert ncsnv2.spec_of(state, sigmas=[2.0**-i for i in range(10)]).settings["sigmas"] == tuple(
         2.0**-i for i in range(10)
     )
 
@@ -140,21 +140,21 @@ def without(name: str, *prefixes: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("call", "what"),
     [
-        (lambda: ncsnv2.recipe({"conv.weight": torch.zeros(1)}), r"weights of NCSN or NCSNv2.*got \['conv.weight'\]"),
-        (lambda: ncsnv2.recipe(without("ncsnv2", "res4")), r"expected the stages.*got \['1', '2', '3'\]"),
+        (lambda: ncsnv2.spec_of({"conv.weight": torch.zeros(1)}), r"weights of NCSN or NCSNv2.*got \['conv.weight'\]"),
+        (lambda: ncsnv2.spec_of(without("ncsnv2", "res4")), r"expected the stages.*got \['1', '2', '3'\]"),
         (
-            lambda: ncsnv2.recipe(without("ncsnv2", "sigmas")),
+            lambda: ncsnv2.spec_of(without("ncsnv2", "sigmas")),
             "do not tell the noise levels: give sigmas, or sigma_begin",
         ),
-        (lambda: ncsnv2.recipe(original("ncsn")[1], sigmas=[1.0, 0.1]), "expected 10 noise levels, got 2"),
-        (lambda: ncsnv2.recipe(original("ncsnv2")[1], num_scales=232), "expected 232 noise levels, got 10"),
+        (lambda: ncsnv2.spec_of(original("ncsn")[1], sigmas=[1.0, 0.1]), "expected 10 noise levels, got 2"),
+        (lambda: ncsnv2.spec_of(original("ncsnv2")[1], num_scales=232), "expected 232 noise levels, got 10"),
         (
-            lambda: ncsnv2.recipe(original("ncsnv2")[1], ngf=128),
+            lambda: ncsnv2.spec_of(original("ncsnv2")[1], ngf=128),
             "expected ngf to be 8, as the weights have it, got 128",
         ),
-        (lambda: ncsnv2.recipe(original("ncsnv2")[1], nonlinearity="swish"), "nonlinearity to be 'elu'.*got 'swish'"),
-        (lambda: ncsnv2.recipe(original("ncsn")[1], spec_norm=True), "spec_norm to be False.*got True"),
-        (lambda: ncsnv2.recipe(original("ncsn")[1], sigma_bgin=50), "did you mean 'sigma_begin'"),
+        (lambda: ncsnv2.spec_of(original("ncsnv2")[1], nonlinearity="swish"), "nonlinearity to be 'elu'.*got 'swish'"),
+        (lambda: ncsnv2.spec_of(original("ncsn")[1], spec_norm=True), "spec_norm to be False.*got True"),
+        (lambda: ncsnv2.spec_of(original("ncsn")[1], sigma_bgin=50), "did you mean 'sigma_begin'"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(call: Callable[[], object], what: str) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from scorefield.models.layers.refinenet import InstanceNormPlus
 from scorefield.models.networks.ncsn import NCSN, SIGMAS, Condition
+from scorefield.models.networks.refinenet import InstanceNormPlus
 
 LEVELS = (1.0, 0.3, 0.1)
 

@@ -1,4 +1,4 @@
-"""The parts that networks share, against torch's own operations and against sums written out."""
+"""The layers that networks share, against their equations."""
 
 import math
 
@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import conv2d, group_norm, interpolate, silu
 
 from scorefield.models.layers.blocks import ResidualBlock
-from scorefield.models.layers.norm import GroupNorm
+from scorefield.models.layers.norm import GroupNorm, make_norm, norms
 from scorefield.models.layers.resampling import Downsample, Fir, Upsample
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
@@ -28,108 +28,87 @@ def images(format_: torch.memory_format = torch.channels_last, shape: tuple[int,
     return (0.7 + seeded_normal("images", shape)).contiguous(memory_format=format_)
 
 
-# Normalisation, silu and dropout
+# Normalisation
 
 
 @formats
-@pytest.mark.parametrize("act", [True, False])
-@pytest.mark.parametrize("told", [True, False])
-def test_values_and_gradients_are_those_of_torch(format_: torch.memory_format, act: bool, told: bool) -> None:
-    ours, scale, shift = norm(), *(0.4 * seeded_normal(name, (3, 8)) for name in ("scale", "shift"))
-    inputs = [images(format_), ours.weight.detach(), ours.bias.detach(), scale, shift]
-    results = []
-    for by_torch in (True, False):
-        x, weight, bias, a, b = (tensor.clone().requires_grad_() for tensor in inputs)
-        if by_torch:
-            y = group_norm(x, 2, weight, bias, 1e-5)
-            y = y * (1 + a[:, :, None, None]) + b[:, :, None, None] if told else y
-            y = silu(y) if act else y
-        else:
-            ours.weight, ours.bias = torch.nn.Parameter(weight.detach()), torch.nn.Parameter(bias.detach())
-            weight, bias = ours.weight, ours.bias
-            y = ours.activated(x, told=(a, b) if told else None, act=act)
-        wanted = [x, weight, bias, *((a, b) if told else ())]
-        results.append([y, *torch.autograd.grad(y, wanted, seeded_normal("g", y.shape))])
-    for theirs, here in zip(*results, strict=True):
-        assert (theirs - here).abs().max() < 1e-12 * theirs.abs().max()
+@pytest.mark.parametrize("frozen", [True, False])
+def test_first_and_second_derivatives_of_a_norm_are_difference_quotients(
+    format_: torch.memory_format, frozen: bool
+) -> None:
+    layer = norm().requires_grad_(not frozen)
+    x = images(format_, (2, 8, 2, 2)).requires_grad_()
+    assert gradcheck(lambda x: silu(layer(x)), (x,), check_forward_ad=True)
+    assert gradgradcheck(lambda x: silu(layer(x)), (x,))
 
 
-def test_first_and_second_derivatives_are_the_differences_quotients() -> None:
-    layer = norm()
-    x = images(shape=(2, 8, 2, 2)).requires_grad_()
-    assert gradcheck(layer.activated, (x,))
-    assert gradgradcheck(layer.activated, (x,))
-    layer.requires_grad_(False).eval()  # as in a likelihood
-    assert gradcheck(layer.activated, (x,), check_forward_ad=True)
-    assert gradgradcheck(layer.activated, (x,))
+@formats
+def test_a_norm_takes_each_group_of_an_image_to_mean_zero_and_variance_one(format_: torch.memory_format) -> None:
+    layer, x = norm(), images(format_)
+    groups = x.reshape(3, 2, 4, 5, 4).flatten(2)
+    mean, variance = groups.mean(-1, keepdim=True), groups.var(-1, correction=0, keepdim=True)
+    expected = ((groups - mean) / (variance + 1e-5).sqrt()).reshape(x.shape)
+    expected = expected * layer.weight[:, None, None] + layer.bias[:, None, None]
+    assert (layer(x) - expected).abs().max() < 1e-12
 
 
-def test_a_norm_used_twice_has_the_gradients_of_both_uses_again_and_again() -> None:
-    ours, theirs = norm(), torch.nn.GroupNorm(2, 8, eps=1e-5).double()
-    theirs.load_state_dict(ours.state_dict())
-    found = []
-    for layer in (lambda x: ours.activated(x), lambda x: silu(theirs(x))):
-        x = images(shape=(2, 8, 2, 2)).requires_grad_()
-        parameters = list((theirs if found else ours).parameters())
-        first = torch.autograd.grad(layer(layer(layer(x))).square().sum(), [x, *parameters], create_graph=True)
-        second = torch.autograd.grad(sum(g.square().sum() for g in first), [x, *parameters])
-        found.append([*first, *second])
-    for mine, expected in zip(*found, strict=True):
-        assert (mine - expected).abs().max() < 1e-10 * expected.abs().max()
-
-
-def test_other_shapes_are_normalised_as_torch_does() -> None:
-    layer, theirs = norm().float(), torch.nn.GroupNorm(2, 8, eps=1e-5)
-    theirs.load_state_dict(layer.state_dict())
-    for shape in ((3, 8), (3, 8, 5), (2, 8, 3, 3, 3), (0, 8, 2, 2)):
-        x = seeded_normal("x", shape).float()
-        assert torch.equal(layer(x), theirs(x))
-    half = norm().to(torch.bfloat16)
-    x = images().bfloat16() + 3
-    expected = group_norm(x.float(), 2, half.weight.float(), half.bias.float(), 1e-5)
-    assert (half(x).float() - expected).abs().max() < 0.03  # 8 bits of values up to 4
+def test_a_norm_works_in_the_precision_of_its_weights() -> None:
+    """Under autocast too, where images have 16 bits."""
+    layer, x = norm().float(), images().bfloat16()
+    assert layer(x).dtype == torch.float32
+    assert torch.equal(layer(x), layer(x.float()))
 
 
 def test_many_gradients_at_once_are_each_their_own() -> None:
     layer = norm().requires_grad_(False)
     x = images(shape=(2, 8, 2, 2)).requires_grad_()
-    y, g = layer.activated(x), seeded_normal("g", (5, 2, 8, 2, 2))
+    y, g = layer(x), seeded_normal("g", (5, 2, 8, 2, 2))
     (together,) = torch.autograd.grad(y, x, g, is_grads_batched=True, retain_graph=True)
     for row, one in zip(together, g, strict=True):
         assert (row - torch.autograd.grad(y, x, one, retain_graph=True)[0]).abs().max() < 1e-12
 
 
-def test_dropout_drops_each_value_at_its_rate_and_apart_from_its_neighbours() -> None:
+@pytest.mark.parametrize(
+    ("channels", "settings", "groups"),
+    [(128, {}, 32), (64, {}, 16), (64, {"smallest": 1}, 32), (6, {}, 1), (36, {}, 9), (48, {"groups": 8}, 8)],
+)
+def test_the_number_of_groups(channels: int, settings: dict[str, int], groups: int) -> None:
+    assert make_norm(channels, **settings).num_groups == norms(**settings)(channels).num_groups == groups
+
+
+# Residual blocks
+
+
+@pytest.mark.parametrize("scale_shift", [True, False])
+@pytest.mark.parametrize("rescale", [True, False])
+def test_a_residual_block_is_its_equation(scale_shift: bool, rescale: bool) -> None:
+    block = ResidualBlock(8, 12, 5, scale_shift=scale_shift, rescale=rescale, resample=False).double()
+    for name, weight in block.named_parameters():
+        weight.data = 0.3 * seeded_normal(name, weight.shape)
+    x, emb = images(shape=(3, 8, 4, 6)), seeded_normal("emb", (3, 5))
+    means = x.reshape(3, 8, 2, 2, 3, 2).mean((3, 5))
+    before = silu(group_norm(x, 2, block.norm_in.weight, block.norm_in.bias, 1e-6))
+    h = block.conv_in(before.reshape(3, 8, 2, 2, 3, 2).mean((3, 5)))
+    assert block.project is not None
+    projected = block.project(silu(emb))[:, :, None, None]
+    scale, shift = projected.chunk(2, 1) if scale_shift else (0, 0)
+    h = group_norm(h + (0 if scale_shift else projected), 3, block.norm_out.weight, block.norm_out.bias, 1e-6)
+    expected = block.shortcut(means) + block.conv_out(silu(h * (1 + scale) + shift))
+    assert (block(x, emb) - expected * (0.5**0.5 if rescale else 1)).abs().max() < 1e-12
+
+
+def test_a_block_drops_at_its_rate_before_the_second_convolution() -> None:
     torch.manual_seed(0)
-    p, x = 0.1, torch.ones(1, 4, 512, 512).contiguous(memory_format=torch.channels_last)
-    layer = GroupNorm(1, 4)
-    layer.weight.data.zero_()
-    layer.bias.data.fill_(1.0)
-    y = layer.activated(x, p)
-    kept = silu(torch.ones(())) / (1 - p)
-    dropped = y == 0
-    assert torch.allclose(y[~dropped], kept)
+    block, p = ResidualBlock(4, 4, None, dropout=0.1), 0.1
+    seen: list[Tensor] = []
+    block.conv_out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = images(shape=(1, 4, 128, 128)).float()
+    block(x)
+    block.eval()(x)
+    dropped = seen[0] == 0
+    torch.testing.assert_close(seen[0][~dropped], (seen[1] / (1 - p))[~dropped])
     # Binomial: 4 standard errors, a false alarm in 16,000.
-    n = dropped.numel()
-    error = math.sqrt(p * (1 - p) / n)
-    assert abs(float(dropped.double().mean()) - p) < 4 * error
-    for pairs in (dropped[..., 1:] & dropped[..., :-1], dropped[:, 1:] & dropped[:, :-1]):
-        together = p * p
-        assert abs(float(pairs.double().mean()) - together) < 4 * math.sqrt(together * (1 - together) / pairs.numel())
-    assert not bool((layer.activated(x, 0.0) == 0).any())
-
-
-def test_the_gradient_passes_what_was_kept() -> None:
-    torch.manual_seed(0)
-    x = images().requires_grad_()
-    layer = norm()
-    y = layer.activated(x, 0.4)
-    mask = (y != 0).double() / (1 - 0.4)
-    assert 0.2 < float((mask == 0).double().mean()) < 0.6
-    g = seeded_normal("g", y.shape)
-    (ours,) = torch.autograd.grad(y, x, g)
-    (theirs,) = torch.autograd.grad(silu(group_norm(x, 2, layer.weight, layer.bias, 1e-5)) * mask, x, g)
-    assert (ours - theirs).abs().max() < 1e-12 * theirs.abs().max()
+    assert abs(float(dropped.double().mean()) - p) < 4 * math.sqrt(p * (1 - p) / dropped.numel())
 
 
 def test_a_block_drops_in_training_alone() -> None:

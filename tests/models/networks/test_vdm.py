@@ -112,7 +112,7 @@ def test_the_default_parameterisation_tells_it_gamma() -> None:
     """alpha^2 = sigmoid(-gamma) (Kingma et al. 2021, Eq. 4): from gamma_min to gamma_max it is told 0 to 1000."""
     gamma = torch.tensor([-13.3, -4.15, 5.0], dtype=torch.float64)
     *_, c_noise = precondition.eps(torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt())
-    assert_close(VDM(1, **SMALL)._told(c_noise), torch.tensor([0, 500, 1000]).double(), rtol=0, atol=1e-6)
+    assert_close(VDM(1, **SMALL).timestep(c_noise), torch.tensor([0, 500, 1000]).double(), rtol=0, atol=1e-6)
 
 
 # What it promises

@@ -60,13 +60,13 @@ def test_an_imported_run_samples_encodes_and_is_scored(
         data=f"array:path={str(images)!r}",
     )
     trained = open_trained(workdir)
-    denoiser, sde, verdict = load_checkpoint(
+    denoiser, sde, report = load_checkpoint(
         tmp_path / "checkpoint.pth",
         source,
         **{k: v for k, v in build.parse(f"x:{architecture}").items() if k != "name"},
     )
     assert (trained.run.sde, trained.run.low) == (sde, low)
-    assert json.loads((workdir / "import.json").read_text())["matched"] == verdict.matched
+    assert json.loads((workdir / "import.json").read_text())["matched"] == report.matched
     # What a configuration rebuilds denoises as what was imported.
     x, t = seeded_normal("x", (2, 3, 16, 16)).float(), torch.tensor(0.3)
     with torch.no_grad():

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from scorefield.models import MLP, Denoiser, UNet, precondition
-from scorefield.models.layers.blocks import Attention, ResidualBlock
+from scorefield.models.layers.attention import Attention
+from scorefield.models.layers.blocks import ResidualBlock
 from scorefield.models.layers.resampling import Downsample
-
-# Networks
 
 
 def alive(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -219,7 +218,7 @@ def test_every_weight_learns(make: Callable[..., nn.Module], shape: tuple[int, .
 def test_networks_make_denoisers_in_float32_and_float64(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
     denoiser = Denoiser(alive(make()), precondition.eps)
     x, _ = inputs(shape)
-    a, s = torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+    a, s = torch.tensor([0.8, 0.6], dtype=torch.float64)
     single = denoiser(x, a, s)
     # Float32 through some ten layers of sums over up to 300 terms.
     assert_close(denoiser.double()(x.double(), a, s).float(), single, rtol=1e-4, atol=1e-4)

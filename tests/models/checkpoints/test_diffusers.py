@@ -27,7 +27,7 @@ from seeded import seeded_input, state_dict
 from scorefield.models import Denoiser, UNet, precondition
 from scorefield.models.checkpoints import LoadReport, load_checkpoint
 from scorefield.models.checkpoints.diffusers.export import to_diffusers
-from scorefield.models.checkpoints.diffusers.importer import UNET, recipe, recipe_of
+from scorefield.models.checkpoints.diffusers.importer import UNET, read_folder, spec_of_config
 from scorefield.models.checkpoints.diffusers.latent import load_latent
 from scorefield.models.checkpoints.diffusers.modules import DiffusersAutoencoder, DiffusersUNet
 from scorefield.models.checkpoints.diffusers.native import RENAMED
@@ -157,9 +157,9 @@ def test_the_same_output(name: str, tmp_path: Path) -> None:
     network = theirs(config)
     network.save_pretrained(tmp_path)
     given = {"scheduler": "ScoreSdeVeScheduler"} if name == "ncsnpp" else {}
-    denoiser, _, verdict = loaded(tmp_path, **given)
+    denoiser, _, report = loaded(tmp_path, **given)
     assert isinstance(denoiser.net, UNet if name in NATIVE else DiffusersUNet)
-    assert verdict.matched == len(denoiser.net.state_dict())
+    assert report.matched == len(denoiser.net.state_dict())
     for dtype in (torch.float32, torch.float64):
         ours, other, x = denoiser.net.to(dtype), network.to(dtype), images(config, dtype)
         timesteps = told = torch.tensor([0, 333, 999], dtype=dtype)
@@ -182,7 +182,7 @@ def test_no_label_adds_nothing_of_a_class_natively_and_through_diffusers(tmp_pat
 
 
 def test_ddpm_cifar10_has_its_published_number_of_parameters() -> None:
-    made = recipe({}, **DDPM)
+    made = spec_of_config(**DDPM)
     with torch.device("meta"):
         network = made.network(**made.settings)
     assert isinstance(network, UNet)
@@ -255,9 +255,9 @@ def test_weights_in_several_files_in_half_precision_and_all_parts_in_one_folder(
             file.rename(flat / file.name)
         (flat / part).rmdir()
     for folder in (sharded, flat):
-        denoiser, _, verdict = loaded(folder)
+        denoiser, _, report = loaded(folder)
         assert_same(denoiser.net(x, t), network(x, t).sample)
-        assert verdict.weights == "as stored"
+        assert report.weights == "as stored"
     (half / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     network.half().save_pretrained(half / "unet", variant="fp16")
     assert_same(loaded(half)[0].net(x, t), network.float()(x, t).sample)
@@ -268,8 +268,8 @@ def test_a_file_alone_with_the_keywords_of_its_configuration(tmp_path: Path) -> 
     network.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     file = tmp_path / "diffusion_pytorch_model.safetensors"
-    denoiser, _, verdict = load_checkpoint(file, "diffusers", **config, prediction_type="v_prediction")
-    assert verdict.weights == "as stored" and denoiser.precondition.predicts == "v"
+    denoiser, _, report = load_checkpoint(file, "diffusers", **config, prediction_type="v_prediction")
+    assert report.weights == "as stored" and denoiser.precondition.predicts == "v"
     x, t = images(NATIVE["cifar10"], torch.float32), torch.tensor([0.0, 333.0, 999.0])
     assert_same(denoiser.net(x, t), network(x, t).sample)
     with pytest.raises(ValueError, match="does not fit"):
@@ -292,11 +292,11 @@ def test_a_file_alone_with_the_keywords_of_its_configuration(tmp_path: Path) -> 
 )
 def test_the_path_of_a_scheduler(betas: Config, tmp_path: Path) -> None:
     scheduler = diffusers.DDPMScheduler(**betas)
-    _, sde, verdict = loaded(saved(theirs(TOY), tmp_path, scheduler))
+    _, sde, report = loaded(saved(theirs(TOY), tmp_path, scheduler))
     steps = len(scheduler.betas)
     alpha = sde.scales((torch.arange(steps, dtype=torch.float64) + 1) / steps)[0]
     torch.testing.assert_close(alpha**2, scheduler.alphas_cumprod.double(), rtol=1e-4, atol=0.0)  # theirs: float32
-    assert "no scheduler" not in verdict.weights
+    assert "no scheduler" not in report.weights
 
 
 @pytest.mark.parametrize("predicts", ["epsilon", "v_prediction", "sample"])
@@ -356,8 +356,8 @@ def test_a_conditional_latent_model(own: Config, tmp_path: Path) -> None:
     network.save_pretrained(tmp_path / "unet")
     vae.save_pretrained(tmp_path / "vae")
     diffusers.PNDMScheduler(beta_schedule="scaled_linear", beta_end=0.012).save_pretrained(tmp_path / "scheduler")
-    latent, sde, verdict = load_latent(tmp_path)
-    assert verdict.fits
+    latent, sde, report = load_latent(tmp_path)
+    assert report.fits
     x, told = seeded_input((2, 3, 16, 16)).float(), seeded_input((2, 5, 16)).float()
     z = latent.encode(x)
     mean = torch.tensor(own.get("latents_mean", own.get("shift_factor", 0.0))).reshape(-1, 1, 1)
@@ -372,7 +372,7 @@ def test_a_conditional_latent_model(own: Config, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="conditioning"):
         latent(z, *sde.scales(t))
     with pytest.raises(ValueError, match="load_latent"):
-        recipe_of(tmp_path)
+        read_folder(tmp_path)
 
 
 def test_an_unconditional_latent_model(tmp_path: Path) -> None:
@@ -381,8 +381,8 @@ def test_an_unconditional_latent_model(tmp_path: Path) -> None:
     network, vqvae = theirs(config), theirs(vq, "VQModel")
     network.save_pretrained(tmp_path / "unet")
     vqvae.save_pretrained(tmp_path / "vqvae")
-    latent, sde, verdict = load_latent(tmp_path)
-    assert verdict.noise_found is not None
+    latent, sde, report = load_latent(tmp_path)
+    assert report.noise_found is not None
     x = seeded_input((2, 3, 16, 16)).float()
     z = latent.encode(x)
     assert_same(z, 0.5 * vqvae.encode(x).latents)
@@ -439,8 +439,8 @@ def test_an_exported_denoiser_is_a_pipeline(predicts: str, betas: Any, tmp_path:
     alpha = sde.scales((torch.arange(sde.steps, dtype=torch.float64) + 1) / sde.steps)[0]
     torch.testing.assert_close(scheduler.alphas_cumprod.double(), alpha**2, rtol=1e-4, atol=0.0)  # theirs: float32
     assert (scheduler.config.trained_betas is None) == isinstance(betas, str)
-    again, path, verdict = loaded(tmp_path)
-    assert again.precondition.predicts == predicts and verdict.weights == "as stored"
+    again, path, report = loaded(tmp_path)
+    assert again.precondition.predicts == predicts and report.weights == "as stored"
     x, t = seeded_input((2, 3, 16, 16)).float(), torch.tensor(0.5)
     with torch.no_grad():
         assert_same(again(x, *path.scales(t)), denoiser(x, *sde.scales(t)))
@@ -563,7 +563,7 @@ def test_a_folder_with_something_wrong_is_refused_in_one_line(what: str, tmp_pat
     folder = saved(network, tmp_path / "model")
     _break(what, folder, network.state_dict())
     with pytest.raises(ValueError, match=WRONG[what]) as caught:
-        recipe_of(folder)
+        read_folder(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -571,16 +571,17 @@ def test_other_schedulers_and_settings_are_refused_in_one_line(tmp_path: Path) -
     folder = saved(theirs(TOY), tmp_path / "model")
     diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
     with pytest.raises(ValueError, match="got FlowMatchEulerDiscreteScheduler"):
-        recipe_of(folder)
+        read_folder(folder)
     with pytest.raises(ValueError, match="fourier, and only there"):
-        recipe_of(saved(theirs(FOREIGN["ncsnpp"]), tmp_path / "fourier"))
+        read_folder(saved(theirs(FOREIGN["ncsnpp"]), tmp_path / "fourier"))
     shutil.rmtree(folder / "scheduler")
     assert "no scheduler there" in loaded(folder)[2].weights
     assert loaded(folder, beta_schedule="squaredcos_cap_v2")[2].weights == "as stored"
     with pytest.raises(ValueError, match="did you mean 'act_fn'"):
-        recipe_of(folder, act_fm="silu")
+        read_folder(folder, act_fm="silu")
     edited(folder / "unet" / "config.json", act_fn="none of them")
-    made, state, weights = recipe_of(folder)
+    made, states = read_folder(folder)
+    ((weights, state),) = states.items()
     with pytest.raises(ValueError, match="diffusers does not build UNet2DModel") as caught:
         fitted(made, state, weights)
     assert "\n" not in str(caught.value)
@@ -593,9 +594,10 @@ def test_weights_of_another_network_do_not_fit(tmp_path: Path) -> None:
     for groups in (32, 8):  # natively and through diffusers
         config = {**json.loads((folder / "unet" / "config.json").read_text()), **TOY, "norm_num_groups": groups}
         (folder / "unet" / "config.json").write_text(json.dumps(config))
-        made, state, weights = recipe_of(folder)
-        _, verdict = fitted(made, state, weights)
-        assert not verdict.fits and verdict.unexpected and verdict.mismatched
+        made, states = read_folder(folder)
+        ((weights, state),) = states.items()
+        _, report = fitted(made, state, weights)
+        assert not report.fits and report.unexpected and report.mismatched
 
 
 def test_parts_of_a_latent_model_that_are_missing_or_do_not_fit(tmp_path: Path) -> None:
@@ -621,7 +623,7 @@ def test_without_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(again(x, t), network(x, t))
     to_diffusers(again, tmp_path / "exported", DiscreteVPSDE("linear"))
     with pytest.raises(ValueError, match=r"act_fn='gelu' is built by diffusers.*pip install diffusers"):
-        recipe_of(foreign)
+        read_folder(foreign)
 
 
 def test_the_defaults_are_diffusers_own() -> None:
@@ -634,8 +636,9 @@ def test_the_defaults_are_diffusers_own() -> None:
 def test_a_safetensors_file_of_something_else(tmp_path: Path) -> None:
     folder = saved(theirs(TOY), tmp_path / "model")
     save_file({"a": torch.ones(2)}, folder / "unet" / "diffusion_pytorch_model.safetensors")
-    made, state, weights = recipe_of(folder)
-    _, verdict = fitted(made, state, weights)
-    assert not verdict.fits and verdict.unexpected == ("a",) and verdict.matched == 0
+    made, states = read_folder(folder)
+    ((weights, state),) = states.items()
+    _, report = fitted(made, state, weights)
+    assert not report.fits and report.unexpected == ("a",) and report.matched == 0
     with pytest.raises(ValueError, match="expected the weights of a UNet2DModel"):
-        recipe_of(folder / "unet" / "diffusion_pytorch_model.safetensors")
+        loaded(folder / "unet" / "diffusion_pytorch_model.safetensors")

@@ -46,16 +46,16 @@ def original() -> tuple[dict[str, Any], dict[str, Tensor]]:
     return fixture, {**seeded.state_dict(fixture["shapes"]), **buffers}
 
 
-def built(recipe: CheckpointSpec, state: dict[str, Tensor], dtype: torch.dtype) -> DiT:
-    """The recipe's network with its weights, in the dtype from the start."""
+def built(spec: CheckpointSpec, state: dict[str, Tensor], dtype: torch.dtype) -> DiT:
+    """The spec's network with its weights, in the dtype from the start."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        net = recipe.network(**recipe.settings)
+        net = spec.network(**spec.settings)
     finally:
         torch.set_default_dtype(before)
     assert isinstance(net, DiT)
-    weights = {ours: make(*(state[name] for name in theirs)) for ours, theirs, make in recipe.entries(net)}
+    weights = {ours: make(*(state[name] for name in theirs)) for ours, theirs, make in spec.entries(net)}
     net.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()})
     return net.eval()
 
@@ -67,7 +67,7 @@ def built(recipe: CheckpointSpec, state: dict[str, Tensor], dtype: torch.dtype) 
 def test_outputs_are_those_of_the_original(dtype: torch.dtype, tolerance: float) -> None:
     """In float64 up to the positions, which the original stores in float32: 6e-8 of about 1."""
     fixture, state = original()
-    net = built(dit.recipe(state, **fixture["architecture"]), state, dtype)
+    net = built(dit.spec_of(state, **fixture["architecture"]), state, dtype)
     x, told = seeded.seeded_input(fixture["input"]).to(dtype), torch.tensor(fixture["told"], dtype=dtype)
     output = net(x, told, torch.tensor(fixture["labels"]))
     # Theirs has the variances behind, in the same flattened order.
@@ -101,9 +101,9 @@ def test_sizes_are_the_papers(size: str) -> None:
 
 def test_a_state_dict_tells_everything_but_the_heads() -> None:
     fixture, state = original()
-    recipe = dit.recipe(state, num_heads=2)
-    assert recipe.settings == dit.recipe(state, **fixture["architecture"]).settings
-    assert recipe.settings == {
+    spec = dit.spec_of(state, num_heads=2)
+    assert spec.settings == dit.spec_of(state, **fixture["architecture"]).settings
+    assert spec.settings == {
         "channels": 4,
         "patch": 2,
         "width": 64,
@@ -114,29 +114,29 @@ def test_a_state_dict_tells_everything_but_the_heads() -> None:
         "frequencies": "open_timesteps",
         "variances": True,
     }
-    assert recipe.shape == (4, 8, 8)
+    assert spec.shape == (4, 8, 8)
 
 
 def test_every_tensor_has_its_place() -> None:
     _, state = original()
-    denoiser, verdict = fitted(dit.recipe(state, num_heads=2), state, "ema")
-    assert verdict.fits
-    assert verdict.matched == len(denoiser.net.state_dict()) == len(state) - 1
+    denoiser, report = fitted(dit.spec_of(state, num_heads=2), state, "ema")
+    assert report.fits
+    assert report.matched == len(denoiser.net.state_dict()) == len(state) - 1
     del state["blocks.1.mlp.fc2.bias"]
-    _, verdict = fitted(dit.recipe(state, num_heads=2), state | {"surplus": torch.zeros(1)}, "ema")
-    assert (verdict.missing, verdict.unexpected) == (("blocks.1.mlp.fc2.bias",), ("surplus",))
+    _, report = fitted(dit.spec_of(state, num_heads=2), state | {"surplus": torch.zeros(1)}, "ema")
+    assert (report.missing, report.unexpected) == (("blocks.1.mlp.fc2.bias",), ("surplus",))
 
 
 def test_the_denoiser_is_told_the_timesteps_of_the_linear_betas() -> None:
     """At timestep k, x = sqrt(a) x0 + sqrt(1 - a) eps with a the product of 1 - beta up to and with k (Ho et al.)."""
     fixture, state = original()
-    recipe = dit.recipe(state, num_heads=2)
-    net = built(recipe, state, torch.float64)
+    spec = dit.spec_of(state, num_heads=2)
+    net = built(spec, state, torch.float64)
     k, label = torch.tensor(fixture["told"]), torch.tensor(fixture["labels"])
     a = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)[k]
     x = seeded.seeded_input(fixture["input"])
-    denoiser = Denoiser(net, recipe.precondition)
-    assert recipe.sde == DiscreteVPSDE()
+    denoiser = Denoiser(net, spec.precondition)
+    assert spec.sde == DiscreteVPSDE()
     # Times are found from the log-SNR to about 1e-9 of their range, times up to 1000 timesteps.
     assert_close(denoiser.noise(x, a.sqrt(), (1 - a).sqrt(), label=label), net(x, k.double(), label), rtol=0, atol=1e-5)
 
@@ -146,14 +146,14 @@ def test_published_widths_tell_the_heads() -> None:
         with torch.device("meta"):
             net = DiT(4, num_classes=3, **{**size, "depth": 1})
             state = {name: torch.empty(weights.shape) for name, weights in theirs(net).items()}
-        assert dit.recipe(state).settings["heads"] == size["heads"]
+        assert dit.spec_of(state).settings["heads"] == size["heads"]
 
 
 def test_a_table_without_the_empty_class_gets_a_row_for_it() -> None:
     _, state = original()
-    recipe = dit.recipe(state, num_heads=2, class_dropout_prob=0.0)
-    assert recipe.settings["num_classes"] == 11
-    net = built(recipe, state, torch.float64)
+    spec = dit.spec_of(state, num_heads=2, class_dropout_prob=0.0)
+    assert spec.settings["num_classes"] == 11
+    net = built(spec, state, torch.float64)
     assert net.embed.labels is not None
     assert_close(net.embed.labels.weight[:-1], state["y_embedder.embedding_table.weight"])
     assert not net.embed.labels.weight[-1].any()
@@ -162,13 +162,13 @@ def test_a_table_without_the_empty_class_gets_a_row_for_it() -> None:
 def test_errors_of_the_importer() -> None:
     _, state = original()
     with pytest.raises(ValueError, match="num_heads"):
-        dit.recipe(state)
+        dit.spec_of(state)
     with pytest.raises(ValueError, match="patch_size=2"):
-        dit.recipe(state, num_heads=2, patch_size=4)
+        dit.spec_of(state, num_heads=2, patch_size=4)
     with pytest.raises(ValueError, match="num_heads"):
-        dit.recipe(state, num_head=2)
+        dit.spec_of(state, num_head=2)
     with pytest.raises(ValueError, match="weights of DiT"):
-        dit.recipe({"conv.weight": torch.zeros(1)})
+        dit.spec_of({"conv.weight": torch.zeros(1)})
 
 
 def theirs(net: DiT) -> dict[str, Tensor]:

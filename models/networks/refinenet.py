@@ -27,7 +27,7 @@ def residual_stages(norm: Norm, width: int, depth: int) -> nn.ModuleList:
     features = [width * f for f in FEATURES[depth]]
 
     def stage(before: int, after: int, dilation: int, opens: bool) -> Chain:
-        return Chain([ResidualBlock(norm, before, after, dilation, opens), ResidualBlock(norm, after, after, dilation)])
+        return Chain([DilatedBlock(norm, before, after, dilation, opens), DilatedBlock(norm, after, after, dilation)])
 
     dilations = [1] * (depth - 2) + [2, 4]
     pairs = zip([width, *features], features, dilations, strict=False)
@@ -114,7 +114,7 @@ class Unnormalised(nn.Module):
         return x
 
 
-class ResidualBlock(nn.Module):
+class DilatedBlock(nn.Module):
     """x + conv(ELU(norm(conv(ELU(norm(x)))))), the pre-activation residual block.
 
     The one that opens a stage changes the features, with a convolution for the shortcut: undilated, it halves
@@ -198,4 +198,4 @@ def conv(features: int, features_out: int, size: int = 3, dilation: int = 1, bia
 
 
 def _units(norm: Norm, count: int, features: int) -> Chain:
-    return Chain(ResidualBlock(norm, features, features, bias=False) for _ in range(count))
+    return Chain(DilatedBlock(norm, features, features, bias=False) for _ in range(count))

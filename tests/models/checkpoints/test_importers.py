@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from seeded import load, seeded_input, seeded_normal, state_dict
+from seeded import FIXTURES, load, seeded_input, seeded_normal, state_dict
 from torch import Tensor
 
 from scorefield.models import ADM, Denoiser, UNet, precondition
 from scorefield.models.checkpoints import SOURCES, CheckpointSpec, guided_diffusion, load_checkpoint
 from scorefield.models.checkpoints.load import STATES
-from scorefield.models.checkpoints.published import SCORE_SDE
 from scorefield.models.checkpoints.report import fitted, noise_found
+from scorefield.models.checkpoints.score_sde.published import SCORE_SDE
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, DiscreteVPSDE, predict_noise
 from scorefield.solvers import AnnealedLangevin, PredictorCorrector, ReverseDiffusion, grids
 
-NETWORKS = sorted(path.stem for path in (Path(__file__).parent / "fixtures").glob("*.json"))
+NETWORKS = sorted(path.stem for path in FIXTURES.glob("*.json"))
 # The samplers, and what is compared beside its own network.
 NETWORKS = [name for name in NETWORKS if name not in ("pc_ve", "vdm", "vdm_attention")]
 
@@ -44,21 +44,21 @@ def architecture(fixture: dict[str, Any]) -> dict[str, Any]:
 def built(name: str, dtype: torch.dtype) -> tuple[dict[str, Any], CheckpointSpec, Denoiser]:
     fixture = load(name)
     state = tensors(fixture, dtype)
-    recipe = STATES[source(fixture)](state, **architecture(fixture))
+    spec = STATES[source(fixture)](state, **architecture(fixture))
     # `fitted` fills a network of the default type: in float64 nothing is rounded on the way.
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        denoiser, verdict = fitted(recipe, state, "raw")
+        denoiser, report = fitted(spec, state, "raw")
     finally:
         torch.set_default_dtype(before)
-    assert verdict.fits, str(verdict)
-    return fixture, recipe, denoiser.eval()
+    assert report.fits, str(report)
+    return fixture, spec, denoiser.eval()
 
 
-def log_snr(fixture: dict[str, Any], recipe: CheckpointSpec) -> Tensor:
+def log_snr(fixture: dict[str, Any], spec: CheckpointSpec) -> Tensor:
     """The noise that the original was told, as a log-SNR of the path."""
-    told, sde = torch.tensor(fixture["told"], dtype=torch.float64), recipe.sde
+    told, sde = torch.tensor(fixture["told"], dtype=torch.float64), spec.sde
     if fixture["kind"] == "continuous":
         return sde.log_snr(told / 999)
     if isinstance(sde, DiscreteVPSDE):
@@ -97,14 +97,14 @@ DTYPES = pytest.mark.parametrize(
 @pytest.mark.parametrize("name", [name for name in NETWORKS if not name.startswith("edm")])
 @torch.no_grad()
 def test_an_imported_network_gives_the_originals_output(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    fixture, recipe, denoiser = built(name, dtype)
-    t = recipe.sde.time(log_snr(fixture, recipe))
-    alpha, sigma = recipe.sde.scales(t)
+    fixture, spec, denoiser = built(name, dtype)
+    t = spec.sde.time(log_snr(fixture, spec))
+    alpha, sigma = spec.sde.scales(t)
     label = {"label": torch.tensor(fixture["labels"])} if fixture.get("labels") else {}
     eps = predict_noise(denoiser, seeded_input(fixture["input"]).to(dtype), alpha, sigma, **label)
 
     ours, theirs = compared(fixture, eps, "output_wide")
-    if isinstance(recipe.sde, VESDE):  # the original gives the score
+    if isinstance(spec.sde, VESDE):  # the original gives the score
         of_rows = sigma.repeat_interleave(eps[0].numel()).view(eps.shape)
         theirs = -theirs * compared(fixture, of_rows, "output_wide")[0]
     assert (ours - theirs).abs().max() < tolerance * theirs.abs().max()
@@ -127,13 +127,13 @@ def test_samples_of_predictor_corrector_are_those_of_the_original() -> None:
     # The original evaluates the score at times down to 1e-5, and steps between levels as if they went down to 0: its
     # noise levels and ours differ by 1e-4 at most, and so, by a little more, do the samples.
     reference = load("pc_ve")
-    _, recipe, denoiser = built("ncsnpp_ve", torch.float64)
+    _, spec, denoiser = built("ncsnpp_ve", torch.float64)
     order = iter([name for name, _ in reference["noise"]])
 
     def noise(x: Tensor) -> Tensor:
         return seeded_normal(next(order), x.shape)
 
-    sde, steps = recipe.sde, reference["settings"]["N"]
+    sde, steps = spec.sde, reference["settings"]["N"]
     corrector = AnnealedLangevin(snr=reference["settings"]["snr"], norms="batch")
     x = sde.prior(tuple(reference["input"]), noise=noise, dtype=torch.float64)
     ts = grids.uniform(sde, steps - 1)
@@ -183,31 +183,31 @@ def test_lists_with_the_average_at_their_end_are_understood(tmp_path: Path) -> N
     state = tensors(fixture, torch.float32)
     average = {name: 0.5 * tensor for name, tensor in state.items() if name != "sigmas"}
     torch.save([{f"module.{k}": v for k, v in state.items()}, {"state": {}}, 3, 100, average], tmp_path / "ckpt.pth")
-    averaged, _, verdict = load_checkpoint(tmp_path / "ckpt.pth", "ncsnv2", **fixture["architecture"])
-    assert verdict.weights == "ema"
+    averaged, _, report = load_checkpoint(tmp_path / "ckpt.pth", "ncsnv2", **fixture["architecture"])
+    assert report.weights == "ema"
     assert torch.equal(averaged.net.stem.weight, 0.5 * state["begin_conv.weight"])
 
 
-def test_the_verdict_counts_what_fits(tmp_path: Path) -> None:
+def test_the_report_counts_what_fits(tmp_path: Path) -> None:
     path, architecture, state = written(tmp_path / "checkpoint.pth")
-    denoiser, _, verdict = load_checkpoint(path, "score_sde_pytorch", **architecture)
-    assert verdict.fits and verdict.matched == len(denoiser.net.state_dict())
-    assert verdict.parameters == sum(p.numel() for p in denoiser.net.parameters())
+    denoiser, _, report = load_checkpoint(path, "score_sde_pytorch", **architecture)
+    assert report.fits and report.matched == len(denoiser.net.state_dict())
+    assert report.parameters == sum(p.numel() for p in denoiser.net.parameters())
 
-    recipe = STATES["score_sde_pytorch"](state, **architecture)
+    spec = STATES["score_sde_pytorch"](state, **architecture)
     del state["all_modules.3.bias"]
     state["odd.weight"] = torch.zeros(1)
     state["all_modules.2.bias"] = torch.zeros(3)
-    _, verdict = fitted(recipe, state, "raw")
-    assert (verdict.missing, verdict.unexpected) == (("all_modules.3.bias",), ("odd.weight",))
-    assert len(verdict.mismatched) == 1 and "all_modules.2.bias (3,) there, (128,) here" in verdict.mismatched[0]
-    assert not verdict.fits and "1 missing (first all_modules.3.bias)" in str(verdict)
+    _, report = fitted(spec, state, "raw")
+    assert (report.missing, report.unexpected) == (("all_modules.3.bias",), ("odd.weight",))
+    assert len(report.mismatched) == 1 and "all_modules.2.bias (3,) there, (128,) here" in report.mismatched[0]
+    assert not report.fits and "1 missing (first all_modules.3.bias)" in str(report)
     _, state = small()
-    _, verdict = fitted(recipe, {**state, "odd.weight": torch.zeros(1)}, "raw")
-    assert not verdict.fits and verdict.unexpected == ("odd.weight",)
+    _, report = fitted(spec, {**state, "odd.weight": torch.zeros(1)}, "raw")
+    assert not report.fits and report.unexpected == ("odd.weight",)
 
 
-def test_the_verdict_says_how_much_noise_is_recognised() -> None:
+def test_the_report_says_how_much_noise_is_recognised() -> None:
     sde = VPSDE()
     echo = Denoiser(lambda x, k: x, TimeConditioned(sde, "eps", scale=999.0))
     assert noise_found(echo, sde, (3, 8, 8)) == pytest.approx(1, abs=1e-4)
@@ -218,11 +218,11 @@ def test_the_verdict_says_how_much_noise_is_recognised() -> None:
     assert noise_found(turned, sde, (3, 8, 8)) == pytest.approx(-3, abs=1e-3)
 
 
-def test_a_verdict_warns_of_what_recognises_little(tmp_path: Path) -> None:
+def test_a_report_warns_of_what_recognises_little(tmp_path: Path) -> None:
     path, architecture, _ = written(tmp_path / "checkpoint.pth")  # random weights
-    _, _, verdict = load_checkpoint(path, "score_sde_pytorch", **architecture)
-    assert verdict.noise_found is not None and verdict.noise_found < 0.5
-    assert "which is little" in str(verdict)
+    _, _, report = load_checkpoint(path, "score_sde_pytorch", **architecture)
+    assert report.noise_found is not None and report.noise_found < 0.5
+    assert "which is little" in str(report)
 
 
 class Runs:
@@ -303,20 +303,20 @@ def test_published_configurations_have_the_originals_counts() -> None:
     counts |= {"ve/ffhq_ncsnpp_continuous": 105_785_880, "ve/church_ncsnpp_continuous": 65_574_421}
     counts |= {"subvp/cifar10_ddpmpp_deep_continuous": 106_632_579}
     for config, count in counts.items():
-        recipe = STATES["score_sde_pytorch"]({}, config=config)
+        spec = STATES["score_sde_pytorch"]({}, config=config)
         with torch.device("meta"):
-            network = recipe.network(**recipe.settings)
+            network = spec.network(**spec.settings)
         assert sum(p.numel() for p in network.parameters()) == count, config
     assert len(SCORE_SDE) == 28
 
 
 def test_a_published_configuration_is_recognised_by_its_tensors() -> None:
     def meta(config: str) -> dict[str, Tensor]:
-        recipe = STATES["score_sde_pytorch"]({}, config=config)
+        spec = STATES["score_sde_pytorch"]({}, config=config)
         with torch.device("meta"):
-            network = recipe.network(**recipe.settings)
+            network = spec.network(**spec.settings)
             ours, state = network.state_dict(), {}
-            for entry in recipe.entries(network):
+            for entry in spec.entries(network):
                 share = ours[entry.ours].numel() // len(entry.theirs)
                 state |= {name.split("|")[0]: torch.empty(share) for name in entry.theirs}
         return state
@@ -324,11 +324,11 @@ def test_a_published_configuration_is_recognised_by_its_tensors() -> None:
     def sigmas(largest: float, count: int) -> dict[str, Tensor]:
         return {"sigmas": torch.linspace(math.log(largest), math.log(0.01), count, dtype=torch.float64).exp()}
 
-    recipe = STATES["score_sde_pytorch"](meta("ve/cifar10_ncsnpp_deep_continuous") | sigmas(50, 1000))
-    assert isinstance(recipe.sde, VESDE) and recipe.settings["blocks"] == 8
+    spec = STATES["score_sde_pytorch"](meta("ve/cifar10_ncsnpp_deep_continuous") | sigmas(50, 1000))
+    assert isinstance(spec.sde, VESDE) and spec.settings["blocks"] == 8
     # Bedrooms, churches and faces have one architecture, and noise levels of their own.
-    recipe = STATES["score_sde_pytorch"](meta("ve/bedroom_ncsnpp_continuous") | sigmas(380, 2000))
-    assert recipe.sde == VESDE(0.01, 380.0)
+    spec = STATES["score_sde_pytorch"](meta("ve/bedroom_ncsnpp_continuous") | sigmas(380, 2000))
+    assert spec.sde == VESDE(0.01, 380.0)
     state = meta("ve/bedroom_ncsnpp_continuous") | sigmas(380, 2000)
     with pytest.raises(ValueError, match="expected sigma_max"):
         STATES["score_sde_pytorch"](state, config="ve/bedroom_ncsnpp_continuous")
@@ -363,8 +363,8 @@ def test_a_network_of_score_sde_of_another_width_is_imported_by_what_the_weights
     torch.save(tensors(fixture, torch.float32), tmp_path / "checkpoint.pth")
     # Its attention is at 8x8, where that of all published networks is at 16x16.
     file, told = tmp_path / "checkpoint.pth", {"progressive_input": "residual"}
-    _, sde, verdict = load_checkpoint(file, "score_sde_pytorch", **told)
-    assert verdict.fits and sde == VESDE(0.01, 50.0)  # what is told log sigma by sinusoids is on VE
+    _, sde, report = load_checkpoint(file, "score_sde_pytorch", **told)
+    assert report.fits and sde == VESDE(0.01, 50.0)  # what is told log sigma by sinusoids is on VE
     for wrong in ({"nf": 64}, {"ch_mult": (1, 2)}, {"num_res_blocks": 2}, {"num_scales": 1000}, {"num_channels": 1}):
         with pytest.raises(ValueError, match=r"does not fit|expected sigma_max"):
             load_checkpoint(file, "score_sde_pytorch", **told, **wrong)
@@ -400,7 +400,7 @@ def test_released_networks_of_guided_diffusion_need_no_architecture_and_others_d
             )  # fmt: skip
             shapes = {
                 entry.theirs[0]: network.state_dict()[entry.ours].shape
-                for entry in guided_diffusion._entries(network, True)
+                for entry in guided_diffusion.entries(network, True)
             }
         shapes |= {} if classes is None else {"label_emb.weight": torch.Size((classes, 4 * width))}
         shapes = {n: s[:2] if "time_embed" in n or "emb_layers" in n else s for n, s in shapes.items()}
@@ -420,12 +420,12 @@ def test_released_networks_of_guided_diffusion_need_no_architecture_and_others_d
 def test_linear_betas_of_guided_diffusion_cover_the_same_noise_in_any_number_of_steps() -> None:
     fixture = load("guided_plain")
     values = {**architecture(fixture), "diffusion_steps": 4000, "rescale_timesteps": True}
-    recipe = STATES["guided_diffusion"](tensors(fixture), **values)
+    spec = STATES["guided_diffusion"](tensors(fixture), **values)
     # Nichol and Dhariwal's code: from 1e-4 to 0.02 at 1000 steps, times 1000 / T, and timesteps told times 1000 / T.
     betas = torch.linspace(1e-4 / 4, 0.02 / 4, 4000, dtype=torch.float64)
-    alpha, sigma = recipe.sde.scales(torch.tensor(0.5, dtype=torch.float64))  # timestep 1999
+    alpha, sigma = spec.sde.scales(torch.tensor(0.5, dtype=torch.float64))  # timestep 1999
     assert float(alpha) == pytest.approx(float((1 - betas[:2000]).log().sum().div(2).exp()), rel=1e-9)
-    assert float(recipe.precondition(alpha, sigma)[3]) == pytest.approx(1999 * 1000 / 4000, rel=1e-9)
+    assert float(spec.precondition(alpha, sigma)[3]) == pytest.approx(1999 * 1000 / 4000, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""Self-attention, written out rather than fused, so that forward-mode derivatives pass through it."""
+
+import math
+
+from torch import Tensor, nn
+
+from scorefield.models.layers.initial import RESCALED, zeroed
+from scorefield.models.layers.norm import Norm, make_norm
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of images (B, C, H, W), as a residual (Ho et al. 2020, Appendix B).
+
+    Args:
+        channels: of the images.
+        heads: number of heads, which share the channels.
+        norm: makes the normalisation.
+        rescale: multiply the sum by sqrt(1/2).
+
+    Raises:
+        ValueError: if the heads do not divide the channels.
+    """
+
+    def __init__(self, channels: int, heads: int = 1, *, norm: Norm = make_norm, rescale: bool = False) -> None:
+        super().__init__()
+        if heads < 1 or channels % heads:
+            raise ValueError(f"expected heads that divide {channels} channels, got {heads}: change net.heads")
+        self.heads, self.gain = heads, RESCALED if rescale else None
+        self.norm = norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.project = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        # (B, pixels, 3, heads, channels of a head): no copy where channels come last.
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(batch, height * width, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+        mixed = (weights @ v).transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        output: Tensor = self.project(mixed).add_(x)
+        return output if self.gain is None else output.mul_(self.gain)
+
+
+class TokenAttention(nn.Module):
+    """Self-attention over tokens (B, N, width)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self.qkv(tokens).reshape(*tokens.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        weights = (q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2)).softmax(-1)
+        output: Tensor = self.project((weights @ v).transpose(1, 2).flatten(2))
+        return output
