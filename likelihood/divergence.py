@@ -64,6 +64,8 @@ class Divergence(abc.ABC):
                 keep = {"retain_graph": True, "create_graph": differentiable, "materialize_grads": True}
                 if len(v) == 1:
                     return torch.autograd.grad(value, start, v[0], **keep)[0][None]
+                if differentiable:  # is_grads_batched has no graph through group_norm, vmap no fused attention
+                    return vmap(lambda u: torch.autograd.grad(value, start, u, **keep)[0])(v)
                 return torch.autograd.grad(value, start, v, is_grads_batched=True, **keep)[0]
 
             estimates = self.estimates(self._chunked(pull, x), directions).T

@@ -11,13 +11,13 @@ Norm = Callable[[int], "GroupNorm"]
 
 
 class GroupNorm(nn.GroupNorm):
-    """nn.GroupNorm (Wu and He 2018) in the precision of its weights, also where derivatives are taken in forward mode.
+    """nn.GroupNorm (Wu and He 2018) in the precision of its weights.
 
     y = weight (x - mean) / std + bias,    with the mean and the variance + eps of an image's group of channels
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        # 16-bit images have a slow backward pass on CPUs. Forward mode, and many gradients at once, refuse channels-last.
+        # On CPUs 16-bit images have a slow backward pass. Channels-last ones have no forward mode and no vmap.
         x = input.to(self.weight.dtype).contiguous()
         return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 

@@ -7,6 +7,7 @@ import torch
 from seeded import seeded_normal
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.func import vmap
 from torch.nn.functional import conv2d, group_norm, interpolate, silu
 
 from scorefield.models.layers.blocks import ResidualBlock
@@ -60,12 +61,15 @@ def test_a_norm_works_in_the_precision_of_its_weights() -> None:
 
 
 def test_many_gradients_at_once_are_each_their_own() -> None:
+    """As `Divergence` takes them in reverse mode, without a graph and with one."""
     layer = norm().requires_grad_(False)
     x = images(shape=(2, 8, 2, 2)).requires_grad_()
     y, g = layer(x), seeded_normal("g", (5, 2, 8, 2, 2))
-    (together,) = torch.autograd.grad(y, x, g, is_grads_batched=True, retain_graph=True)
-    for row, one in zip(together, g, strict=True):
-        assert (row - torch.autograd.grad(y, x, one, retain_graph=True)[0]).abs().max() < 1e-12
+    (batched,) = torch.autograd.grad(y, x, g, is_grads_batched=True, retain_graph=True)
+    graph = vmap(lambda g: torch.autograd.grad(y, x, g, create_graph=True)[0])(g)
+    for k, one in enumerate(g):
+        expected = torch.autograd.grad(y, x, one, retain_graph=True)[0]
+        assert (batched[k] - expected).abs().max() < 1e-12 and (graph[k] - expected).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(
