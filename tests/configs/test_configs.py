@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from scorefield.commands.train.command import train
 from scorefield.configs import build, celeba, cifar10, digits
 from scorefield.models import Denoiser, precondition
-from scorefield.models.checkpoints.published import SCORE_SDE
+from scorefield.models.checkpoints.score_sde.published import SCORE_SDE
 from scorefield.models.checkpoints.score_sde.importer import recipe
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import SDE, VESDE, VPSDE

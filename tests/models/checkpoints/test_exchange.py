@@ -254,9 +254,9 @@ def test_every_parameterisation_and_path_comes_back(given: Precondition, sde: SD
     again, path = from_pretrained(save_pretrained(Denoiser(NETWORKS["mlp"], given), sde, tmp_path))
     assert path == sde and again.precondition == given
     # And as a run's configuration, which an import writes.
-    spec = json.loads(build.described_precondition(given, sde).to_json())
+    spec = json.loads(build.precondition_spec(given, sde).to_json())
     assert build.build(build.PRECONDITIONS, spec, sde=sde) == given
-    assert build.build(build.SDES, json.loads(build.described(sde).to_json())) == sde
+    assert build.build(build.SDES, json.loads(build.sde_spec(sde).to_json())) == sde
 
 
 def test_what_cannot_be_written_down_is_refused_before_anything_is_written(tmp_path: Path) -> None:
