@@ -18,8 +18,8 @@ from torch.testing import assert_close
 from scorefield.commands.train.command import train
 from scorefield.configs import build, celeba, cifar10, digits
 from scorefield.models import Denoiser, precondition
+from scorefield.models.checkpoints.score_sde import spec_of
 from scorefield.models.checkpoints.score_sde.published import SCORE_SDE
-from scorefield.models.checkpoints.score_sde.importer import recipe
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import SDE, VESDE, VPSDE
 from scorefield.training import dsm_loss
@@ -106,7 +106,7 @@ SCORE_SDE_ROWS = [row for row in ROWS if row.original.startswith("score_sde_pyto
 def test_configurations_are_those_of_score_sde(row: Any) -> None:
     name = row.original.removeprefix("score_sde_pytorch: ")
     assert name in SCORE_SDE
-    published = recipe({}, config=name)
+    published = spec_of({}, config=name)
     config = config_of(*row.config.split(":"))
     config.net.update(row.given)
     made = network(row)
