@@ -80,7 +80,7 @@ class GaussianMixture:
         return means, variances, residual, responsibility.reshape(*responsibility.shape, *(1,) * (x.ndim - 1))
 
 
-def Gaussian(mean: Tensor, std: Tensor) -> GaussianMixture:  # noqa: N802 - a mixture of one, named as what it is
+def Gaussian(mean: Tensor, std: Tensor) -> GaussianMixture:  # noqa: N802 - a mixture of one, named as a class
     """N(mean, std^2) with mean (*D) and std () or (*D), as a mixture of one."""
     return GaussianMixture(mean.unsqueeze(0), std.expand_as(mean).unsqueeze(0), torch.ones(1, dtype=mean.dtype))
 

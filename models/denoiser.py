@@ -41,6 +41,6 @@ class Denoiser(nn.Module):
 
     def _network(self, x: Tensor, c_in: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
         # In half precision timesteps would be rounded to the nearest half, or eight.
-        told = c_noise.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
-        output: Tensor = self.net(expand(c_in, x) * x, told, **cond)
+        level = c_noise.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
+        output: Tensor = self.net(expand(c_in, x) * x, level, **cond)
         return output.to(x.dtype)

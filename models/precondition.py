@@ -1,12 +1,11 @@
 """What a network predicts, as four functions of the scales:  D = c_skip x + c_out F(c_in x, c_noise).
 
-Each parameterisation is a function `(alpha, sigma) -> (c_in, c_skip, c_out, c_noise)`, after Karras et
-al. 2022 (Eq. 7), written for  x = alpha x0 + sigma eps  with any alpha. They differ in what F is asked
-for, and `c_in` keeps its input at unit variance when the data has it (DDPM's input on a
-variance-preserving path, where it is 1).
+Each parameterisation is a function `(alpha, sigma) -> (c_in, c_skip, c_out, c_noise)`, after Karras et al. 2022
+(Eq. 7), written for  x = alpha x0 + sigma eps  with any alpha. They differ in the target of F. `c_in` keeps the input of
+F at unit variance when the data has unit variance. On a variance-preserving path it is 1, as in DDPM.
 
-The noise level a network is told is the same everywhere:  c_noise = log(sigma / alpha) / 4 = -log-SNR / 8
-(EDM, Table 1): it knows no time, so a network trained under one path can be sampled under another.
+The noise level that F gets is the same for all:  c_noise = log(sigma / alpha) / 4 = -log-SNR / 8  (EDM, Table 1). It is
+no time, so a network that was trained along one path can be sampled along another.
 """
 
 import functools
@@ -114,23 +113,23 @@ class Path(Protocol):
 
 @dataclass(frozen=True)
 class TimeConditioned:
-    """A network that is fed x as one path scales it, and told the noise level in the units of its paper.
+    """A network whose inputs are x as one path scales it, and the noise level in the units of its paper.
 
         t = time of log-SNR,   x_t = s x,   s = hypot(alpha_t, sigma_t) / hypot(alpha, sigma),
         D = c_skip x_t + c_out F(x_t, scale u + shift)
 
-    with u that time, or log(sigma / alpha); the coefficients are those of `predicts` at s alpha and s sigma. On its own
-    path the network sees exactly what it was trained with, along any other what has the same log-SNR (s is then
-    alpha_t / alpha), and beyond the path's ends what is as large as at its end.
+    with u that time, or log(sigma / alpha). The coefficients are those of `predicts` at s alpha and s sigma. On its own
+    path the network sees exactly what it was trained with. Along another path it sees the same log-SNR, with
+    s = alpha_t / alpha. Beyond the ends of its path it sees x as large as at the end.
 
     Args:
         sde: the path that the network was trained on.
         predicts: one of `PREDICTS`.
         unit: "time" of the path, or "log_sigma".
-        scale: of what it is told, 999 for the continuous paths of Song et al. 2021 (Appendix C), T for T timesteps.
+        scale: of the noise level, 999 for the continuous paths of Song et al. 2021 (Appendix C), T for T timesteps.
         shift: added to it, -1 where timestep 0 is the first with noise, as on `DiscreteVPSDE`.
-        whole: tell it whole timesteps only, the one whose noise level is nearest (Karras et al. 2022, Appendix C.3.4);
-            otherwise it is told fractions too, which networks take well, and is smooth in the noise level.
+        whole: round to the integer timestep with the nearest noise level (Karras et al. 2022, Appendix C.3.4).
+            Otherwise timesteps may be fractions: networks take them well, and D is smooth in the noise level.
 
     Raises:
         ValueError: for an unknown `predicts` or `unit`.
@@ -149,7 +148,7 @@ class TimeConditioned:
         if self.unit not in ("time", "log_sigma"):
             raise ValueError(f"expected unit to be time or log_sigma, got {self.unit!r}")
         if self.whole and self.unit != "time":
-            raise ValueError("expected unit to be time for whole timesteps, got log_sigma")
+            raise ValueError("expected unit to be time for integer timesteps, got log_sigma")
 
     def __call__(self, alpha: Scale, sigma: Scale) -> Preconditioning:
         alpha, sigma = as_tensor(alpha), as_tensor(sigma)
@@ -157,16 +156,16 @@ class TimeConditioned:
         t = self.sde.time(-2 * log_level)
         scale = torch.hypot(*self.sde.scales(t)) / torch.hypot(alpha, sigma)
         _, c_skip, c_out, _ = PREDICTS[self.predicts](scale * alpha, scale * sigma)
-        told = self.scale * (t if self.unit == "time" else log_level) + self.shift
-        return scale, scale * c_skip, c_out, self._nearest(told, log_level.exp()) if self.whole else told
+        c_noise = self.scale * (t if self.unit == "time" else log_level) + self.shift
+        return scale, scale * c_skip, c_out, self._nearest(c_noise, log_level.exp()) if self.whole else c_noise
 
-    def _nearest(self, told: Tensor, level: Tensor) -> Tensor:
-        """Of the whole numbers on both sides, the one at whose time sigma / alpha is nearer."""
+    def _nearest(self, timestep: Tensor, level: Tensor) -> Tensor:
+        """The integer below or above, the one at whose time sigma / alpha is nearer to this level."""
         distances = []
-        for whole in (told.floor(), told.ceil()):
-            alpha, sigma = self.sde.scales((whole - self.shift) / self.scale)
+        for k in (timestep.floor(), timestep.ceil()):
+            alpha, sigma = self.sde.scales((k - self.shift) / self.scale)
             distances.append((sigma / alpha - level).abs())
-        return torch.where(distances[0] < distances[1], told.floor(), told.ceil())
+        return torch.where(distances[0] < distances[1], timestep.floor(), timestep.ceil())
 
 
 def _c_noise(alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class BoundDenoiser:
         self._last = []
 
     def last_x0(self) -> Tensor | None:
-        """The last answer as E[x0 | x], of the rows that were asked for last; None before the first."""
+        """The last answer as E[x0 | x], for the rows of the last call; None before the first."""
         return self._last[0]() if self._last else None
 
     def _keep(self, x0: Callable[[], Tensor]) -> None:

@@ -104,12 +104,12 @@ class SDE(abc.ABC):
 
 
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """d/dt of an elementwise function, differentiable again where the function itself is."""
-    again = torch.is_grad_enabled() and function(t).requires_grad
+    """d/dt of an elementwise function, with a graph where the function itself has one."""
+    differentiable = torch.is_grad_enabled() and function(t).requires_grad
     with torch.inference_mode(False), torch.enable_grad():
         t = t if t.requires_grad else t.clone().requires_grad_()
         value = function(t)
         if not value.requires_grad:  # a constant, as VE's alpha is
             return torch.zeros_like(t)
-        (slope,) = torch.autograd.grad(value.sum(), t, create_graph=again, materialize_grads=True)
+        (slope,) = torch.autograd.grad(value.sum(), t, create_graph=differentiable, materialize_grads=True)
     return slope

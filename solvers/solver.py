@@ -46,8 +46,8 @@ class History(NamedTuple):
 class Solver(abc.ABC):
     """Takes `x` along the grid `ts`: a falling grid samples, a rising one encodes.
 
-    A solver is a frozen dataclass of its settings. Most define `step`. Those that are more than a sequence of steps
-    define `run`.
+    A solver is a frozen dataclass of its settings. Most define `step`. A solver that is more than a sequence of
+    steps defines `run`.
     """
 
     @property
@@ -152,8 +152,8 @@ class Solver(abc.ABC):
 def check_splittable(denoiser: BoundDenoiser, x: Tensor, schedule: Schedule) -> None:
     """Raises ValueError for a denoiser whose answer for a sample depends on its batch.
 
-    The answer for the last sample is compared with that in the batch, at the schedule's first and last noise level and
-    at their mean in log-SNR, with x scaled as a sample is at each.
+    The answer for the last sample is compared with that in the batch. Both are computed at the schedule's first and
+    last noise level and at their mean in log-SNR, with x scaled to each level.
     """
     if len(x) < 2:
         return
@@ -167,8 +167,8 @@ def check_splittable(denoiser: BoundDenoiser, x: Tensor, schedule: Schedule) -> 
             y = x * (torch.hypot(at.alpha, at.sigma) / torch.hypot(times[0].alpha, times[0].sigma)).to(x.dtype)
             together = predict_x0(denoiser.denoiser, y, at.alpha, at.sigma, **denoiser.cond)
             try:
-                alone = predict_x0(part.denoiser, y[-1:], at.alpha, at.sigma, **part.cond)
-                difference = float((together[-1:] - alone).abs().max())
+                single = predict_x0(part.denoiser, y[-1:], at.alpha, at.sigma, **part.cond)
+                difference = float((together[-1:] - single).abs().max())
             except Exception as error:
                 raise ValueError(f"{_EXPECTED} an error for one sample ({error}): {_ADVICE}") from error
             if difference > TOLERANCE * float(together.abs().max()):

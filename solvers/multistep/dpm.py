@@ -26,7 +26,7 @@ class DPMSolver(LinearMultistep):
     where P is the prediction at t (order 1, which is DDIM), at the middle of the step (order 2, singlestep), or
     extrapolated from the step before (order 2, multistep). Order 3 integrates a polynomial: the parabola through the
     last three predictions (multistep), or lines from t to a third and to two thirds of the step (singlestep). A
-    multistep method takes one evaluation a step, a singlestep one as many as its order.
+    multistep method takes one evaluation a step, a singlestep method of order p takes p.
 
     Lu et al. 2022, "DPM-Solver", Alg. 1 and 2; "DPM-Solver++", Alg. 1 and 2.
 
@@ -89,7 +89,7 @@ class DPMSolver(LinearMultistep):
         t, s = schedule.scalars(i), schedule.scalars(i + 1)
         stages = [schedule.scalars_between(i, fraction, LogSNR()) for fraction in fractions]
         first = exponential(schedule, t, stages[0], [t], self.predict)
-        if self.order == 2:  # the prediction in the middle stands for the whole step
+        if self.order == 2:  # one prediction, in the middle of the step
             return [first, exponential(schedule, t, s, [t], self.predict)]
         second = exponential(schedule, t, stages[1], [stages[0], t], self.predict)
         return [first, second, exponential(schedule, t, s, [stages[1], t], self.predict)]

@@ -67,7 +67,7 @@ class LinearMultistep(Solver):
         if count and (self.corrects or starting):
             count = self._usable(schedule, i - 1, count)
             repeated = 2 if starting and count == 2 else 1  # steps: order 4 takes both of its first ones again
-            step = schedule.cached((self, "again", i, count), lambda: self._again(schedule, i - repeated, i, count))
+            step = schedule.cached((self, "repeat", i, count), lambda: self._repeated(schedule, i - repeated, i, count))
             x = combine(step, before.states[repeated - 1], predictions, before.noise_term)
             if starting and self.order == 4 and count == 1:
                 predictions = (predict(denoiser, x, schedule[i], self.predict), *before.predictions)
@@ -84,7 +84,7 @@ class LinearMultistep(Solver):
         log_growth = h if self.predict == "eps" else -h
         return log_growth <= MAX_LOG_GROWTH and not (self.plain_start or self.stochastic)
 
-    def _again(self, schedule: Schedule, first: int, last: int, count: int) -> Coefficients:
+    def _repeated(self, schedule: Schedule, first: int, last: int, count: int) -> Coefficients:
         if last - first == 1 and self.corrects:
             return self.correction(schedule, first, count)
         nodes = [schedule.scalars(last - j) for j in range(count + 1)]

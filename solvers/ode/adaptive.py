@@ -40,7 +40,7 @@ class Adaptive(FlowSolver):
             path from end to end.
 
     Raises:
-        ValueError: for an unknown method, or gradients asked of scipy's.
+        ValueError: for an unknown method, or gradients with scipy's.
     """
 
     method: str = "dopri5"

@@ -111,12 +111,12 @@ def adaptive_rk(
                 "smallest step: look for NaN in the input or the weights, or take larger tolerances",
                 int(rows[worst]), float(s[worst]), float(error[worst]),
             )  # fmt: skip
-        taken = error <= 1
+        accepted = error <= 1
         size[rows] = h * step_factor(error, SAFETY, 1 / pair.order).clamp(MIN_FACTOR, MAX_FACTOR)
-        there = rows[taken]
-        done[there] = torch.where(h >= length - s, length, s + h)[taken]
-        state = with_rows(state, there, new, taken)
-        first = with_rows(first, there, slopes[-1], taken)
+        there = rows[accepted]
+        done[there] = torch.where(h >= length - s, length, s + h)[accepted]
+        state = with_rows(state, there, new, accepted)
+        first = with_rows(first, there, slopes[-1], accepted)
         if on_accept is not None and len(there):
             on_accept(int((done >= length).sum()), state)
     return state
@@ -146,6 +146,8 @@ def _error(errors: State, old: State, new: State, rtol: float, atol: float) -> T
     return torch.stack(shares).amax(0)
 
 
-def with_rows(state: State, rows: Tensor, values: State, taken: Tensor) -> State:
+def with_rows(state: State, rows: Tensor, values: State, accepted: Tensor) -> State:
     """The state with the accepted values in these rows."""
-    return tuple(y.index_copy(0, rows.to(y.device), v[taken.to(v.device)]) for y, v in zip(state, values, strict=True))
+    return tuple(
+        y.index_copy(0, rows.to(y.device), v[accepted.to(v.device)]) for y, v in zip(state, values, strict=True)
+    )

@@ -82,7 +82,7 @@ class AdaptiveSDE(Solver):
         kept: list[list[Segment]] = [[] for _ in range(len(x))]
         before = x
         while bool((done < length).any()):
-            z = noise(x)  # of all rows, also those that have arrived: a sample's stream does not depend on its batch
+            z = noise(x)  # of all rows: the stream of a sample must not depend on when others arrive
             rows = torch.nonzero(done < length).flatten()
             h, w = self._increments(rows, size.minimum(length - done), kept, z)
             after = torch.where(done[rows] + h < length * (1 - 1e-12), done[rows] + h, length)
@@ -94,14 +94,14 @@ class AdaptiveSDE(Solver):
             better = (plain + _step(model, y, plain, to, h, w, variable)) / 2
             error = self._error(plain, better, before[rows])
             self._guard(error, h / length)
-            taken = error <= 1
+            accepted = error <= 1
             size[rows] = (h * step_factor(error, self.safety, self.exponent)).clamp(max=length)
             for i, row in enumerate(rows.tolist()):
-                if not taken[i]:
+                if not accepted[i]:
                     kept[row].append((float(h[i]), w[i]))
-            there = rows[taken]
-            done[there] = after[taken]
-            x, before = with_rows((x, before), there, (better, plain), taken)
+            there = rows[accepted]
+            done[there] = after[accepted]
+            x, before = with_rows((x, before), there, (better, plain), accepted)
             if on_step is not None and len(there):
                 arrived = int((done >= length).sum())
                 on_step(Progress(arrived, len(x), math.nan, x))
@@ -114,7 +114,7 @@ class AdaptiveSDE(Solver):
         return self.run(denoiser, x, schedule.interval(i), noise, None), None
 
     def _increments(self, rows: Tensor, longest: Tensor, kept: list[list[Segment]], z: Tensor) -> tuple[Tensor, Tensor]:
-        """Step sizes of these rows, at most those asked for, and the Brownian motion over them."""
+        """Step sizes of these rows, at most `longest`, and the Brownian motion over them."""
         sizes, increments = [], []
         for row in rows.tolist():
             h = float(longest[row])

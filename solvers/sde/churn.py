@@ -17,8 +17,8 @@ from scorefield.solvers.solver import History, Solver
 class Churn(Solver):
     """Raise the noise from n to n (1 + gamma), then step down to the next level (Karras et al. 2022, Alg. 2).
 
-    gamma = min(amount / N, sqrt(2) - 1) for low <= n <= high, else 0, with n = sigma / alpha on any path and N the
-    number of the grid's levels (the paper's steps, of which the last goes to 0). Levels stay on the path.
+    gamma = min(amount / N, sqrt(2) - 1) for low <= n <= high, else 0, with n = sigma / alpha on any path. N is the
+    number of the grid's levels: the paper's steps, the last of which goes to 0. Levels stay on the path.
 
     Args:
         amount: S_churn.

@@ -18,7 +18,7 @@ from scorefield.models.analytic import Empirical, Gaussian, GaussianMixture
 # Variance-preserving, exploding and straight-line scales; nearly clean, and nearly all noise.
 SCALES = ((0.8, 0.6), (1.0, 0.05), (1.0, 20.0), (0.3, 0.7), (0.02, 1.0))
 scales = pytest.mark.parametrize(("alpha", "sigma"), SCALES)
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+shapes = pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
 
 
 def points(model: GaussianMixture, alpha: float, sigma: float, n: int = 5) -> Tensor:
@@ -38,7 +38,7 @@ def marginal(model: GaussianMixture, alpha: float, sigma: float) -> MixtureSameF
 # Gaussian mixtures
 
 
-@pytest.mark.parametrize("x", [-2.5, -0.4, 0.1, 1.7, 3.0])
+@pytest.mark.parametrize("x", [-2.5, 0.1])
 @scales
 def test_mixture_in_one_dimension_is_what_quadrature_finds(alpha: float, sigma: float, x: float) -> None:
     means, stds, weights = [-1.0, 0.5, 2.0], [0.3, 0.8, 0.1], [0.2, 0.5, 0.3]

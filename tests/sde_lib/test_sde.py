@@ -101,6 +101,9 @@ CLOSED: dict[str, tuple[SDE, Callable[[mp.mpf], Truth]]] = {
 DISCRETE = ("ddpm-linear", "ddpm-scaled-linear", "ddpm-cosine")
 
 path = pytest.mark.parametrize("sde", [*PATHS.values(), SHIFTED], ids=[*PATHS, "cosine-shifted"])
+few_paths = pytest.mark.parametrize(
+    "sde", [PATHS[name] for name in ("vp", "ve", "ddpm-cosine")], ids=("vp", "ve", "ddpm-cosine")
+)
 closed = pytest.mark.parametrize(("sde", "truth"), CLOSED.values(), ids=CLOSED.keys())
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=("float32", "float64"))
 
@@ -299,7 +302,7 @@ def test_time_undoes_log_snr(sde: SDE, dtype: torch.dtype) -> None:
     assert bool(((back.double() - exact).abs() <= allowed).all())
 
 
-@path
+@few_paths
 def test_time_of_one_number_and_of_a_float(sde: SDE) -> None:
     t = 0.3 * sde.t_min + 0.7 * sde.t_max
     log_snr = sde.log_snr(t)
@@ -310,8 +313,8 @@ def test_time_of_one_number_and_of_a_float(sde: SDE) -> None:
 
 
 @dtypes
-@pytest.mark.parametrize("beyond", [30.0, 1e4])
-@path
+@pytest.mark.parametrize("beyond", [1e4])
+@few_paths
 def test_times_beyond_the_path_go_to_its_ends(sde: SDE, dtype: torch.dtype, beyond: float) -> None:
     ends = sde.time(torch.tensor([beyond, -beyond], dtype=dtype))
     # To a rounding: bisection may stop at the neighbour.
@@ -335,7 +338,7 @@ def test_these_paths_have_a_closed_inverse(name: str) -> None:
 # Shapes, dtypes and graphs
 
 
-@path
+@few_paths
 def test_times_come_as_floats_scalars_and_batches(sde: SDE) -> None:
     values = [0.3 * sde.t_max, 0.5 * sde.t_max, 0.9 * sde.t_max]
     many = torch.tensor(values, dtype=torch.float64)
@@ -350,14 +353,14 @@ def test_times_come_as_floats_scalars_and_batches(sde: SDE) -> None:
 
 
 @dtypes
-@path
+@few_paths
 def test_results_follow_the_dtype_of_the_time(sde: SDE, dtype: torch.dtype) -> None:
     t = torch.tensor([0.2, 0.7], dtype=dtype) * sde.t_max
     for result in (*sde.scales(t), sde.log_snr(t), sde.drift(t), sde.diffusion(t), sde.time(sde.log_snr(t))):
         assert result.dtype == dtype
 
 
-@path
+@few_paths
 def test_results_carry_no_graph_when_nothing_asks_for_one(sde: SDE) -> None:
     t = torch.tensor([0.2, 0.7], dtype=torch.float64) * sde.t_max
     for result in (*sde.scales(t), sde.log_snr(t), sde.drift(t), sde.diffusion(t), sde.time(sde.log_snr(t))):
@@ -367,7 +370,7 @@ def test_results_carry_no_graph_when_nothing_asks_for_one(sde: SDE) -> None:
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@path
+@few_paths
 def test_drift_and_diffusion_do_not_depend_on_the_grad_mode(sde: SDE, mode: Callable[[], torch.no_grad]) -> None:
     t = torch.tensor([0.2, 0.7], dtype=torch.float64) * sde.t_max
     outside = sde.drift(t), sde.diffusion(t), sde.drift(0.3), sde.diffusion(0.3)
@@ -401,8 +404,8 @@ def test_gradients_pass_to_the_time(sde: SDE) -> None:
 # Perturbation, score and prior
 
 
-@pytest.mark.parametrize("shape", [(), *SHAPES, (2, 3, 4, 5)], ids=str)
-@path
+@pytest.mark.parametrize("shape", [(), SHAPES[2]], ids=str)
+@few_paths
 def test_perturb_is_alpha_x0_plus_sigma_eps_in_any_rank(sde: SDE, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 3, *shape, generator=generator).unbind(0)
@@ -419,8 +422,8 @@ def test_perturb_is_alpha_x0_plus_sigma_eps_in_any_rank(sde: SDE, shape: tuple[i
     assert sde.perturb(x0.double(), t, eps.double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@path
+@pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
+@few_paths
 def test_score_of_a_gaussian_is_that_of_torch_distributions(sde: SDE, shape: tuple[int, ...]) -> None:
     model = gaussian(shape)
     x = 2 * batch(model, 3)
@@ -458,8 +461,8 @@ def test_predict_noise_asks_a_denoiser_that_knows() -> None:
     assert_close(predict_noise(lambda x, a, s: x / 2, x, one / 2, one / 4), (x - x / 4) * 4)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@path
+@pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
+@few_paths
 def test_prior_log_prob_is_that_of_torch_distributions(sde: SDE, shape: tuple[int, ...]) -> None:
     sigma = sde.scales(sde.t_max)[1]
     z = sigma * torch.randn(3, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -468,7 +471,7 @@ def test_prior_log_prob_is_that_of_torch_distributions(sde: SDE, shape: tuple[in
     assert_close(sde.prior_log_prob(z.float()), expected.float(), rtol=1e-5, atol=1e-5)
 
 
-@path
+@few_paths
 def test_prior_kl_is_that_of_torch_distributions(sde: SDE) -> None:
     x0 = batch(mixture((3, 8, 8)), 4)
     alpha, sigma = sde.scales(sde.t_max)
@@ -477,7 +480,7 @@ def test_prior_kl_is_that_of_torch_distributions(sde: SDE) -> None:
     assert_close(sde.prior_kl(x0), divergence.flatten(1).sum(1), rtol=1e-9, atol=1e-13)
 
 
-@path
+@few_paths
 def test_prior_is_the_noise_source_times_sigma(sde: SDE) -> None:
     seen: list[tuple[torch.Size, torch.dtype]] = []
 
@@ -493,7 +496,7 @@ def test_prior_is_the_noise_source_times_sigma(sde: SDE) -> None:
     assert sde.prior((5, 2)).shape == (5, 2)
 
 
-@path
+@few_paths
 def test_prior_has_the_variance_it_says(sde: SDE) -> None:
     torch.manual_seed(0)
     z = sde.prior((200, 100), dtype=torch.float64) / float(sde.scales(sde.t_max)[1])

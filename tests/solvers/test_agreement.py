@@ -11,7 +11,6 @@ diffusers casts every state to float32 (multistep DPM-Solver and Euler). UniPC o
 exception, up to 1.8e-4: how the tables round differs between instruction sets. Released bounds are three times that.
 """
 
-import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -211,8 +210,7 @@ def test_timesteps_are_diffusers(spacing: str) -> None:
 # "linspace", and "trailing" where n does not divide 1000, do not arrive at their own next timestep: not compared.
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("spacing", "n"), [("leading", 10), ("leading", 7), ("leading", 50), ("trailing", 20)])
+@pytest.mark.parametrize(("eta", "spacing", "n"), [(0.0, "leading", 7), (0.5, "trailing", 20), (1.0, "leading", 10)])
 def test_ddim(eta: float, spacing: str, n: int) -> None:
     x, ts = start(), getattr(grids, spacing)(PATH, n)
     ours = our_states(DDIM(eta), PATH, DENOISER, x, ts)
@@ -226,7 +224,7 @@ def test_ddim(eta: float, spacing: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
-@pytest.mark.parametrize(("spacing", "n"), [("leading", 10), ("linspace", 25), ("leading", 1000)])
+@pytest.mark.parametrize(("spacing", "n"), [("leading", 10), ("linspace", 25)])
 def test_ddpm(variance: str, spacing: str, n: int) -> None:
     x, ts = start(), getattr(grids, spacing)(PATH, n)
     ours = our_states(Ancestral(variance), PATH, DENOISER, x, ts)
@@ -263,9 +261,9 @@ def multistep(kind: Any, solver: Solver, grid: str, n: int, exact: float, option
     compare(lambda: kind(**settings, **options, **BETAS), n, solver, ts(n), end, exact, **step)
 
 
-every_grid = pytest.mark.parametrize("grid", MULTISTEP_GRIDS)
+every_grid = pytest.mark.parametrize("grid", ["linspace", "karras-zero"])
 ENDING_HIGH = [grid for grid in MULTISTEP_GRIDS if "zero" not in grid]
-ending_high = pytest.mark.parametrize("grid", ENDING_HIGH)
+ending_high = pytest.mark.parametrize("grid", ["linspace"])
 deprecated = pytest.mark.filterwarnings("ignore:.algorithm_types:FutureWarning")
 
 
@@ -319,11 +317,10 @@ def test_stochastic_dpm_solver_plus_plus(grid: str, order: int, kind: str, solve
 
 @pytest.mark.parametrize(
     ("grid", "lower"),
-    [*itertools.product(["leading", "linspace"], [True, False]), ("karras-twice", False), ("exponential-twice", False)],
+    [("linspace", True), ("karras-twice", False)],
 )
 @pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("variant", ["bh1", "bh2"])
-@pytest.mark.parametrize("predict", ["x0", "eps"])
+@pytest.mark.parametrize(("variant", "predict"), [("bh1", "x0"), ("bh2", "eps")])
 def test_unipc(grid: str, order: int, variant: str, predict: str, lower: bool) -> None:
     options = {"solver_order": order, "solver_type": variant, "predict_x0": predict == "x0", "lower_order_final": lower}
     solver = UniPC(order, predict=predict, variant=variant, lower_order_final=lower)
@@ -332,7 +329,7 @@ def test_unipc(grid: str, order: int, variant: str, predict: str, lower: bool) -
     multistep(UniPCMultistepScheduler, solver, grid, 20, EXACT, options, released=released)
 
 
-@pytest.mark.parametrize("grid", [grid for grid in MULTISTEP_GRIDS if "zero" in grid])
+@pytest.mark.parametrize("grid", ["trailing-zero"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_unipc_to_zero(grid: str, order: int) -> None:
     # Diffusers lowers its last step, to zero, to order 1, and the one before to 2, though it is the last that ours
@@ -341,7 +338,7 @@ def test_unipc_to_zero(grid: str, order: int) -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize(("grid", "steps"), [("leading", 12), ("linspace", 12), *((grid, 20) for grid in ENDING_HIGH)])
+@pytest.mark.parametrize(("grid", "steps"), [("leading", 12), ("karras-twice", 20)])
 def test_deis(grid: str, order: int, steps: int) -> None:
     solver = DEIS(order, plain_start=True, lower_order_final=steps < 15)
     multistep(DEISMultistepScheduler, solver, grid, steps, EXACT, {"solver_order": order})
@@ -360,7 +357,7 @@ SCALED_GRIDS: dict[str, tuple[int, dict[str, Any], Callable[[int], Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("grid", SCALED_GRIDS)
+@pytest.mark.parametrize("grid", ["trailing", "karras"])
 @pytest.mark.parametrize("name", ["euler", "heun"])
 def test_euler_and_heun_in_sigma(grid: str, name: str) -> None:
     steps, settings, make = SCALED_GRIDS[grid]
@@ -457,14 +454,14 @@ def edm_states(
 EDM = Denoiser(NET, precondition.edm(0.5))
 
 
-@pytest.mark.parametrize("n", [2, 18, 40])
+@pytest.mark.parametrize("n", [2, 18])
 @pytest.mark.parametrize("solver", [Heun("sigma"), Heun(), Churn(amount=0.0)])
 def test_edms_heun_on_its_grid(n: int, solver: Solver) -> None:
     x, ts = 80 * start(), grids.karras(EDMSDE(), n - 1)
     assert_agree(our_states(solver, EDMSDE(), EDM, x, ts), edm_states(x, edm_levels(n), draws(n), 0, 0, 0, 0), EXACT)
 
 
-@pytest.mark.parametrize("n", [18, 40])
+@pytest.mark.parametrize("n", [18])
 @pytest.mark.parametrize("amount", [5.0, 30.0])
 def test_edms_churn(n: int, amount: float) -> None:
     # 30 meets the bound of sqrt(2) - 1, and 5 does not. The paper's n counts the step to zero, which is our denoising

@@ -36,7 +36,7 @@ from scorefield.solvers.multistep.exponential import Coefficients, exponential
 
 # Half log-SNRs from -15 to 13, so that steps of 8 have room.
 WIDE = VPSDE(beta_max=60.0, t_min=1e-12)
-SIZES = (1e-6, 1e-3, 0.3, 2.0, 8.0)
+SIZES = (1e-6, 0.3, 8.0)
 # Where the polynomial is known, in steps from t to s at 1: one point, Bashforth's, Moulton's.
 NODES = (
     (0.0,),
@@ -50,7 +50,7 @@ NODES = (
 
 sizes = pytest.mark.parametrize("h", SIZES)
 both_predictions = pytest.mark.parametrize("predict", ["x0", "eps"])
-taus = pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+taus = pytest.mark.parametrize("tau", [0.0, 0.5])
 
 
 def schedule_at(half_log_snr: Sequence[float], sde: SDE = WIDE) -> Schedule:
@@ -101,7 +101,7 @@ def assert_weights(line: Coefficients, expected: Sequence[Any], rtol: float) -> 
 
 
 @sizes
-@pytest.mark.parametrize("nodes", NODES, ids=str)
+@pytest.mark.parametrize("nodes", NODES[:1] + NODES[3:6], ids=str)
 @both_predictions
 @taus
 def test_weights_are_the_integrals_of_the_lagrange_polynomials(
@@ -122,8 +122,7 @@ def test_weights_are_the_integrals_of_the_lagrange_polynomials(
     assert_weights(step.coefficients(predict, tau), expected, step.tolerance())
 
 
-@sizes
-@pytest.mark.parametrize("nodes", NODES, ids=str)
+@pytest.mark.parametrize(("h", "nodes"), [(1e-3, NODES[5]), (2.0, NODES[4]), (2.0, NODES[6])])
 @both_predictions
 @taus
 def test_weights_are_the_phi_functions_of_the_literature(
@@ -185,12 +184,8 @@ def test_a_constant_prediction_brings_it_to_the_marginal_that_it_means(predict: 
 READINGS: dict[tuple[str, str], Callable[[float], float]] = {
     ("edm", "time"): lambda l: math.exp(-l),
     ("rectified", "time"): lambda l: 1 / (1 + math.exp(l)),
-    ("cosine", "time"): lambda l: 2 / math.pi * math.atan(math.exp(-l)),
-    ("ve", "time"): lambda l: (-l - math.log(0.01)) / math.log(2000),
     ("vp", "sigma"): lambda l: math.exp(-l),
-    ("rectified", "sigma"): lambda l: math.exp(-l),
     ("vp", "soft_clipped"): lambda l: -2 * math.log((math.exp(-l) + 0.01) / (1 + math.exp(-l) / 20)),
-    ("edm", "soft_clipped"): lambda l: -2 * math.log((math.exp(-l) + 0.01) / (1 + math.exp(-l) / 20)),
 }
 
 
@@ -232,8 +227,7 @@ CLASSICAL = {  # Bashforth's and Moulton's on equal steps; Hairer, Norsett and W
 
 
 @pytest.mark.parametrize(("order", "corrector"), CLASSICAL)
-@both_predictions
-@pytest.mark.parametrize("tau", [0.0, 0.7])
+@pytest.mark.parametrize(("predict", "tau"), [("x0", 0.0), ("eps", 0.7)])
 def test_short_steps_have_the_classical_coefficients_of_adams(
     order: int, corrector: bool, predict: str, tau: float
 ) -> None:
@@ -275,7 +269,7 @@ def unipc(order: int, corrector: bool, predict: str, variant: str, l: Sequence[f
 @pytest.mark.parametrize("corrector", [False, True])
 @both_predictions
 @pytest.mark.parametrize("variant", ["bh1", "bh2"])
-@pytest.mark.parametrize("places", [(-1.4, -1.0, -0.2, 0.3), (0.3, 0.8, 1.0, 2.0), (-0.3, -0.2, -0.1, 0.0)])
+@pytest.mark.parametrize("places", [(-1.4, -1.0, -0.2, 0.3)])
 def test_unipc_solves_the_papers_linear_system(
     order: int, corrector: bool, predict: str, variant: str, places: tuple[float, ...]
 ) -> None:
@@ -347,7 +341,7 @@ def scales_between(places: tuple[float, float], which: int) -> list[float]:
     return WIDE.scales(WIDE.time(2 * half))[which].tolist()
 
 
-@pytest.mark.parametrize("eta", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("eta", [0.3, 2.0])
 def test_stochastic_dpm_solver_of_order_2_is_sde_dpm_solver_pp_2m(eta: float) -> None:
     # Lu et al. 2022, DPM-Solver++, Section 5:  sigma_s / sigma_t e^-h x + alpha_s (1 - e^-2h) D + ...,
     # D = D_0 + (D_0 - D_1) / (2 r), r the step before over this one; with e^(-eta h) and e^(-(1 + eta) h).
@@ -364,7 +358,7 @@ def test_stochastic_dpm_solver_of_order_2_is_sde_dpm_solver_pp_2m(eta: float) ->
 # BELM
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", ["vp", "ddpm-cosine"])
 def test_belm_is_the_explicit_midpoint_rule_in_the_log_snr(path: str) -> None:
     # z_{i+1} = r^2 z_{i-1} + (1 - r^2) z_i + h (1 + r) dz/dl by hand, from the eps and x0 of a Gaussian: exact for
     # parabolas in l, whatever the steps.
@@ -411,9 +405,7 @@ def test_deis_of_order_2_has_the_closed_form_of_diffusers() -> None:
 # NCSNv2's step
 
 
-@pytest.mark.parametrize("path", ["ve", "edm", "vp"])
-@pytest.mark.parametrize("steps", [1, 3, 5, 20, 100])
-@pytest.mark.parametrize("levels", [10, 100, 500])
+@pytest.mark.parametrize(("path", "steps", "levels"), [("ve", 1, 10), ("vp", 5, 100), ("edm", 100, 10)])
 def test_chosen_step_of_annealed_langevin_keeps_the_variance_as_well_as_any(path: str, steps: int, levels: int) -> None:
     # Song and Ermon 2020, Technique 4: the variance of a Gaussian that arrives from the level above, gamma^2 sigma^2,
     # after that many steps should be sigma^2. By the recursion itself, for 20 000 sizes.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import oracles
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -42,66 +43,7 @@ from scorefield.solvers import (
 from scorefield.solvers.scales import Scales
 from scorefield.solvers.variables import IntegrationVariable, SoftClippedLogSNR
 
-SOLVERS: dict[str, tuple[Solver, int]] = {
-    "ddim": (DDIM(), 1),
-    "euler": (Euler(), 1),
-    "euler-sigma": (Euler("sigma"), 1),
-    "euler-log_snr": (Euler("log_snr"), 1),
-    "euler-saturated": (Euler("soft_clipped"), 1),
-    "midpoint": (Midpoint(), 2),
-    "midpoint-sigma": (Midpoint("sigma"), 2),
-    "midpoint-log_snr": (Midpoint("log_snr"), 2),
-    "midpoint-saturated": (Midpoint("soft_clipped"), 2),
-    "heun": (Heun(), 2),
-    "heun-sigma": (Heun("sigma"), 2),
-    "heun-log_snr": (Heun("log_snr"), 2),
-    "heun-saturated": (Heun(SoftClippedLogSNR(0.02, 10.0)), 2),
-    "rk4": (RK4(), 4),
-    "rk4-sigma": (RK4("sigma"), 4),
-    "rk4-log_snr": (RK4("log_snr"), 4),
-    "rk4-saturated": (RK4("soft_clipped"), 4),
-    "dpm1-x0": (DPMSolver(order=1, predict="x0"), 1),
-    "dpm1-eps": (DPMSolver(order=1, predict="eps"), 1),
-    "dpm2m-x0": (DPMSolver(order=2, predict="x0"), 2),
-    "dpm2m-eps": (DPMSolver(order=2, predict="eps"), 2),
-    "dpm2s-x0": (DPMSolver(order=2, multistep=False, predict="x0"), 2),
-    "dpm2s-eps": (DPMSolver(order=2, multistep=False, predict="eps"), 2),
-    "dpm3m-x0": (DPMSolver(order=3, predict="x0"), 3),
-    "dpm3m-eps": (DPMSolver(order=3, predict="eps"), 3),
-    "dpm3s-x0": (DPMSolver(order=3, multistep=False, predict="x0"), 3),
-    "dpm3s-eps": (DPMSolver(order=3, multistep=False, predict="eps"), 3),
-    "unip1": (UniPC(1, corrector=False), 1),
-    "unip2-x0": (UniPC(2, corrector=False), 2),
-    "unip2-eps": (UniPC(2, corrector=False, predict="eps"), 2),
-    "unip2-bh1": (UniPC(2, corrector=False, variant="bh1"), 2),
-    "unip3": (UniPC(3, corrector=False), 3),
-    "unipc1": (UniPC(1), 1),
-    "unipc2": (UniPC(2), 2),
-    "unipc2-bh1": (UniPC(2, variant="bh1"), 2),
-    "unipc2-eps": (UniPC(2, predict="eps"), 2),
-    "unipc3": (UniPC(3), 3),
-    "unipc3-eps": (UniPC(3, predict="eps", variant="bh1"), 3),
-    "deis1": (DEIS(1), 1),
-    "deis2": (DEIS(2), 2),
-    "deis2-time": (DEIS(2, "time"), 2),
-    "deis2-sigma": (DEIS(2, "sigma"), 2),
-    "deis3": (DEIS(3), 3),
-    "deis3-time": (DEIS(3, "time"), 3),
-    "deis3-sigma": (DEIS(3, "sigma"), 3),
-    "ab1": (Adams(1, corrector=False), 1),
-    "ab2-x0": (Adams(2, corrector=False), 2),
-    "ab2-eps": (Adams(2, corrector=False, predict="eps"), 2),
-    "ab3": (Adams(3, corrector=False), 3),
-    "ab4-x0": (Adams(4, corrector=False), 4),
-    "ab4-eps": (Adams(4, corrector=False, predict="eps"), 4),
-    "abm1": (Adams(1), 1),
-    "abm2": (Adams(2), 2),
-    "abm3": (Adams(3), 3),
-    "abm3-eps": (Adams(3, predict="eps"), 3),
-    "abm3-saturated": (Adams(3, variable="soft_clipped"), 3),
-    "abm4": (Adams(4), 4),
-    "belm": (BELM(), 2),
-}
+SOLVERS = {name: (case.solver, case.order) for name, case in oracles.SOLVERS.items() if case.order}
 # Where an error's leading term vanishes the order is higher, on this flow or on every one, and only bounded from below:
 # a corrector adds one (UniPC, Theorem 3.1; Adams(1) with it is the trapezoidal rule); a quadratic or cubic through the
 # past, and the midpoint rule in sigma, gain one on whole paths, whose ends the leading term of the error cannot see.
@@ -111,23 +53,17 @@ STEPS = (64, 128)
 # coarse grids leaves it again: its error crosses zero on the way to its asymptote, where a slope says nothing. Adams(2)
 # is past that at 512 steps; for Adams(4) the whole range tells, down to errors of 1e-10.
 FINER: dict[str, tuple[int, ...]] = {
-    "rk4": (192, 384),
-    "euler-saturated": (192, 384),
     "dpm3s-x0": (128, 256),
     "dpm3s-eps": (128, 256),
-    "deis2-sigma": (128, 256),
-    "deis3-time": (192, 384),
     "deis3-sigma": (192, 384),
     "ab4-x0": (128, 256),
-    "ab4-eps": (192, 384),
     "abm2": (512, 1024),
     "abm4": (48, 96, 192, 384, 768),
     "abm4-encoding": (96, 192, 384),
 }
-ROUGH = ("ddpm-linear", "ddpm-scaled-linear", "ddpm-cosine")
 METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun", "scipy:RK45", "scipy:DOP853", "scipy:LSODA")
 
-every_path = pytest.mark.parametrize("path", PATHS)
+every_path = pytest.mark.parametrize("path", ["vp", "edm", "ddpm-cosine"])
 every_solver = pytest.mark.parametrize("name", SOLVERS)
 both_ways = pytest.mark.parametrize("way", ["sampling", "encoding"])
 
@@ -189,9 +125,8 @@ def assert_order(name: str, slope: float, nominal: int) -> None:
 # The order
 
 
-@pytest.mark.parametrize("path", [path for path in PATHS if path not in ("ddpm-scaled-linear", "ddpm-cosine")])
+@pytest.mark.parametrize(("path", "way"), [("ve", "sampling"), ("vp", "encoding")])
 @every_solver
-@both_ways
 def test_order_is_the_nominal_one_on_every_path(path: str, name: str, way: str) -> None:
     # Equal steps in log-SNR: there the flow is smooth, with rates of order one, from end to end of every path (in time
     # EDM's needs 1e4 steps to see the data, and VP's denoiser has a sqrt(t) at 0). 64 steps are then steps of
@@ -201,26 +136,19 @@ def test_order_is_the_nominal_one_on_every_path(path: str, name: str, way: str) 
     series = [directed(grids.log_snr(sde, steps), way) for steps in FINER.get(f"{name}-{way}", FINER.get(name, STEPS))]
     x = start(model, sde, series[0][0])
     exact = flow(model, sde, x, series[0])
-    if name == "rk4" and path in ROUGH:
-        # The betas' log alpha is a cubic spline, whose second derivative jumps at each of a thousand steps: in t that
-        # ends order 4 at an error of 1e-6 (in the log-SNR no path has it). There only what is left of it is bounded.
-        error, heun = (float((taken(model, sde, x, series[0]) - exact).norm()) for taken in (solver, Heun()))
-        assert error < 0.02 * heun
-    else:
-        assert_order(name, measured_order(solver, model, sde, x, series, exact), order)
+    assert_order(name, measured_order(solver, model, sde, x, series, exact), order)
 
 
-@pytest.mark.parametrize("path", ["ddpm-scaled-linear", "ddpm-cosine"])
-@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "midpoint-log_snr", "rk4-log_snr", "dpm2m-x0", "dpm2s-eps",
-                                  "dpm3m-x0", "dpm3s-eps", "unipc2", "unipc3", "deis2-time", "deis3", "abm3",
-                                  "belm"])  # fmt: skip
-@both_ways
-def test_order_is_the_nominal_one_on_other_betas(path: str, name: str, way: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "name"), [("ddpm-linear", "heun"), ("ddpm-cosine", "dpm3m-x0"), ("subvp", "abm4"), ("rectified", "unipc3")]
+)
+@pytest.mark.parametrize("way", ["sampling"])
+def test_order_is_the_nominal_one_on_other_paths(path: str, name: str, way: str) -> None:
     test_order_is_the_nominal_one_on_every_path(path, name, way)
 
 
-@pytest.mark.parametrize(("path", "shape"), [("vp", SHAPES[1]), ("ve", SHAPES[2])])
-@every_solver
+@pytest.mark.parametrize(("path", "shape"), [("ve", SHAPES[2])])
+@pytest.mark.parametrize("name", ["heun", "dpm2m-x0", "unipc3"])
 def test_order_is_the_nominal_one_for_images(shape: tuple[int, ...], path: str, name: str) -> None:
     solver, order = SOLVERS[name]
     sde, model = PATHS[path], plain(shape)
@@ -238,8 +166,8 @@ def followed(path: str) -> tuple[Tensor, Tensor]:
     return x, mixture_flow(model, sde, x, ends)
 
 
-@pytest.mark.parametrize("path", ["vp", "edm"])
-@every_solver
+@pytest.mark.parametrize("path", ["vp"])
+@pytest.mark.parametrize("name", ["rk4-log_snr", "dpm3s-x0", "unipc3", "deis3", "abm4", "belm"])
 def test_order_is_the_nominal_one_for_a_mixture(path: str, name: str) -> None:
     solver, order = SOLVERS[name]
     sde = PATHS[path]
@@ -248,8 +176,7 @@ def test_order_is_the_nominal_one_for_a_mixture(path: str, name: str) -> None:
     assert_order(name, measured_order(solver, mixture((2,)), sde, x, series, exact), order)
 
 
-@pytest.mark.parametrize("path", ["vp", "ve", "edm"])
-@both_ways
+@pytest.mark.parametrize(("path", "way"), [("ve", "sampling"), ("vp", "encoding")])
 def test_released_form_of_order_3_is_of_order_2(path: str, way: str) -> None:
     # Why ours differs from the authors' code: it has half a second difference.
     sde, model = PATHS[path], plain((2,))
@@ -270,9 +197,8 @@ def test_plain_start_of_order_3_is_of_order_2_where_the_data_can_be_seen() -> No
     assert measured_order(DEIS(3), model, sde, x, series, exact) > 2.8
 
 
-@pytest.mark.parametrize("path", ["vp", "subvp", "ve", "cosine", "rectified", "ddpm-linear", "ddpm-scaled-linear"])
+@pytest.mark.parametrize(("path", "way"), [("vp", "sampling"), ("rectified", "encoding")])
 @pytest.mark.parametrize("name", ["ddim", "euler", "midpoint", "heun"])
-@both_ways
 def test_order_holds_on_equal_steps_in_time(path: str, name: str, way: str) -> None:
     # Where the flow is smooth in t too. Not EDM (sigma = t falls from 80 past the data's 0.5 in one step), and not
     # DDPM's cosine betas, whose clamp at 0.999 puts a jump into the drift of the last of a thousand steps.
@@ -283,22 +209,8 @@ def test_order_holds_on_equal_steps_in_time(path: str, name: str, way: str) -> N
     assert_order(name, measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])), order)
 
 
-# Where an error crosses zero on Karras steps too.
-KARRAS = {"dpm3s-eps": (512, 1024), "abm3-eps": (256, 512)}
-
-
-@pytest.mark.parametrize("path", ["ve", "edm"])
-@every_solver
-def test_order_holds_on_karras_steps(path: str, name: str) -> None:
-    solver, order = SOLVERS[name]
-    sde, model = PATHS[path], plain((2,))
-    series = [grids.karras(sde, steps) for steps in (FINER | KARRAS).get(name, STEPS)]
-    x = start(model, sde, series[0][0])
-    assert_order(name, measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])), order)
-
-
-@pytest.mark.parametrize("path", ["vp", "edm"])
-@every_solver
+@pytest.mark.parametrize("path", ["vp"])
+@pytest.mark.parametrize("name", [name for name, (solver, _) in SOLVERS.items() if solver.remembers])
 def test_order_holds_when_long_and_short_steps_alternate(path: str, name: str) -> None:
     # Twice as long every other step, and no smoother as the steps grow many: a multistep solver that takes all steps
     # for equal is of order 2 on every grid above, and of order 1 here.
@@ -310,8 +222,8 @@ def test_order_holds_when_long_and_short_steps_alternate(path: str, name: str) -
     assert_order(name, measured_order(solver, model, sde, x, series, flow(model, sde, x, series[0])), order)
 
 
-@pytest.mark.parametrize("path", ["vp", "edm"])
-@every_solver
+@pytest.mark.parametrize("path", ["vp"])
+@pytest.mark.parametrize("name", ["rk4-log_snr", "dpm3s-x0", "unipc3", "deis3", "abm4", "belm"])
 def test_float32_agrees_with_float64_to_rounding(path: str, name: str) -> None:
     # A hundred steps of a few operations, each with 6e-8 of rounding relative to the state, which may all add up;
     # the states of the path's two ends set the scale, as the flow shrinks what is rounded at the noisy end.
@@ -352,30 +264,30 @@ def steady(predict: str) -> list[Solver]:
     ]
 
 
-@pytest.mark.parametrize("path", ["vp", "ve", "rectified", "ddpm-linear"])
-@pytest.mark.parametrize("solver", steady("x0"), ids=repr)
-def test_one_step_is_exact_when_the_denoiser_stands_still(path: str, solver: Solver) -> None:
+@pytest.mark.parametrize("path", ["vp", "rectified"])
+def test_one_step_is_exact_when_the_denoiser_stands_still(path: str) -> None:
     sde = PATHS[path]
     ts = torch.tensor([sde.t_max, (sde.t_min + sde.t_max) / 3, sde.t_min], dtype=torch.float64)
     x = torch.tensor([[-2.0, 0.1], [0.7, 3.0]], dtype=torch.float64)
     (alpha, sigma), (alpha_end, sigma_end) = sde.scales(ts[0]), sde.scales(ts[-1])
     expected = alpha_end * 0.3 + sigma_end * (x - alpha * 0.3) / sigma
-    torch.testing.assert_close(solver(constant_x0, sde, x, ts), expected, rtol=1e-12, atol=1e-12)
+    for solver in steady("x0"):
+        torch.testing.assert_close(solver(constant_x0, sde, x, ts), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("path", ["vp", "ve", "rectified", "ddpm-linear"])
-@pytest.mark.parametrize("solver", steady("eps"), ids=repr)
-def test_one_step_is_exact_when_the_noise_stands_still(path: str, solver: Solver) -> None:
+@pytest.mark.parametrize("path", ["vp", "rectified"])
+def test_one_step_is_exact_when_the_noise_stands_still(path: str) -> None:
     sde = PATHS[path]
     lowest = float(sde.time(-8.0))  # further down alpha is so small that x / alpha loses the noise's digits
     ts = torch.tensor([lowest, (sde.t_min + lowest) / 3, sde.t_min], dtype=torch.float64)
     x = torch.tensor([[-2.0, 0.1], [0.7, 3.0]], dtype=torch.float64)
     (alpha, sigma), (alpha_end, sigma_end) = sde.scales(ts[0]), sde.scales(ts[-1])
     expected = alpha_end * (x - sigma * 0.3) / alpha + sigma_end * 0.3
-    torch.testing.assert_close(solver(constant_noise, sde, x, ts), expected, rtol=1e-10, atol=1e-10)
+    for solver in steady("eps"):
+        torch.testing.assert_close(solver(constant_noise, sde, x, ts), expected, rtol=1e-10, atol=1e-10)
 
 
-@every_path
+@pytest.mark.parametrize("path", ["ddpm-cosine"])
 @pytest.mark.parametrize("predict", ["x0", "eps"])
 @both_ways
 def test_dpm_solver_of_order_1_is_ddim(path: str, predict: str, way: str) -> None:
@@ -422,7 +334,7 @@ TABLEAUS = {  # in the words of Hairer, Norsett and Wanner 1993, Table 1.1 and 1
 }
 
 
-@every_path
+@pytest.mark.parametrize("path", ["vp"])
 @pytest.mark.parametrize("name", TABLEAUS)
 def test_steps_in_sigma_are_those_of_the_state_over_alpha(path: str, name: str) -> None:
     # Karras et al. 2022, Eq. 1 with dy / dn = (y - D) / n for y = x / alpha and n = sigma / alpha, on every path.
@@ -443,7 +355,7 @@ def test_steps_in_sigma_are_those_of_the_state_over_alpha(path: str, name: str) 
     torch.testing.assert_close(make("sigma")(model, sde, x, ts), expected, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("path", ["vp", "edm", "rectified"])
+@pytest.mark.parametrize("path", ["rectified"])
 @pytest.mark.parametrize("name", TABLEAUS)
 @pytest.mark.parametrize("variable", ["log_snr", "soft_clipped"])
 def test_steps_by_another_clock_are_those_of_its_equation(path: str, name: str, variable: str) -> None:
@@ -486,7 +398,16 @@ def test_second_step_of_dpm_2m_is_the_papers() -> None:
 EVALUATIONS = {"midpoint": 2, "heun": 2, "rk4": 4, "dpm2s": 2, "dpm3s": 3}
 
 
-@every_solver
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name, case in oracles.SOLVERS.items() if case.order and case.kind),
+        "dpm3s-x0",
+        "rk4-log_snr",
+        "ab4-x0",
+        "midpoint",
+    ],
+)
 def test_evaluations_a_step_are_as_promised(name: str) -> None:
     counted = CountCalls(lambda x, alpha, sigma: 0.5 * x)
     sde = PATHS["vp"]
@@ -497,8 +418,7 @@ def test_evaluations_a_step_are_as_promised(name: str) -> None:
     assert counted.samples == 3 * counted.calls
 
 
-@every_path
-@both_ways
+@pytest.mark.parametrize(("path", "way"), [("vp", "sampling"), ("edm", "encoding")])
 @pytest.mark.parametrize(
     "solver",
     [DEIS(1), DEIS(1, "time"), *(s(1, False, p) for s in (Adams, UniPC) for p in ("x0", "eps"))],
@@ -526,7 +446,7 @@ def test_methods_through_the_same_points_have_the_same_weights(path: str) -> Non
             assert other == pytest.approx(first, rel=1e-10)
 
 
-@pytest.mark.parametrize("path", ["vp", "edm"])
+@pytest.mark.parametrize("path", ["vp"])
 @pytest.mark.parametrize("make", [DPMSolver, UniPC, Adams, DEIS])
 @pytest.mark.parametrize("order", [2, 3])
 def test_last_steps_fall_to_lower_orders_when_asked(path: str, make: Any, order: int) -> None:
@@ -595,9 +515,8 @@ def test_a_clock_and_its_name_are_the_same() -> None:
             assert torch.equal(make(name)(model, sde, x, ts), make(variable)(model, sde, x, ts))
 
 
-@pytest.mark.parametrize("path", ["vp", "edm", "rectified", "ddpm-linear"])
+@pytest.mark.parametrize(("path", "way"), [("vp", "sampling"), ("edm", "encoding")])
 @every_clock
-@both_ways
 def test_adaptive_arrives_within_tolerance_by_every_clock(path: str, variable: IntegrationVariable, way: str) -> None:
     sde, recorder, tolerance = PATHS[path], Recorder(gaussian((2,))), 1e-4
     ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
@@ -614,11 +533,8 @@ def test_adaptive_arrives_within_tolerance_by_every_clock(path: str, variable: I
 # There and back
 
 
-@every_path
-@pytest.mark.parametrize(
-    ("name", "order"),
-    [("ddim", 1), ("euler", 1), ("heun", 3), ("dpm2s-x0", 3), ("midpoint-log_snr", 3), ("dpm3s-x0", 3)],
-)
+@pytest.mark.parametrize("path", ["vp"])
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("heun", 3), ("dpm2s-x0", 3), ("dpm3s-x0", 3)])
 def test_round_trip_error_falls_with_the_steps(path: str, name: str, order: int) -> None:
     # A one-step solver of order p goes there by the field f + h^p e and back by f + (-h)^p e. For odd p the errors add
     # up and the round trip is of order p; for even p the leading ones undo each other, and it is of order p + 1.
@@ -636,7 +552,7 @@ MODELS = {"gaussian": gaussian((2,)), "mixture": mixture((2,)), "images": gaussi
 @every_path
 @pytest.mark.parametrize(
     ("kind", "steps"),
-    [*(("gaussian", n) for n in (1, 2, 3, 7, 50, 300)), *((k, n) for k in ("mixture", "images") for n in (7, 50))],
+    [*(("gaussian", n) for n in (1, 2, 300)), ("mixture", 50), ("images", 7)],
 )
 def test_belm_comes_back_exactly(path: str, steps: int, kind: str) -> None:
     # Step for step the same line solved for its other end: only rounding is left, of 600 steps at most, that neither
@@ -677,7 +593,7 @@ def test_belm_refuses_a_neighbour_of_another_shape() -> None:
         BELM().pair(gaussian((2,)), sde, torch.ones(2, 2), grids.log_snr(sde, 3), torch.ones(3, 2))
 
 
-@pytest.mark.parametrize(("path", "shape"), [(p, s) for p in PATHS for s in SHAPES if s == (2,) or p in ("vp", "edm")])
+@pytest.mark.parametrize(("path", "shape"), [("vp", SHAPES[1]), ("edm", SHAPES[0])])
 def test_adaptive_round_trip_returns_to_tolerance(path: str, shape: tuple[int, ...]) -> None:
     sde, model = PATHS[path], gaussian(shape)
     ts = torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)
@@ -709,9 +625,8 @@ def within(levels: list[float], sde: SDE, ts: Tensor | None = None) -> bool:
     return low * (1 - 1e-12) <= min(levels) and max(levels) <= high * (1 + 1e-12)
 
 
-@every_path
+@pytest.mark.parametrize(("path", "way"), [("vp", "sampling"), ("edm", "encoding")])
 @pytest.mark.parametrize("method", METHODS)
-@both_ways
 def test_adaptive_arrives_within_tolerance_and_never_leaves_the_path(path: str, method: str, way: str) -> None:
     sde, model, tolerance = PATHS[path], plain((2,)), {"adaptive_heun": 1e-3, "bosh3": 1e-4}.get(method, 1e-5)
     ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
@@ -726,8 +641,8 @@ def test_adaptive_arrives_within_tolerance_and_never_leaves_the_path(path: str, 
     assert within(recorder.levels, sde)
 
 
-@pytest.mark.parametrize("path", ["vp", "ve", "cosine", "rectified"])
-@pytest.mark.parametrize("method", ["dopri5", "bosh3", "scipy:RK45"])
+@pytest.mark.parametrize("path", ["rectified"])
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "scipy:RK45"])
 def test_adaptive_in_float32_never_leaves_the_path(path: str, method: str) -> None:
     # The engine's variable is in the state's precision there, and rounds past the end.
     sde, recorder = PATHS[path], Recorder(gaussian((2,)))
@@ -740,7 +655,7 @@ def test_adaptive_in_float32_never_leaves_the_path(path: str, method: str) -> No
     assert within(recorder.levels, sde)
 
 
-@pytest.mark.parametrize("path", ["vp", "edm", "rectified"])
+@pytest.mark.parametrize("path", ["vp"])
 @pytest.mark.parametrize("method", METHODS)
 def test_adaptive_error_falls_with_the_tolerance(path: str, method: str) -> None:
     # A thousand times tighter must be at least a hundred times better: a step's error goes with the tolerance, the
@@ -756,8 +671,7 @@ def test_adaptive_error_falls_with_the_tolerance(path: str, method: str) -> None
     assert fine < 1e-2 * coarse
 
 
-@pytest.mark.parametrize(("path", "shape"), zip(["vp", "ve", "rectified"], SHAPES, strict=True))
-@both_ways
+@pytest.mark.parametrize(("path", "shape", "way"), [("vp", (2,), "sampling"), ("ve", (2, 5, 7), "encoding")])
 def test_adaptive_finds_the_flow_of_a_mixture(path: str, shape: tuple[int, ...], way: str) -> None:
     sde, model = PATHS[path], mixture(shape)
     ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
@@ -783,8 +697,7 @@ def test_adaptive_sample_does_not_depend_on_its_batch(method: str) -> None:
     torch.testing.assert_close(shared, together, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@both_ways
+@pytest.mark.parametrize(("method", "way"), [*((method, "sampling") for method in METHODS), ("dopri5", "encoding")])
 def test_adaptive_stays_between_the_ends_of_a_grid_on_part_of_the_path(method: str, way: str) -> None:
     # The path goes on beyond them, so nothing but the engine itself keeps its last step from going there too.
     sde, recorder = PATHS["edm"], Recorder(gaussian((2,)))

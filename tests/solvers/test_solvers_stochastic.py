@@ -84,7 +84,8 @@ MULTISTEP: dict[str, tuple[Solver, tuple[Any, ...]]] = {
     "sab2-eps": (SASolver(2, 0.5, False, "eps"), ("adams", 2, 0.5, False, "eps")),
 }
 
-every_path = pytest.mark.parametrize("path", PATHS)
+every_path = pytest.mark.parametrize("path", ["vp", "edm"])
+one_path = pytest.mark.parametrize("path", ["cosine"])
 
 
 # The published steps, by hand, for coordinates that are N(m, s^2)
@@ -344,15 +345,15 @@ def test_moments_are_those_of_the_published_steps_to_rounding(path: str, name: s
     torch.testing.assert_close(mean, mean_by_hand, rtol=tolerance(name), atol=1e-10)
 
 
-@pytest.mark.parametrize("name", MOMENTS)
+@pytest.mark.parametrize("name", ["em", "sabm3", "ncsnv2", "pc-em"])
 def test_noise_2_percent_too_loud_would_be_seen_in_the_moments(name: str) -> None:
     # The same statistic as above, from noise of 1.02: a hundred times and more beyond what is allowed there.
-    for path in ("vp", "ve", "edm"):
+    for path in ("vp", "edm"):
         (_, variance), (_, expected) = both(name, path, loudness=1.02)
         assert float((variance / expected - 1).abs().max()) > 1e-3 >= 99 * tolerance(name)
 
 
-@every_path
+@one_path
 @pytest.mark.parametrize("name", ["ddim-1", "ddim-0.5", "em", "ancestral-large", "rd", "cas", "sdpm1-0.3"])
 def test_variance_tends_to_the_exact_one_at_first_order(path: str, name: str) -> None:
     sde, model = PATHS[path], gaussian((2,))
@@ -365,7 +366,7 @@ def test_variance_tends_to_the_exact_one_at_first_order(path: str, name: str) ->
     assert errors[1] < 0.1
 
 
-@every_path
+@one_path
 @pytest.mark.parametrize(
     ("name", "bias"), [("sdpm2", 0.03), ("sdpm2-0.3", 0.02), ("sabm3", 0.01), ("sabm3-0.5", 0.01), ("sabm4", 0.01)]
 )
@@ -379,7 +380,7 @@ def test_methods_of_higher_order_have_nearly_the_exact_moments_in_60_steps(path:
     torch.testing.assert_close(mean, exact_mean, rtol=0.0, atol=0.01)
 
 
-@every_path
+@one_path
 def test_churn_without_its_extra_noise_tends_to_the_exact_variance(path: str) -> None:
     # S_noise = 1.003 is there to be wrong by that much. Without it Heun's second order is left, but for gamma's bound.
     sde, model = PATHS[path], plain((2,))
@@ -391,7 +392,7 @@ def test_churn_without_its_extra_noise_tends_to_the_exact_variance(path: str) ->
     assert errors[1] < 0.5 * errors[0]
 
 
-@every_path
+@one_path
 @pytest.mark.parametrize(
     ("predictor", "bias"), [(Heun(), 0.02), (DPMSolver(multistep=False), 0.02), (DPMSolver(), 0.04)]
 )
@@ -407,7 +408,7 @@ def test_any_stepper_can_be_the_predictor(path: str, predictor: Solver, bias: fl
     torch.testing.assert_close(mean, exact_mean, rtol=0.0, atol=0.02)
 
 
-@every_path
+@one_path
 def test_langevin_at_one_level_has_the_stationary_variance_of_its_step(path: str) -> None:
     # Unadjusted Langevin of step a on N(0, v) is stationary at v / (1 - a / (4 v)). Here a = (0.5 sigma)^2 and v is of
     # sigma's size, so 200 steps forget where they began (0.9^400).
@@ -466,10 +467,8 @@ def crowded(sde: SDE, steps: int) -> Tensor:
     return ts
 
 
-@every_path
-@pytest.mark.parametrize(
-    ("name", "steps"), [("ddim-1", 900), ("ddim-0.5", 600), ("em", 600), ("pc-em", 300), ("pc-ddim", 300)]
-)
+@one_path
+@pytest.mark.parametrize(("name", "steps"), [("em", 600), ("pc-ddim", 300)])
 def test_draws_have_the_exact_mean_and_covariance(path: str, name: str, steps: int) -> None:
     # 8000 draws: 1.6 % is a variance's standard error, and noise 5 % too loud adds 10 % to it. The grid's bias is known
     # from `by_hand`, along the axes of the covariance, and is below half a standard error. 9 paths of 5 solvers and 5
@@ -488,7 +487,7 @@ def test_draws_have_the_exact_mean_and_covariance(path: str, name: str, steps: i
     assert_moments(x, exact_mean, (axes * exact) @ axes.T)
 
 
-@every_path
+@one_path
 def test_draws_of_annealed_langevin_have_the_exact_mean_and_covariance(path: str) -> None:
     # Alone it needs time at the last level, sigma / alpha = 1 as in the paper's example: levels that halve down to it
     # and twelve more within a percent of it, 60 steps each. The bias left, known by hand, is the stationary one,
@@ -511,9 +510,9 @@ def test_draws_of_annealed_langevin_have_the_exact_mean_and_covariance(path: str
     assert_moments(x, mean, (axes * exact) @ axes.T)
 
 
-@every_path
-@pytest.mark.parametrize("shape", SHAPES[1:])
-@pytest.mark.parametrize("name", [*FIRST, "ncsn"])
+@one_path
+@pytest.mark.parametrize("shape", SHAPES[2:])
+@pytest.mark.parametrize("name", ["ddim-0.5", "em", "ncsn"])
 def test_draws_of_images_have_the_moments_of_the_steps(path: str, shape: tuple[int, ...], name: str) -> None:
     # Few steps, so against the exact moments of those steps, which tend to the exact ones (above). Along five fixed
     # directions, and over all coordinates at once, where noise 5 % too loud is some ten standard errors. 108 cases of
@@ -569,14 +568,10 @@ def too_wide(name: str, path: str, loudness: float) -> float:
     ("path", "name"),
     [
         ("vp", "adaptive"),
-        *(
-            pytest.param(path, "adaptive", marks=pytest.mark.slow)
-            for path in ("subvp", "ve", "edm", "rectified", "ddpm-cosine")
-        ),
         ("cosine", "adaptive-time"),
         ("vp", "adaptive-saturated"),
         ("edm", "adaptive-shared"),
-        *((path, name) for path in ("vp", "ve") for name in WEAK if name.startswith("pc")),
+        *(("ve", name) for name in WEAK if name.startswith("pc")),
     ],
 )
 def test_draws_of_solvers_that_bend_have_the_exact_moments(path: str, name: str) -> None:
@@ -586,14 +581,14 @@ def test_draws_of_solvers_that_bend_have_the_exact_moments(path: str, name: str)
     assert abs(too_wide(name, path, 1.0)) < 3
 
 
-@pytest.mark.parametrize("name", WEAK)
+@pytest.mark.parametrize("name", ["adaptive", "pc-em-sample"])
 def test_draws_of_solvers_that_bend_would_show_noise_2_percent_too_loud(name: str) -> None:
     # 1.02 makes 4 % of variance, six standard errors.
     assert too_wide(name, "vp", 1.02) > 3
 
 
-@pytest.mark.parametrize("path", ["vp", "edm"])
-@pytest.mark.parametrize(("name", "steps"), [("ddim-1", 900), ("em", 500), ("pc-ddim", 250)])
+@pytest.mark.parametrize("path", ["vp"])
+@pytest.mark.parametrize(("name", "steps"), [("em", 500)])
 def test_draws_from_a_mixture_have_its_mean_covariance_weights_and_density(path: str, name: str, steps: int) -> None:
     # Not affine, so no bias by hand: measured once with 256 000 draws, it is at most 0.65 of these standard errors.
     # 6 cases of 7 numbers beyond 4 of them: a false alarm in 1 of 100 seeds even so.
