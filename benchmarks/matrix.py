@@ -53,38 +53,37 @@ HEAD = """# Solvers
 
 Written by `python -m benchmarks.matrix > docs/solvers.md`; do not edit.
 
-Every solver is `solver(denoiser, sde, x, ts, *, noise, on_step) -> x`: any path, any parameterisation, any grid. On the
-command line it is `--solver=NAME:SETTING=VALUE,...`, as in the first column.
+Every solver is `solver(denoiser, sde, x, ts, *, cond, noise, on_step) -> x`, for any path, parameterisation and grid.
+On the command line it is `--solver=NAME:SETTING=VALUE,...`, as in the first column.
 
-- **order**: the slope of log error against log steps, for the exact denoiser of a Gaussian in the plane, on equal steps
-  in log-SNR (in its own variable for `adams_moulton`) from end to end of six paths, and the least of them ({steps}
-  steps; more for `adams:order=2`, whose error changes sign on the way, and for `adams_moulton`). An exponent above
-  the nominal order is real there: the denoiser is constant at both ends of a path, so some leading errors cancel.
-  For a stochastic solver it is the exponent of the bias of the variance; `-` where steps adapt or a corrector has a
-  bias of its own.
-- **both ways**: down a falling grid it samples, up a rising one it encodes. What adds noise only goes down.
-- **variable**: in which a step is a step; `grid` means that the step is exact in whatever the grid is.
-- **NFE a step**: evaluations of the denoiser, measured by `CountCalls` over 100 steps; for adaptive ones, of a whole
-  sample at the default tolerance.
+- **order**: the slope of log error against log steps, for the exact denoiser of a Gaussian in the plane. The first
+  column is the least of six paths. Steps are equal in log-SNR, or in its own variable for `adams_moulton`: {steps}
+  steps, and more for `adams:order=2` and `adams_moulton`. Some slopes are above the nominal order: the denoiser is
+  constant at both ends of a path, so leading errors cancel. For a stochastic solver it is the exponent of the bias of
+  the variance. `-`: steps adapt, or a corrector has a bias.
+- **both ways**: a solver samples along a falling grid and encodes along a rising one. A stochastic solver only
+  samples.
+- **variable**: the integration variable. `grid` means that steps are exact in the grid's own.
+- **NFE a step**: evaluations of the denoiser, counted by `CountCalls` over 100 steps. For adaptive solvers it is the
+  total for a sample at the default tolerance, with three evaluations that check the batch.
 
 | solver | order | {paths} | stochastic | both ways | variable | NFE a step |
 |---|---|{columns}|---|---|---|---|"""
 
 TAIL = """
-Pairs that cannot work are refused when they are made, with the reason and what to use instead: a multistep or
-stochastic solver in `churn`, a solver with a corrector or steps of its own as the predictor of `pc`, orders and
-settings that there are not. What depends on the grid is refused before the first step: a stochastic solver on a rising
-one, `consistent` with an eta that its steps exceed.
+A pair that cannot work is refused when it is made, with the reason and a replacement. Examples are a multistep solver
+in `churn`, or a solver with a corrector as the predictor of `pc`. Some depend on the grid, and are refused before the
+first step: a stochastic solver on a rising grid, or `consistent` with an eta that its steps exceed.
 
-The released DPM-Solver++ (3M) halves its second difference and starts with lower orders alone; `released=True` does as
-it does, and has order 2. Ours of order 3 and 4 correct their first steps by evaluations that they make anyway (one more
-in all for order 4).
+The released DPM-Solver++ (3M) halves its second difference and starts with lower orders only. `released=True` does
+the same, and has order 2. Our methods of order 3 and 4 correct their first steps with evaluations that they make
+anyway (order 4 makes one more).
 
-Which one? With 15 to 30 evaluations `adams:order=3,variable=soft_clipped` or `unipc`, with 10 and fewer `deis` or
-`unipc:order=2`, with 50 and more `adams:order=4`; on `--grid=optimal`, measured for the run, from 15 on
-(benchmarks/RESULTS.md has the figures). In thousands of dimensions a corrector that holds the noise (`predict=eps` in
-`adams` and `unipc`) is unstable below some 20 evaluations, ours and everybody's; `belm` pays for its exactness, and
-at 10 steps is behind `ddim`. `--mode=compare` shows what holds for a model at hand.
+Which one? With 15 to 30 evaluations `adams:order=3,variable=soft_clipped` or `unipc`. With 10 and fewer `deis` or
+`unipc:order=2`. With 50 and more `adams:order=4`. From 15 on, `--grid=optimal` is better, measured for the run
+(benchmarks/RESULTS.md has the figures). In thousands of dimensions a corrector of the noise (`predict=eps` in `adams`
+and `unipc`) is unstable below some 20 evaluations, in every implementation. `belm` has an exact inverse, and at 10
+steps is behind `ddim`. `--mode=compare` compares solvers on your model.
 """
 
 
@@ -92,8 +91,8 @@ GRIDS = """
 ## Grids
 
 As `--grid=NAME:SETTING=VALUE,...`, or functions of `solvers.grids`. `--steps` counts steps, or times where the meaning
-says so; sampling ends with one evaluation more, the last denoising, unless `--nodenoise` leaves it out. A measured
-grid (`--mode=grid --order=2`) serves solvers of its order best, and few of them below 15 steps.
+says so. Sampling ends with one more evaluation, the last denoising, unless `--nodenoise` is set. A measured grid
+(`--mode=grid --order=2`) is best for solvers of its order with 15 steps or more.
 
 | name | settings and their defaults | meaning |
 |---|---|---|
@@ -108,7 +107,7 @@ def main() -> None:
         orders = [order(solver, sde) for sde in PATHS.values()]
         least = min((o for o in orders if o is not None), default=None)
         noisy = ["yes", "no"] if solver.stochastic else ["no", "yes"]
-        cells = [f"`{name}`", _shown(least), *map(_shown, orders), *noisy, _clock(solver), _nfe(solver)]
+        cells = [f"`{name}`", _shown(least), *map(_shown, orders), *noisy, _variable(solver), _nfe(solver)]
         print(f"| {' | '.join(cells)} |")
     print(TAIL, end="")
     print("\n## Settings\n\n| name | settings and their defaults |\n|---|---|")
@@ -173,7 +172,7 @@ def _nfe(solver: Solver) -> str:
     return f"{counted.samples / 8:.0f} in all" if adapts else f"{math.floor(counted.calls / 100)}"
 
 
-def _clock(solver: Solver) -> str:
+def _variable(solver: Solver) -> str:
     if isinstance(solver, RungeKutta | Adaptive | AdaptiveSDE):
         return str(solver.variable)
     if isinstance(solver, AdamsMoulton):

@@ -1,8 +1,8 @@
 """What a network predicts, as four functions of the scales:  D = c_skip x + c_out F(c_in x, c_noise).
 
 Each parameterisation is a function `(alpha, sigma) -> (c_in, c_skip, c_out, c_noise)`, after Karras et al. 2022
-(Eq. 7), written for  x = alpha x0 + sigma eps  with any alpha. They differ in the target of F. `c_in` keeps the input of
-F at unit variance when the data has unit variance. On a variance-preserving path it is 1, as in DDPM.
+(Eq. 7), written for  x = alpha x0 + sigma eps  with any alpha. They differ in the target of F. `c_in` keeps the input
+of F at unit variance when the data has unit variance. On a variance-preserving path it is 1, as in DDPM.
 
 The noise level that F gets is the same for all:  c_noise = log(sigma / alpha) / 4 = -log-SNR / 8  (EDM, Table 1). It is
 no time, so a network that was trained along one path can be sampled along another.
