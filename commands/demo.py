@@ -8,7 +8,7 @@ from scorefield.commands.encode import along_flow, rms
 from scorefield.commands.generate import generate
 from scorefield.commands.interpolate import interpolate
 from scorefield.commands.likelihood.command import likelihood
-from scorefield.commands.run import Run, Trained, open_trained, stored_tensor, write_json
+from scorefield.commands.run import Trained, open_trained, stored_tensor, write_json
 from scorefield.commands.train.command import train
 from scorefield.configs import build, digits
 from scorefield.evaluation import DigitProbe, save_curve, save_pictures, save_rows
@@ -41,24 +41,30 @@ def demo(workdir: Path, *, device: str | None = None, seed: int = 0, quick: bool
         _say(f"training {name}")
         config = digits.get_config(name)
         if quick:
-            config.training.images = 512
+            config.training.images, config.net.width, config.sampling.steps = 512, 8, 4
         train(workdir / name, config, device=device)
     vp, ncsn = (open_trained(workdir / name, device) for name in ("vp", "ncsn"))
     count = 20 if quick else 1000
 
     _say(f"sampling vp from the same noise with {', '.join(FIVE)}")
-    files = [*_five_solvers(vp, workdir, seed)]
+    five = {
+        name: {"solver": solver, "grid": grid, "steps": 2 if quick else steps, "denoise": True}
+        for name, (solver, grid, steps) in FIVE.items()
+    }
+    files = [*_five_solvers(vp, workdir, seed, five)]
     _say("encoding test images and decoding them")
     table, pictures = _round_trip(vp, workdir, ROUND_TRIP_STEPS[:2] if quick else ROUND_TRIP_STEPS)
     _say("interpolating between two of them")
-    between = interpolate(workdir / "vp", device=device, output=str(workdir / "interpolation.npz"))
+    between = interpolate(
+        workdir / "vp", steps=4 if quick else 100, device=device, output=str(workdir / "interpolation.npz")
+    )
     _say("scoring the test split")
     score = likelihood(
         workdir / "vp", steps=4 if quick else None, num=20 if quick else None, device=device,
         output=str(workdir / "likelihood.json"),
     )  # fmt: skip
     _say(f"classifying {count} samples of each model by a classifier of the real digits")
-    probed = _probe(vp, ncsn, workdir, seed, count)
+    probed = _probe(vp, ncsn, workdir, seed, count, five[CHECKED])
     files += [*pictures, *map(Path, between["files"]), *map(Path, score["files"]), workdir / "ncsn.png"]
 
     summary = {"round_trip_rms": table, "bits_per_dim": score["ode, bits_per_dim"], **probed}
@@ -71,15 +77,10 @@ def _say(what: str) -> None:
     print(f"\n== {what}", flush=True)
 
 
-def _sampling(run: Run, name: str) -> dict[str, Any]:
-    solver, grid, steps = FIVE[name]
-    return {**run.config.sampling, "solver": solver, "grid": grid, "steps": steps}
-
-
-def _five_solvers(trained: Trained, workdir: Path, seed: int) -> Iterator[Path]:
+def _five_solvers(trained: Trained, workdir: Path, seed: int, five: dict[str, dict[str, Any]]) -> Iterator[Path]:
     run = trained.run
-    for name in FIVE:
-        x = generate(run, trained.denoiser, 64, sampling=_sampling(run, name), seed=seed)
+    for name, sampling in five.items():
+        x = generate(run, trained.denoiser, 64, sampling=sampling, seed=seed)
         yield save_pictures(run.viewable(run.to_stored(x)), workdir / f"samples_{name}.png")
 
 
@@ -108,7 +109,7 @@ def _round_trip(
     ]
 
 
-def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int) -> dict[str, Any]:
+def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int, checked: dict[str, Any]) -> dict[str, Any]:
     """Confidence and class shares of each model's samples, by a classifier of the real digits."""
     real, held_out = digits_data("train"), digits_data("test")
     assert real.label is not None
@@ -121,7 +122,7 @@ def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int) -> 
     }
     for name, trained in (("vp", vp), ("ncsn", ncsn)):
         run = trained.run
-        sampling = _sampling(run, CHECKED) if name == "vp" else {**run.config.sampling}
+        sampling = checked if name == "vp" else {**run.config.sampling}
         x = run.to_stored(generate(run, trained.denoiser, count, sampling=sampling, seed=seed, batch=500))
         shares = probe.shares(x.numpy())
         results[name] = {

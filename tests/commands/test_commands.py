@@ -10,13 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ml_collections import ConfigDict
 from PIL import Image
 from processes import start
 from safetensors.torch import load_file
@@ -26,11 +24,10 @@ from scorefield.commands.interpolate import spherical
 from scorefield.commands.run import open_trained
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
-from scorefield.configs import build, cifar10, digits, fashion_mnist, mnist, own
-from scorefield.training.data import digits as digits_data
+from scorefield.configs import build, digits, own
 
 ROOT = Path(__file__).parents[2]
-TINY = ("--config.training.batch=32", "--config.training.sample_every=0", "--config.net.width=8")
+TINY = ("--config.training.batch=32", "--config.training.sample_every=0", "--config.net=mlp:width=8,blocks=1")
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -314,7 +311,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_at_the_same_bits(tmp_path: Path)
     def arguments(name: str) -> list[str]:
         return [
             "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path / name}", *TINY,
-            "--config.training.images=3200", "--config.training.log_every=5",
+            "--config.training.images=6400", "--config.training.log_every=5",
         ]  # fmt: skip
 
     command = [sys.executable, str(ROOT / "main.py"), *arguments("broken")]
@@ -327,12 +324,12 @@ def test_ctrl_c_saves_and_the_same_command_ends_at_the_same_bits(tmp_path: Path)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "the same command goes on from there" in out + err
+    assert "the same command resumes from there" in out + err
 
     for name in ("broken", "whole"):
         done = run(*arguments(name))
         assert done.returncode == 0, done.stderr
-    ends = [contents(tmp_path / name / "checkpoints" / "0000003200") for name in ("broken", "whole")]
+    ends = [contents(tmp_path / name / "checkpoints" / "0000006400") for name in ("broken", "whole")]
     for file in ("model.safetensors", "ema.safetensors"):
         assert ends[0][file] == ends[1][file]
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -340,7 +337,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_at_the_same_bits(tmp_path: Path)
     assert images == sorted(set(images))
 
 
-@pytest.mark.parametrize("shape", [(5, 12, 8), pytest.param((1, 28, 20), marks=pytest.mark.slow), (6,), (4, 10)])
+@pytest.mark.parametrize("shape", [(5, 6, 4), pytest.param((1, 28, 20), marks=pytest.mark.slow), (6,), (4, 10)])
 def test_data_of_any_shape_trains_samples_and_scores(shape: tuple[int, ...], tmp_path: Path) -> None:
     file = tmp_path / "data.npy"
     np.save(file, np.random.default_rng(0).normal(size=(40, *shape)).astype(np.float32))
@@ -370,43 +367,6 @@ def test_a_loss_that_is_not_a_number_stops_training_with_a_reason(tmp_path: Path
         train(tmp_path / "run", config)
     for file in (tmp_path / "run" / "checkpoints").glob("*/*.safetensors"):
         assert all(bool(weight.isfinite().all()) for weight in load_file(file).values())
-
-
-def test_published_configurations_have_the_published_sizes() -> None:
-    for config, count in ((cifar10.get_config("ddpm"), 35_746_307), (cifar10.get_config("ncsn"), 30_117_635)):
-        denoiser = build.denoiser(config, (3, 32, 32), None)
-        assert sum(p.numel() for p in denoiser.parameters()) == count
-
-
-PATHS = ("vp", "ve", "subvp", "edm", "cosine", "flow")
-
-
-@pytest.mark.parametrize(
-    ("make", "variants"),
-    [
-        (digits.get_config, (*PATHS, "ncsn")),
-        (mnist.get_config, PATHS),
-        (fashion_mnist.get_config, PATHS),
-        (cifar10.get_config, ("ddpm", "ncsn", "vp", "subvp", "ve")),
-    ],
-)
-def test_every_variant_builds(make: Callable[[str], ConfigDict], variants: tuple[str, ...]) -> None:
-    for variant in variants:
-        config = make(variant)
-        assert build.build(build.SDES, config.sde).t_max > 0
-        build.denoiser(config, digits_data().shape, 10)
-        build.build(build.WEIGHTINGS, config.training.weight)
-        build.build(build.TIMES, config.training.times)
-        build.build(build.SOLVERS, config.sampling.solver)
-        build.build(build.GRIDS, config.sampling.grid, sde=build.build(build.SDES, config.sde), steps=3)
-
-
-def test_specs_are_parsed_and_refused() -> None:
-    assert build.parse("ddim:eta=0.5") == {"name": "ddim", "eta": 0.5}
-    assert build.parse("adaptive:method=dopri5") == {"name": "adaptive", "method": "dopri5"}
-    for text in ("ddim:0.5", "ddim:eta=", "ddim:eta=f(x)"):
-        with pytest.raises(ValueError, match="key=value"):
-            build.parse(text)
 
 
 def test_spherical_interpolation_keeps_the_norm_and_meets_its_ends() -> None:
