@@ -11,8 +11,6 @@ from scorefield.configs.specs import Table, modern, name_of, parse, unparse
 from scorefield.sde_lib import SDE
 from scorefield.solvers import DDIM
 
-RENAMED = pytest.mark.xfail(reason="the solvers have the old keywords still", strict=False)
-
 
 def weight(sde: SDE, t: Tensor, *, power: float = 2.0) -> Tensor:
     """A weighting."""
@@ -48,13 +46,11 @@ def test_a_text_that_is_no_spec_is_refused(text: str) -> None:
         ("PRECONDITIONS", "told:predicts=eps,scale=999.0", "time_conditioned:predicts=eps,scale=999.0"),
         ("SOLVERS", "stochastic_adams:tau=0.5", "sa_solver:tau=0.5"),
         ("GRIDS", "saturated:low=0.1", "soft_clipped:low=0.1"),
-        pytest.param("GRIDS", "saturated:pace=0.2", "soft_clipped:time_weight=0.2", marks=RENAMED),
-        pytest.param("SOLVERS", "heun:clock=sigma", "heun:variable=sigma", marks=RENAMED),
-        pytest.param("SOLVERS", "heun:clock=saturated", "heun:variable=soft_clipped", marks=RENAMED),
-        pytest.param("SOLVERS", "adams_moulton:pace=0.5", "adams_moulton:time_weight=0.5", marks=RENAMED),
-        pytest.param(
-            "SOLVERS", "churn:solver='heun:clock=log_snr'", "churn:solver='heun:variable=log_snr'", marks=RENAMED
-        ),
+        ("GRIDS", "saturated:pace=0.2", "soft_clipped:time_weight=0.2"),
+        ("SOLVERS", "heun:clock=sigma", "heun:variable=sigma"),
+        ("SOLVERS", "heun:clock=saturated", "heun:variable=soft_clipped"),
+        ("SOLVERS", "adams_moulton:pace=0.5", "adams_moulton:time_weight=0.5"),
+        ("SOLVERS", "churn:solver='heun:clock=log_snr'", "churn:solver='heun:variable=log_snr'"),
         ("SOLVERS", "churn:solver=ddim,low=0.1", "churn:solver=ddim,low=0.1"),
     ],
 )

@@ -1,0 +1,121 @@
+"""Configurations by name or file, values that the command line changes, and config.json files of older versions."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from scorefield.commands.configuration import load, override, packaged
+from scorefield.commands.run import open_run
+from scorefield.commands.sample import sample
+from scorefield.commands.train.command import train
+from scorefield.configs import digits
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_configuration_has_a_name_a_path_in_a_clone_and_a_path_of_a_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = digits.get_config("ve").to_json()
+    assert load("digits:ve", []).to_json() == load("configs/digits.py:ve", []).to_json() == expected
+    assert load(f"{ROOT}/configs/digits.py:ve", []).to_json() == expected
+    mine = (
+        "from scorefield.configs import digits\n"
+        "def get_config():\n    config = digits.get_config()\n    config.seed = {}\n    return config\n"
+    )
+    for number, name in enumerate(("digits.py", "configs/digits.py", "mine.py"), start=7):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(mine.format(number))
+        assert load(name, []).seed == number
+    assert load("digits", []).seed == 0  # a name without .py is ours
+    assert packaged() == sorted(
+        ["celeba", "celebahq", "cifar10", "digits", "fashion_mnist", "ffhq", "imagenet", "lsun", "mnist", "own"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def get_config(variant): raise KeyError('x')", "cannot make the configuration mine.py (KeyError"),
+        ("def get_config(variant): return 3", "to return a ConfigDict, got int"),
+        ("import nothing_of_this_name", "reading it gave ModuleNotFoundError"),
+        ("x = 3", "to define get_config"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(
+    text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        load("mine.py:a", [])
+
+
+def changed(*overrides: str) -> ConfigDict:
+    return override(digits.get_config("vp"), [f"--config.{each}" for each in overrides])
+
+
+def test_a_part_is_changed_as_a_spec_or_a_mapping_and_then_in_its_details() -> None:
+    spec = changed("net=mlp:width=16", "net.blocks=1", "training.weight=min_snr", "training.betas=(0.5,0.9)")
+    mapping = changed("net={'name': 'mlp', 'width': 16}", "net.blocks=1", "training.weight={'name': 'min_snr'}")
+    assert spec.net.to_dict() == mapping.net.to_dict() == {"name": "mlp", "width": 16, "blocks": 1}
+    assert spec.training.weight.to_dict() == mapping.training.weight.to_dict() == {"name": "min_snr", "gamma": 5.0}
+    assert spec.training.betas == (0.5, 0.9)
+    assert changed("transform.flip").transform.flip
+    assert not override(changed(), ["--noconfig.transform.dequantise"]).transform.dequantise
+    assert changed("sde=ve", "sde.sigma_max=9.5").sde.sigma_max == 9.5
+
+
+def test_old_spellings_are_understood_in_overrides() -> None:
+    config = changed("sampling.solver=heun:clock=sigma", "precondition=told:scale=999.0", "sampling.grid=saturated")
+    assert config.sampling.solver.to_dict() == {"name": "heun", "variable": "sigma"}
+    assert (config.precondition.name, config.precondition.scale) == ("time_conditioned", 999.0)
+    assert config.sampling.grid.name == "soft_clipped"
+    assert changed("sampling.solver=heun", "sampling.solver.clock=sigma").sampling.solver.variable == "sigma"
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("sde.bta=3", "in place of 'bta' there is beta_max, beta_min"),
+        ("seed.x=3", "in place of 'x' there is a value, not a group"),
+        ("training={'batch': 3}", "expected a key within training, as --config.training."),
+        ("net={'width': 3}", "expected --config.net as {'name'"),
+        ("net=[3", "expected one of unet"),
+        ("net=unet:widht=3", "did you mean 'width'"),
+        ("sde.beta_max=large", "large"),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_refused(argument: str, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        changed(argument)
+
+
+def test_a_run_of_an_older_version_is_opened_resumed_and_sampled(tmp_path: Path) -> None:
+    def config(images: int) -> ConfigDict:
+        parts = ("net=mlp:width=8,blocks=1", "precondition=time_conditioned:scale=999.0", "sampling.grid=soft_clipped")
+        config = changed(
+            *parts, "sampling.solver=heun:variable=soft_clipped", "sampling.steps=2", "training.decay=false"
+        )
+        config.training.update(images=images, batch=32, sample_every=0)
+        return config
+
+    train(tmp_path, config(32), device="cpu")
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    saved["config"]["precondition"]["name"] = "told"
+    saved["config"]["sampling"] |= {
+        "solver": {"name": "heun", "clock": "saturated"},
+        "grid": {"name": "saturated", "low": 0.01, "high": 20.0, "pace": 0.0},
+    }
+    old = json.dumps(saved)
+    for text in (old, file.read_text()):
+        file.write_text(text)
+        sample(tmp_path, num=2, device="cpu", output=str(tmp_path / f"{len(text)}.npz"))
+    assert open_run(tmp_path, "cpu").config.to_dict() == json.loads(config(32).to_json())
+    file.write_text(old)
+    assert train(tmp_path, config(64), device="cpu")["images"] == 64
