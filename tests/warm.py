@@ -8,6 +8,7 @@ import functools
 import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,8 @@ def _become(request: dict[str, Any], output: int, errors: int) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
+        if size := os.environ.get("LARGEST_FILE"):  # in bytes, as on a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
         sys.argv = [str(ROOT / "main.py"), *request["arguments"]]
         status = importlib.import_module("scorefield.main").main(sys.argv)
     except SystemExit as end:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from ml_collections import ConfigDict
 from processes import start
 from safetensors.torch import load_file
@@ -22,7 +21,7 @@ from scorefield.commands.posthoc_ema import posthoc_ema
 from scorefield.commands.run import open_trained
 from scorefield.commands.train.command import train
 from scorefield.commands.train.resume import WorkdirLock
-from scorefield.configs import digits
+from scorefield.configs import build, digits
 from scorefield.training.monitor import loss_guard
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 def small(images: int = 128, **settings: object) -> ConfigDict:
     config = digits.get_config("vp").copy_and_resolve_references()
-    config.net.width = 8
+    config.net = build.spec(build.NETWORKS, "mlp", width=8, blocks=1)
     config.sampling.steps = 2
     config.training.update(images=images, batch=32, sample_every=0, log_every=3, decay=False, **settings)
     return config
@@ -44,22 +43,22 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_five_kills_change_no_bit() -> None:
+def test_kills_change_no_bit() -> None:
     # Weights, averages, optimiser, random states, snapshots and the log; benchmarks/kill.py says what is compared.
-    command = [sys.executable, "-m", "benchmarks.kill", "--kills=5", "--images=1200", "--forked"]
+    command = [sys.executable, "-m", "benchmarks.kill", "--kills=3", "--images=600", "--forked"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 kills" in done.stdout and "bit-identical" in done.stdout
+    assert "3 kills" in done.stdout and "bit-identical" in done.stdout
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143)])  # Ctrl-C: tests/test_commands.py
 def test_a_polite_kill_saves_and_ends_with_its_status(number: int, status: int, tmp_path: Path) -> None:
-    config = small(1600)
+    config = small(10_000_000)
     keys = ("images", "batch", "sample_every", "log_every", "decay")
     flags = [f"--config.training.{key}={config.training[key]}" for key in keys]
     command = [
         sys.executable, "main.py", "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path / 'run'}",
-        "--config.net.width=8", "--config.sampling.steps=2", "--device=cpu", *flags,
+        "--config.net={'name': 'mlp', 'width': 8, 'blocks': 1}", "--config.sampling.steps=2", "--device=cpu", *flags,
     ]  # fmt: skip
     process = start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -72,9 +71,10 @@ def test_a_polite_kill_saves_and_ends_with_its_status(number: int, status: int, 
     assert (out + err).count("interrupted") == 1
     (place,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert training.latest_valid(place.parent) == (place, [])
+    config.training.images = images = int(place.name) + 3 * 32
     train(tmp_path / "run", config, device="cpu")
     train(tmp_path / "whole", config, device="cpu")
-    assert same(*(weights(tmp_path / name, 1600) for name in ("run", "whole")))
+    assert same(*(weights(tmp_path / name, images) for name in ("run", "whole")))
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
 
 
@@ -208,7 +208,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     for group, changed, says in (
         ("training", {"snapshot_every": 32, "snapshot_lengths": (0.1, 0.1)}, "snapshot_lengths to be one or more"),
         ("transform", {"low": 1.0}, "transform.low to be less"),
-        ("net", {"width": 0}, "a network that takes"),
+        ("net", {"name": "unet", "width": 0}, "a network that takes"),
     ):
         config = small(64)
         config[group].update(changed)
@@ -293,29 +293,29 @@ def test_an_average_made_afterwards_is_a_run_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])
 def test_a_full_disk_stops_or_not_as_configured_and_loses_nothing(policy: str, tmp_path: Path) -> None:
+    def unet(images: int) -> ConfigDict:
+        config = small(images, checkpoint_every=32, on_full_disk=policy)
+        config.net = build.spec(build.NETWORKS, "unet", width=8)
+        return config
+
     run = tmp_path / "run"
-    train(run, small(32, on_full_disk=policy), device="cpu")
-    # From here on a file may have 300 kB, less than weights and state take, and the log little.
-    config = tmp_path / "mine.py"
-    config.write_text(
-        f"import sys\nsys.path.append({str(Path(__file__).parent)!r})\nfrom test_resume import small\n"
-        f"def get_config(): return small(320, checkpoint_every=64, on_full_disk={policy!r})\n"
-    )
-    command = [sys.executable, str(ROOT / "main.py"), "--mode=train", f"--config={config}", f"--workdir={run}"]
+    train(run, unet(32), device="cpu")
+    # From here on files may have some 300 kB: less than weights and state take, and more than the log.
     limit = (run / "checkpoints" / "0000000032" / "state.pt").stat().st_size - 1
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    keys = ("images", "batch", "sample_every", "log_every", "decay", "checkpoint_every", "on_full_disk")
+    flags = [f"--config.training.{key}={unet(96).training[key]}" for key in keys]
+    flags += ["--config.net.width=8", "--config.sampling.steps=2", "--device=cpu"]
+    done = warm.run(
+        "--mode=train", "--config=configs/digits.py:vp", f"--workdir={run}", *flags, LARGEST_FILE=str(limit)
+    )
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line]
     assert "Traceback" not in done.stderr
     assert lines[-1].startswith("error: no room for") and "0000000032" in lines[-1]
-    # Stopped at the first; or went on past four, to the end, where the last could not be written.
-    assert len(lines) == {"stop": 1, "continue": 5}[policy], done.stderr
+    # Stopped at the first; or continued past it to the end, where the last could not be written.
+    assert len(lines) == {"stop": 1, "continue": 2}[policy], done.stderr
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["0000000032"]
     # With room again, the same command ends where it would have.
-    train(run, small(320, checkpoint_every=64, on_full_disk=policy), device="cpu")
-    train(tmp_path / "whole", small(320, checkpoint_every=64, on_full_disk=policy), device="cpu")
-    assert same(weights(run, 320), weights(tmp_path / "whole", 320))
+    train(run, unet(96), device="cpu")
+    train(tmp_path / "whole", unet(96), device="cpu")
+    assert same(weights(run, 96), weights(tmp_path / "whole", 96))

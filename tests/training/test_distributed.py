@@ -1,9 +1,11 @@
 """Training and sampling by several processes, and in parts, against one process that does it plainly."""
 
+import contextlib
 import copy
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,10 +22,10 @@ from processes import start
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scorefield.models import Denoiser, UNet
+from scorefield.models import MLP, Denoiser, UNet
 from scorefield.models.precondition import eps
-from scorefield.sde_lib import SDE
-from scorefield.training import EMA, Model, Objective, TrainingState, engine, train
+from scorefield.sde_lib import SDE, VPSDE
+from scorefield.training import EMA, LossGuard, Model, Objective, TrainingState, engine, train
 from scorefield.training import run as run_objectives
 from scorefield.training.adam import adam
 from scorefield.training.distributed.blocks import blocks_of
@@ -112,6 +114,22 @@ def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=CLOSE, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def explode_in_the_second(rank: int, folder: Path) -> tuple[Tensor, float]:
+    """A loss that explodes at the last step, on rank 1 alone; the weights, and how often they were moved."""
+    denoiser = Denoiser(MLP((2,), width=8, blocks=1), eps)
+    guard, calls = LossGuard(VPSDE(), denoiser, folder=folder), 0
+
+    def weight(sde: SDE, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.full_like(t, 1e6 if rank == 1 and calls == 110 else 1.0)
+
+    state, loader = TrainingState(denoiser), [torch.randn(4, 2)]
+    with pytest.raises(ValueError, match="step 110") if rank == 1 else contextlib.nullcontext():
+        list(train(denoiser, VPSDE(), loader, weight=weight, images=4 * 110, state=state, accept=guard.accept))
+    return flat(denoiser), float(next(iter(state.optimizer.state.values()))["step"])
+
+
 def work(rank: int, world: int, folder: Path) -> None:
     """What each of the processes does; the first leaves what came of it in a file."""
     torch.set_num_threads(1)
@@ -130,8 +148,9 @@ def work(rank: int, world: int, folder: Path) -> None:
         records = trained(state, accumulate=2, recompute=True)
         complete = shards.gather(state)
         found["sharded"] = outcome(complete, records) if rank == 0 else None
-    agreed, asked = Agreement(ranks), [15 if rank == 1 and step == 3 else 0 for step in range(8)]
-    found["agreed"] = ranks.gather({rank: [agreed(each) for each in asked]})
+        found["exploded"] = ranks.all_gather_object(explode_in_the_second(rank, folder))
+    agreed, requests = Agreement(ranks), [15 if rank == 1 and step == 3 else 0 for step in range(8)]
+    found["agreed"] = ranks.gather({rank: [agreed(each) for each in requests]})
     found["collected"] = ranks.gather({i: torch.full((2,), i) for i in ranks.shard(range(5))})
     if rank == 0:
         torch.save(found, folder / "found.pt")
@@ -156,6 +175,9 @@ def test_two_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) 
     assert_alike(found["accumulated"], one)
     assert_alike(found["sharded"], one)
     assert_alike(found["pair"], trained_pair())
+    # No process takes a step that explodes in another.
+    (first, count), (second, other) = found["exploded"]
+    assert count == other == 109 and torch.equal(first, second)
     assert found["share"] == 0.5
     # What the second asked for in the fourth call, both know in the fifth.
     assert found["agreed"] == {rank: [0, 0, 0, 0, 15, 0, 0, 0] for rank in range(2)}
@@ -262,17 +284,25 @@ def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(waits.found) == 1
 
 
-# Under torchrun
+# Processes as torchrun starts them
 
 
-def torchrun(*arguments: object, processes: int = 2) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--"]
+def launched(*arguments: object, count: int = 2) -> list["subprocess.Popen[str]"]:
+    """A process for each rank, with the environment that torchrun gives it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    return start(
-        [*command, *map(str, arguments)],
-        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    common |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        start(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
 
 
 def fail() -> None:
@@ -291,11 +321,25 @@ def fail() -> None:
             pass
 
 
-def test_where_one_rank_fails_all_end_with_its_error() -> None:
-    job = torchrun(__file__)
-    output, _ = job.communicate(timeout=60)
-    assert job.returncode not in (0, None)
-    assert "the third batch is broken" in output
+@pytest.mark.slow
+def test_where_one_rank_fails_torchrun_ends_with_its_error() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--", __file__]
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode != 0
+    assert "the third batch is broken" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "error", [torch.distributed.DistError("lost"), RuntimeError("[gloo] Connection reset by peer")]
+)
+def test_a_lost_neighbour_is_one_line(error: RuntimeError) -> None:
+    with pytest.raises(ValueError, match="process 1 of 2 lost the others"), Ranks(1, 2).failing_together():
+        raise error
+    for other, ranks in ((RuntimeError("a bug"), Ranks(1, 2)), (error, Ranks())):
+        with pytest.raises(type(other)), ranks.failing_together():
+            raise other
 
 
 # The commands are imported where they are used, so that the processes above start without them.
@@ -317,20 +361,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ranks_share_samples_to_the_bit(run: Path, tmp_path: Path) -> None:
     from scorefield.commands.sample import sample
 
-    asked = {"num": 20, "batch": 8, "solver": "euler_maruyama", "steps": 5, "seed": 3}
-    sample(run, **asked, output=str(tmp_path / "one.npz"), trajectory=2)
-    flags = [f"--{name}={value}" for name, value in asked.items()]
-    job = torchrun(
+    options = {"num": 20, "batch": 8, "solver": "euler_maruyama", "steps": 5, "seed": 3}
+    sample(run, **options, output=str(tmp_path / "one.npz"), trajectory=2)
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    jobs = launched(
         "main.py", "--mode=sample", f"--workdir={run}", *flags, f"--output={tmp_path}/two.npz", "--trajectory=2"
     )
-    output, _ = job.communicate(timeout=120)
-    assert job.returncode == 0, output
-    assert output.count("wrote") == 4 + 1  # files, by the first rank alone
+    outputs = [job.communicate(timeout=120)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outputs
+    assert [output.count("wrote") for output in outputs] == [4 + 1, 0]  # files, by the first rank alone
     for name in (".npz", "_trajectory.npz"):
         with np.load(tmp_path / f"one{name}") as one, np.load(tmp_path / f"two{name}") as two:
             assert all(np.array_equal(one[key], two[key]) for key in one.files)
-    told = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
-    assert told[0] | {"seconds": 0} == told[1] | {"seconds": 0}
+    reports = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
+    assert reports[0] | {"seconds": 0} == reports[1] | {"seconds": 0}
 
 
 def test_a_signal_ends_all_ranks_at_one_checkpoint(tmp_path: Path) -> None:
@@ -338,16 +382,16 @@ def test_a_signal_ends_all_ranks_at_one_checkpoint(tmp_path: Path) -> None:
 
     flags = ["--config.net.width=8", "--config.net.blocks=1", "--config.sampling.steps=2", "--config.training.batch=16"]
     flags += ["--config.training.log_every=2", "--config.training.sharding=fsdp"]
-    job = torchrun("main.py", "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path}/run", *flags)
+    jobs = launched("main.py", "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path}/run", *flags)
     metrics, began = tmp_path / "run" / "metrics.jsonl", time.monotonic()
     while not (metrics.exists() and metrics.read_text()):
-        assert job.poll() is None
+        assert all(job.poll() is None for job in jobs)
         assert time.monotonic() - began < 90
         time.sleep(0.1)
-    job.send_signal(signal.SIGTERM)
-    output, _ = job.communicate(timeout=60)
-    assert job.returncode not in (0, None)
-    assert output.count("interrupted: saved") == 1
+    jobs[1].send_signal(signal.SIGTERM)
+    outputs = [job.communicate(timeout=120)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [143, 143], outputs
+    assert outputs[0].count("interrupted: saved") == 1
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     # Whole tensors, which one process opens.
     assert open_trained(tmp_path / "run").checkpoint == checkpoint

@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,8 @@ from training_runs import (
     with_value,
 )
 
-from scorefield.models import MLP, Denoiser
-from scorefield.models.precondition import eps
 from scorefield.sde_lib import SDE, VPSDE
 from scorefield.training import Step, TrainingState, dsm_loss, engine, save, train
-from scorefield.training.distributed.ranks import Ranks
 from scorefield.training.monitor import loss_guard
 from scorefield.training.monitor.loss_guard import LossGuard
 
@@ -270,31 +266,3 @@ def test_a_step_takes_one_norm_of_its_gradient(tmp_path: Path) -> None:
     with Norms() as norms:
         list(train(state.denoiser, VPSDE(), batches((4,)), images=BATCH * 5, state=state, accept=guard.accept))
     assert norms.count == 5
-
-
-def explode_in_the_second(rank: int, folder: Path) -> None:
-    """Two processes, the second with a loss that explodes at the last step; both write their weights."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    denoiser = Denoiser(MLP((2,), width=8, blocks=1), eps)
-    guard, calls = LossGuard(VPSDE(), denoiser, folder=folder), 0
-
-    def weight(sde: SDE, t: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return torch.full_like(t, 1e6 if rank == 1 and calls == 110 else 1.0)
-
-    state, loader = TrainingState(denoiser), [torch.randn(4, 2)]
-    with pytest.raises(ValueError, match="step 110") if rank == 1 else nullcontext():
-        list(train(denoiser, VPSDE(), loader, weight=weight, images=4 * 110, state=state, accept=guard.accept))
-    count = next(iter(state.optimizer.state.values()))["step"]
-    torch.save((denoiser.state_dict(), float(count)), folder / f"{rank}.pt")
-    Ranks.current().shutdown()
-
-
-def test_no_process_takes_a_step_that_explodes_in_another(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(explode_in_the_second, (tmp_path,), nprocs=2)
-    (first, count), (second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert count == other == 109
-    assert all(torch.equal(first[name], second[name]) for name in first)
