@@ -295,7 +295,8 @@ def test_an_average_made_afterwards_is_a_run_of_its_own(tmp_path: Path) -> None:
 def test_a_full_disk_stops_or_not_as_configured_and_loses_nothing(policy: str, tmp_path: Path) -> None:
     def unet(images: int) -> ConfigDict:
         config = small(images, checkpoint_every=32, on_full_disk=policy)
-        config.net = build.spec(build.NETWORKS, "unet", width=8)
+        config.net = digits.get_config("vp").net
+        config.net.width = 8
         return config
 
     run = tmp_path / "run"
