@@ -120,7 +120,6 @@ def _spec(key: str, value: str) -> ml_collections.ConfigDict:
         return build.spec(build.PARTS[key], value)
     try:
         mapping = dict(ast.literal_eval(value))
-        name = mapping.pop("name")
-    except (KeyError, SyntaxError, TypeError, ValueError):
+    except (SyntaxError, TypeError, ValueError):
         raise ValueError(f"expected --config.{key} as {{'name': 'NAME', 'KEY': VALUE}}, got {value!r}") from None
-    return build.spec(build.PARTS[key], name, **mapping)
+    return build.spec(build.PARTS[key], mapping)

@@ -230,13 +230,13 @@ TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS)
 
 
 def modern_config(saved: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as config.json has it, with the present names in place of old ones."""
+    """A configuration as in config.json, with present names in place of old ones, and with keywords added since."""
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in saved.items()}
     for key, table in PARTS.items():
         group, _, name = key.rpartition(".")
         place = config.get(group, {}) if group else config
         if name in place:
-            place[name] = modern(table, place[name])
+            place[name] = spec(table, place[name])
     return config
 
 

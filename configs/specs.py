@@ -80,18 +80,18 @@ def find(table: Table, name: str) -> Constructor:
     return table[name]
 
 
-def spec(table: Table, text: str, **keywords: Any) -> ml_collections.ConfigDict:
+def spec(table: Table, partial: str | Mapping[str, Any], **keywords: Any) -> ml_collections.ConfigDict:
     """A spec with every keyword of its constructor, so that each can be overridden.
 
     Args:
         table: of the constructor.
-        text: its name, or a spec as on a command line.
+        partial: its name, or a spec that may lack keywords.
         **keywords: values other than the defaults.
 
     Raises:
         ValueError: for an unknown name or keyword.
     """
-    settings = modern(table, {**parse(text), **keywords})
+    settings = modern(table, partial) | keywords
     name = settings.pop("name")
     parameters = settings_of(find(table, name))
     _refuse_unknown(name, settings, parameters)
@@ -117,12 +117,12 @@ def build(table: Table, spec: str | Mapping[str, Any], **context: Any) -> Any:
         raise ValueError(f"{name} cannot be made of {keywords}: {error}") from error
 
 
-def modern(table: Table, spec: str | Mapping[str, Any]) -> dict[str, Any]:
+def modern(table: Table, partial: str | Mapping[str, Any]) -> dict[str, Any]:
     """The spec with the present names and keywords in place of old ones, in nested specs too."""
-    settings = parse(spec) if isinstance(spec, str) else {str(key): value for key, value in spec.items()}
+    settings = parse(partial) if isinstance(partial, str) else {str(key): value for key, value in partial.items()}
     name = settings.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"expected a spec of {table.kind} with a name, as {{'name': 'NAME'}}, got {spec}")
+        raise ValueError(f"expected a spec of {table.kind} with a name, as {{'name': 'NAME'}}, got {partial}")
     if name not in table:
         name = OLD_NAMES.get(name, name)
     parameters = inspect.signature(table[name]).parameters if name in table else {}

@@ -84,7 +84,8 @@ def test_old_spellings_are_understood_in_overrides() -> None:
         ("sde.bta=3", "in place of 'bta' there is beta_max, beta_min"),
         ("seed.x=3", "in place of 'x' there is a value, not a group"),
         ("training={'batch': 3}", "expected a key within training, as --config.training."),
-        ("net={'width': 3}", "expected --config.net as {'name'"),
+        ("net={'width': 3}", "expected a spec of networks with a name"),
+        ("net={'width'", "expected --config.net as {'name'"),
         ("net=[3", "expected one of unet"),
         ("net=unet:widht=3", "did you mean 'width'"),
         ("sde.beta_max=large", "large"),
@@ -107,7 +108,7 @@ def test_a_run_of_an_older_version_is_opened_resumed_and_sampled(tmp_path: Path)
     train(tmp_path, config(32), device="cpu")
     file = tmp_path / "config.json"
     saved = json.loads(file.read_text())
-    saved["config"]["precondition"]["name"] = "told"
+    saved["config"]["precondition"] = {"name": "told", "scale": 999.0}  # without keywords that were added later
     saved["config"]["sampling"] |= {
         "solver": {"name": "heun", "clock": "saturated"},
         "grid": {"name": "saturated", "low": 0.01, "high": 20.0, "pace": 0.0},
