@@ -1,10 +1,9 @@
-"""Kill training with SIGKILL at random moments, start it again each time, and compare what it leaves, bit for bit.
+"""Kill training with SIGKILL at random moments, restart it each time, and compare the result bit for bit.
 
     python -m benchmarks.kill --kills=20
 
-Half of the kills come while a checkpoint is being written, as seen by the folder that it is written in. The last
-weights, averages, optimiser, random states, snapshots and rows of metrics.jsonl must be those of a run that was left
-alone.
+Half of the kills come while a checkpoint is written, as seen by its hidden folder. The last weights, averages,
+optimiser, random states, snapshots and rows of metrics.jsonl must be those of a run without kills.
 """
 
 import argparse
@@ -27,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
-# Fields of metrics.jsonl that the clock and the machine decide.
+# Fields of metrics.jsonl that depend on the machine.
 TIMED = ("images_per_second", "seconds", "memory")
 SETTINGS = {
     "images": 4800, "batch": 24, "log_every": 7, "checkpoint_every": 240, "sample_every": 1500, "keep": 2,
@@ -37,14 +36,14 @@ SETTINGS = {
 
 @dataclasses.dataclass
 class Child:
-    """A training process: its state and how to end it."""
+    """A training process: its exit status, or None, and how to kill it."""
 
     poll: Callable[[], int | None]
     kill: Callable[[], None]
 
 
 def command(workdir: Path, settings: dict[str, Any], processes: int) -> Child:
-    """The command line, under torchrun where it is to be several processes."""
+    """Run the command line, under torchrun for several processes."""
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes > 1 else []
     flags = [f"--config.training.{key}={value}" for key, value in settings.items()]
     arguments = [
@@ -62,7 +61,7 @@ def command(workdir: Path, settings: dict[str, Any], processes: int) -> Child:
         )
 
     def kill() -> None:
-        # torchrun puts its workers in sessions of their own.
+        # torchrun starts its workers in other sessions.
         for pid in (process.pid, *_descendants(process.pid)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -72,15 +71,15 @@ def command(workdir: Path, settings: dict[str, Any], processes: int) -> Child:
 
 
 def _descendants(pid: int) -> list[int]:
-    found = []
+    children = []
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, tasks.read_text().split()):
-            found += [child, *_descendants(child)]
-    return found
+            children += [child, *_descendants(child)]
+    return children
 
 
 def forked(workdir: Path, settings: dict[str, Any], processes: int) -> Child:
-    """The same without the seconds that a new Python spends on its imports: a fork of this one."""
+    """Fork this process instead, which saves the seconds that a new Python spends on imports."""
     assert processes == 1
     from scorefield.commands.train.command import train
     from scorefield.configs import digits
@@ -104,8 +103,8 @@ def forked(workdir: Path, settings: dict[str, Any], processes: int) -> Child:
 
     def poll() -> int | None:
         if not ended:
-            found, code = os.waitpid(pid, os.WNOHANG)
-            ended.extend([os.waitstatus_to_exitcode(code)] if found else [])
+            child, code = os.waitpid(pid, os.WNOHANG)
+            ended.extend([os.waitstatus_to_exitcode(code)] if child else [])
         return ended[0] if ended else None
 
     def kill() -> None:
@@ -123,30 +122,30 @@ def finished(child: Child) -> None:
 
 
 def writing(workdir: Path) -> bool:
-    """Whether a checkpoint or a snapshot is on its way."""
+    """Whether a checkpoint or a snapshot is being written."""
     return any(True for folder in ("checkpoints", "snapshots") for _ in (workdir / folder).glob(".*.part"))
 
 
 @dataclasses.dataclass
 class Ordeal:
-    """What was done to a run: kills, those that hit the writing of a checkpoint, and where it went on from."""
+    """The kills of a run, how many hit the writing of a checkpoint, and where it resumed from."""
 
     kills: int = 0
     writing: int = 0
     ended: int = 0
-    went_on_from: list[int] = dataclasses.field(default_factory=list)
+    resumed_from: list[int] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         return (
-            f"{self.kills} kills, {self.writing} of them in the writing of a checkpoint or snapshot; went on from "
-            f"{', '.join(map(str, self.went_on_from))} images"
-            + f"; {self.ended} times it came to its end before, and was begun anew"
+            f"{self.kills} kills, {self.writing} of them while a checkpoint or snapshot was written; resumed from "
+            f"{', '.join(map(str, self.resumed_from))} images"
+            + f"; {self.ended} times it ended before, and was started again"
             * bool(self.ended)
         )
 
     def starts(self, workdir: Path) -> None:
-        """Note where it will go on from."""
-        self.went_on_from.append(max(checkpoints(workdir), default=0))
+        """Record where it will resume from."""
+        self.resumed_from.append(max(checkpoints(workdir), default=0))
 
 
 def checkpoints(workdir: Path) -> list[int]:
@@ -157,7 +156,7 @@ def checkpoints(workdir: Path) -> list[int]:
 def ordeal(
     workdir: Path, start: Callable[[Path], Child], kills: int, startup: float, span: float, chance: random.Random
 ) -> Ordeal:
-    """Train to the end past so many kills: a quarter before a process's first checkpoint, the others within `span`."""
+    """Train to the end with `kills` kills: a quarter before a process's first checkpoint, the others within `span`."""
     done = Ordeal()
     while done.kills < kills:
         done.starts(workdir)
@@ -165,7 +164,7 @@ def ordeal(
         child, end = start(workdir), time.perf_counter() + wait
         while child.poll() is None and time.perf_counter() < end:
             time.sleep(0.001)
-        if done.kills % 2 == 0:  # one in two waits on for a checkpoint, and strikes into it within 10 ms
+        if done.kills % 2 == 0:  # one in two waits for a checkpoint, and kills within 10 ms
             while child.poll() is None and not writing(workdir):
                 time.sleep(0.0002)
             time.sleep(chance.uniform(0, 0.01))
@@ -173,8 +172,8 @@ def ordeal(
             finished(child)
             shutil.rmtree(workdir)
             done.ended += 1
-            startup, span = 0.7 * startup, 0.7 * span  # it was measured when the machine was slower
-            done.went_on_from.clear()
+            startup, span = 0.7 * startup, 0.7 * span  # the machine was slower when these were measured
+            done.resumed_from.clear()
             continue
         child.kill()
         done.kills += 1
@@ -185,16 +184,16 @@ def ordeal(
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
-    """All that must not depend on the kills."""
-    found: dict[str, Any] = {}
-    # Which older checkpoints stay may depend on where it was restarted; the last and the snapshots may not.
+    """The results that must not depend on the kills."""
+    results: dict[str, Any] = {}
+    # The older checkpoints may depend on where it was restarted; the last one and the snapshots may not.
     last = max((workdir / "checkpoints").iterdir())
     for file in (*last.glob("*.safetensors"), *workdir.glob("snapshots/*/*.safetensors")):
-        found[str(file.relative_to(workdir))] = load_file(file)
-    found["state.pt"] = torch.load(last / "state.pt", weights_only=True)
+        results[str(file.relative_to(workdir))] = load_file(file)
+    results["state.pt"] = torch.load(last / "state.pt", weights_only=True)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    found["metrics.jsonl"] = [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in rows]
-    return found
+    results["metrics.jsonl"] = [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in rows]
+    return results
 
 
 def different(a: Any, b: Any, where: str = "") -> list[str]:
@@ -223,17 +222,17 @@ def main() -> int:
         return launch(workdir, settings, arguments.processes)
 
     with tempfile.TemporaryDirectory() as folder:
-        alone, struck = Path(folder) / "alone", Path(folder) / "struck"
+        undisturbed, killed = Path(folder) / "undisturbed", Path(folder) / "killed"
         began = time.perf_counter()
-        child = start(alone)
-        while child.poll() is None and not checkpoints(alone):
+        child = start(undisturbed)
+        while child.poll() is None and not checkpoints(undisturbed):
             time.sleep(0.001)
         startup = time.perf_counter() - began
         finished(child)
         each = (time.perf_counter() - began - startup) / arguments.kills
         chance = random.Random(arguments.seed)
-        done = ordeal(struck, start, arguments.kills, startup, 1.5 * each, chance)
-        first, second = outcome(alone), outcome(struck)
+        done = ordeal(killed, start, arguments.kills, startup, 1.5 * each, chance)
+        first, second = outcome(undisturbed), outcome(killed)
         odd = different(first, second)
         verdict = f"{len(odd)} differences: {odd[:5]}" if odd else "bit-identical"
         rows, files = len(first["metrics.jsonl"]), len(first) - 1

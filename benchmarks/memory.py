@@ -1,7 +1,7 @@
-"""Peak memory of a training step against a loop written out in plain PyTorch, and whether memory stays flat.
+"""Peak memory of a training step against a loop in plain PyTorch, and resident memory over many steps.
 
-python -m benchmarks.memory                 each way in a process of its own, on the CPU
-python -m benchmarks.memory flat 2000       resident memory along so many steps of a small network
+python -m benchmarks.memory                 every setting in a separate process, on the CPU
+python -m benchmarks.memory flat 2000       resident memory over 2000 steps of a small network
 """
 
 import argparse
@@ -30,12 +30,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def resident() -> float:
-    """Of this process, MiB."""
+    """Resident memory of this process, MiB."""
     return int(STATM.read_text().split()[1]) * PAGE / 2**20
 
 
 def highest() -> float:
-    """The most there has been, MiB."""
+    """The largest resident memory so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -49,7 +49,7 @@ def batches(size: int) -> Iterator[Tensor]:
 
 
 def plain(steps: int, width: int, size: int) -> None:
-    """As little as there can be: the same network, Adam, clipping and an average."""
+    """The minimum: the same network, Adam, clipping and an average."""
     model, sde = denoiser(width), VPSDE()
     average = copy.deepcopy(model).requires_grad_(False)
     adam = torch.optim.Adam(model.parameters(), lr=2e-4, fused=True)
@@ -75,12 +75,12 @@ def ours(steps: int, width: int, size: int, **settings: Any) -> None:
 
 
 def flat(steps: int) -> list[float]:
-    """Resident memory, MiB, at ten places along the way."""
+    """Resident memory in MiB, ten times during training."""
     torch.manual_seed(0)
     model = Denoiser(UNet(3, width=8, multipliers=(1, 2), blocks=1), eps)
     loader = (torch.randn(8, 3, 8, 8) for _ in iter(int, 1))
-    taken = train(model, VPSDE(), loader, images=steps * 8)
-    return [resident() for step in taken if step.step % (steps // 10) == 0]
+    steps_taken = train(model, VPSDE(), loader, images=steps * 8)
+    return [resident() for step in steps_taken if step.step % (steps // 10) == 0]
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Whether bfloat16 and compiled loops learn what float32 learns.
+"""The loss in bfloat16 and with torch.compile against float32.
 
 python -m benchmarks.precision --images=60000
 
-The U-Net of configs/digits.py on the digits, from the same weights with the same batches, times, noise and dropout, in
-each way; and in float32 with another seed, for how much chance moves the loss. By quarters of the run.
+The U-Net of configs/digits.py on the digits, from the same weights with the same batches, times, noise and dropout. A
+float32 run with another seed shows the effect of chance. The table has the loss by quarters of the run.
 """
 
 import argparse
@@ -49,10 +49,10 @@ def main() -> None:
     print("| loss, by quarters | 1 | 2 | 3 | 4 | step by step, from float32 |\n|---|---|---|---|---|---|")
     first = None
     for name, way in WAYS.items():
-        found = losses(args.images, args.batch, **way)
-        first = found if first is None else first
-        quarters = " | ".join(f"{float(part.mean()):.5f}" for part in found.chunk(4))
-        apart = (found / first - 1).abs().mean()
+        curve = losses(args.images, args.batch, **way)
+        first = curve if first is None else first
+        quarters = " | ".join(f"{float(part.mean()):.5f}" for part in curve.chunk(4))
+        apart = (curve / first - 1).abs().mean()
         print(f"| {name} | {quarters} | {100 * float(apart):.2f}% |", flush=True)
 
 

@@ -131,8 +131,8 @@ def train_dequantiser(
     return {
         "images": state.images,
         "log_q": round(history[-1]["log_q"], 5),
-        "gain over uniform by the score, bits/dim": _told(history[-1]),
-        "the flow's own gain": "another number, less than nothing for a poor network: score with --mode=likelihood",
+        "gain over uniform by the score, bits/dim": _with_error(history[-1]),
+        "the flow's own gain": "another number, negative for a poor network: measure it with --mode=likelihood",
         "seconds": round(seconds, 1),
         "files": [str(path) for path in (weights, report, picture)],
     }
@@ -146,28 +146,28 @@ def load_dequantiser(trained: Trained) -> tuple[Dequantiser, dict[str, Any]]:
     """
     workdir = trained.run.workdir
     weights, report = _files(workdir)
-    again = f"train one with --mode=train_dequantiser --workdir={workdir}" + ("" if trained.ema else " --ema=false")
+    remedy = f"train one with --mode=train_dequantiser --workdir={workdir}" + ("" if trained.ema else " --ema=false")
     if not weights.is_file() or not report.is_file():
-        raise ValueError(f"expected a dequantiser in {workdir}, found no {weights.name} with its .json: {again}")
+        raise ValueError(f"expected a dequantiser in {workdir}, found no {weights.name} with its .json: {remedy}")
     try:
         facts = json.loads(report.read_text())
         there, file = facts["checkpoint_sha256"], facts["dequantiser_sha256"]
         named = f"{facts['weights']} of {facts['checkpoint']}"
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{report} does not read ({error!r}): {again}") from None
+        raise ValueError(f"{report} does not read ({error!r}): {remedy}") from None
     here = trained.described
     if there != here["checkpoint_sha256"]:
         raise ValueError(
             f"{weights} was trained for other weights, {named} ({there[:12]}), than these, {here['weights']} of "
-            f"{here['checkpoint']} ({here['checkpoint_sha256'][:12]}): {again}"
+            f"{here['checkpoint']} ({here['checkpoint_sha256'][:12]}): {remedy}"
         )
     if file != _digest(weights):
-        raise ValueError(f"{weights} is not the file that {report.name} describes: {again}")
+        raise ValueError(f"{weights} is not the file that {report.name} describes: {remedy}")
     try:
         module = Dequantiser(**facts["dequantiser"])
         module.load_state_dict(load_file(weights))
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{weights} is of another architecture ({error!r}): {again}") from None
+        raise ValueError(f"{weights} is of another architecture ({error!r}): {remedy}") from None
     return module.to(trained.run.device).eval().requires_grad_(False), facts
 
 
@@ -177,7 +177,7 @@ def _levels(trained: Trained) -> int:
         raise ValueError(f"expected integers, got continuous data, {data.name}: it needs no dequantiser")
     if len(data.shape) != 3:
         raise ValueError(
-            f"expected images (C, H, W), got data of shape {data.shape}: what is no image, dequantise by uniform noise"
+            f"expected images (C, H, W), got data of shape {data.shape}: dequantise other data by uniform noise"
         )
     return data.levels
 
@@ -188,14 +188,14 @@ def _as_stored(stored: Tensor, generator: Generator) -> Tensor:
 
 def _gains(trained: Trained, module: torch.nn.Module, dataset: Dataset, seed: int, batch: int, labels: bool) -> Tensor:
     """What q adds to the uniform bound on the last images of the split, in nats, (N,)."""
-    run, found = trained.run, []
+    run, gains = trained.run, []
     first = max(0, len(dataset) - CHECKED)
     for start in range(first, len(dataset), batch):
         rows = slice(start, min(start + batch, len(dataset)))
         k = tensor(dataset.x[rows]).to(run.device)
         uniform = PerSampleNoise(seed, range(rows.start, rows.stop)).uniform(k.float())
         known = torch.as_tensor(dataset.label[rows]) if labels and dataset.label is not None else None
-        found.append(
+        gains.append(
             dequantiser_gain(
                 module,
                 trained.denoiser,
@@ -208,11 +208,11 @@ def _gains(trained: Trained, module: torch.nn.Module, dataset: Dataset, seed: in
                 high=run.high,
             ).cpu()
         )
-    return torch.cat(found)
+    return torch.cat(gains)
 
 
 def _save(workdir: Path, module: torch.nn.Module) -> Path:
-    """The weights, whole or not at all."""
+    """Write the weights, completely or not at all."""
     path = _files(workdir)[0]
     with atomic_file(path) as part:
         save_file({name: weight.contiguous().cpu() for name, weight in module.state_dict().items()}, part)
@@ -227,5 +227,5 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _told(row: dict[str, Any]) -> str:
+def _with_error(row: dict[str, Any]) -> str:
     return f"{row['gain']:.4f}" + ("" if row["gain_error"] is None else f" +- {row['gain_error']:.4f}")

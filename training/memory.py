@@ -13,9 +13,9 @@ def memory(device: torch.device) -> dict[str, float]:
 
     Resident memory is absent where the system has no /proc.
     """
-    found = {}
+    sizes = {}
     if STATM.is_file():
-        found["memory_mib"] = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        sizes["memory_mib"] = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     if device.type == "cuda":
-        found["cuda_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return found
+        sizes["cuda_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return sizes

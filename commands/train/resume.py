@@ -205,6 +205,6 @@ def _print(notes: list[str]) -> None:
 
 
 def _filled(run: dict[str, Any]) -> dict[str, Any]:
-    """The settings, with defaults for those that are newer than the file; the defaults are the behaviour of then."""
+    """The settings, with defaults for settings newer than the file; the defaults are the behaviour at that time."""
     ours = flat({"config": {"training": defaults().training.to_dict()}})
     return {key: value for key, value in ours.items() if key.count(".") == 2} | run

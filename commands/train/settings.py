@@ -11,29 +11,33 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError, with the setting, what is expected and its value, if one is out of range."""
-    given, low, high, seed = config.training, config.transform.low, config.transform.high, config.seed
-    lengths = [f"{length:g}" for length in given.snapshot_lengths]
+    settings, low, high, seed = config.training, config.transform.low, config.transform.high, config.seed
+    lengths = [f"{length:g}" for length in settings.snapshot_lengths]
     rules = [
-        ("images", given.images >= 1, "at least 1"),
-        ("batch", given.batch >= 1, "at least 1"),
-        ("learning_rate", 0 < given.learning_rate < math.inf, "a positive number"),
-        ("betas", len(given.betas) == 2 and all(0 <= beta < 1 for beta in given.betas), "two numbers within [0, 1)"),
-        ("adam_eps", 0 < given.adam_eps < math.inf, "a positive number"),
-        ("weight_decay", 0 <= given.weight_decay < math.inf, "0 or more"),
-        ("clip", given.clip >= 0, "0 or more"),
-        ("warmup", given.warmup >= 0, "0 or more"),
-        ("accumulate", given.accumulate >= 1, "at least 1"),
+        ("images", settings.images >= 1, "at least 1"),
+        ("batch", settings.batch >= 1, "at least 1"),
+        ("learning_rate", 0 < settings.learning_rate < math.inf, "a positive number"),
+        (
+            "betas",
+            len(settings.betas) == 2 and all(0 <= beta < 1 for beta in settings.betas),
+            "two numbers within [0, 1)",
+        ),
+        ("adam_eps", 0 < settings.adam_eps < math.inf, "a positive number"),
+        ("weight_decay", 0 <= settings.weight_decay < math.inf, "0 or more"),
+        ("clip", settings.clip >= 0, "0 or more"),
+        ("warmup", settings.warmup >= 0, "0 or more"),
+        ("accumulate", settings.accumulate >= 1, "at least 1"),
         (
             "snapshot_lengths",
-            given.snapshot_every == 0 or 0 < len(lengths) == len(set(lengths)),
+            settings.snapshot_every == 0 or 0 < len(lengths) == len(set(lengths)),
             "one or more, all different",
         ),
-        ("keep", given.keep >= 1, "at least 1"),
-        ("log_every", given.log_every >= 1, "at least 1"),
-        ("label_dropout", 0 <= given.label_dropout <= 1, "within [0, 1]"),
+        ("keep", settings.keep >= 1, "at least 1"),
+        ("log_every", settings.log_every >= 1, "at least 1"),
+        ("label_dropout", 0 <= settings.label_dropout <= 1, "within [0, 1]"),
     ]
     rules += [
-        (key, given[key] >= 0, "0 or more")
+        (key, settings[key] >= 0, "0 or more")
         for key in ("snapshot_every", "sample_every", "checkpoint_every", "keep_every")
     ]
     for key, choices in {
@@ -42,10 +46,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "precision": PRECISIONS,
         "snapshot_dtype": SNAPSHOTS,
     }.items():
-        rules.append((key, given[key] in choices, " or ".join(choices)))
+        rules.append((key, settings[key] in choices, " or ".join(choices)))
     for key, valid, expected in rules:
         if not valid:
-            raise ValueError(f"expected training.{key} to be {expected}, got {given[key]}")
+            raise ValueError(f"expected training.{key} to be {expected}, got {settings[key]}")
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"expected transform.low to be less than transform.high, got {low} and {high}")
     if not 0 <= seed < 2**32:

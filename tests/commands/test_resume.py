@@ -88,8 +88,8 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_is_used(
     file.write_bytes(file.read_bytes()[:-1])
     capsys.readouterr()
     assert open_trained(run, "cpu").checkpoint.name == "0000000064"
-    (said,) = capsys.readouterr().err.splitlines()
-    assert str(file) in said and "passed over" in said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line and "passed over" in line
     for folder in (run, whole):
         train(folder, small(256, checkpoint_every=64), device="cpu")
     assert same(weights(run, 256), weights(whole, 256))
@@ -107,9 +107,11 @@ def test_what_would_make_resuming_wrong_is_refused_with_the_differences(tmp_path
     other.seed, other.training.betas, other.training.warmup, other.sde.beta_max = 3, (0.9, 0.99), 7, 15.0
     with pytest.raises(ValueError, match="another configuration") as caught:
         train(tmp_path, other, device="cpu")
-    said = str(caught.value)
-    assert "config.seed is 0 there and 3 here" in said and "config.sde.beta_max is 20.0 there and 15.0 here" in said
-    assert "1 more" in said and "keep" not in said and "clip" not in said and "learning_rate" not in said
+    message = str(caught.value)
+    assert (
+        "config.seed is 0 there and 3 here" in message and "config.sde.beta_max is 20.0 there and 15.0 here" in message
+    )
+    assert "1 more" in message and "keep" not in message and "clip" not in message and "learning_rate" not in message
     # Settings that the run was made without are at their defaults, not different.
     file = tmp_path / "config.json"
     saved = json.loads(file.read_text())
@@ -232,7 +234,7 @@ def test_a_fork_begins_with_the_weights_of_another_run(ema: bool | None, tmp_pat
     assert record["weights"] == ("raw" if ema is False else "ema")
     assert record["other_than_there"] == {"sde.beta_max": [20.0, 15.0]}
 
-    # The same command goes on; without the flag too; from another run it does not.
+    # The same command resumes, also without the flag, but not from another run.
     config.training.images = 128
     train(tmp_path / "new", config, device="cpu", fork_from=str(tmp_path / "old"), ema=ema)
     config.training.images = 160

@@ -235,7 +235,7 @@ def test_the_log_stops_a_run_and_its_last_checkpoint_stays(tmp_path: Path) -> No
     assert latest(run.workdir / "checkpoints") == place
     assert (run.workdir / "bad_batch.pt").is_file()
     assert [row["step"] for row in rows_of(run.workdir / "metrics.jsonl")] == [7]
-    # Its data mended, it goes on.
+    # With good data it resumes.
     (run.workdir / "bad_batch.pt").unlink()
     shutil.rmtree(run.workdir / "samples", ignore_errors=True)
     assert trained(run)[-1].images == TOTAL

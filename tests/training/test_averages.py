@@ -106,8 +106,8 @@ def test_the_average_of_a_power_of_time_is_in_closed_form(power: int) -> None:
 
 
 def test_the_combination_of_two_lengths_comes_near_a_third() -> None:
-    # Snapshots every 1/64 of the training, as many as EDM2 keeps; the profile of another length comes out within
-    # a 500th, one that is tracked exactly, and more snapshots do better.
+    # Snapshots every 1/64 of the training, as in EDM2: the error of the profile of another length is below
+    # 1/500, that of a tracked length is rounding, and more snapshots have smaller errors.
     def left(count: int, length: float) -> float:
         stored = [(k / count, exponent(each)) for k in range(1, count + 1) for each in (0.05, 0.10)]
         return coefficients(stored, 1.0, exponent(length))[1]

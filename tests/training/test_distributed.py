@@ -93,7 +93,7 @@ def path_of(state: TrainingState) -> SDE:
 
 
 def trained(state: TrainingState, steps: int = STEPS, **settings: Any) -> dict[str, Any]:
-    """What there is to compare after training up to so many steps."""
+    """The records to compare after training up to step `steps`."""
     *_, last = train(state.denoiser, path_of(state), data(state.step), images=steps * BATCH, state=state, **settings)
     ranks = Ranks.current()
     records = {"losses": ranks.all_gather(last.losses), "times": ranks.all_gather(last.times)}
@@ -179,7 +179,7 @@ def test_two_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) 
     (first, count), (second, other) = found["exploded"]
     assert count == other == 109 and torch.equal(first, second)
     assert found["share"] == 0.5
-    # What the second asked for in the fourth call, both know in the fifth.
+    # A request of the second in the fourth call is known to both in the fifth.
     assert found["agreed"] == {rank: [0, 0, 0, 0, 15, 0, 0, 0] for rank in range(2)}
     assert {i: found["collected"][i].tolist() for i in range(5)} == {i: [i, i] for i in range(5)}
 
@@ -393,7 +393,7 @@ def test_a_signal_ends_all_ranks_at_one_checkpoint(tmp_path: Path) -> None:
     assert [job.returncode for job in jobs] == [143, 143], outputs
     assert outputs[0].count("interrupted: saved") == 1
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
-    # Whole tensors, which one process opens.
+    # Complete tensors, which one process opens.
     assert open_trained(tmp_path / "run").checkpoint == checkpoint
 
 

@@ -1,4 +1,4 @@
-"""A loss that is no number or explodes: the step, the noise level, the layer and the batch that it names."""
+"""A loss that is not finite or explodes: the error names the step, the noise level, the layer and the batch."""
 
 import itertools
 import math
@@ -48,7 +48,7 @@ def test_a_layer_that_overflows_names_its_step_level_and_layer(tmp_path: Path, p
     assert f"log-SNR {float(VPSDE().log_snr(t)):.4g} (t = {float(t):.4g})" in message
     assert "the first output that is not finite is that of net.stem.0 (Poisoned)" in message
     assert "\n" not in message
-    # What is left is whole, and the batch does it again: alone, and to the bit for the examples that it did not hit.
+    # The state is finite. The stored batch has the same losses again, to the bit for the other examples.
     assert all(bool(p.isfinite().all()) for p in (*state.denoiser.parameters(), *state.ema.model.parameters()))
     kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
     assert (kept["step"], kept["example"]) == (23, 5)
@@ -59,14 +59,14 @@ def test_a_layer_that_overflows_names_its_step_level_and_layer(tmp_path: Path, p
     assert save(tmp_path / "checkpoints", state).is_dir()
 
 
-def test_a_pixel_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_pixel_that_is_not_finite_is_named(tmp_path: Path) -> None:
     _, message = watched(new_state(), with_value(math.nan, 3, 11), tmp_path)
     assert message.startswith("step 3 ")
     assert "example 11 at" in message
     assert "x0 of example 11 is not finite, and the first output that is not finite is that of net.stem" in message
 
 
-def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
     state = new_state()
 
     denoiser: Any = state.denoiser
@@ -90,9 +90,9 @@ def test_a_batch_that_cannot_be_kept_does_not_hide_the_step(tmp_path: Path) -> N
     assert "the batch is not kept (" in message
 
 
-def test_a_gradient_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_is_named(tmp_path: Path) -> None:
     class Root(nn.Module):
-        """0 at 0, where the slope is infinite, and the chain rule's 0 times infinity is no number."""
+        """0 at 0, where the slope is infinite: the chain rule gives 0 times infinity."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -125,10 +125,10 @@ def test_a_loss_that_explodes_is_named_after_a_warm_up_and_not_before(tmp_path: 
     ratio = float(seen[-1].loss) / np.mean([float(step.loss) for step in seen[:-1]])
     assert message.startswith("step 120 ")
     assert f"example {int(seen[-1].losses.argmax())} at" in message
-    told = float(message.split(", ")[1].split(" times its mean")[0])
-    assert told == pytest.approx(ratio, rel=0.2)  # of a mean that forgets, of losses that fall
+    ratio_in_message = float(message.split(", ")[1].split(" times its mean")[0])
+    assert ratio_in_message == pytest.approx(ratio, rel=0.2)  # of a mean that forgets, of losses that fall
     assert "the largest output is that of net.head (Linear)" in message
-    for at, explosion in ((50, 1e3), (120, 0)):  # within the warm-up; and not asked for
+    for at, explosion in ((50, 1e3), (120, 0)):  # within the warm-up; and switched off
         state = new_state()
         guard = LossGuard(VPSDE(), folder=tmp_path, explosion=explosion)
         loader = with_jump(state, at)
@@ -138,7 +138,7 @@ def test_a_loss_that_explodes_is_named_after_a_warm_up_and_not_before(tmp_path: 
 
 
 class Late:
-    """Of a verdict that is not ready when it is asked for, and is waited for only some steps later."""
+    """An event that is never ready, and must be waited for."""
 
     waited = 0
 
@@ -171,7 +171,7 @@ def test_a_verdict_that_is_late_names_the_step_it_is_about(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_no_step_is_taken_after_a_bad_one_while_its_verdict_is_on_its_way(
+def test_no_step_is_taken_after_a_bad_one_before_its_verdict_is_read(
     fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_on_cuda(monkeypatch)
@@ -184,7 +184,7 @@ def test_no_step_is_taken_after_a_bad_one_while_its_verdict_is_on_its_way(
         else:
             list(train(denoiser, VPSDE(), loader, images=BATCH * steps, state=states[-1]))
     for before, after in zip(states[0].denoiser.parameters(), states[1].denoiser.parameters(), strict=True):
-        # A fused step is not taken; another goes on by its moments alone, 5 times by at most the learning rate.
+        # A fused step is not taken; another continues by its moments, 5 times by at most the learning rate.
         torch.testing.assert_close(after, before, rtol=0, atol=0 if fused else 5.1e-3)
     moments = [[s["exp_avg"] for s in state.optimizer.state.values()] for state in states]
     assert all(bool(m.isfinite().all()) for m in moments[1])
@@ -200,17 +200,17 @@ def everything(state: TrainingState) -> list[Tensor]:
 
 @pytest.mark.parametrize("bad", ["number", "norm", "explosion"])
 def test_a_bad_step_moves_nothing(bad: str, tmp_path: Path) -> None:
-    given, before, scale = new_state(), list[Tensor](), [1.0]
+    state, before, scale = new_state(), list[Tensor](), [1.0]
     loader = {
         "number": with_value(math.nan, 120, 3),
         "norm": batches((4,)),
-        "explosion": with_jump(given, 120),
+        "explosion": with_jump(state, 120),
     }
 
     def followed() -> Iterator[Tensor]:
         for i, x in enumerate(loader[bad], start=1):
             if i == 120:
-                before.extend(each.detach().clone() for each in everything(given))
+                before.extend(each.detach().clone() for each in everything(state))
                 scale[0] = 1e25 if bad == "norm" else 1.0
             yield x
 
@@ -219,15 +219,15 @@ def test_a_bad_step_moves_nothing(bad: str, tmp_path: Path) -> None:
         return torch.full_like(t, scale[0])
 
     options: dict[str, Any] = {"explosion": 0, "weight": weight} if bad == "norm" else {}
-    _, message = watched(given, followed(), tmp_path, steps=130, **options)
+    _, message = watched(state, followed(), tmp_path, steps=130, **options)
     assert message.startswith("step 120 ")
     assert bad != "norm" or "the gradient's norm is inf at a loss of " in message
-    after = everything(given)
+    after = everything(state)
     assert len(before) == len(after)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_whoever_goes_on_after_a_bad_step_has_only_left_it_out(tmp_path: Path) -> None:
+def test_training_can_continue_without_a_bad_step(tmp_path: Path) -> None:
     state = new_state()
     guard = LossGuard(VPSDE(), state.denoiser, folder=tmp_path)
     loader = with_value(math.nan, 9, 1)
@@ -247,7 +247,7 @@ def test_whoever_goes_on_after_a_bad_step_has_only_left_it_out(tmp_path: Path) -
 def test_a_bad_gradient_is_named_when_its_verdict_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # By then the gradients in the weights are of a later step, and clipped by a norm that was none.
     as_on_cuda(monkeypatch)
-    test_a_gradient_that_is_no_number_is_named(tmp_path)
+    test_a_gradient_that_is_not_finite_is_named(tmp_path)
 
 
 class Norms(TorchDispatchMode):

@@ -80,7 +80,7 @@ class Snapshot:
 
 def snapshots(folder: Path) -> tuple[list[Snapshot], list[str]]:
     """All valid snapshots of a folder, oldest first; and what is wrong with the others."""
-    found, notes = [], []
+    valid, notes = [], []
     for place in sorted(path for path in folder.glob("[0-9]*") if path.is_dir()):
         if (wrong := verify(place)) is not None:
             notes.append(f"{wrong}: left out")
@@ -88,8 +88,8 @@ def snapshots(folder: Path) -> tuple[list[Snapshot], list[str]]:
         for file in sorted(place.glob("power_*.safetensors")):
             with safe_open(file, "pt") as opened:
                 about = opened.metadata()
-            found.append(Snapshot(file, int(about["images"]), float(about["sigma_rel"])))
-    return found, notes
+            valid.append(Snapshot(file, int(about["images"]), float(about["sigma_rel"])))
+    return valid, notes
 
 
 def reconstruct(stored: Sequence[Snapshot], sigma_rel: float, model: nn.Module) -> dict[str, Any]:

@@ -105,17 +105,17 @@ class Ranks:
         """The items of all ranks, on the first one; nothing on the others. Every rank must call."""
         if self.world == 1:
             return own
-        found: list[dict[int, Item]] | None = [{}] * self.world if self.first else None
-        dist.gather_object(own, found)
-        return {} if found is None else {i: item for each in found for i, item in each.items()}
+        every: list[dict[int, Item]] | None = [{}] * self.world if self.first else None
+        dist.gather_object(own, every)
+        return {} if every is None else {i: item for each in every for i, item in each.items()}
 
     def all_gather_object(self, own: Item) -> list[Item]:
         """The objects of all ranks, in their order; every rank must call."""
         if self.world == 1:
             return [own]
-        found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, own)
-        return found
+        every: list[Any] = [None] * self.world
+        dist.all_gather_object(every, own)
+        return every
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:

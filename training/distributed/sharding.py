@@ -82,10 +82,10 @@ class Shards:
         blank = self._blank if isinstance(model, Model) else self._blank.denoiser
         pairs = zip(blank.parameters(), model.parameters(), strict=True)
         memo = {id(old): nn.Parameter(_gathered(w.detach()), requires_grad=old.requires_grad) for old, w in pairs}
-        found = copy.deepcopy(blank, memo)
-        for ours, current in zip(found.buffers(), model.buffers(), strict=True):
+        gathered = copy.deepcopy(blank, memo)
+        for ours, current in zip(gathered.buffers(), model.buffers(), strict=True):
             ours.copy_(current)
-        return found
+        return gathered
 
 
 def _shard(model: nn.Module) -> None:

@@ -22,7 +22,7 @@ def find_nonfinite(denoiser: nn.Module, sde: SDE, step: Step, weight: Weighting,
 
     The order is: a weight; the batch; the output of a module, the innermost first; the gradient of the weights of the
     module nearest to the loss. If all is finite, the answer is the layer with the largest output. It runs without
-    `torch.compile`, and with other dropout than in the step. Weights in shards are not run again: that takes every
+    `torch.compile`, and with other dropout than in the step. Weights in shards are not rerun: that takes every
     process, and the step may be bad in only some.
     """
     if in_shards(denoiser):
@@ -30,27 +30,27 @@ def find_nonfinite(denoiser: nn.Module, sde: SDE, step: Step, weight: Weighting,
     for name, weights in denoiser.named_parameters():
         if not bool(weights.isfinite().all()):
             return f"the weight {name} is not finite"
-    found = _Outputs()
+    outputs = _Outputs()
     x0 = step.batch["x0"]
     autocast = torch.autocast(x0.device.type, precision, enabled=precision != torch.float32)
     devices = [x0.device] if x0.device.type == "cuda" else []
     denoiser.zero_grad(set_to_none=True)  # the step's own have been clipped by a norm that is not finite
-    with found.of(denoiser), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+    with outputs.of(denoiser), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
         with torch.enable_grad(), autocast:
             loss = batch_loss(denoiser, sde, step.batch, weight).mean()
-        if found.bad is None and bool(loss.isfinite()):
+        if outputs.bad is None and bool(loss.isfinite()):
             loss.backward()  # type: ignore[no-untyped-call]
     odd = [key for key, value in step.batch.items() if not bool(value.isfinite().all())]
-    if found.bad is not None:
+    if outputs.bad is not None:
         source = f"{odd[0]} of example {_first_bad(step.batch[odd[0]])} is not finite, and " if odd else ""
-        return f"{source}the first output that is not finite is that of {found.bad}"
-    for name, module in reversed(found.order):
+        return f"{source}the first output that is not finite is that of {outputs.bad}"
+    for name, module in reversed(outputs.order):
         for key, p in module.named_parameters(recurse=False):
             if p.grad is not None and not bool(p.grad.isfinite().all()):
                 return f"the first gradient that is not finite is that of {name}.{key}"
     if not bool(loss.isfinite()):
         return "every layer's output is finite, and the loss is not"
-    return f"the largest output is that of {found.largest}, {found.size:.3g}"
+    return f"the largest output is that of {outputs.largest}, {outputs.size:.3g}"
 
 
 def keep_batch(step: Step, folder: Path, **facts: float) -> Path:
@@ -93,7 +93,7 @@ class _Outputs:
                 hook.remove()
 
     def _hook(self, name: str) -> Any:
-        def see(module: nn.Module, _: object, output: Any) -> None:
+        def record(module: nn.Module, _: object, output: Any) -> None:
             self.order.append((name, module))
             for tensor in _tensors(output):
                 size = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
@@ -102,7 +102,7 @@ class _Outputs:
                 if size > self.size and next(module.children(), None) is None:
                     self.largest, self.size = f"{name} ({type(module).__name__})", size
 
-        return see
+        return record
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -39,8 +39,8 @@ def dsm_loss(
 
 def batch_loss(denoiser: DenoiserLike, sde: SDE, batch: dict[str, Tensor], weight: Weighting) -> Tensor:
     """`dsm_loss` of a batch of x0, eps, times and conditioning, (B,)."""
-    given = {name: value for name, value in batch.items() if name != "times"}
-    return dsm_loss(denoiser, sde, t=batch["times"], weight=weight, **given)
+    others = {name: value for name, value in batch.items() if name != "times"}
+    return dsm_loss(denoiser, sde, t=batch["times"], weight=weight, **others)
 
 
 def objective(
