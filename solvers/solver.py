@@ -12,7 +12,7 @@ from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predi
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.schedule import Schedule
 
-TOLERANCE = 1e-2  # of the largest answer; half precision and TF32 change a network by less from batch to batch
+TOLERANCE = 1e-2  # of the largest answer; in half precision and TF32 networks differ less from batch to batch
 
 
 class Progress(NamedTuple):
@@ -153,25 +153,27 @@ def check_splittable(denoiser: BoundDenoiser, x: Tensor, schedule: Schedule) -> 
     """Raises ValueError for a denoiser whose answer for a sample depends on its batch.
 
     The answer for the last sample is compared with that in the batch. Both are computed at the schedule's first and
-    last noise level and at their mean in log-SNR, with x scaled to each level.
+    last noise level, and where alpha = sigma, or as near as the schedule has it. x is scaled to each level.
     """
     if len(x) < 2:
         return
     sde, (start, end) = schedule.sde, schedule.ts[[0, -1]]
-    middle = sde.time((sde.log_snr(start) + sde.log_snr(end)) / 2)
+    middle = sde.time(torch.zeros_like(start)).clamp(min(start, end), max(start, end))
     times = Schedule(sde, torch.stack([start, middle, end]), x, monotone=False)
     part = denoiser.take(slice(-1, None))
     with torch.no_grad():
         for i in range(3):
             at = times[i]
-            y = x * (torch.hypot(at.alpha, at.sigma) / torch.hypot(times[0].alpha, times[0].sigma)).to(x.dtype)
+            size = torch.hypot(at.alpha, at.sigma)
+            y = x * (size / torch.hypot(times[0].alpha, times[0].sigma)).to(x.dtype)
             together = predict_x0(denoiser.denoiser, y, at.alpha, at.sigma, **denoiser.cond)
             try:
                 single = predict_x0(part.denoiser, y[-1:], at.alpha, at.sigma, **part.cond)
                 difference = float((together[-1:] - single).abs().max())
             except Exception as error:
                 raise ValueError(f"{_EXPECTED} an error for one sample ({error}): {_ADVICE}") from error
-            if difference > TOLERANCE * float(together.abs().max()):
+            # A network's rounding is multiplied by up to sigma / alpha in D.
+            if difference * float(at.alpha / size) > TOLERANCE * float(together.abs().max()):
                 raise ValueError(f"{_EXPECTED} one that differs by {difference:.2g} without the others: {_ADVICE}")
 
 

@@ -321,7 +321,7 @@ def test_times_beyond_the_path_go_to_its_ends(sde: SDE, dtype: torch.dtype, beyo
     assert_close(ends, torch.tensor([sde.t_min, sde.t_max], dtype=dtype), rtol=4 * torch.finfo(dtype).eps, atol=1e-15)
 
 
-@path
+@few_paths
 def test_bisection_agrees_with_the_closed_inverse(sde: SDE) -> None:
     log_snr = torch.linspace(
         float(sde.log_snr(sde.t_max)) - 1, float(sde.log_snr(sde.t_min)) + 1, 101, dtype=torch.float64
@@ -390,7 +390,7 @@ def test_a_discrete_path_first_used_in_inference_mode_works_outside_it() -> None
     assert_close(t.grad, -(sde.diffusion(0.5) / sde.scales(0.5)[1]).square())
 
 
-@path
+@few_paths
 def test_gradients_pass_to_the_time(sde: SDE) -> None:
     # Off the knots of the discrete paths, where the drift has a corner.
     t = (torch.tensor([0.3003, 0.7004], dtype=torch.float64) * sde.t_max).requires_grad_()

@@ -192,7 +192,7 @@ READINGS: dict[tuple[str, str], Callable[[float], float]] = {
 @pytest.mark.parametrize(("path", "variable"), READINGS)
 @both_predictions
 @taus
-def test_weights_by_another_clock_are_the_integrals_in_that_clock(
+def test_weights_in_another_variable_are_the_integrals_in_it(
     path: str, variable: str, predict: str, tau: float
 ) -> None:
     reading, more = READINGS[path, variable], 1 + tau**2

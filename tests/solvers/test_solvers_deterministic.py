@@ -358,7 +358,7 @@ def test_steps_in_sigma_are_those_of_the_state_over_alpha(path: str, name: str) 
 @pytest.mark.parametrize("path", ["rectified"])
 @pytest.mark.parametrize("name", TABLEAUS)
 @pytest.mark.parametrize("variable", ["log_snr", "soft_clipped"])
-def test_steps_by_another_clock_are_those_of_its_equation(path: str, name: str, variable: str) -> None:
+def test_steps_in_another_variable_are_those_of_its_equation(path: str, name: str, variable: str) -> None:
     # dx/dc = (dx/dt) / (dc/dt), both derivatives by differences: neither drift nor rate enters.
     make, nodes, matrix, weights = TABLEAUS[name]
     sde, model = PATHS[path], gaussian((2,))
@@ -463,19 +463,19 @@ def test_last_steps_fall_to_lower_orders_when_asked(path: str, make: Any, order:
     assert not torch.equal(plainly(model, sde, x, ts), end)
 
 
-# Clocks
+# Integration variables
 
 
-EVERY_CLOCK: dict[str, IntegrationVariable] = {
+EVERY_VARIABLE: dict[str, IntegrationVariable] = {
     **variables.VARIABLES,
     "soft_clipped-narrow": SoftClippedLogSNR(0.1, 3.0),
 }
-every_clock = pytest.mark.parametrize("variable", EVERY_CLOCK.values(), ids=EVERY_CLOCK.keys())
+every_variable = pytest.mark.parametrize("variable", EVERY_VARIABLE.values(), ids=EVERY_VARIABLE.keys())
 
 
 @every_path
-@every_clock
-def test_clock_tells_the_time_it_was_read_at(path: str, variable: IntegrationVariable) -> None:
+@every_variable
+def test_time_is_the_inverse_of_value(path: str, variable: IntegrationVariable) -> None:
     sde = PATHS[path]
     ts = torch.cat([grids.log_snr(sde, 40), grids.uniform(sde, 40)])
     # To 1e-9 of the noise level; a narrow variable stands still at the ends, by up to 1e-4, and loses that many digits.
@@ -484,8 +484,8 @@ def test_clock_tells_the_time_it_was_read_at(path: str, variable: IntegrationVar
 
 
 @every_path
-@every_clock
-def test_clock_runs_at_the_rate_of_its_readings(path: str, variable: IntegrationVariable) -> None:
+@every_variable
+def test_derivative_is_that_of_the_values(path: str, variable: IntegrationVariable) -> None:
     sde = PATHS[path]
     ts = grids.log_snr(sde, 12)[1:-1]
     # Central differences over 1e-5 of t (1 - t): good to 1e-6 of a rate whose own rate is of order 1 / t (1 - t), and
@@ -496,7 +496,7 @@ def test_clock_runs_at_the_rate_of_its_readings(path: str, variable: Integration
 
 
 @every_path
-def test_saturated_clock_follows_the_log_snr_between_its_ends_and_stands_still_beyond(path: str) -> None:
+def test_soft_clipped_log_snr_follows_the_log_snr_between_its_ends_and_is_constant_beyond(path: str) -> None:
     sde, variable = PATHS[path], SoftClippedLogSNR(0.05, 5.0)
     ts = grids.sigmas(sde, [0.5 * 1.01, 0.5, 0.5 / 1.01])
     time_weight = variable.value(sde, ts).diff() / sde.log_snr(ts).diff()
@@ -506,7 +506,7 @@ def test_saturated_clock_follows_the_log_snr_between_its_ends_and_stands_still_b
     assert float(variable.value(sde, torch.tensor(sde.t_min))) < -2 * math.log(0.05)
 
 
-def test_a_clock_and_its_name_are_the_same() -> None:
+def test_a_variable_and_its_name_are_the_same() -> None:
     sde, model = PATHS["vp"], plain((2,))
     ts = grids.log_snr(sde, 5)
     x = start(model, sde, ts[0])
@@ -516,8 +516,8 @@ def test_a_clock_and_its_name_are_the_same() -> None:
 
 
 @pytest.mark.parametrize(("path", "way"), [("vp", "sampling"), ("edm", "encoding")])
-@every_clock
-def test_adaptive_arrives_within_tolerance_by_every_clock(path: str, variable: IntegrationVariable, way: str) -> None:
+@every_variable
+def test_adaptive_arrives_within_its_tolerance_in_every_one(path: str, variable: IntegrationVariable, way: str) -> None:
     sde, recorder, tolerance = PATHS[path], Recorder(gaussian((2,))), 1e-4
     ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
     x = start(recorder.model, sde, ts[0], n=1)
@@ -675,7 +675,7 @@ def test_adaptive_error_falls_with_the_tolerance(path: str, method: str) -> None
 def test_adaptive_finds_the_flow_of_a_mixture(path: str, shape: tuple[int, ...], way: str) -> None:
     sde, model = PATHS[path], mixture(shape)
     ts = directed(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64), way)
-    x = start(model, sde, ts[0], n=2)
+    x = start(model, sde, ts[0], n=1)
     end = Adaptive("dopri8", rtol=1e-11, atol=1e-11)(model, sde, x, ts)
     exact = mixture_flow(model, sde, x, ts)
     # Two engines at 1e-11 and 1e-12, some 50 steps, errors growing by at most the ratio of the two ends' sizes, 100.

@@ -541,8 +541,7 @@ def test_draws_of_images_have_the_moments_of_the_steps(path: str, shape: tuple[i
 FINE = AdaptiveSDE(rtol=0.01, atol=0.002)
 WEAK: dict[str, Solver] = {  # not affine: their steps, or their steps' sizes, depend on the state
     "adaptive": FINE,
-    "adaptive-time": AdaptiveSDE(rtol=0.01, atol=0.002, variable="time"),
-    "adaptive-saturated": AdaptiveSDE(rtol=0.01, atol=0.002, variable="soft_clipped"),
+    "adaptive-soft_clipped": AdaptiveSDE(rtol=0.01, atol=0.002, variable="soft_clipped"),
     "adaptive-shared": AdaptiveSDE(rtol=0.01, atol=0.002, per_sample=False),
     "pc-em-sample": PredictorCorrector(EulerMaruyama(), AnnealedLangevin(snr=0.05, norms="sample")),
     "pc-em-batch": PredictorCorrector(EulerMaruyama(), AnnealedLangevin(snr=0.05, norms="batch")),
@@ -568,8 +567,7 @@ def too_wide(name: str, path: str, loudness: float) -> float:
     ("path", "name"),
     [
         ("vp", "adaptive"),
-        ("cosine", "adaptive-time"),
-        ("vp", "adaptive-saturated"),
+        ("vp", "adaptive-soft_clipped"),
         ("edm", "adaptive-shared"),
         *(("ve", name) for name in WEAK if name.startswith("pc")),
     ],
