@@ -1,1 +1,1 @@
-"""One file a mode: a function from a working directory and options to files written and a short summary."""
+"""A file for each mode: a function of a working directory and options, which writes files and returns a summary."""

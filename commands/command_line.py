@@ -97,6 +97,9 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("RANK", "0") == "0":  # the first process of torchrun
             print(getattr(error, "line", "interrupted"), file=sys.stderr)
         return 128 + int(getattr(error, "signal", signal.SIGINT))
+    except BrokenPipeError:  # the reader of our output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -1,1 +1,1 @@
-"""Names and numbers to constructor calls; the tables are in `configs.build`."""
+"""Configurations, and the tables of names that they use (`configs.build`)."""

@@ -76,8 +76,8 @@ def graph(root: Path, paths: list[Path]) -> dict[str, set[str]]:
 
 
 def test_a_file_imports_only_what_its_folder_may() -> None:
-    found = {relative: forbidden(relative, imported(ROOT / relative)) for relative in map(relative_to_root, files())}
-    assert {relative: names for relative, names in found.items() if names} == {}
+    results = {relative: forbidden(relative, imported(ROOT / relative)) for relative in map(relative_to_root, files())}
+    assert {relative: names for relative, names in results.items() if names} == {}
 
 
 def relative_to_root(path: Path) -> str:
@@ -85,8 +85,8 @@ def relative_to_root(path: Path) -> str:
 
 
 def test_no_private_name_is_imported_by_another_file() -> None:
-    found = {relative_to_root(path): private(imported(path)) for path in files()}
-    assert {relative: names for relative, names in found.items() if names} == {}
+    results = {relative_to_root(path): private(imported(path)) for path in files()}
+    assert {relative: names for relative, names in results.items() if names} == {}
 
 
 def test_imports_have_no_circles() -> None:

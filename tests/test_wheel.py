@@ -63,5 +63,5 @@ def test_it_works_in_an_empty_environment_beside_a_users_own_folders(wheel: Path
         assert samples["x"].shape == (4, 1, 8, 8)
     # A configuration by the path it has in a clone is the same one; a user's own file is another.
     for config in ("configs/digits.py:vp", "mine.py:vp"):
-        again = call(scorefield, "--mode=train", f"--config={config}", *SMALL, "--workdir=r", cwd=user)
-        assert "trained to its end" in again
+        resumed = call(scorefield, "--mode=train", f"--config={config}", *SMALL, "--workdir=r", cwd=user)
+        assert "trained to its end" in resumed

@@ -64,11 +64,11 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         if child == 0:
             _become(request, output.fileno(), errors.fileno())
         _, status = os.waitpid(child, 0)
-        found: dict[str, Any] = {"status": os.waitstatus_to_exitcode(status)}
+        results: dict[str, Any] = {"status": os.waitstatus_to_exitcode(status)}
         for name, file in (("stdout", output), ("stderr", errors)):
             file.seek(0)
-            found[name] = file.read().decode()
-    return found
+            results[name] = file.read().decode()
+    return results
 
 
 def _become(request: dict[str, Any], output: int, errors: int) -> None:

@@ -153,8 +153,8 @@ def test_a_compiled_network_gives_the_same_samples(workdir: Path, tmp_path: Path
             "--mode=sample", f"--workdir={workdir}", "--num=2", "--steps=2", f"--compile={compiled}", f"--output={file}"
         )
         assert done.returncode == 0, done.stderr
-        with np.load(file) as found:
-            arrays.append(found["x"].astype(int))
+        with np.load(file) as results:
+            arrays.append(results["x"].astype(int))
     assert np.abs(arrays[0] - arrays[1]).max() <= 1  # rounding may move a value across the edge of its cell
 
 
@@ -288,7 +288,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(workdir: Path, tmp_path
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"found no config\.json"):
+    with pytest.raises(ValueError, match=r"results no config\.json"):
         open_trained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot read"):
@@ -298,13 +298,13 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_samples_are_the_same_whatever_the_batch(workdir: Path, tmp_path: Path) -> None:
     # A convolution's rounding may depend on the batch; what is stored, after quantising, does not (in 640 pixels).
     for solver in ("ddim", "pc", "langevin:steps=2,snr=0.1", "adaptive:rtol=0.01,atol=0.01"):
-        found = []
+        results = []
         for batch in (10, 3):
             output = str(tmp_path / f"{batch}.npz")
             sample(workdir, num=10, solver=solver, steps=4, batch=batch, output=output)
             with np.load(output) as file:
-                found.append(file["x"])
-        assert np.array_equal(*found), solver
+                results.append(file["x"])
+        assert np.array_equal(*results), solver
 
 
 def test_ctrl_c_saves_and_the_same_command_ends_at_the_same_bits(tmp_path: Path) -> None:

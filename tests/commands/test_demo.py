@@ -14,10 +14,10 @@ from scorefield.training.data import digits
 def test_the_demo_runs_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = demo(tmp_path, quick=True)
     weights = sorted((tmp_path / "vp" / "checkpoints").iterdir())
-    again = demo(tmp_path, quick=True)
-    assert first == again
+    second = demo(tmp_path, quick=True)
+    assert first == second
     assert sorted((tmp_path / "vp" / "checkpoints").iterdir()) == weights
-    assert all(Path(file).stat().st_size > 0 for file in again["files"])
+    assert all(Path(file).stat().st_size > 0 for file in second["files"])
     assert "classifier of real digits" in capsys.readouterr().out
 
 

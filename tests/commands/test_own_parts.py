@@ -111,8 +111,8 @@ def command(folder: Path, *arguments: str) -> str:
 
 
 def arrays(file: Path) -> dict[str, np.ndarray]:
-    with np.load(file) as found:
-        return {name: found[name] for name in found.files}
+    with np.load(file) as results:
+        return {name: results[name] for name in results.files}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def dotted(folder: Path) -> Path:
 def test_parts_of_a_users_own_train_sample_encode_and_are_scored_by_dotted_names(folder: Path, dotted: Path) -> None:
     ours = arrays(dotted / "samples.npz")["x"]
     assert ours.shape == (6, 1, 2, 2)
-    # DDIM by its own hand is ours, on a grid of its own.
+    # Their DDIM is ours, on their grid.
     command(folder, "--mode=sample", "--workdir=a", "--num=6", "--solver=ddim", "--output=ddim.npz")
     assert np.array_equal(arrays(folder / "ddim.npz")["x"], ours)
     command(folder, "--mode=sample", "--workdir=a", "--num=6", "--solver=mypkg.Step:scale=3.0", "--output=3.npz")

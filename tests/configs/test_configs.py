@@ -122,11 +122,11 @@ def test_configurations_are_those_of_score_sde(row: Any) -> None:
     sde = build.build(build.SDES, config.sde)
     t = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
     assert_close(sde.log_snr(t), published.sde.log_snr(t), rtol=1e-12, atol=0)
-    told = build.build(build.PRECONDITIONS, config.precondition, sde=sde)
+    parameterisation = build.build(build.PRECONDITIONS, config.precondition, sde=sde)
     level = torch.tensor([0.011, 0.2, 1.7, 40.0], dtype=torch.float64)
     for alpha, sigma in ((torch.ones_like(level), level), (1 / torch.hypot(torch.ones_like(level), level), None)):
         sigma = level * alpha if sigma is None else sigma
-        for ours_, theirs_ in zip(told(alpha, sigma), published.precondition(alpha, sigma), strict=True):
+        for ours_, theirs_ in zip(parameterisation(alpha, sigma), published.precondition(alpha, sigma), strict=True):
             assert_close(ours_, theirs_, rtol=1e-12, atol=0)
 
 
@@ -134,9 +134,9 @@ def told_of(**keywords: Any) -> TimeConditioned:
     config = cifar10.get_config("ddpmpp")
     config.net.width = 4
     config.precondition = build.spec(build.PRECONDITIONS, "time_conditioned", **keywords)
-    found = built(config)[1].precondition
-    assert isinstance(found, TimeConditioned)
-    return found
+    part = built(config)[1].precondition
+    assert isinstance(part, TimeConditioned)
+    return part
 
 
 def test_told_goes_along_the_runs_own_path_or_another() -> None:
@@ -224,8 +224,8 @@ def test_a_configuration_that_is_changed_does_not_change_the_next(file: str) -> 
 def test_what_is_none_by_default_can_be_overridden(
     table: str, name: str, key: str, word: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for given in ({}, {key: None}):
-        config = ConfigDict({"part": build.spec(getattr(build, table), name, **given)})
+    for keywords in ({}, {key: None}):
+        config = ConfigDict({"part": build.spec(getattr(build, table), name, **keywords)})
         assert config.part[key] is None and build.unparse(config.part).count(f"{key}=None") == 1
         monkeypatch.setattr(sys, "argv", ["main.py", f"--config.part.{key}={word}"])
         values = flags.FlagValues()
@@ -323,8 +323,8 @@ OPTIMISERS = {
 def test_configurations_optimise_as_published() -> None:
     keys = ("batch", "learning_rate", "adam_eps", "weight_decay", "warmup", "clip", "ema")
     settings = {name: config_of(*name.split(":")).training for name in OPTIMISERS}
-    assert {name: tuple(found[key] for key in keys) for name, found in settings.items()} == OPTIMISERS
-    betas = {name: tuple(found.betas) for name, found in settings.items()}
+    assert {name: tuple(part[key] for key in keys) for name, part in settings.items()} == OPTIMISERS
+    betas = {name: tuple(part.betas) for name, part in settings.items()}
     assert betas == {name: (0.9, 0.99) if name == "cifar10:vdm" else (0.9, 0.999) for name in settings}
 
 

@@ -61,11 +61,11 @@ def test_old_names_and_keywords_are_understood(table: str, old: str, new: str) -
 
 
 def test_a_keyword_of_a_users_own_keeps_its_name() -> None:
-    def solver(clock: str = "x", whole: bool = False) -> tuple[str, bool]:
-        return clock, whole
+    def solver(clock: str = "x", steps: bool = False) -> tuple[str, bool]:
+        return clock, steps
 
     table = Table("solvers", {"mine": solver})
-    assert modern(table, "mine:clock=sigma,whole=True") == {"name": "mine", "clock": "sigma", "whole": True}
+    assert modern(table, "mine:clock=sigma,steps=True") == {"name": "mine", "clock": "sigma", "steps": True}
     assert build.build(table, "mine:clock=sigma") == ("sigma", False)
 
 
