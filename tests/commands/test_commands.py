@@ -288,7 +288,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(workdir: Path, tmp_path
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"results no config\.json"):
+    with pytest.raises(ValueError, match=r"found no config\.json"):
         open_trained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot read"):
