@@ -36,13 +36,13 @@ def test_parts_are_found_only_with_the_same_settings(tmp_path: Path) -> None:
     parts = PartialResults(output, {"seed": 0})
     parts.save("a", {"x": np.arange(3)})
     parts.save_facts("plan", {"steps": 4})
-    again, other = PartialResults(output, {"seed": 0}), PartialResults(output, {"seed": 1})
-    assert "a" in again
-    assert again.load("a")["x"].tolist() == [0, 1, 2]
-    assert again.load_facts("plan") == {"steps": 4}
+    same, other = PartialResults(output, {"seed": 0}), PartialResults(output, {"seed": 1})
+    assert "a" in same
+    assert same.load("a")["x"].tolist() == [0, 1, 2]
+    assert same.load_facts("plan") == {"steps": 4}
     assert "a" not in other
     assert other.load_facts("plan") is None
-    again.delete()
+    same.delete()
     assert not list(tmp_path.iterdir())
 
 
@@ -72,17 +72,16 @@ def test_four_estimators_side_by_side(workdir: Path, tmp_path: Path) -> None:
     assert list(report["estimates"]) == names
     with np.load(tmp_path / "all.npz") as file:
         for name in names:
-            found = report["estimates"][name]
-            assert found["n"] == 6
-            assert found["bits_per_dim"] == pytest.approx(file[name].mean())
-            low, high = found["interval_95"]
+            estimate = report["estimates"][name]
+            assert estimate["n"] == 6
+            assert estimate["bits_per_dim"] == pytest.approx(file[name].mean())
+            low, high = estimate["interval_95"]
             assert high - low == pytest.approx(2 * 1.96 * file[name].std(ddof=1) / 6**0.5)
-            assert found["seconds_an_image"] > 0
+            assert estimate["seconds_an_image"] > 0
             assert file[name].shape == (6,)
             if name != "ode":
-                assert sum(found["parts"].values()) + (0 if name != "dsm" else math.log2(2 / 17)) * -1 == pytest.approx(
-                    found["bits_per_dim"]
-                )
+                cell = math.log2(2 / 17) if name == "dsm" else 0.0  # the log-volume of a cell, in bits
+                assert sum(estimate["parts"].values()) - cell == pytest.approx(estimate["bits_per_dim"])
         assert file["latent"].shape == (6, 1, 8, 8)
     assert 0 < report["prior_kl"]["estimate"] <= report["prior_kl"]["bound"]
     for key in ("checkpoint_sha256", "data_sha256", "weights", "versions", "t_min", "t_max", "dequantisation"):
@@ -191,7 +190,7 @@ def test_what_is_kept_is_taken_and_what_another_dequantiser_left_is_not(workdir:
             with pytest.raises(KeyboardInterrupt):
                 likelihood(folder, **options)
         kept.append(set(folder.glob(".likelihood*/ode_*.npz")))
-    assert len(kept[1]) == 2 * len(kept[0]) == 4  # the second left parts of its own
+    assert len(kept[1]) == 2 * len(kept[0]) == 4  # the second has other parts
     mine = next(iter(kept[1] - kept[0])).parent / "ode_000000002.npz"
     with np.load(mine) as file:
         arrays = dict(file)
@@ -209,9 +208,9 @@ def _interrupt(*_: object) -> None:
 
 def test_the_change_from_half_the_steps_is_that_of_two_runs(workdir: Path, tmp_path: Path) -> None:
     how = {"num": 3, "divergence": "exact", "solver": "heun", "grid": "log_snr"}
-    whole, half = (report_of(workdir, tmp_path / "h.json", steps=steps, **how) for steps in (8, 4))
-    change = whole["estimates"]["ode"]["change_from_half_the_steps"]
-    assert change == pytest.approx(half["bits_per_dim"] - whole["bits_per_dim"], rel=1e-4)
+    every_step, half = (report_of(workdir, tmp_path / "h.json", steps=steps, **how) for steps in (8, 4))
+    change = every_step["estimates"]["ode"]["change_from_half_the_steps"]
+    assert change == pytest.approx(half["bits_per_dim"] - every_step["bits_per_dim"], rel=1e-4)
 
 
 def test_continuous_data_gets_nats_and_no_bits(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def exactly(bound: Callable[..., Density], model: Any, sde: SDE, x0: Tensor, **s
     points = cubature(x0.shape[1])
     copies = x0.repeat_interleave(len(points), 0)
     eps = points.repeat(len(x0), 1)
-    found = bound(
+    result = bound(
         model,
         sde,
         copies,
@@ -79,8 +79,8 @@ def exactly(bound: Callable[..., Density], model: Any, sde: SDE, x0: Tensor, **s
         uniform=lambda x: torch.full_like(x, 0.5),
         **settings,
     )
-    parts = {name: part.reshape(len(x0), -1).mean(1) for name, part in found.parts.items()}
-    return {**parts, "log_prob": found.log_prob.reshape(len(x0), -1).mean(1)}
+    parts = {name: part.reshape(len(x0), -1).mean(1) for name, part in result.parts.items()}
+    return {**parts, "log_prob": result.log_prob.reshape(len(x0), -1).mean(1)}
 
 
 def own_prior(model: GaussianMixture, sde: SDE) -> tuple[Tensor, Tensor]:
@@ -113,8 +113,8 @@ def test_the_elbo_of_a_gaussian_is_its_log_density_image_by_image(sde: SDE) -> N
     expected = model.log_prob(x0) + decoder_gap(model, sde, x0)
     for bound in (dsm_bound, elbo):
         extra = {} if bound is dsm_bound else {"decoder": GaussianDecoder()}
-        found = exactly(bound, model, sde, x0, draws=400, prior=own_prior(model, sde), **extra)
-        assert_close(found["log_prob"], expected, rtol=0, atol=1e-4)
+        result = exactly(bound, model, sde, x0, draws=400, prior=own_prior(model, sde), **extra)
+        assert_close(result["log_prob"], expected, rtol=0, atol=1e-4)
     if sde in CUT.values():
         assert float(decoder_gap(model, sde, x0).abs().max()) > 1e-2
 
@@ -125,26 +125,26 @@ def test_random_draws_are_unbiased(path: str) -> None:
     sde, model = PATHS[path], gaussian((3,))
     x0 = batch(model, 2)
     expected = model.log_prob(x0) + decoder_gap(model, sde, x0)
-    found = dsm_bound(
+    result = dsm_bound(
         model, sde, x0.repeat_interleave(4000, 0), draws=24, decodings=2, prior=own_prior(model, sde), **seeded(1)
     )
-    log_prob = found.log_prob.reshape(2, 4000)
-    assert found.nfe == 26
+    log_prob = result.log_prob.reshape(2, 4000)
+    assert result.nfe == 26
     assert bool(((log_prob.mean(1) - expected).abs() < 5 * log_prob.std(1) / math.sqrt(4000)).all())
 
 
 @pytest.mark.parametrize(("draws", "bound"), [(2, "continuous"), (7, "steps"), (24, "subset")])
 def test_the_standard_error_is_conservative_and_close(bound: str, draws: int) -> None:
     # Its square's mean over 4000 copies of an image, against their variance. From n values a variance is good to
-    # sqrt((kurtosis - 1) / n), 4.5 % at 2 draws and 2.7 % at 24: five of them below, false alarm 6e-7. Above is what
-    # the means of neighbouring strata differ by: 2.8 times at 2 strata, which span the whole path, 1.24 at 7.
+    # sqrt((kurtosis - 1) / n), 4.5 % at 2 draws and 2.7 % at 24: five of them below, false alarm 6e-7. The upper
+    # limit allows for the different means of neighbouring strata: 2.8 times at 2 strata, 1.24 at 7.
     sde, model = PATHS["vp"], mixture((4,))
     x0 = batch(model, 1, seed=3).expand(4000, 4).clone()
     steps = {"continuous": None, "steps": draws, "subset": 60}[bound]
     ts = None if steps is None else grids.log_snr(sde, steps)
-    found = elbo(model, sde, x0, decoder=GaussianDecoder(), ts=ts, draws=draws, decodings=3, **seeded(2))
-    assert found.std_error is not None
-    ratio = float(found.std_error.square().mean() / found.log_prob.var())
+    result = elbo(model, sde, x0, decoder=GaussianDecoder(), ts=ts, draws=draws, decodings=3, **seeded(2))
+    assert result.std_error is not None
+    ratio = float(result.std_error.square().mean() / result.log_prob.var())
     below, above = {2: (0.77, 3.5), 7: (0.85, 1.4), 24: (0.87, 1.15)}[draws]
     assert below < ratio < above
 
@@ -155,19 +155,19 @@ def test_the_standard_error_of_equal_strata_is_exact(draws: int, decodings: int)
     sde, zero = EDMSDE(t_min=1.0, t_max=3.0), lambda x, alpha, sigma: x
     x0 = torch.full((4000, 5), 0.5, dtype=torch.float64)
     length = 2 * math.log(3)
-    found = dsm_bound(zero, sde, x0, draws=draws, decodings=decodings, **seeded(3))
-    assert found.std_error is not None
+    result = dsm_bound(zero, sde, x0, draws=draws, decodings=decodings, **seeded(3))
+    assert result.std_error is not None
     variance = 5 / 2 * (length**2 / draws + 1 / decodings)
     # From 4000 values or more: five of sqrt((kurtosis - 1) / n) < sqrt(6 / n), false alarm 5e-6 in all.
-    assert float(found.std_error.square().mean()) / variance == pytest.approx(1, abs=5 * math.sqrt(6 / 4000))
-    assert float(found.log_prob.var()) / variance == pytest.approx(1, abs=5 * math.sqrt(6 / 4000))
+    assert float(result.std_error.square().mean()) / variance == pytest.approx(1, abs=5 * math.sqrt(6 / 4000))
+    assert float(result.log_prob.var()) / variance == pytest.approx(1, abs=5 * math.sqrt(6 / 4000))
 
 
 def test_one_draw_has_no_standard_error() -> None:
     sde, model = PATHS["vp"], gaussian((3,))
     for draws, decodings in ((1, 4), (8, 1)):
-        found = dsm_bound(model, sde, batch(model, 2), draws=draws, decodings=decodings)
-        assert found.std_error is None
+        result = dsm_bound(model, sde, batch(model, 2), draws=draws, decodings=decodings)
+        assert result.std_error is None
 
 
 def test_a_mixtures_elbo_is_its_log_density_for_each_image_and_the_mean() -> None:
@@ -175,18 +175,18 @@ def test_a_mixtures_elbo_is_its_log_density_for_each_image_and_the_mean() -> Non
     # z = (found - exact) / std_error, which is conservative, image by image: one of 40 beyond 5, false alarm 2e-5.
     sde, model = PATHS["vp"], mixture((3,))
     x0 = batch(model, 40, seed=4)
-    found = dsm_bound(model, sde, x0, draws=2000, decodings=200, **seeded(5))
-    gap = found.log_prob - model.log_prob(x0)
-    assert found.std_error is not None
-    assert float(found.std_error.max()) < 0.8
-    assert float((gap / found.std_error).abs().max()) < 5
-    assert abs(float(gap.mean())) < 5 * float(found.std_error.norm() / 40) + 1e-3
+    result = dsm_bound(model, sde, x0, draws=2000, decodings=200, **seeded(5))
+    gap = result.log_prob - model.log_prob(x0)
+    assert result.std_error is not None
+    assert float(result.std_error.max()) < 0.8
+    assert float((gap / result.std_error).abs().max()) < 5
+    assert abs(float(gap.mean())) < 5 * float(result.std_error.norm() / 40) + 1e-3
 
 
 @paths
 def test_a_wrong_noise_costs_half_its_square_over_the_log_snr(path: str) -> None:
     # E|eps* + delta - eps|^2 = E|eps* - eps|^2 + |delta|^2 over the data; the cross term is linear in x0 and vanishes
-    # over the data's own cubature. At t_min the decoder's (x0 - D) alpha / sigma = eps_hat - eps costs it once more.
+    # over the data's own cubature. At t_min the decoder's (x0 - D) alpha / sigma = eps_hat - eps adds the same cost.
     sde, model = PATHS[path], gaussian((3,))
     x0 = model.means[0] + model.stds[0] * cubature(3)
     delta = torch.tensor([0.1, -0.2, 0.05], dtype=torch.float64)
@@ -246,12 +246,12 @@ def test_each_step_is_the_kl_of_its_two_gaussians(path: str, variance: str) -> N
     sde, model = PATHS[path], gaussian((3,))
     x0, ts = batch(model, 4), grids.log_snr(sde, 6).flip(0)
     noise = Seeded(8)
-    found = vlb(model, sde, x0, ts=ts, variance=variance, decoder=GaussianDecoder(), noise=noise)
-    again = Seeded(8)
+    result = vlb(model, sde, x0, ts=ts, variance=variance, decoder=GaussianDecoder(), noise=noise)
+    same_noise = Seeded(8)
     total = torch.zeros(4, dtype=torch.float64)
     for s, t in itertools.pairwise(ts):
         (a_s, s_s), (a_t, s_t) = sde.scales(s), sde.scales(t)
-        x_t = a_t * x0 + s_t * again(x0)
+        x_t = a_t * x0 + s_t * same_noise(x0)
         step = a_t / a_s
         added = s_t**2 - step**2 * s_s**2
         covariance = step * s_s**2
@@ -259,7 +259,7 @@ def test_each_step_is_the_kl_of_its_two_gaussians(path: str, variance: str) -> N
         means = [a_s * mean + covariance / s_t**2 * (x_t - a_t * mean) for mean in (x0, model(x_t, a_t, s_t))]
         wide = std if variance == "small" else added.sqrt()
         total += kl_divergence(Normal(means[0], std), Normal(means[1], wide)).sum(1)
-    assert_close(-found.parts["diffusion"], total, rtol=1e-6, atol=1e-8)
+    assert_close(-result.parts["diffusion"], total, rtol=1e-6, atol=1e-8)
 
 
 def ddpm(model: GaussianMixture, betas: Tensor, x0: Tensor, noises: Iterator[Tensor], large: bool) -> dict[str, Tensor]:
@@ -303,24 +303,24 @@ def test_a_ddpms_vlb_is_ddpms(variance: str) -> None:
     levels = torch.tensor([0, 1, 60, 127, 128, 255]).reshape(1, 1, 2, 3)
     x0 = (torch.cat([levels, levels.flip(3), (levels * 7 + 5) % 256]) / 127.5 - 1).double()
     x0 = ((x0 + 1) * 127.5).round().double() / 127.5 - 1
-    kept: list[Tensor] = []
+    normals: list[Tensor] = []
 
     def noise(x: Tensor) -> Tensor:
-        kept.append(torch.randn(x.shape, generator=generator, dtype=x.dtype))
-        return kept[-1]
+        normals.append(torch.randn(x.shape, generator=generator, dtype=x.dtype))
+        return normals[-1]
 
     generator = torch.Generator().manual_seed(9)
     unit = (torch.ones(()).double() * 0, torch.ones(()).double())
     decoder = DiscretisedDecoder(256, low=-1 - 1 / 255, high=1 + 1 / 255)
     if variance == "large":  # the paper's sigma_1^2 = beta_1, in units of x_0 where ours is beta_1 / alpha^2
         decoder = replace(decoder, std=sde.beta_start**0.5)
-    found = vlb(model, sde, x0, steps=999, variance=variance, decoder=decoder, decodings=1, prior=unit, noise=noise)
+    result = vlb(model, sde, x0, steps=999, variance=variance, decoder=decoder, decodings=1, prior=unit, noise=noise)
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-    expected = ddpm(model, betas, x0, iter(kept), large=variance == "large")
-    assert found.nfe == len(kept) == 1000
+    expected = ddpm(model, betas, x0, iter(normals), large=variance == "large")
+    assert result.nfe == len(normals) == 1000
     for name, value in expected.items():
-        assert_close(found.parts[name], value, rtol=1e-7, atol=1e-7)
-    assert_close(found.log_prob, sum(expected.values()), rtol=1e-7, atol=1e-7)
+        assert_close(result.parts[name], value, rtol=1e-7, atol=1e-7)
+    assert_close(result.log_prob, sum(expected.values()), rtol=1e-7, atol=1e-7)
 
 
 # ScoreFlow's theorem
@@ -365,8 +365,8 @@ def test_the_dsm_bound_is_the_theorem_written_out(path: str) -> None:
     alpha, sigma = sde.scales(sde.t_min)
     expected += mean(Normal(model(x, alpha, sigma), sigma / alpha).log_prob(x0.repeat_interleave(len(eps), 0)).sum(1))
     expected -= mean(log_q)
-    found = exactly(dsm_bound, model, sde, x0, draws=400)["log_prob"]
-    assert_close(found, expected, rtol=0, atol=5e-4)
+    result = exactly(dsm_bound, model, sde, x0, draws=400)["log_prob"]
+    assert_close(result, expected, rtol=0, atol=5e-4)
 
 
 # Decoders
@@ -409,9 +409,9 @@ def test_long_rows_of_levels_are_cut_without_a_trace(monkeypatch: pytest.MonkeyP
     x0 = centres(torch.arange(17).repeat(2, 3), 17, -1.0, 1.0)
     alpha, sigma = torch.tensor([0.9, 0.8]).double(), torch.tensor([0.1, 0.2]).double()
     x = alpha[:, None] * x0 + sigma[:, None] * Seeded(11)(x0)
-    whole = LevelDecoder(17).log_prob(None, x0, x, alpha, sigma)
+    uncut = LevelDecoder(17).log_prob(None, x0, x, alpha, sigma)
     monkeypatch.setattr("scorefield.likelihood.decoders.CHUNK", 17 * 5)
-    assert_close(LevelDecoder(17).log_prob(None, x0, x, alpha, sigma), whole, rtol=0, atol=0)
+    assert_close(LevelDecoder(17).log_prob(None, x0, x, alpha, sigma), uncut, rtol=0, atol=0)
 
 
 def test_a_cell_far_in_a_tail_keeps_its_digits() -> None:
@@ -419,10 +419,10 @@ def test_a_cell_far_in_a_tail_keeps_its_digits() -> None:
     decoder = DiscretisedDecoder(4, low=-2.0, high=2.0, std=0.01)
     x0 = torch.tensor([[-0.5], [0.5]]).double()  # cells (-1, 0) and (0, 1)
     one = torch.ones(2).double()
-    found = decoder.log_prob(lambda x, alpha, sigma: torch.tensor([[1.5], [-1.5]]).double(), x0, x0, one, one)
+    result = decoder.log_prob(lambda x, alpha, sigma: torch.tensor([[1.5], [-1.5]]).double(), x0, x0, one, one)
     b = 150.0
     expected = -b * b / 2 - math.log(2 * math.pi) / 2 - math.log(b) + math.log1p(-1 / b**2 + 3 / b**4)
-    assert found.tolist() == pytest.approx([expected, expected], rel=1e-9)
+    assert result.tolist() == pytest.approx([expected, expected], rel=1e-9)
 
 
 def test_the_discretised_decoder_is_sigma_over_alpha_wide_unless_told() -> None:
@@ -430,11 +430,15 @@ def test_the_discretised_decoder_is_sigma_over_alpha_wide_unless_told() -> None:
     alpha, sigma = torch.tensor([0.9, 0.8]).double(), torch.tensor([0.1, 0.3]).double()
     model = lambda x, alpha, sigma: x  # noqa: E731
     mean = x0 + 0.1
-    for std, own, told in ((sigma / alpha, None, None), (sigma, None, sigma), (torch.full((2,), 0.25), 0.25, sigma)):
+    for std, own, step_std in (
+        (sigma / alpha, None, None),
+        (sigma, None, sigma),
+        (torch.full((2,), 0.25), 0.25, sigma),
+    ):
         normal = Normal(mean[:, 0], std.double())
         expected = (normal.cdf(x0[:, 0] + 1 / 17) - normal.cdf(x0[:, 0] - 1 / 17)).log()
-        found = DiscretisedDecoder(17, std=own).log_prob(model, x0, mean, alpha, sigma, told)
-        assert_close(found, expected, rtol=1e-9, atol=1e-12)
+        result = DiscretisedDecoder(17, std=own).log_prob(model, x0, mean, alpha, sigma, step_std)
+        assert_close(result, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("decoder", [LevelDecoder(17), DiscretisedDecoder(17)])
@@ -458,12 +462,12 @@ def test_levels_cost_what_counting_says() -> None:
     for index in range(3):
         x0 = means[index : index + 1].expand(4000, 1).clone()
         prior = torch.zeros(1).double(), torch.tensor([80.0]).double()
-        found = elbo(model, sde, x0, decoder=LevelDecoder(17), draws=32, prior=prior, **seeded(12))
+        result = elbo(model, sde, x0, decoder=LevelDecoder(17), draws=32, prior=prior, **seeded(12))
         # 5 standard errors of the mean, false alarm 2e-6; the points' own spread in the prior of 80 is 1e-4.
-        error = float(found.log_prob.std()) / math.sqrt(4000)
-        assert abs(float(found.log_prob.mean()) - math.log(weights[index])) < 5 * error + 2e-4
+        error = float(result.log_prob.std()) / math.sqrt(4000)
+        assert abs(float(result.log_prob.mean()) - math.log(weights[index])) < 5 * error + 2e-4
         assert error < 0.02
-        assert_close(found.parts["reconstruction"], torch.zeros(4000).double(), rtol=0, atol=1e-12)
+        assert_close(result.parts["reconstruction"], torch.zeros(4000).double(), rtol=0, atol=1e-12)
 
 
 # The prior
@@ -478,21 +482,21 @@ def test_the_prior_is_the_kl_of_two_gaussians(path: str) -> None:
         mean, std = prior or (torch.zeros(()).double(), sigma)
         end = Normal(alpha * x0, sigma.expand_as(x0))
         expected = -kl_divergence(end, Normal(mean.expand_as(x0), std.expand_as(x0))).flatten(1).sum(1)
-        found = dsm_bound(model, sde, x0, draws=1, prior=prior)
+        result = dsm_bound(model, sde, x0, draws=1, prior=prior)
         if prior is None:
-            assert_close(found.parts["prior"], -sde.prior_kl(x0), rtol=1e-9, atol=0)
-        assert_close(found.parts["prior"], expected, rtol=1e-8, atol=1e-10)
-        assert_close(found.log_prob, sum(found.parts.values()), rtol=0, atol=1e-12)
+            assert_close(result.parts["prior"], -sde.prior_kl(x0), rtol=1e-9, atol=0)
+        assert_close(result.parts["prior"], expected, rtol=1e-8, atol=1e-10)
+        assert_close(result.log_prob, sum(result.parts.values()), rtol=0, atol=1e-12)
 
 
 def test_a_chain_may_begin_where_its_grid_says() -> None:
     sde, model = PATHS["vp"], gaussian((3,))
     x0 = batch(model, 2)
     ts = torch.tensor([0.01, 0.2, 0.6], dtype=torch.float64)
-    found = vlb(model, sde, x0, ts=ts, decoder=GaussianDecoder())
+    result = vlb(model, sde, x0, ts=ts, decoder=GaussianDecoder())
     alpha, sigma = sde.scales(0.6)
     end, start = Normal(alpha * x0, sigma), Normal(torch.zeros_like(x0), sde.scales(1.0)[1])
-    assert_close(found.parts["prior"], -kl_divergence(end, start).sum(1), rtol=1e-9, atol=0)
+    assert_close(result.parts["prior"], -kl_divergence(end, start).sum(1), rtol=1e-9, atol=0)
     # Nothing but the order of the times distinguishes a falling grid.
     falling, rising = (vlb(model, sde, x0, ts=t, decoder=GaussianDecoder(), **seeded(1)) for t in (ts.flip(0), ts))
     assert_close(falling.log_prob, rising.log_prob, rtol=0, atol=0)
@@ -517,10 +521,10 @@ def test_an_images_bound_is_the_same_in_any_batch(
 ) -> None:
     sde, model = PATHS["cosine"], mixture(shape, dtype)
     x0 = batch(model, 4)
-    noise, alone = PerSampleNoise(3, range(4)), PerSampleNoise(3, [2])
+    noise, its_noise = PerSampleNoise(3, range(4)), PerSampleNoise(3, [2])
     state = torch.get_rng_state()
     together = bound(model, sde, x0, noise=noise, uniform=noise.uniform)
-    single = bound(model, sde, x0[2:3], noise=alone, uniform=alone.uniform)
+    single = bound(model, sde, x0[2:3], noise=its_noise, uniform=its_noise.uniform)
     assert torch.equal(torch.get_rng_state(), state)
     assert together.latent is None
     assert set(together.parts) == {"prior", "diffusion", "reconstruction"}
@@ -540,24 +544,24 @@ def test_float32_costs_little(bound: Callable[..., Density]) -> None:
     # A bare function of x0, so that the noise it predicts is a difference over sigma.
     sde, model = PATHS["vp"], mixture((3,))
     bare = lambda x, alpha, sigma: model(x.double(), alpha, sigma).to(x)  # noqa: E731
-    found = []
+    result = []
     for dtype in (torch.float32, torch.float64):
         source = Seeded(13)
         x0 = batch(model, 3).float().to(dtype)
-        found.append(bound(
+        result.append(bound(
             bare, sde, x0, noise=lambda x, source=source: source(x.float()).to(x), uniform=source.uniform
         ))  # fmt: skip
-    assert found[0].log_prob.dtype == torch.float64
-    assert_close(found[0].log_prob, found[1].log_prob, rtol=1e-3, atol=1e-2)
+    assert result[0].log_prob.dtype == torch.float64
+    assert_close(result[0].log_prob, result[1].log_prob, rtol=1e-3, atol=1e-2)
 
 
 def test_no_images_have_no_bounds_and_a_bound_keeps_no_graph() -> None:
     model = gaussian((3,))
     for bound in BOUNDS.values():
-        found = bound(None, PATHS["vp"], torch.empty(0, 3, 8, 8))
-        assert found.log_prob.shape == (0,)
-        assert found.std_error is not None and found.std_error.shape == (0,)
-        assert set(found.parts) == {"prior", "diffusion", "reconstruction"}
+        result = bound(None, PATHS["vp"], torch.empty(0, 3, 8, 8))
+        assert result.log_prob.shape == (0,)
+        assert result.std_error is not None and result.std_error.shape == (0,)
+        assert set(result.parts) == {"prior", "diffusion", "reconstruction"}
         assert not bound(model, PATHS["vp"], batch(model, 2).requires_grad_()).log_prob.requires_grad
 
 

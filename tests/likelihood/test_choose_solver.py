@@ -121,13 +121,13 @@ def test_adams_moulton_of_order_three_and_four_has_its_order(name: str, order: i
     latent = ends[1][0] * model.means[0] + (x - ends[0][0] * model.means[0]) / spreads[0] * spreads[1]
     errors = list[tuple[float, float]]()
     for n in steps:
-        found = log_likelihood(
+        result = log_likelihood(
             model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, variable),
             ts=grids.uniform_in(sde, n, variable).flip(0), prior_log_prob=at_the_end(model, sde),
         )  # fmt: skip
-        assert found.latent is not None
-        value = ((found.latent - latent) / spreads[1]).norm()
-        errors.append((float(value), float((found.log_prob - model.log_prob(x, *ends[0])).norm())))
+        assert result.latent is not None
+        value = ((result.latent - latent) / spreads[1]).norm()
+        errors.append((float(value), float((result.log_prob - model.log_prob(x, *ends[0])).norm())))
     for error in zip(*errors, strict=True):
         assert slope(steps, list(error)) > order - 0.25
 
@@ -140,13 +140,13 @@ def test_a_gaussian_of_the_variables_spread_takes_no_steps_at_all(name: str, ord
     x = batch(model, 4)
     for steps in (1, 3):
         variable = SoftClippedLogSNR(0.02, 10.0, spread=0.37)
-        found = log_likelihood(
+        result = log_likelihood(
             model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, variable),
             ts=grids.uniform_in(sde, steps, variable).flip(0), prior_log_prob=at_the_end(model, sde),
         )  # fmt: skip
         sizes = [torch.hypot(alpha * std, sigma) for alpha, sigma in map(sde.scales, (sde.t_min, sde.t_max))]
-        assert_close(found.latent, x / sizes[0] * sizes[1], rtol=1e-9, atol=1e-9)
-        assert_close(found.log_prob, model.log_prob(x, *sde.scales(sde.t_min)), rtol=0, atol=1e-8)
+        assert_close(result.latent, x / sizes[0] * sizes[1], rtol=1e-9, atol=1e-9)
+        assert_close(result.log_prob, model.log_prob(x, *sde.scales(sde.t_min)), rtol=0, atol=1e-8)
 
 
 @dataclass(frozen=True)
@@ -192,13 +192,13 @@ def test_a_velocity_that_is_a_polynomial_of_the_variable_is_integrated_to_roundi
     sizes = [math.hypot(float(sigma), 0.5 * float(alpha)) for alpha, sigma in ends]
     change = quad(model.velocity, *angles, epsabs=1e-10, epsrel=1e-10, limit=400)[0]
     for steps in (2, 5):
-        found = log_likelihood(
+        result = log_likelihood(
             model, sde, x, divergence=Exact(), solver=AdamsMoulton(order, variable),
             ts=grids.uniform_in(sde, steps, variable).flip(0), prior_log_prob=lambda z: torch.zeros(1).double(),
         )  # fmt: skip
-        assert_close(found.latent, (x / sizes[0] + change) * sizes[1], rtol=1e-6, atol=1e-6)
+        assert_close(result.latent, (x / sizes[0] + change) * sizes[1], rtol=1e-6, atol=1e-6)
         # The volume grows as the size: nothing of y's own.
-        assert_close(found.log_prob, torch.tensor([2 * math.log(sizes[1] / sizes[0])]).double(), rtol=0, atol=1e-6)
+        assert_close(result.log_prob, torch.tensor([2 * math.log(sizes[1] / sizes[0])]).double(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "order"), [("vp", 3), ("subvp", 4), ("rectified", 4)])
@@ -212,12 +212,12 @@ def test_data_that_is_one_point_sends_noise_where_it_belongs(name: str, order: i
     variable = SoftClippedLogSNR(1e-4 if name == "subvp" else 1e-3, 5.0, spread=0.5)
     steps, errors = (50, 100, 200), list[float]()
     for n in steps:
-        found = log_likelihood(
+        result = log_likelihood(
             Empirical(point), sde, x, divergence=Exact(), solver=AdamsMoulton(order, variable),
             ts=grids.uniform_in(sde, n, variable).flip(0),
         ).latent  # fmt: skip
-        assert found is not None
-        errors.append(float((found - latent).norm() / latent.norm()))
+        assert result is not None
+        errors.append(float((result - latent).norm() / latent.norm()))
     assert slope(steps, errors) > order - 0.5
     assert errors[1] < 1e-5
 
@@ -227,11 +227,11 @@ def test_evaluations_are_as_many_as_foretold(order: int) -> None:
     sde, model, solver = PATHS["vp"], CountCalls(mixture((2,))), AdamsMoulton(order)
     for i, steps in enumerate((1, 2, 5, 20)):
         before = model.calls
-        found = log_likelihood(
+        result = log_likelihood(
             model, sde, batch(mixture((2,)), 2), divergence=Exact(), solver=solver,
             ts=grids.soft_clipped(sde, steps).flip(0),
         )  # fmt: skip
-        assert found.nfe == found.nfe_max == model.calls - before == solver.evaluations(steps), i
+        assert result.nfe == result.nfe_max == model.calls - before == solver.evaluations(steps), i
         assert solver.evaluations(steps) == steps + (3 if order > 2 else 1)
 
 
@@ -315,18 +315,18 @@ def test_every_value_is_within_its_tolerance_of_the_closed_form(case: str, name:
     x = on_the_path(model, sde, 32, 1)
     if others:
         x = torch.cat([x, on_the_path(model, sde, others, 2)])
-    found = log_likelihood(
+    result = log_likelihood(
         model, sde, x, divergence=divergence, tolerance=tolerance, prior_log_prob=at_the_end(model, sde)
     )
-    error = bits(found.log_prob - model.log_prob(x, *start), x)
+    error = bits(result.log_prob - model.log_prob(x, *start), x)
     largest = float(error[:32].abs().max())
     assert largest <= tolerance
     if others:
         assert float(error[32:].square().mean().sqrt()) <= tolerance
     # What it says of itself: a difference from twice the steps, and a third more; found were 0.7 to 1.1 times it.
-    assert found.solver_error is not None
-    assert found.solver_error <= tolerance
-    assert 0.3 * found.solver_error < largest < 2 * found.solver_error
+    assert result.solver_error is not None
+    assert result.solver_error <= tolerance
+    assert 0.3 * result.solver_error < largest < 2 * result.solver_error
 
 
 # Plans
@@ -377,10 +377,10 @@ def test_no_samples_have_a_plan_and_a_density() -> None:
     plan = choose_solver(model, sde, x, 1e-3)
     assert plan.met
     assert plan.trial_nfe == 0
-    found = log_likelihood(model, sde, x, tolerance=1e-3, prior_log_prob=at_the_end(model, sde))
-    assert found.log_prob.shape == (0,)
-    assert found.nfe == 0
-    assert found.solver_error == 0
+    result = log_likelihood(model, sde, x, tolerance=1e-3, prior_log_prob=at_the_end(model, sde))
+    assert result.log_prob.shape == (0,)
+    assert result.nfe == 0
+    assert result.solver_error == 0
 
 
 @pytest.mark.parametrize(
@@ -400,10 +400,10 @@ def test_a_plan_is_what_its_numbers_say(n: int, divergence: Any) -> None:
     assert abs(plan.bias) <= plan.error
     assert plan.nfe == plan.solver.evaluations(len(plan.ts) - 1)
     assert plan.trial_nfe == model.samples - (CHECK * (n + 1) if n > 1 else 0)
-    found = log_likelihood(
+    result = log_likelihood(
         mixture((3,)), sde, x, divergence=divergence, tolerance=1e-2, noise=PerSampleNoise(0, range(n))
     )
-    assert (found.nfe, found.solver_error) == (plan.nfe, plan.error)
+    assert (result.nfe, result.solver_error) == (plan.nfe, plan.error)
 
 
 def test_the_plan_of_a_run_does_not_depend_on_its_later_samples_or_the_streams_that_were_used() -> None:

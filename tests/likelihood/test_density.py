@@ -62,39 +62,39 @@ def seeded(seed: int) -> Callable[[Tensor], Tensor]:
 def test_log_prob_of_a_mixture_in_the_plane_is_its_own(path: str, dtype: torch.dtype) -> None:
     sde, model = PATHS[path], mixture((2,), dtype)
     x = torch.cat([batch(mixture((2,)), 3), torch.tensor([[2.5, -2.0]], dtype=torch.float64)]).to(dtype)
-    found = log_likelihood(model, sde, x, divergence=Exact(), solver=SHARED, prior_log_prob=at_the_end(model, sde))
-    assert found.log_prob.dtype == dtype
-    assert found.log_prob.shape == (4,)
-    assert found.latent.shape == (4, 2)
-    assert_close(found.log_prob.double(), truth(mixture((2,)), sde, x), rtol=0, atol=2 * NATS_PER_DIM)
-    assert_close(found.std_error, torch.zeros(4, dtype=dtype), rtol=0, atol=0)
+    result = log_likelihood(model, sde, x, divergence=Exact(), solver=SHARED, prior_log_prob=at_the_end(model, sde))
+    assert result.log_prob.dtype == dtype
+    assert result.log_prob.shape == (4,)
+    assert result.latent.shape == (4, 2)
+    assert_close(result.log_prob.double(), truth(mixture((2,)), sde, x), rtol=0, atol=2 * NATS_PER_DIM)
+    assert_close(result.std_error, torch.zeros(4, dtype=dtype), rtol=0, atol=0)
 
 
 def test_log_prob_of_a_mixture_of_images_is_its_own() -> None:
     sde = PATHS["subvp"]
     model, x = mixture((3, 8, 8), torch.float32), batch(mixture((3, 8, 8)), 2).float()
     divergence, solver = Exact(chunk=192), replace(SHARED, rtol=1e-5, atol=1e-5)
-    found = log_likelihood(model, sde, x, divergence=divergence, solver=solver, prior_log_prob=at_the_end(model, sde))
-    assert found.log_prob.dtype == torch.float32
-    assert_close(found.log_prob.double(), truth(mixture((3, 8, 8)), sde, x), rtol=0, atol=192 * NATS_PER_DIM)
+    result = log_likelihood(model, sde, x, divergence=divergence, solver=solver, prior_log_prob=at_the_end(model, sde))
+    assert result.log_prob.dtype == torch.float32
+    assert_close(result.log_prob.double(), truth(mixture((3, 8, 8)), sde, x), rtol=0, atol=192 * NATS_PER_DIM)
 
 
 @pytest.mark.parametrize("shape", [(1,), (2, 3, 2, 2)], ids=str)
 def test_log_prob_in_any_shape(shape: tuple[int, ...]) -> None:
     sde, model = PATHS["rectified"], gaussian(shape)
     x = batch(model, 3)
-    found = log_likelihood(model, sde, x, divergence=Exact(), solver=SHARED, prior_log_prob=at_the_end(model, sde))
+    result = log_likelihood(model, sde, x, divergence=Exact(), solver=SHARED, prior_log_prob=at_the_end(model, sde))
     dims = math.prod(shape)
-    assert_close(found.log_prob, truth(model, sde, x), rtol=0, atol=dims * NATS_PER_DIM)
+    assert_close(result.log_prob, truth(model, sde, x), rtol=0, atol=dims * NATS_PER_DIM)
 
 
 def test_latents_of_a_gaussian_are_its_quantiles_at_the_end() -> None:
     """The flow of a Gaussian keeps (x - alpha m) / s_t, s_t^2 = alpha^2 s^2 + sigma^2."""
     sde, model = PATHS["vp"], gaussian((3, 2))
     x = batch(model, 3)
-    found = log_likelihood(model, sde, x, divergence=Exact(), solver=SHARED).latent
+    result = log_likelihood(model, sde, x, divergence=Exact(), solver=SHARED).latent
     standard = []
-    for t, point in ((sde.t_min, x), (sde.t_max, found)):
+    for t, point in ((sde.t_min, x), (sde.t_max, result)):
         alpha, sigma = sde.scales(t)
         standard.append((point - alpha * model.means[0]) / torch.sqrt((alpha * model.stds[0]) ** 2 + sigma**2))
     assert_close(standard[1], standard[0], rtol=0, atol=1e-5)  # steps of 1e-6
@@ -105,8 +105,8 @@ def test_with_a_prior_the_path_reaches_no_marginal_need_be_given(shape: tuple[in
     """At beta_max = 40 alpha(1) is 4e-5, which moves log p by |alpha x0 z|, of order 1e-5 a dimension."""
     sde, model = VPSDE(beta_max=40.0), mixture(shape)
     x = batch(model, 3)
-    found = log_likelihood(model, sde, x, divergence=Exact(), solver=SHARED)
-    assert_close(found.log_prob, truth(model, sde, x), rtol=0, atol=math.prod(shape) * NATS_PER_DIM)
+    result = log_likelihood(model, sde, x, divergence=Exact(), solver=SHARED)
+    assert_close(result.log_prob, truth(model, sde, x), rtol=0, atol=math.prod(shape) * NATS_PER_DIM)
     assert float(sde.prior_kl(x).max()) < 1e-6
 
 
@@ -114,11 +114,11 @@ def test_the_defaults_are_one_probe_and_an_adaptive_solver() -> None:
     sde, model = PATHS["vp"], mixture((2,))
     x = batch(model, 2)
     torch.manual_seed(0)
-    found = log_likelihood(model, sde, x)
+    result = log_likelihood(model, sde, x)
     torch.manual_seed(0)
     spelt = log_likelihood(model, sde, x, divergence=Hutchinson(probes=1), solver=Adaptive(), noise=torch.randn_like)
-    assert_close(found.log_prob, spelt.log_prob, rtol=0, atol=0)
-    assert found.std_error is None
+    assert_close(result.log_prob, spelt.log_prob, rtol=0, atol=0)
+    assert result.std_error is None
     assert spelt.std_error is None
 
 
@@ -128,8 +128,8 @@ def test_adaptive_methods_agree(method: str) -> None:
     x = batch(model, 2)
     loose = {"bosh3": 1e-5}.get(method, 1e-6)  # of order 3: a tolerance of 1e-6 takes it a thousand evaluations
     solver = Adaptive(method, rtol=loose, atol=loose)
-    found = log_likelihood(model, sde, x, divergence=Exact(), solver=solver, prior_log_prob=at_the_end(model, sde))
-    assert_close(found.log_prob, truth(model, sde, x), rtol=0, atol=2 * NATS_PER_DIM)
+    result = log_likelihood(model, sde, x, divergence=Exact(), solver=solver, prior_log_prob=at_the_end(model, sde))
+    assert_close(result.log_prob, truth(model, sde, x), rtol=0, atol=2 * NATS_PER_DIM)
 
 
 def test_heun_is_of_order_two_and_euler_of_order_one() -> None:
@@ -139,10 +139,10 @@ def test_heun_is_of_order_two_and_euler_of_order_one() -> None:
 
     def error(solver: Heun | Euler, steps: int) -> float:
         prior = at_the_end(model, sde)
-        found = log_likelihood(
+        result = log_likelihood(
             model, sde, x, divergence=Exact(), solver=solver, ts=rising(sde, steps), prior_log_prob=prior
         )
-        return float((found.log_prob - truth(model, sde, x)).abs().max())
+        return float((result.log_prob - truth(model, sde, x)).abs().max())
 
     # The next term of the error is some tenths of the leading one, h times it: it moves the order by less than this.
     assert math.log2(error(Heun(), 160) / error(Heun(), 320)) == pytest.approx(2.0, abs=0.15)
@@ -158,10 +158,10 @@ def test_one_sample_alone_is_no_special_case(shape: tuple[int, ...], solver: Any
     sde, model = PATHS["vp"], mixture(shape)
     pair = batch(model, 2)
     ts = rising(sde, 20) if isinstance(solver, Heun) else None
-    alone, both = (log_likelihood(model, sde, x, divergence=Exact(), solver=solver, ts=ts) for x in (pair[:1], pair))
-    assert alone.log_prob.shape == (1,)
-    assert_close(alone.std_error, torch.zeros(1, dtype=torch.float64), rtol=0, atol=0)
-    assert_close(alone.log_prob, both.log_prob[:1], rtol=0, atol=1e-4)  # a batch shares its steps with SHARED
+    single, both = (log_likelihood(model, sde, x, divergence=Exact(), solver=solver, ts=ts) for x in (pair[:1], pair))
+    assert single.log_prob.shape == (1,)
+    assert_close(single.std_error, torch.zeros(1, dtype=torch.float64), rtol=0, atol=0)
+    assert_close(single.log_prob, both.log_prob[:1], rtol=0, atol=1e-4)  # a batch shares its steps with SHARED
 
 
 @pytest.mark.parametrize(
@@ -208,11 +208,11 @@ def test_evaluations_are_counted(solver: Any, divergence: Divergence, steps: int
     sde, model = PATHS["vp"], CountCalls(mixture((2,)))
     x = batch(mixture((2,)), 3)
     ts = None if steps is None else rising(sde, steps)
-    found = log_likelihood(model, sde, x, divergence=divergence, solver=solver, ts=ts)
+    result = log_likelihood(model, sde, x, divergence=divergence, solver=solver, ts=ts)
     check = 3 * (3 + 1) if solver.splits_batch else 0  # answers of the batch and of one sample, at three times
-    assert found.nfe == (model.samples - check) / 3
+    assert result.nfe == (model.samples - check) / 3
     if nfe is not None:
-        assert found.nfe == nfe
+        assert result.nfe == nfe
 
 
 def test_each_step_is_reported() -> None:
@@ -252,15 +252,15 @@ def test_a_solver_that_keeps_a_grid_needs_one() -> None:
 
 @pytest.mark.parametrize("probes", [32])
 def test_scipys_tolerance_means_the_same_however_many_probes_ride_along(probes: int) -> None:
-    """The probes are constants, and 192 numbers of x no excuse for a coarse log-density: at 1e-4 a step it is off
-    by some 1e-2 nats, as dopri5's is, which weighs x and the log-density apart."""
+    """The 192 numbers of x do not hide the error of the log-density: at 1e-4 a step it is about 1e-2 nats. The same
+    holds for dopri5, which measures x and the log-density separately."""
     sde, model = PATHS["vp"], mixture((3, 8, 8))
     x = batch(model, 1)
 
     def log_prob(method: str, tolerance: float) -> float:
         solver = Adaptive(method, rtol=tolerance, atol=tolerance)
-        found = log_likelihood(model, sde, x, divergence=Hutchinson(probes), solver=solver, noise=seeded(5))
-        return float(found.log_prob)
+        result = log_likelihood(model, sde, x, divergence=Hutchinson(probes), solver=solver, noise=seeded(5))
+        return float(result.log_prob)
 
     assert log_prob("scipy:RK45", 1e-4) == pytest.approx(log_prob("dopri5", 1e-7), abs=0.05)
 
@@ -311,11 +311,11 @@ def test_exact_is_the_trace_of_the_full_jacobian(mode: str, chunk: int, dtype: t
 @pytest.mark.parametrize("divergence", [Exact, Hutchinson])
 def test_forward_and_reverse_mode_are_one(divergence: Callable[..., Divergence]) -> None:
     x = somewhere(4)
-    found = []
+    result = []
     for mode in ("forward", "reverse"):
         by = divergence(mode=mode)
-        found.append(by(field, x, by.directions(x, seeded(1)))[1])
-    assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+        result.append(by(field, x, by.directions(x, seeded(1)))[1])
+    assert_close(result[0], result[1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("distribution", "mode"), [("rademacher", "forward"), ("gaussian", "reverse")])
@@ -355,7 +355,7 @@ COPIES = 1000
 
 @pytest.mark.parametrize("distribution", ["gaussian"])
 def test_hutchinsons_log_prob_is_unbiased_and_its_std_error_calibrated(distribution: str) -> None:
-    """One point a thousand times, each copy with eight probes of its own, against the exact divergence on that grid.
+    """One point a thousand times, each copy with eight probes, against the exact divergence on that grid.
 
     The trajectory does not depend on the probes, so the estimate is unbiased at any number of steps.
     """
@@ -364,16 +364,16 @@ def test_hutchinsons_log_prob_is_unbiased_and_its_std_error_calibrated(distribut
     settings: dict[str, Any] = {"solver": Heun(), "ts": rising(sde, 6)}
     exact = log_likelihood(model, sde, x.expand(2, 3), divergence=Exact(), **settings).log_prob[0]
     divergence = Hutchinson(8, distribution)
-    found = log_likelihood(model, sde, x.expand(COPIES, 3).clone(), divergence=divergence, noise=seeded(4), **settings)
-    spread = float(found.log_prob.std())
+    result = log_likelihood(model, sde, x.expand(COPIES, 3).clone(), divergence=divergence, noise=seeded(4), **settings)
+    spread = float(result.log_prob.std())
     assert spread > 1e-3
     # z-test at 5 standard errors: false alarm 6e-7.
-    assert abs(float(found.log_prob.mean() - exact)) < 5 * spread / math.sqrt(COPIES)
+    assert abs(float(result.log_prob.mean() - exact)) < 5 * spread / math.sqrt(COPIES)
     # The mean of std_error^2 is the variance of log_prob. A variance from n values is good to sqrt((kurtosis - 1) / n),
     # sqrt(3.5 / n) for the mean of eight probes of kurtosis up to 15; 5 of them, false alarm 6e-7.
-    assert found.std_error is not None
-    assert found.std_error.shape == (COPIES,)
-    ratio = float(found.std_error.square().mean()) / spread**2
+    assert result.std_error is not None
+    assert result.std_error.shape == (COPIES,)
+    ratio = float(result.std_error.square().mean()) / spread**2
     assert ratio == pytest.approx(1, abs=5 * math.sqrt(3.5 / COPIES))
 
 
@@ -381,12 +381,12 @@ def test_probes_of_a_field_with_a_diagonal_jacobian_are_exact() -> None:
     """An axis-aligned Gaussian's flow: v_i J_ii v_i = J_ii for signs, so Rademacher has no error at all."""
     sde, model = PATHS["rectified"], gaussian((2, 3))
     x = batch(model, 3)
-    found = log_likelihood(
+    result = log_likelihood(
         model, sde, x, divergence=Hutchinson(4), solver=SHARED, prior_log_prob=at_the_end(model, sde)
     )
-    assert_close(found.log_prob, truth(model, sde, x), rtol=0, atol=6 * NATS_PER_DIM)
-    assert found.std_error is not None
-    assert float(found.std_error.max()) < 1e-10
+    assert_close(result.log_prob, truth(model, sde, x), rtol=0, atol=6 * NATS_PER_DIM)
+    assert result.std_error is not None
+    assert float(result.std_error.max()) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -445,8 +445,8 @@ def test_bits_per_dim_of_a_wide_gaussian_is_its_entropy_in_cells() -> None:
         k, levels, uniform=lambda like: torch.rand(like.shape, generator=torch.Generator().manual_seed(1))
     )
     settings: dict[str, Any] = {"solver": SHARED, "prior_log_prob": at_the_end(model, sde)}
-    found = log_likelihood(model, sde, x.double(), divergence=Hutchinson(), noise=seeded(0), **settings)
-    mean, error = mean_and_error(bits_per_dim(found.log_prob + log_det, 8))
+    result = log_likelihood(model, sde, x.double(), divergence=Hutchinson(), noise=seeded(0), **settings)
+    mean, error = mean_and_error(bits_per_dim(result.log_prob + log_det, 8))
     expected = math.log2(std * math.sqrt(2 * math.pi * math.e)) + math.log2(levels / 2)
     # 5 standard errors (false alarm 6e-7) and the cell's own width, cell^2 / (12 s^2) / log 2 of 7e-4 bits.
     assert abs(mean - expected) < 5 * error + 1e-3

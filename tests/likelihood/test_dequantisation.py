@@ -67,7 +67,7 @@ def test_q_is_a_density_of_the_cell(how: Dequantisation, sde: SDE) -> None:
     assert float(x.min()) >= float(inside[0]) - 1e-6
     assert float(x.max()) <= float(inside[1]) + 1e-6
     lengths = (-log_q).exp()
-    # the tails of a narrow q are drawn too seldom to weigh its whole cell: there, compare the histogram instead
+    # a narrow q is drawn too seldom in its tails: there, only the histogram is compared
     if float(lengths.std()) < 10:
         error = float(lengths.std()) / len(lengths) ** 0.5
         assert abs(float(lengths.mean()) - alpha / 4) < 5 * error + 1e-6
@@ -127,8 +127,8 @@ def test_a_matched_prior_is_a_gaussians_marginal() -> None:
     model = Gaussian(mean, std)
     for sde in PATHS.values():
         z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        found = GaussianPrior.matched(sde, Moments(mean, std))(z)
-        torch.testing.assert_close(found, model.log_prob(z, *sde.scales(sde.t_max)))
+        result = GaussianPrior.matched(sde, Moments(mean, std))(z)
+        torch.testing.assert_close(result, model.log_prob(z, *sde.scales(sde.t_max)))
         torch.testing.assert_close(GaussianPrior.standard(sde)(z), sde.prior_log_prob(z))
 
 
@@ -144,9 +144,9 @@ def test_the_mismatch_of_gaussian_data_is_its_kl() -> None:
         torch.full((2,), alpha * 0.7).double(), alpha**2 * root @ root.T + sigma**2 * torch.eye(2).double()
     )
     prior = GaussianPrior.standard(sde)
-    wanted = torch.distributions.MultivariateNormal(torch.zeros(2).double(), sigma**2 * torch.eye(2).double())
-    exact = float(torch.distributions.kl_divergence(there, wanted))
+    target = torch.distributions.MultivariateNormal(torch.zeros(2).double(), sigma**2 * torch.eye(2).double())
+    exact = float(torch.distributions.kl_divergence(there, target))
     assert prior_kl(sde, x, prior) == pytest.approx(exact, rel=1e-6)
     matched = prior_kl(sde, x, GaussianPrior.matched(sde, Moments.of(x)))
-    assert 0 < matched < exact / 2  # what is left is the correlation
+    assert 0 < matched < exact / 2  # the remainder comes from the correlation
     assert float(sde.prior_kl(x).mean()) >= exact

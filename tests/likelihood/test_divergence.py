@@ -61,7 +61,7 @@ def off_diagonal_square(jacobian: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Jacobians(Exact):
-    """The whole Jacobian of every evaluation, kept; the divergence is that of `Exact`."""
+    """Keeps the Jacobian of every evaluation; the divergence is that of `Exact`."""
 
     seen: tuple[list[Tensor]] = ([],)  # what it records is its purpose
 
@@ -90,26 +90,26 @@ def test_hutchinson_on_a_grid_is_unbiased_and_its_error_that_of_theory(fresh: bo
     assert theory[True] < 0.6 * theory[False]  # what fresh probes are for
 
     divergence = Hutchinson(PROBES, chunk=PROBES, fresh=fresh)
-    found = log_likelihood(model, sde, x.expand(COPIES, 4).clone(), divergence=divergence, noise=seeded(4), **settings)
-    assert found.std_error is not None
+    result = log_likelihood(model, sde, x.expand(COPIES, 4).clone(), divergence=divergence, noise=seeded(4), **settings)
+    assert result.std_error is not None
     # One point fifty times, each with 200 probes: 4 of its reported errors, a false alarm of 6e-5 each, 3e-3 in all.
-    assert float(((found.log_prob - exact) / found.std_error).abs().max()) < 4
+    assert float(((result.log_prob - exact) / result.std_error).abs().max()) < 4
     # 1e4 probes of kurtosis 15 at most know a variance to sqrt(14 / 1e4) = 4 percent: 20 are five of that.
-    assert float(found.std_error.square().mean()) * PROBES == pytest.approx(float(theory[fresh]), rel=0.2)
-    assert float(found.log_prob.var()) * PROBES == pytest.approx(float(theory[fresh]), rel=5 * math.sqrt(2 / COPIES))
+    assert float(result.std_error.square().mean()) * PROBES == pytest.approx(float(theory[fresh]), rel=0.2)
+    assert float(result.log_prob.var()) * PROBES == pytest.approx(float(theory[fresh]), rel=5 * math.sqrt(2 / COPIES))
 
 
 def kept_and_drawn(divergence: Divergence, **settings: Any) -> tuple[int, int]:
-    """How many times noise was asked for, and how often the network was."""
+    """The number of calls of the noise and of the network."""
     sde, model = PATHS["vp"], mixture((3,))
-    asked, noise = list[Tensor](), seeded(0)
+    requests, noise = list[Tensor](), seeded(0)
 
     def listening(x: Tensor) -> Tensor:
-        asked.append(x)
+        requests.append(x)
         return noise(x)
 
-    found = log_likelihood(model, sde, batch(model, 2), divergence=divergence, noise=listening, **settings)
-    return len(asked), int(found.nfe)
+    result = log_likelihood(model, sde, batch(model, 2), divergence=divergence, noise=listening, **settings)
+    return len(requests), int(result.nfe)
 
 
 @pytest.mark.parametrize(("divergence", "each"), [(Hutchinson(3), 3), (HutchPlusPlus(2, 3), 5)], ids=repr)
@@ -145,30 +145,30 @@ def test_orthogonal_probes_are_unbiased_with_the_variance_of_theory(probes: int)
     """Var = 2 D (D - P) / (P (D - 1) (D + 2)) |S|^2, S the symmetric part less its trace: that of tr(S Q), Q a uniform
     projector on P of D dimensions, whose variance is quadratic in P, none at D, and Gaussian's own at 1."""
     n, jacobian = 4000, random_matrix(2)
-    found = estimates(Hutchinson(probes, "orthogonal", chunk=9), jacobian, n).mean(1)
+    result = estimates(Hutchinson(probes, "orthogonal", chunk=9), jacobian, n).mean(1)
     traceless = (jacobian + jacobian.T) / 2 - jacobian.trace() / DIMS * torch.eye(DIMS, dtype=torch.float64)
     factor = 2 * DIMS * (DIMS - probes) / (probes * (DIMS - 1) * (DIMS + 2))
     variance = float(factor * traceless.square().sum())
     # 4 standard errors: 6e-5. A variance is known to sqrt(14 / n) at worst, 5 of which are 30 percent.
-    assert abs(float(found.mean() - jacobian.trace())) < 4 * math.sqrt(variance / n)
-    assert float(found.var()) == pytest.approx(variance, rel=5 * math.sqrt(14 / n))
+    assert abs(float(result.mean() - jacobian.trace())) < 4 * math.sqrt(variance / n)
+    assert float(result.var()) == pytest.approx(variance, rel=5 * math.sqrt(14 / n))
 
 
 def test_as_many_orthogonal_probes_as_dimensions_are_exact_and_more_are_refused() -> None:
     jacobian = random_matrix(3)
-    found = estimates(Hutchinson(DIMS, "orthogonal"), jacobian, 20).mean(1)
-    assert_close(found, jacobian.trace().expand(20), rtol=0, atol=1e-12)
+    result = estimates(Hutchinson(DIMS, "orthogonal"), jacobian, 20).mean(1)
+    assert_close(result, jacobian.trace().expand(20), rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="expected at most 10 orthogonal probes, got 11"):
         estimates(Hutchinson(DIMS + 1, "orthogonal"), jacobian, 20)
 
     sde, model = PATHS["cosine"], mixture((4,))
     settings: dict[str, Any] = {"solver": Heun(), "ts": grids.log_snr(sde, 6).flip(0)}
     x = batch(model, 3)
-    exact, found = (
+    exact, result = (
         log_likelihood(model, sde, x, divergence=divergence, **settings).log_prob
         for divergence in (Exact(), Hutchinson(4, "orthogonal"))
     )
-    assert_close(found, exact, rtol=0, atol=1e-12)
+    assert_close(result, exact, rtol=0, atol=1e-12)
 
 
 # Hutch++
@@ -178,23 +178,23 @@ def test_as_many_orthogonal_probes_as_dimensions_are_exact_and_more_are_refused(
 def test_hutch_plus_plus_is_exact_where_its_basis_holds_the_range(mode: str) -> None:
     jacobian = low_rank(4)
     for divergence, matrix in ((HutchPlusPlus(4, 2, mode), jacobian), (HutchPlusPlus(16, 2, mode), random_matrix(5))):
-        found = estimates(divergence, matrix, 20)
+        result = estimates(divergence, matrix, 20)
         # J S may be near to singular for signs S: then its basis has that many digits less.
-        assert_close(found, matrix.trace().expand(20, 2), rtol=0, atol=1e-9)
+        assert_close(result, matrix.trace().expand(20, 2), rtol=0, atol=1e-9)
     assert float((estimates(HutchPlusPlus(3, 2, mode), jacobian, 20) - jacobian.trace()).abs().min()) > 1e-6
 
 
 def test_hutch_plus_plus_is_unbiased_and_better_than_hutchinson_where_few_directions_count() -> None:
     n, jacobian = 4000, low_rank(3) + 0.1 * random_matrix(6)
-    found, plain = (estimates(d, jacobian, n) for d in (HutchPlusPlus(3, 4), Hutchinson(2 * 3 + 4, chunk=10)))
-    assert found.shape == (n, 4)
-    means = found.mean(1)
+    result, plain = (estimates(d, jacobian, n) for d in (HutchPlusPlus(3, 4), Hutchinson(2 * 3 + 4, chunk=10)))
+    assert result.shape == (n, 4)
+    means = result.mean(1)
     # 4 standard errors: 6e-5.
     assert abs(float(means.mean() - jacobian.trace())) < 4 * float(means.std()) / math.sqrt(n)
     assert float(means.var()) < 0.1 * float(plain.mean(1).var())
     # Each sample's own probes say what error it has. A variance of kurtosis up to 40 (bases differ in what they leave):
     # sqrt(39 / n) is 10 percent, and 3 of it a false alarm of 3e-3.
-    assert float(found.var(1).mean() / 4 / means.var()) == pytest.approx(1, abs=0.3)
+    assert float(result.var(1).mean() / 4 / means.var()) == pytest.approx(1, abs=0.3)
 
 
 def test_hutch_plus_plus_scores_a_mixture_without_bias() -> None:
@@ -202,7 +202,7 @@ def test_hutch_plus_plus_scores_a_mixture_without_bias() -> None:
     x, copies = batch(model, 1), 1000
     settings: dict[str, Any] = {"solver": Heun(), "ts": grids.log_snr(sde, 6).flip(0)}
     exact = log_likelihood(model, sde, x, divergence=Exact(), **settings).log_prob
-    found = log_likelihood(
+    result = log_likelihood(
         model,
         sde,
         x.expand(copies, 8).clone(),
@@ -210,10 +210,10 @@ def test_hutch_plus_plus_scores_a_mixture_without_bias() -> None:
         noise=seeded(7),
         **settings,
     )
-    assert found.std_error is not None
+    assert result.std_error is not None
     # Two numbers at 4 standard errors: 6e-5 each, the variance's own taken for kurtosis 15.
-    assert abs(float(found.log_prob.mean() - exact)) < 4 * float(found.log_prob.std()) / math.sqrt(copies)
-    ratio = float(found.std_error.square().mean() / found.log_prob.var())
+    assert abs(float(result.log_prob.mean() - exact)) < 4 * float(result.log_prob.std()) / math.sqrt(copies)
+    ratio = float(result.std_error.square().mean() / result.log_prob.var())
     assert ratio == pytest.approx(1, abs=4 * math.sqrt(14 / copies))
 
 
@@ -270,14 +270,14 @@ def network(dims: int, seed: int = 0) -> Denoiser:
     ids=repr,
 )
 def test_every_probe_shares_one_call_of_the_network(divergence: Divergence, backwards: int) -> None:
-    """Whatever is asked of it, an evaluation runs the network once; a chunk of directions runs it back once."""
+    """An evaluation runs the network once; a chunk of directions runs it back once."""
     sde, inner = PATHS["vp"], network(5)
     model = CountCalls(lambda x, alpha, sigma: Counting.apply(inner(x, alpha, sigma)))
     Counting.backwards = 0
-    found = log_likelihood(
+    result = log_likelihood(
         model, sde, batch(mixture((5,)), 2), divergence=divergence, solver=Heun(), ts=grids.uniform(sde, 3).flip(0)
     )
-    assert model.calls == found.nfe == 6
+    assert model.calls == result.nfe == 6
     assert Counting.backwards == 6 * backwards
     assert all(weight.grad is None for weight in inner.parameters())
 
@@ -344,11 +344,11 @@ def test_a_network_without_forward_mode_is_taken_in_reverse(layer: Callable[[Ten
     forward = replace(divergence, mode="forward")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = log_likelihood(model, sde, x, divergence=forward, noise=seeded(0), **settings)
+        result = log_likelihood(model, sde, x, divergence=forward, noise=seeded(0), **settings)
     if layer is not attention:  # whether it has a forward mode depends on the kernel that is taken
         assert any("this network has no forward mode, using reverse mode" in str(w.message) for w in caught)
-    assert_close(found.log_prob, reverse.log_prob, rtol=1e-5, atol=1e-4)
-    assert_close(found.latent, reverse.latent, rtol=1e-5, atol=1e-5)
+    assert_close(result.log_prob, reverse.log_prob, rtol=1e-5, atol=1e-4)
+    assert_close(result.latent, reverse.latent, rtol=1e-5, atol=1e-5)
 
 
 def test_an_error_of_the_network_itself_is_not_taken_for_a_missing_forward_mode() -> None:
@@ -389,16 +389,16 @@ def test_gradient_of_log_prob_by_x_is_the_score(name: str, solver: str, divergen
     if "ts" in settings:
         settings["ts"] = grids.soft_clipped(sde, settings["ts"], 0.02, 10.0).flip(0)
     x = batch(model, 3).requires_grad_()
-    found = log_likelihood(model, sde, x, divergence=divergence, prior_log_prob=at_the_end(model, sde), **settings)
-    (gradient,) = torch.autograd.grad(found.log_prob.sum(), x)
+    result = log_likelihood(model, sde, x, divergence=divergence, prior_log_prob=at_the_end(model, sde), **settings)
+    (gradient,) = torch.autograd.grad(result.log_prob.sum(), x)
     # Scores are of size 1 to 4; found were differences up to 6e-4, where steps of 1e-7 add up.
     assert_close(gradient, model.score(x.detach(), *sde.scales(sde.t_min)), rtol=0, atol=2e-3)
 
 
 def of_weights(model: Denoiser, divergence: Divergence, x: Tensor, **settings: Any) -> Tensor:
     noise = PerSampleNoise(3, range(len(x)))
-    found = log_likelihood(model, PATHS["vp"], x, divergence=divergence, noise=noise, **settings)
-    return found.log_prob.mean()
+    result = log_likelihood(model, PATHS["vp"], x, divergence=divergence, noise=noise, **settings)
+    return result.log_prob.mean()
 
 
 def flat(tensors: Any) -> Tensor:
@@ -421,30 +421,30 @@ def test_gradient_by_the_weights_is_that_of_finite_differences(solver: Any, dive
     settings = {"solver": solver, "ts": grids.soft_clipped(PATHS["vp"], 5).flip(0)}
     weights = list(model.parameters())
     value = of_weights(model, divergence, x, differentiable=True, **settings)
-    found = flat(torch.autograd.grad(value, weights, materialize_grads=True))
-    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    result = flat(torch.autograd.grad(value, weights, materialize_grads=True))
+    direction = torch.randn(result.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     values, start, h = [], flat(weights).detach(), 1e-6
     for sign in (1, -1):
         nn.utils.vector_to_parameters(start + sign * h * direction, weights)
         values.append(float(of_weights(model, divergence, x, **settings).detach()))
     difference = (values[0] - values[1]) / (2 * h)
-    assert difference == pytest.approx(float(found @ direction), rel=1e-5)
+    assert difference == pytest.approx(float(result @ direction), rel=1e-5)
 
 
 @pytest.mark.parametrize("divergence", [Exact(), Hutchinson()], ids=repr)
 def test_the_adjoint_is_the_gradient_through_the_steps(divergence: Divergence) -> None:
     model = network(2)
-    found = []
+    result = []
     for differentiable in (True, "adjoint"):
         x = batch(mixture((2,)), 2).requires_grad_()
         value = of_weights(
             model, divergence, x, solver=replace(TIGHT, rtol=1e-6, atol=1e-6), differentiable=differentiable
         )
-        found.append((value.detach(), *torch.autograd.grad(value, [x, *model.parameters()], materialize_grads=True)))
-    assert float(flat(found[0][2:]).norm()) > 0.1
+        result.append((value.detach(), *torch.autograd.grad(value, [x, *model.parameters()], materialize_grads=True)))
+    assert float(flat(result[0][2:]).norm()) > 0.1
     # Steps of 1e-6 add up, on the way there and back.
-    assert_close(found[1][0], found[0][0], rtol=0, atol=1e-4)
-    for adjoint, through in zip(found[1][1:], found[0][1:], strict=True):
+    assert_close(result[1][0], result[0][0], rtol=0, atol=1e-4)
+    for adjoint, through in zip(result[1][1:], result[0][1:], strict=True):
         assert_close(adjoint, through, rtol=1e-3, atol=1e-3)
 
 
@@ -472,8 +472,8 @@ def test_unless_asked_no_graph_is_built_even_for_weights_and_x_that_want_one(sol
     sde, model = PATHS["vp"], network(2)
     ts = None if isinstance(solver, Adaptive) else grids.soft_clipped(sde, 5).flip(0)
     x = batch(mixture((2,)), 2).requires_grad_()
-    found = log_likelihood(model, sde, x, divergence=Hutchinson(2), solver=solver, ts=ts)
-    for tensor in (found.log_prob, found.latent, found.std_error, *found.parts.values()):
+    result = log_likelihood(model, sde, x, divergence=Hutchinson(2), solver=solver, ts=ts)
+    for tensor in (result.log_prob, result.latent, result.std_error, *result.parts.values()):
         assert tensor is not None
         assert not tensor.requires_grad
     assert x.grad is None

@@ -70,8 +70,8 @@ def test_integers_of_any_type_are_dequantised(dtype: torch.dtype) -> None:
 def test_dequantising_noise_may_belong_to_the_sample() -> None:
     k = torch.randint(256, (4, 3, 2), generator=torch.Generator().manual_seed(0))
     together, _ = dequantise(k, 256, uniform=PerSampleNoise(5, range(4)).uniform)
-    alone, _ = dequantise(k[2:3], 256, uniform=PerSampleNoise(5, [2]).uniform)
-    assert_close(together[2:3], alone, rtol=0, atol=0)
+    single, _ = dequantise(k[2:3], 256, uniform=PerSampleNoise(5, [2]).uniform)
+    assert_close(together[2:3], single, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
