@@ -26,6 +26,9 @@ from scorefield.training.distributed.ranks import Ranks
 TOLERANCE = 1e-3  # bits/dim, where neither a tolerance nor a solver is given
 MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
 PRIORS = ("standard", "data")
+REPORTED = (
+    "split", "seed", "batch", "dequantisation", "prior", "data_sha256", "dequantiser_sha256", "versions",
+)  # fmt: skip
 
 
 def likelihood(
@@ -126,13 +129,12 @@ def likelihood(
         path, {**settings, "run": run.described(), "prior_moments": moments, "device": str(run.device)}
     )
     facts: dict[str, Any] = {}
-    if "ode" in names:
-        if given_solver is None:
-            facts = _choose(scorer, results, ranks, TOLERANCE if tolerance is None else tolerance, divergence is None)
-        else:
-            facts = given_solver
-            if divergence is None and scorer.dims <= EXACT_DIMS:
-                scorer.divergence = Exact()
+    if "ode" in names and given_solver is None:
+        facts = _choose(scorer, results, ranks, TOLERANCE if tolerance is None else tolerance, divergence is None)
+    elif given_solver is not None:
+        facts = given_solver
+        if divergence is None and scorer.dims <= EXACT_DIMS:
+            scorer.divergence = Exact()
     _score(scorer, names, results, ranks, batch)
     if not ranks.first:
         ranks.barrier()
@@ -141,22 +143,20 @@ def likelihood(
         facts |= scorer.check_choice()
     elif "ode" in names:
         facts["change_from_half_the_steps"] = scorer.change_from_half_the_steps()
-    columns = _gathered(results, names, len(stored), batch)
     unit = "bits_per_dim" if run.data.levels is not None else "nats_per_dim"
+    columns = _gathered(results, names, len(stored), batch)
     estimates = estimates_of(scorer, names, unit, columns, facts)
     report = {
         unit: estimates[names[0]][unit],
         "standard_error": estimates[names[0]]["standard_error"],
         "n": len(stored),
         "estimates": estimates,
-        "dequantisation": dequantisation_spec,
-        "prior": prior,
         "prior_kl": scorer.prior_kl(),
         "t_min": run.sde.t_min,
         "t_max": run.sde.t_max,
         "levels": run.data.levels,
         "data": dataset.name,
-        **{key: settings[key] for key in ("split", "seed", "batch", "data_sha256", "dequantiser_sha256", "versions")},
+        **{key: settings[key] for key in REPORTED},
         **trained.described,
     }
     write_json(path, report)
