@@ -18,7 +18,7 @@ from scorefield.likelihood.prior import GaussianPrior, prior_kl
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.denoiser import DenoiserLike, take_rows
 from scorefield.sde_lib.quantise import cell_centres
-from scorefield.solvers import AdamsMoulton, Adaptive, FlowSolver, PerSampleNoise, grids
+from scorefield.solvers import AdamsMoulton, FlowSolver, PerSampleNoise, grids
 from scorefield.solvers.ode.adaptive_rk import UnsolvedError
 from scorefield.solvers.solver import OnStep
 
@@ -229,7 +229,7 @@ class DatasetScorer:
 
         Probes stay the same for both, where the divergence has them.
         """
-        if self.ts is None or len(self.ts) < 3 or isinstance(self.solver, Adaptive):
+        if self.solver is None or not self.solver.fixed_grid or self.ts is None or len(self.ts) < 3:
             return None
         divergence = self.divergence
         if isinstance(divergence, Hutchinson | HutchPlusPlus):
