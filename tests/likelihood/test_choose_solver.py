@@ -1,4 +1,4 @@
-"""Likelihoods to a tolerance in bits/dim: the clocks, steps and pilots that keep it, judged by closed forms."""
+"""Likelihoods to a tolerance in bits/dim: integration variables, steps and trial samples, against closed forms."""
 
 import math
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def slope(steps: tuple[int, ...], errors: list[float]) -> float:
     return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
 
 
-# Clocks with a time_weight
+# Integration variables with a time weight
 
 
 @pytest.mark.parametrize(

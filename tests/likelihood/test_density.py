@@ -474,7 +474,7 @@ def test_the_error_of_one_value_is_unknown() -> None:
     assert math.isnan(error)
 
 
-# Adams-Bashforth-Moulton, and the states of clocks
+# Adams-Bashforth-Moulton, and the states of integration variables
 
 
 def narrow(dims: int) -> GaussianMixture:
@@ -532,7 +532,9 @@ OWN_CLOCK = variables.SoftClippedLogSNR(0.05, 5.0, spread=0.5)
     ],
     ids=repr,
 )
-def test_the_density_is_the_same_by_every_clock(path: str, variable: variables.IntegrationVariable) -> None:
+def test_the_density_is_the_same_in_every_integration_variable(
+    path: str, variable: variables.IntegrationVariable
+) -> None:
     # Whatever the state is divided by, its growth is that of its size, and what the integral leaves out comes back.
     sde, model = PATHS[path], gaussian((2,))
     t, h = sde.time(torch.tensor([-3.0, 0.5, 4.0], dtype=torch.float64)), 1e-6

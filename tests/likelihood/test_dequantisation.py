@@ -55,7 +55,7 @@ every = pytest.mark.parametrize("how", EVERY.values(), ids=EVERY)
         (TruncatedNormal(), COARSE),
         (TruncatedNormal(), RectifiedSDE(t_min=0.1)),
     ],
-    ids=str,
+    ids=("uniform", "variational", "truncated normal", "truncated normal on rectified"),
 )
 def test_q_is_a_density_of_the_cell(how: Dequantisation, sde: SDE) -> None:
     # E_q[1 / q] is the length of what q covers, and a histogram of the draws is q: 5 and 6 standard errors, one false
