@@ -1,7 +1,8 @@
-"""Numbers that say what they are: `(denoiser, sde, x0) -> nats`, and from them bits/dim."""
+"""Log-likelihoods and their bounds, `(denoiser, sde, x0) -> nats`, and from them bits/dim."""
 
 from scorefield.likelihood.bounds import dsm_bound, elbo, vlb
 from scorefield.likelihood.choose_solver import Plan, choose_solver
+from scorefield.likelihood.dataset import DatasetScorer
 from scorefield.likelihood.decoders import Decoder, DiscretisedDecoder, GaussianDecoder, LevelDecoder
 from scorefield.likelihood.density import Density, log_likelihood
 from scorefield.likelihood.dequantisation import Dequantisation, TruncatedNormal, Uniform, Variational
@@ -11,6 +12,7 @@ from scorefield.likelihood.summary import bits_per_dim, mean_and_error
 from scorefield.sde_lib.quantise import dequantise, quantise
 
 __all__ = [
+    "DatasetScorer",
     "Decoder",
     "Density",
     "Dequantisation",

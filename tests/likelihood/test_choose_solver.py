@@ -13,7 +13,7 @@ from scipy.integrate import quad
 from torch import Tensor
 from torch.testing import assert_close
 
-from scorefield.likelihood import Divergence, Exact, Hutchinson, HutchPlusPlus, choose_solver, log_likelihood
+from scorefield.likelihood import Divergence, Exact, Hutchinson, choose_solver, log_likelihood
 from scorefield.likelihood.divergence import orthonormal
 from scorefield.models import MLP, Denoiser, precondition
 from scorefield.models.analytic import Empirical, Gaussian, GaussianMixture
@@ -387,7 +387,7 @@ def test_no_samples_have_a_plan_and_a_density() -> None:
     ("divergence", "n"),
     [
         (Exact(), 1),
-        (HutchPlusPlus(1, 2), 3),
+        (Hutchinson(fresh=True), 2),
     ],
     ids=repr,
 )
@@ -409,15 +409,15 @@ def test_a_plan_is_what_its_numbers_say(n: int, divergence: Any) -> None:
 def test_the_plan_of_a_run_does_not_depend_on_its_later_samples_or_the_streams_that_were_used() -> None:
     """The pilots read their streams from the beginning, and leave the run's own where they are."""
     sde, model = PATHS["vp"], mixture((3,))
-    x, noise = on_the_path(model, sde, 40, 3), PerSampleNoise(0, range(40))
+    x, noise = on_the_path(model, sde, 34, 3), PerSampleNoise(0, range(34))
     plans = [
-        choose_solver(model, sde, x, 1e-2, noise=noise),
-        choose_solver(model, sde, x[:32], 1e-2, noise=PerSampleNoise(0, range(32))),
+        choose_solver(model, sde, x, 1e-1, noise=noise),
+        choose_solver(model, sde, x[:32], 1e-1, noise=PerSampleNoise(0, range(32))),
     ]
     assert torch.equal(plans[0].ts, plans[1].ts)
     assert replace(plans[0], ts=plans[1].ts) == plans[1]
     settings: dict[str, Any] = {"solver": plans[0].solver, "ts": plans[0].ts}
-    used, new = (log_likelihood(model, sde, x, noise=n, **settings) for n in (noise, PerSampleNoise(0, range(40))))
+    used, new = (log_likelihood(model, sde, x, noise=n, **settings) for n in (noise, PerSampleNoise(0, range(34))))
     assert torch.equal(used.log_prob, new.log_prob)
 
 
