@@ -83,7 +83,9 @@ def forked(workdir: Path, settings: dict[str, Any], processes: int) -> Child:
     assert processes == 1
     from scorefield.commands.train.command import train
     from scorefield.configs import digits
+    from scorefield.training.data import digits as dataset
 
+    dataset("train")  # which imports scikit-learn
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -215,7 +217,8 @@ def main() -> int:
     parser.add_argument("--forked", action="store_true", help="fork this process, rather than run the command line")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = {**SETTINGS, "images": arguments.images}
+    often = {"checkpoint_every": arguments.images // 20, "snapshot_every": arguments.images // 4}
+    settings = {**SETTINGS, **often, "images": arguments.images}
     launch = forked if arguments.forked else command
 
     def start(workdir: Path) -> Child:
