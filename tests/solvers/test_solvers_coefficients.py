@@ -24,6 +24,7 @@ from scorefield.solvers import (
     DEIS,
     Adams,
     AnnealedLangevin,
+    ConsistentAnnealed,
     DPMSolver,
     SASolver,
     Schedule,
@@ -400,6 +401,17 @@ def test_deis_of_order_2_has_the_closed_form_of_diffusers() -> None:
     newest = alpha * (anti(rho, rho_0, rho_1) - anti(rho_0, rho_0, rho_1))
     older = alpha * (anti(rho, rho_1, rho_0) - anti(rho_0, rho_1, rho_0))
     assert DEIS(2).coefficients(schedule, 1, 2).weights == pytest.approx((newest, older), rel=1e-10)
+
+
+def test_consistent_annealing_removes_one_and_a_half_times_the_least_share_and_at_most_all() -> None:
+    # Of a step with n_s / n_t = e^-h:  least = 1 - e^-h,  and what is left of the next level's noise (1 - eta) / e^-h.
+    for h, eta in ((1.5, 1.0), (0.2, 1.5 * (1 - math.exp(-0.2)))):
+        schedule = schedule_at((-0.5, -0.5 + h))
+        t, s, step = schedule.scalars(0), schedule.scalars(1), ConsistentAnnealed().coefficients(schedule, 0, 1)
+        left = s.sigma * (1 - eta) * math.exp(h)
+        assert step.of_x == pytest.approx(left / t.sigma, rel=1e-9, abs=1e-12)
+        assert step.weights[0] == pytest.approx(s.alpha - t.alpha * left / t.sigma, rel=1e-9)
+        assert step.noise == pytest.approx(math.sqrt(s.sigma**2 - left**2), rel=1e-9)
 
 
 # NCSNv2's step
