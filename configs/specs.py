@@ -91,7 +91,8 @@ def spec(table: Table, partial: str | Mapping[str, Any], **keywords: Any) -> ml_
     Raises:
         ValueError: for an unknown name or keyword.
     """
-    settings = modern(table, partial) | keywords
+    settings = modern(table, partial)
+    settings |= modern(table, {"name": settings["name"], **keywords})
     name = settings.pop("name")
     parameters = settings_of(find(table, name))
     _refuse_unknown(name, settings, parameters)

@@ -62,5 +62,5 @@ def _try_out(run: Run, model: Model) -> None:
     ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
     try:
         model(one, ends.alpha, ends.sigma)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # a user's own network may take other arguments
         raise ValueError(f"expected a network that takes data of shape {run.data.shape}: {error}") from error

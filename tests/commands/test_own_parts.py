@@ -38,6 +38,10 @@ class Net(nn.Module):
     def forward(self, x, c_noise):
         return self.layers(torch.cat([x.flatten(1), c_noise.expand(len(x))[:, None]], 1)).view_as(x)
 
+class Odd(nn.Module):
+    def forward(self, x):
+        return x
+
 def squares(split="train", n=48):
     x = np.random.default_rng(split == "test").integers(0, 5, (n, 1, 2, 2)).astype(np.uint8)
     return Dataset("squares", split, x, levels=5)
@@ -168,6 +172,12 @@ def test_list_prints_every_name_with_its_settings_and_first_line(folder: Path) -
         assert lines[lines.index(row) + 1].startswith(first_line)
     assert "  flat(factor=1.0)" in lines and "  digits" in lines and "  exact(mode='reverse', chunk=32)" in lines
     assert lines[lines.index("  missing") + 1].strip().startswith("cannot import missing (AttributeError")
+
+
+def test_a_network_that_takes_other_arguments_is_refused_before_any_work(folder: Path) -> None:
+    done = run(*SHARED, "--config.data=mypkg.squares", "--config.net=mypkg.Odd", "--workdir=odd", cwd=folder)
+    assert done.returncode == 2 and "expected a network that takes data of shape (1, 2, 2)" in done.stderr
+    assert not (folder / "odd").exists()
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ def test_old_names_and_keywords_are_understood(table: str, old: str, new: str) -
     assert build.spec(tables, old) == build.spec(tables, new)
 
 
+def test_keywords_come_before_those_of_the_text_in_old_spellings_too() -> None:
+    spec = build.spec(build.SOLVERS, "heun:clock=time", clock="sigma")
+    assert spec.to_dict() == {"name": "heun", "variable": "sigma"}
+
+
 def test_a_keyword_of_a_users_own_keeps_its_name() -> None:
     def solver(clock: str = "x", steps: bool = False) -> tuple[str, bool]:
         return clock, steps
