@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from scorefield.likelihood.bounds import dsm_bound, elbo, vlb
 from scorefield.likelihood.decoders import Decoder, DiscretisedDecoder, GaussianDecoder, LevelDecoder
 from scorefield.likelihood.density import Density
+from scorefield.likelihood.quadrature import ChainSum
 from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import EDMSDE, SDE, VPSDE, DiscreteVPSDE
 from scorefield.solvers import PerSampleNoise, grids
@@ -234,6 +235,7 @@ def test_a_subset_of_the_steps_is_unbiased() -> None:
     settings: dict[str, Any] = {"ts": grids.log_snr(sde, 50), "decoder": LevelDecoder(2), "noise": torch.ones_like}
     x0 = torch.full((20000, 2), 0.5, dtype=torch.float64)
     every = vlb(model, sde, x0[:1], **settings)
+    assert float(ChainSum.of(sde, None, settings["ts"], x0).probability.sum()) == pytest.approx(1, abs=1e-12)
     some = vlb(model, sde, x0, draws=7, uniform=Seeded(7).uniform, **settings)
     values = some.parts["diffusion"]
     assert float(values.std()) > 0
