@@ -13,6 +13,7 @@ from scorefield.sde_lib import RectifiedSDE
 PACKAGE = '''
 from dataclasses import dataclass
 import numpy as np, torch
+
 from torch import nn
 from scorefield.sde_lib import SDE
 from scorefield.solvers import Solver, grids
@@ -33,6 +34,7 @@ class Net(nn.Module):
     def __init__(self, shape, width=4):
         super().__init__()
         dims = shape[0] * shape[1] * shape[2]
+
         self.layers = nn.Sequential(nn.Linear(dims + 1, width), nn.SiLU(), nn.Linear(width, dims))
 
     def forward(self, x, c_noise):
@@ -55,6 +57,7 @@ class Step(Solver):
     def step(self, denoiser, x, schedule, i, noise, memory):
         now, then = schedule[i], schedule[i + 1]
         x0 = denoiser(x, now.alpha, now.sigma)
+
         eps = (x - now.alpha.to(x.dtype) * x0) / now.sigma.to(x.dtype)
         return then.alpha.to(x.dtype) * x0 + self.scale * then.sigma.to(x.dtype) * eps, None
 

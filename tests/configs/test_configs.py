@@ -104,7 +104,7 @@ def test_numbers_of_parameters_are_those_of_the_originals() -> None:
     }
 
 
-# Of score_sde_pytorch, by the switches of its own configuration files.
+# Those of score_sde_pytorch, by the settings in its configuration files.
 SCORE_SDE_ROWS = [row for row in ROWS if row.original.startswith("score_sde_pytorch: ")]
 
 
