@@ -3,7 +3,7 @@
 python -m scorefield.benchmarks.activation --before=PATH
 
 DDPM's U-Net and NCSN++ of score_sde_pytorch at width 64, with dropout 0.1, in float32 and in bfloat16. A step is
-forward, backward, clipping and Adam. Each checkout runs in a process of its own. The two take their steps in turn, and
+forward, backward, clipping and Adam. Each checkout runs in its own process. The two take their steps in turn, and
 the order changes from pair to pair. Times are of the processor, so that other work on the machine matters less.
 """
 

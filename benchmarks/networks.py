@@ -29,7 +29,7 @@ Every network is `F(x, c_noise, label)`, made of plain keywords; `Denoiser(F, pr
 | anneal by Langevin dynamics as it was first done | `NCSN`, `NCSNv2`: `configs/cifar10.py:ncsn`, `:ncsnv2` |
 | repeat a paper | the row of its table below |
 
-| network | paper | told | images it takes |
+| network | paper | input for the noise | images it takes |
 |---|---|---|---|
 | `UNet` | Ho et al. 2020 | `c_noise`, or a timestep (`frequencies`) | sides divisible by 2^(levels - 1) |
 | `NCSNpp` | Song et al. 2021: NCSN++, and as DDPM++; Karras et al. 2022 | log sigma, a timestep, `c_noise` | likewise |
@@ -40,9 +40,9 @@ Every network is `F(x, c_noise, label)`, made of plain keywords; `Denoiser(F, pr
 | `DiT` | Peebles and Xie 2023 | a timestep, or `c_noise` | sides divisible by `patch` |
 | `MLP` | | `c_noise` | any shape, one shape a network |
 
-`c_noise = log(sigma / alpha) / 4`. What a network is told is chosen by the precondition: `told:unit=time,scale=999.0`
-and `told:unit=log_sigma` tell it the units of its paper, all others `c_noise` (`models/precondition.py`). All but
-`NCSNv2` take classes (`label` may be left out: they have a row for "unknown"), and all take any number of channels.
+`c_noise = log(sigma / alpha) / 4`. The precondition chooses what stands for the noise (`models/precondition.py`).
+`time_conditioned:scale=999.0` and `time_conditioned:unit=log_sigma` give the units of a paper, all others `c_noise`.
+All but `NCSNv2` take classes (`label` may be left out: they have a row for "unknown"), and all take any number of channels.
 
 ## Parameters
 
@@ -50,7 +50,7 @@ Ours are counted from the configuration, the originals' were by running their co
 but for these, which the tests expect to the last weight:
 
 - A network with classes has a row for "unknown" here, which some do not have there.
-- EDM's have 1,152 (DDPM++) or 2,304 (NCSN++) weights there that tell them of their augmentation, which is not here.
+- EDM's have 1,152 (DDPM++) or 2,304 (NCSN++) weights there for their augmentation, which is not here.
 - VDM's has a column there for a conditioning number, which is 0 but for augmented data.
 
 Frequencies of Fourier features are random and not trained. They are kept with the weights and not counted, here and

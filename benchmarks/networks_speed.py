@@ -130,19 +130,19 @@ def against_peer(root: Path, width: int, batch: int, rounds: int, compiled: bool
         mine = ours(net, name, width)
         if compiled:
             mine.compile()
-        x, told = torch.rand(batch, 3, 32, 32), torch.rand(batch) * 40 + 0.1
-        log_told = told.log() if name == "NCSN++" else told
-        scale = told[:, None, None, None] if name == "NCSN++" else 1.0
+        x, level = torch.rand(batch, 3, 32, 32), torch.rand(batch) * 40 + 0.1
+        log_level = level.log() if name == "NCSN++" else level
+        scale = level[:, None, None, None] if name == "NCSN++" else 1.0
         net.eval(), mine.eval()
         with torch.no_grad():
-            a, b = net(x, told) * scale, mine(x, log_told)
+            a, b = net(x, level) * scale, mine(x, log_level)
         difference = float((a - b).abs().max() / a.abs().max())
         assert difference < 3e-5, difference  # both round: either is 1e-5 from float64
-        compared(f"{name}: inference", batch, inference(mine, (x, log_told)), inference(net, (x, told)), 2 * rounds)
+        compared(f"{name}: inference", batch, inference(mine, (x, log_level)), inference(net, (x, level)), 2 * rounds)
         average = average_of(net.parameters(), 0.9999)
         adam = torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.9, 0.999), eps=1e-8)
-        other = training(net.train(), adam, lambda net=net, of=average: of.update(net.parameters()), (x, told))  # type: ignore[misc]
-        compared(f"{name}: training step", batch, our_training(mine, (x, log_told)), other, rounds)
+        other = training(net.train(), adam, lambda net=net, of=average: of.update(net.parameters()), (x, level))  # type: ignore[misc]
+        compared(f"{name}: training step", batch, our_training(mine, (x, log_level)), other, rounds)
 
 
 def against_before(root: Path, rounds: int) -> None:

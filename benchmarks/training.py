@@ -2,11 +2,10 @@
 
 python -m benchmarks.training --peer=PATH              a checkout of score_sde_pytorch, measured interleaved
 
-A step is the whole of it: a batch of CIFAR-10's shape from memory, flipped and scaled, forward, backward, clipping,
-Adam and the moving average, by `training.train` here and by their losses.get_step_fn there. Each kind runs in a
-process of its own, as a user would run it (`--mode=train` keeps freed memory), and they take their steps in turn,
-each followed by one of the peer. Ratios are medians over such pairs; "outside" is the time of a step before the
-network is called and after the backward pass.
+A step is everything: a batch of CIFAR-10's shape from memory, flipped and scaled, forward, backward, clipping, Adam
+and the moving average, by `training.train` here and by their losses.get_step_fn there. Each kind runs in its own
+process, as a user would run it. They take their steps in turn, each followed by one of the peer's. Ratios are medians
+over such pairs. "Outside" is the time of a step before the network is called and after the backward pass.
 """
 
 import argparse

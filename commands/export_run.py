@@ -23,7 +23,7 @@ def export_run(
         device: to load them on.
 
     Raises:
-        ValueError: if there is no trained run, the folder is taken, or diffusers has no such network.
+        ValueError: if there is no trained run, the folder is not empty, or diffusers has no such network.
     """
     if to not in FORMATS:
         raise ValueError(f"expected --to to be one of {', '.join(FORMATS)}, got {to!r}")

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from scorefield.models.checkpoints.spec import (
     CheckpointSpec,
     Entry,
-    confirmed,
-    confirmed_attention,
+    check_attention,
+    check_inferred,
     joined,
     levels_at,
     residual_block,
     same,
-    taken,
+    with_overrides,
 )
 from scorefield.models.hyperparameters import settings_of
 from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
@@ -61,7 +61,7 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     Raises:
         ValueError: for a name that they do not have, a value that the weights contradict, or betas other than linear.
     """
-    values = taken(DEFAULTS, architecture)
+    values = with_overrides(DEFAULTS, architecture)
     if values["beta_schedule"] != "linear":
         raise ValueError(f"expected beta_schedule to be linear, got {values['beta_schedule']!r}")
     betas = (values["num_diffusion_timesteps"], values["beta_start"], values["beta_end"])
@@ -77,7 +77,7 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
         "ch_mult": multipliers,
         "num_res_blocks": sum(name.startswith("down.0.block.") and name.endswith("conv1.weight") for name in state),
     }
-    confirmed(found, values)
+    check_inferred(found, values)
     if values["type"] not in ("simple", "bayesian"):
         raise ValueError(f"expected type to be simple or bayesian, got {values['type']!r}")
     settings = {
@@ -95,7 +95,7 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     if size is None:
         raise ValueError(f"expected image_size, which no published network with multipliers {multipliers} tells")
     if (sizes := values["attn_resolutions"]) is not None:
-        confirmed_attention("attn_resolutions", sizes, settings["attention"], levels_at(size, sizes, levels))
+        check_attention("attn_resolutions", sizes, settings["attention"], levels_at(size, sizes, levels))
     precondition = TimeConditioned(sde, "eps", "time", float(sde.steps), -1.0)
     return CheckpointSpec(UNet, settings, _entries, precondition, sde, (channels, size, size), extra=("logvar",))
 

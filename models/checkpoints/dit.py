@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, confirmed, cos_first, itself, same, taken
+from scorefield.models.checkpoints.spec import (
+    CheckpointSpec,
+    Entry,
+    check_inferred,
+    cos_first,
+    itself,
+    same,
+    with_overrides,
+)
 from scorefield.models.networks.dit import SIZES, DiT
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import DiscreteVPSDE
@@ -88,12 +96,12 @@ def _values(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, 
         "num_classes": len(state["y_embedder.embedding_table.weight"]) - empty,
         "learn_sigma": len(state["final_layer.linear.weight"]) == 2 * channels * patch**2,
     }
-    values = taken(inferred, given)
+    values = with_overrides(inferred, given)
     if values["num_heads"] is None:
         raise ValueError(
             f"expected num_heads, which weights do not tell, as the width is none of {tuple(HEADS)}: {width}"
         )
-    return confirmed({**inferred, "num_heads": values["num_heads"]}, values)
+    return check_inferred({**inferred, "num_heads": values["num_heads"]}, values)
 
 
 def _entries(network: DiT) -> Iterator[Entry]:

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from scorefield.models.checkpoints.spec import (
     CheckpointSpec,
     Entry,
-    confirmed,
-    confirmed_attention,
+    check_attention,
+    check_inferred,
     cos_first,
     itself,
     levels_at,
     pointwise,
     residual_block,
     same,
-    taken,
+    with_overrides,
     with_unknown,
 )
 from scorefield.models.layers.attention import Attention
@@ -90,14 +90,14 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     released = RELEASED.get((width, multipliers, len(levels[0])), {})
     if "num_heads" in architecture or "num_head_channels" in architecture:
         released = {key: value for key, value in released.items() if not key.startswith("num_head")}
-    values = taken({**DEFAULTS, **released}, architecture)
+    values = with_overrides({**DEFAULTS, **released}, architecture)
     channels, size = state["input_blocks.0.0.weight"].shape[1], values["image_size"]
     shifts = len(state["input_blocks.1.0.emb_layers.1.weight"]) > len(state["input_blocks.1.0.out_layers.0.weight"])
     attention = tuple(i for i, level in enumerate(levels) if f"{level[0]}.1.qkv.weight" in state)
     updown = not any(".op." in name or (".conv." in name and name.startswith("output")) for name in state)
     learned = len(state["out.2.weight"]) == 2 * channels
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else None
-    confirmed(
+    check_inferred(
         {
             "in_channels": channels,
             "model_channels": width,
@@ -136,7 +136,7 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
         settings |= {"scale_shift": shifts, "eps": 1e-5, "symmetric_padding": True}
     if (rates := values["attention_resolutions"]) is not None:
         at = levels_at(size, [size // int(rate) for rate in rates], len(levels))
-        confirmed_attention("attention_resolutions", rates, attention, at)
+        check_attention("attention_resolutions", rates, attention, at)
     new_order = bool(values["use_new_attention_order"])
     sde = _path(values)
     # Rescaled, timesteps run to 1000, however many there are.

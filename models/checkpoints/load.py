@@ -56,9 +56,9 @@ class Opened:
 
     Args:
         spec: how its network was built.
-        denoiser: with the weights that were asked for.
+        denoiser: with the requested weights.
         report: how these fitted.
-        raw: the raw weights by the names of the denoiser's, where it has averaged ones and both were asked for.
+        raw: the raw weights by the names of the denoiser's, where it has averaged ones and `both` is set.
     """
 
     spec: CheckpointSpec
@@ -111,7 +111,7 @@ def _check(denoiser: Denoiser, spec: CheckpointSpec, report: LoadReport) -> Load
 def _read(
     path: Path, source: str, ema: bool, both: bool, architecture: Mapping[str, Any]
 ) -> tuple[CheckpointSpec, dict[str, State]]:
-    """How to build the network, and its weights by their kind: the ones asked for come last."""
+    """How to build the network, and its weights by their kind: the requested ones come last."""
     if source not in STATES or (source in FOLDERS and not path.is_file()):
         return FOLDERS[source](path, ema, both, **architecture)
     saved = read(path)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself, taken
+from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself, with_overrides
 from scorefield.models.networks.ncsn import NCSN
 from scorefield.models.networks.ncsnv2 import NCSNv2
 from scorefield.models.precondition import TimeConditioned
@@ -80,7 +80,7 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
             or noise levels that nothing tells.
     """
     given = {ALIASES.get(key, key): value for key, value in architecture.items() if key not in IDLE}
-    values = taken(DEFAULTS, given)
+    values = with_overrides(DEFAULTS, given)
     _check(state, values)
     settings, rows = _settings(state, values), _rows(state)
     sigmas = _sigmas(state.get("sigmas"), rows, values)

@@ -102,7 +102,7 @@ def with_unknown(table: Tensor) -> Tensor:
     return torch.cat([table, torch.zeros_like(table[:1])])
 
 
-def taken(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def with_overrides(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The known values with the given ones in their place.
 
     Raises:
@@ -116,7 +116,7 @@ def taken(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, **given}
 
 
-def confirmed(inferred: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def check_inferred(inferred: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What the weights tell, where what was given (and is not None) says the same.
 
     Raises:
@@ -136,7 +136,7 @@ def levels_at(size: int, resolutions: Iterable[int], levels: int) -> tuple[int, 
     return tuple(level for level in range(levels) if size // 2**level in wanted)
 
 
-def confirmed_attention(key: str, given: Any, found: tuple[int, ...], at: tuple[int, ...]) -> None:
+def check_attention(key: str, given: Any, found: tuple[int, ...], at: tuple[int, ...]) -> None:
     """Raises ValueError where what was given under a key means attention at other levels than the weights have."""
     if at != found:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How a network is told the noise level, the class, and the finest detail of its input."""
+"""Embeddings of the noise level and the class, and Fourier features of the input."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# Angular frequencies, (features / 2,), for the unit in which a network is told the noise.
+# Angular frequencies, (features / 2,), for each unit of the noise level.
 
 
 def smooth(features: int) -> Tensor:

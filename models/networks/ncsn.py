@@ -25,10 +25,10 @@ SIGMAS = tuple(0.01 ** (i / 9) for i in range(10))
 class NCSN(nn.Module):
     """F(x, c_noise, label): a cascaded RefineNet with dilated residual blocks, ELU and InstanceNorm++.
 
-    Song and Ermon 2019, Appendix A, as in their published code: stages of residual blocks, the first at full size,
-    the others at half, the last two dilated by 2 and 4 in place of smaller maps; then as many refining blocks, each
-    merging a stage with what the deeper ones gave. There is a normalisation before every convolution, and means take
-    the place of RefineNet's maxima. It predicts the score (`precondition.score`).
+    Song and Ermon 2019, Appendix A, as in their published code. Stages of residual blocks come first: one at full size,
+    the others at half, the last two dilated by 2 and 4 in place of smaller maps. A refining block for each stage then
+    merges it with the output of the deeper ones. There is a normalisation before every convolution, and means take the
+    place of RefineNet's maxima. It predicts the score (`precondition.score`).
 
     At a listed noise level this is the published network, which looks up rows of its normalisations by the
     level's index; between levels the rows are interpolated linearly in log sigma, and outside they are the
@@ -40,7 +40,7 @@ class NCSN(nn.Module):
     Args:
         channels: of the images, in and out.
         sigmas: the levels sigma / alpha it is trained on, decreasing.
-        width: channels of the first stage; the others have two or four times as many.
+        width: channels of the first stage; the others have twice or four times that.
         num_classes: with it, the network takes `label (B,)` in 0 .. num_classes - 1; num_classes itself, and
             no label at all, mean "unknown".
         unit_range: whether x is 2x - 1 first, as published for images in 0 .. 1 (not for their logits).

@@ -39,8 +39,8 @@ class NCSNpp(nn.Module):
         pyramid_out: the one on the way up: "none", "skip" (each level adds to the output), or "residual".
         rescale: sums of two branches by sqrt(1/2).
         dropout: inside the residual blocks.
-        frequencies: of the noise embedding: "gaussian" told log sigma, "timesteps" told 0 .. 999, or "smooth".
-        conditional: whether the network is told the noise level at all.
+        frequencies: of the noise embedding: "gaussian" of log sigma, "timesteps" of 0 .. 999, or "smooth" of c_noise.
+        conditional: whether the network takes the noise level.
         num_classes: with it, the network takes `label (B,)`; no label means "unknown".
         label_first: the class joins the sines and cosines of the noise level (Karras et al. 2022).
         unit_range: x is 2x - 1 first, for images in 0 .. 1.
@@ -174,7 +174,7 @@ class Stage(nn.Module):
         self.resample: nn.Module | None = None
 
     def joined(self, h: Tensor, pyramid: Tensor | None) -> Pair:
-        """The features and the pyramid after one another's share, if there is a pyramid."""
+        """The features and the pyramid, joined if there is a pyramid."""
         pair: Pair = (h, pyramid) if self.pyramid is None else self.pyramid(h, pyramid)
         return pair
 
@@ -188,7 +188,7 @@ class Stage(nn.Module):
 
 
 class Down(Stage):
-    """A level on the way down: what it gives after each block and between levels is remembered for the way up."""
+    """A level on the way down: its features after each block and between levels are kept for the way up."""
 
     def forward(self, h: Tensor, emb: Tensor | None, skips: list[Tensor], pyramid: Tensor | None) -> Pair:
         for block in self.blocks:
@@ -201,7 +201,7 @@ class Down(Stage):
 
 
 class Up(Stage):
-    """A level on the way up: each block is given what was remembered."""
+    """A level on the way up: each block also takes what the way down kept."""
 
     def forward(self, h: Tensor, emb: Tensor | None, skips: list[Tensor], pyramid: Tensor | None) -> Pair:
         for block in self.blocks:
@@ -214,7 +214,7 @@ class Up(Stage):
 
 
 class SkipIn(nn.Module):
-    """The image, made smaller, is shown to each level through a 1x1 convolution: added, or beside its features."""
+    """The image, made smaller, joins each level through a 1x1 convolution: added, or beside its features."""
 
     def __init__(self, image: int, channels: int, beside: bool, fir: Sequence[float]) -> None:
         super().__init__()

@@ -21,19 +21,19 @@ from scorefield.models.networks.refinenet import (
 class NCSNv2(nn.Module):
     """F(x) = sigma grad log p(x): a cascaded RefineNet with dilated residual blocks, ELU and InstanceNorm++.
 
-    Song and Ermon 2020, Technique 3 (Section 3.3): the score at any noise level is one network, which is not told the
-    level, divided by sigma. The division is the parameterisation's business (`precondition.scaled_score`), and F has
-    about unit variance at every level.
+    Song and Ermon 2020, Technique 3 (Section 3.3): one network, which does not see the noise level, is divided by sigma
+    to give the score. The parameterisation divides (`precondition.scaled_score`), and F has about unit variance at
+    every level.
 
     The network is NCSN's with InstanceNorm++ in the residual stages only, unconditional; the refining blocks have no
-    normalisation, and RefineNet's maxima again (Appendix B).
+    normalisation, and RefineNet's maxima (Appendix B).
 
     Any number of channels; height and width multiples of the stride, 2 (4, 8) for a depth of 4 (5, 6), and at least
     twice the stride, square or not.
 
     Args:
         channels: of the images, in and out.
-        width: channels of the first stage; the others have two or four times as many.
+        width: channels of the first stage; the others have twice or four times that.
         depth: how many stages: 4 (published for 32x32 and 64x64), 5 (64x64 to 128x128) or 6 (256x256).
         unit_range: whether x is 2x - 1 first, as published for images in 0 .. 1.
 
@@ -53,7 +53,7 @@ class NCSNv2(nn.Module):
         self.head = conv(width, channels)
 
     def forward(self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """The prediction, shape (B, C, H, W); c_noise is not looked at.
+        """The prediction, shape (B, C, H, W); c_noise is ignored.
 
         Raises:
             ValueError: if the channels or the size do not fit, or a label is given.

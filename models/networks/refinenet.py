@@ -1,7 +1,7 @@
 """RefineNet (Lin et al. 2017, arXiv 1611.06612) as NCSN and NCSNv2 use it: ResNet stages down, refining blocks up.
 
-Everything takes `rows (B, R)` besides the maps, which tell its normalisations how much of each row of their tables to
-take: see `InstanceNormPlus`. A normalisation is made by a function of its number of channels.
+Everything takes `rows (B, R)` besides the maps: the weights of the rows in the tables of the normalisations, see
+`InstanceNormPlus`. A normalisation is made by a function of its number of channels.
 """
 
 import math
@@ -35,7 +35,7 @@ def residual_stages(norm: Norm, width: int, depth: int) -> nn.ModuleList:
 
 
 def refining_blocks(norm: Norm, pool: nn.Module, width: int, depth: int) -> nn.ModuleList:
-    """One for each stage, deepest first, which merges the stage with the one before and takes its next one's width."""
+    """One for each stage, deepest first: it merges the stage with the one before, and has the width of the next."""
     features = [width * f for f in (1, *FEATURES[depth])]
     return nn.ModuleList(
         RefineBlock(norm, pool, 1 if i == depth else 2, features[i], features[i - 1], units_out=3 if i == 1 else 1)
@@ -44,7 +44,7 @@ def refining_blocks(norm: Norm, pool: nn.Module, width: int, depth: int) -> nn.M
 
 
 def cascade(stages: nn.ModuleList, refine: nn.ModuleList, h: Tensor, rows: Tensor) -> Tensor:
-    """Down the stages, and up again through the refining blocks: each takes its stage and what the deeper ones gave."""
+    """Down the stages, then up through the refining blocks: each takes its stage and the output of the deeper ones."""
     skips = []
     for stage in stages:
         h = stage(h, rows)
@@ -77,10 +77,10 @@ class InstanceNormPlus(nn.Module):
 
         gamma ((x - mu) / s + a (mu - m) / v) + beta
 
-    mu and s^2 are a channel's mean and variance over the pixels, m and v^2 the mean and (unbiased) variance of mu over
-    the channels, and gamma, a, beta each channel's, mixed from the table by `rows (B, levels + labels)`. With one
-    level, and `rows` of one, it is unconditional (Song and Ermon 2019, Appendix A.1, and 2020, Appendix B; as in
-    their code, gamma multiplies both terms and each variance is + 1e-5).
+    mu and s^2 are a channel's mean and variance over the pixels. m and v^2 are the mean and (unbiased) variance of mu
+    over the channels. gamma, a and beta are a mixture of the rows of a table, with the weights `rows (B, levels +
+    labels)`. With one level, and `rows` of one, the layer is unconditional (Song and Ermon 2019, Appendix A.1, and
+    2020, Appendix B). As in their code, gamma multiplies both terms, and 1e-5 is added to each variance.
     """
 
     def __init__(self, levels: int, labels: int, features: int) -> None:
@@ -105,7 +105,7 @@ class InstanceNormPlus(nn.Module):
 
 
 class Unnormalised(nn.Module):
-    """In the place of a normalisation, nothing."""
+    """The identity in the place of a normalisation."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class RefineBlock(nn.Module):
 
 
 class Chain(nn.ModuleList):
-    """Blocks one after the other, each told the rows."""
+    """Blocks one after the other, each with the same rows."""
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         for block in self:

@@ -33,18 +33,18 @@ class UNet(nn.Module):
         heads: of each attention.
         head_width: channels of a head, in the place of their number.
         dropout: inside the residual blocks.
-        fourier: powers n for which the network is also shown sin and cos of 2^n pi x; (7, 8) for 256 levels in [-1, 1]
+        fourier: powers n for which sin and cos of 2^n pi x are inputs too; (7, 8) for 256 levels in [-1, 1]
             repeat every two levels and every one (Kingma et al. 2021, Appendix C). It sees the finest detail, and its
             flow turns sharply between levels.
-        num_classes: with it, the network takes `label (B,)`; no label means "unknown".
+        num_classes: with it, the network takes `label (B,)`; without a label the class is "unknown".
         frequencies: of the noise embedding, by the unit of c_noise: "smooth", or "timesteps" as in the paper.
         smallest_group: channels that a group of a normalisation has at least; the paper's has 32 groups always.
         eps: of the normalisations.
         scale_shift: the embedding scales and shifts them (Dhariwal and Nichol 2021).
         resample_conv: resample with convolutions; otherwise by the mean of 2x2 pixels and the nearest neighbour.
-        symmetric_padding: of those that halve the size, where the paper's pads below and to the right.
+        symmetric_padding: pad on all sides before the size is halved; the paper pads below and to the right.
         unit_range: x is 2x - 1 first, for images in 0 .. 1.
-        variances: the head also predicts variances, which are left out of what is returned (see `ADM`).
+        variances: the head also predicts variances, which are not returned (see `ADM`).
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class VDM(nn.Module):
     Appendix B). It sees the input's finest detail as Fourier features (Appendix C). It predicts the noise
     (`precondition.eps`), and starts by saying that all of x is noise; the defaults are the one for CIFAR-10.
 
-    The published network is told t = (gamma - gamma_min) / (gamma_max - gamma_min), in which gamma = -log-SNR; with
+    The published network takes t = (gamma - gamma_min) / (gamma_max - gamma_min), in which gamma = -log-SNR; with
     c_noise = log(sigma / alpha) / 4 = gamma / 8 that is (c_noise - low) / (high - low) for a span (low, high) of
     (gamma_min / 8, gamma_max / 8), here the default. For a c_noise that is t itself, the span is (0, 1).
 
@@ -38,9 +38,9 @@ class VDM(nn.Module):
         dropout: inside the residual blocks.
         fourier: powers n for which the network is also shown sin and cos of 2^n pi x; (7, 8) is for 256 levels in
             [-1, 1], of which two and one are a period.
-        attention: after every block, not in the middle alone (their networks for augmented data).
-        span: the c_noise of t = 0 and t = 1, the ends of the timesteps 1000 t whose sines and cosines the network is
-            told; None for the smooth frequencies of `UNet`, of c_noise as it is.
+        attention: after every block, and not only in the middle (their networks for augmented data).
+        span: the c_noise of t = 0 and t = 1, the ends of the timesteps 1000 t whose sines and cosines it
+            takes; None for the smooth frequencies of `UNet`, of c_noise as it is.
         num_classes: with it, the network takes `label (B,)` in 0 .. num_classes - 1; num_classes itself, and
             no label at all, mean "unknown".
 

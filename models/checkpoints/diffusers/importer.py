@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scorefield.models.checkpoints.diffusers import native
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet, import_diffusers
 from scorefield.models.checkpoints.files import State, read, weights_of
-from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself, taken, with_unknown
+from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself, with_overrides, with_unknown
 from scorefield.models.networks.unet import UNet
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import SDE, VESDE, VPSDE, DiscreteVPSDE
@@ -72,7 +72,7 @@ WEIGHTS = "diffusion_pytorch_model"
 def read_folder(
     folder: Path, ema: bool = True, both: bool = False, **architecture: Any
 ) -> tuple[CheckpointSpec, dict[str, State]]:
-    """How to build what a folder holds, and its weights by their kind: the ones asked for come last.
+    """How to build what a folder holds, and its weights by their kind: the requested ones come last.
 
     Args:
         folder: a pipeline's, with its parts in folders or all in one, or a `UNet2DModel`'s.
@@ -126,7 +126,7 @@ def spec_of_config(**architecture: Any) -> CheckpointSpec:
             diffusers builds where that is not installed.
     """
     given = {key: value for key, value in architecture.items() if not key.startswith("_")}
-    values = taken({**UNET, **SCHEDULER}, given)
+    values = with_overrides({**UNET, **SCHEDULER}, given)
     sde, precondition = path(values)
     config = {key: values[key] for key in UNET}
     shape = (config["in_channels"], *_size(config))
@@ -155,7 +155,7 @@ def wrapped_unet(
 
 
 def wrapped(network: nn.Module) -> Iterator[Entry]:
-    """What each tensor of a wrapped module of diffusers is: the one of its own name."""
+    """What each tensor of a wrapped module of diffusers is: the one with the same name."""
     for name in network.state_dict():
         theirs = name.split(".", 1)[1]
         make = with_unknown if theirs == "class_embedding.weight" else itself

@@ -37,7 +37,7 @@ class DiffusersUNet(nn.Module):
             raise ValueError(f"expected out_channels to be in_channels or twice that, got {out} of {self.channels}")
         if kind == "UNet2DModel":
             _forward_mode(self.unet)
-        # As in our own networks: no label is a row of its own.
+        # As in our own networks: there is a row for "no label".
         self.classes = self.unet.config.num_class_embeds if _has_table(self.unet) else None
         if self.classes is not None:
             self.unet.class_embedding = nn.Embedding(self.classes + 1, self.unet.class_embedding.embedding_dim)

@@ -40,7 +40,7 @@ EXPRESSED: dict[str, tuple[Any, ...]] = {
 
 
 def obstacle(config: Mapping[str, Any]) -> str | None:
-    """What of a whole configuration `UNet` does not have, None if it is the same network."""
+    """The first setting of a configuration that `UNet` does not have, None if it is the same network."""
     for key, values in EXPRESSED.items():
         if config[key] not in values:
             return f"{key}={config[key]!r}"

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from scorefield.models import precondition
 from scorefield.models.checkpoints.edm import names
-from scorefield.models.checkpoints.spec import CheckpointSpec, confirmed, confirmed_attention, levels_at, taken
+from scorefield.models.checkpoints.spec import (
+    CheckpointSpec,
+    check_attention,
+    check_inferred,
+    levels_at,
+    with_overrides,
+)
 from scorefield.models.networks.adm import ADM
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.precondition import Precondition, TimeConditioned
@@ -61,7 +67,7 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     Raises:
         ValueError: for a keyword that they do not have or that the weights contradict, or another preconditioning.
     """
-    values = taken(DEFAULTS, architecture)
+    values = with_overrides(DEFAULTS, architecture)
     prefix = "model." if any(name.startswith("model.") for name in state) else ""
     shapes = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in state.items()}
     if "map_layer0.weight" not in shapes:
@@ -71,7 +77,7 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     channels = shapes[f"enc.{size}x{size}_conv.weight"][1]
     sde, parameterisation = _preconditioning(values)
     settings = _adm(shapes, size, values) if adm else _song(shapes, size, values, _taps(state))
-    confirmed(
+    check_inferred(
         {
             "img_resolution": size,
             "img_channels": channels,
@@ -85,7 +91,7 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     )
     if (sizes := values["attn_resolutions"]) is not None:
         at = levels_at(size, sizes, len(settings["multipliers"]))
-        confirmed_attention("attn_resolutions", sizes, settings["attention"], at)
+        check_attention("attn_resolutions", sizes, settings["attention"], at)
     return CheckpointSpec(
         ADM if adm else NCSNpp,
         settings,
@@ -137,7 +143,7 @@ def _common(shapes: Mapping[str, tuple[int, ...]], size: int, values: Mapping[st
 
 
 def _taps(state: Mapping[str, Tensor]) -> tuple[float, ...]:
-    """The filter of their resampling, which is among their buffers: whole numbers where it was made of such."""
+    """The filter of their resampling, which is among their buffers: integers where it was made of integers."""
     name = next((name for name in state if name.endswith("resample_filter")), None)
     if name is None:
         return ()
@@ -154,7 +160,7 @@ def _song(
     deeper = any(f"dec.{size // 2}x{size // 2}_aux_conv" in name for name in shapes)
     fir = taps or values["resample_filter"] or ((1, 3, 3, 1) if fourier or kinds else (1, 1))
     if values["resample_filter"] is not None:
-        confirmed({"resample_filter": fir}, values)
+        check_inferred({"resample_filter": fir}, values)
     return {
         **_common(shapes, size, values),
         "fir": tuple(fir),

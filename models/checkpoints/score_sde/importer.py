@@ -10,7 +10,7 @@ from scorefield.models.checkpoints import ncsnv2
 from scorefield.models.checkpoints.files import FOURIER
 from scorefield.models.checkpoints.score_sde import names
 from scorefield.models.checkpoints.score_sde.published import DEFAULTS, IDLE, SCORE_SDE
-from scorefield.models.checkpoints.spec import CheckpointSpec, levels_at, taken
+from scorefield.models.checkpoints.spec import CheckpointSpec, levels_at, with_overrides
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.unet import UNet
 from scorefield.models.precondition import TimeConditioned
@@ -86,7 +86,7 @@ def _of_values(architecture: Mapping[str, Any], state: Mapping[str, Tensor] | No
     if config is not None and config not in SCORE_SDE:
         raise ValueError(f"expected config to be one of {', '.join(SCORE_SDE)}, got {config!r}")
     known = SCORE_SDE[config] if config else _found(state, architecture) if state else {}
-    values = taken({**DEFAULTS, **known}, architecture)
+    values = with_overrides({**DEFAULTS, **known}, architecture)
     for key, one in IDLE.items():
         if values[key] != one:
             raise ValueError(f"expected {key} to be {one!r}, as in all published ones, got {values[key]!r}")

@@ -37,7 +37,7 @@ def images(format_: torch.memory_format = torch.channels_last, shape: tuple[int,
 def test_first_and_second_derivatives_of_a_norm_are_difference_quotients(
     format_: torch.memory_format, frozen: bool
 ) -> None:
-    layer = norm().requires_grad_(not frozen)
+    layer = norm().requires_grad_(not frozen).train(not frozen)
     x = images(format_, (2, 8, 2, 2)).requires_grad_()
     assert gradcheck(lambda x: silu(layer(x)), (x,), check_forward_ad=True)
     assert gradgradcheck(lambda x: silu(layer(x)), (x,))
@@ -62,7 +62,7 @@ def test_a_norm_works_in_the_precision_of_its_weights() -> None:
 
 def test_many_gradients_at_once_are_each_their_own() -> None:
     """As `Divergence` takes them in reverse mode, without a graph and with one."""
-    layer = norm().requires_grad_(False)
+    layer = norm().requires_grad_(False).eval()
     x = images(shape=(2, 8, 2, 2)).requires_grad_()
     y, g = layer(x), seeded_normal("g", (5, 2, 8, 2, 2))
     (batched,) = torch.autograd.grad(y, x, g, is_grads_batched=True, retain_graph=True)
