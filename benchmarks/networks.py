@@ -42,7 +42,7 @@ Every network is `F(x, c_noise, label)`, made of plain keywords; `Denoiser(F, pr
 
 `c_noise = log(sigma / alpha) / 4`. The precondition chooses what stands for the noise (`models/precondition.py`).
 `time_conditioned:scale=999.0` and `time_conditioned:unit=log_sigma` give the units of a paper, all others `c_noise`.
-All but `NCSNv2` take classes (`label` may be left out: they have a row for "unknown"), and all take any number of channels.
+All but `NCSNv2` take classes, and have a row for "unknown" where `label` is left out. All take any number of channels.
 
 ## Parameters
 

@@ -35,7 +35,10 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
         return ncsnv2.spec_of(state, **architecture)
     if architecture:
         return _of_values(architecture, state)
-    fitting = {name: values for name, values in SCORE_SDE.items() if _fits(state, _of_values(values))}
+    sizes = {key: value for key, value in names.sizes(state).items() if key in ("nf", "ch_mult", "num_res_blocks")}
+    published = SCORE_SDE.items() if sizes else ()
+    alike = {name: values for name, values in published if sizes.items() <= {**DEFAULTS, **values}.items()}
+    fitting = {name: values for name, values in alike.items() if _fits(state, _of_values(values))}
     if any(values["sde"] == "vesde" for values in fitting.values()) and "sigmas" in state:
         ends = _ends(state)
         fitting = {name: values for name, values in fitting.items() if _expected_ends(values) == ends}

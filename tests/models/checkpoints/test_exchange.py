@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from scorefield.configs import build
 from scorefield.models import ADM, MLP, NCSN, VDM, Denoiser, DiT, NCSNpp, NCSNv2, UNet, precondition
 from scorefield.models.checkpoints import files, load_checkpoint
 from scorefield.models.checkpoints.own import from_pretrained, save_pretrained
+from scorefield.models.hyperparameters import save_hyperparameters
 from scorefield.models.precondition import Precondition, TimeConditioned
 from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
 
@@ -248,8 +250,10 @@ def test_every_network_comes_back_from_its_folder(network: nn.Module, tmp_path: 
         assert torch.equal(again(x, *scales), denoiser(x, *scales))
 
 
-@pytest.mark.parametrize("given", PRECONDITIONS.values(), ids=PRECONDITIONS)
-@pytest.mark.parametrize("sde", PATHS, ids=lambda sde: type(sde).__name__)
+COMBINATIONS = [*((precondition.eps, sde) for sde in PATHS), *((given, EDMSDE()) for given in PRECONDITIONS.values())]
+
+
+@pytest.mark.parametrize(("given", "sde"), COMBINATIONS)
 def test_every_parameterisation_and_path_comes_back(given: Precondition, sde: SDE, tmp_path: Path) -> None:
     again, path = from_pretrained(save_pretrained(Denoiser(NETWORKS["mlp"], given), sde, tmp_path))
     assert path == sde and again.precondition == given
@@ -259,6 +263,47 @@ def test_every_parameterisation_and_path_comes_back(given: Precondition, sde: SD
     assert build.build(build.SDES, json.loads(build.sde_spec(sde).to_json())) == sde
 
 
+@save_hyperparameters
+class Own(nn.Module):
+    """A network of a user's own."""
+
+    def __init__(self, width: int, powers: tuple[int, ...] = (1,)) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, width)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        return x * self.layer.weight.sum() + c_noise[:, None]
+
+
+@dataclass(frozen=True)
+class Steep(VPSDE):
+    """A path of a user's own."""
+
+    slope: float = 1.0
+
+
+def test_classes_of_your_own_are_opened_if_you_name_them(tmp_path: Path) -> None:
+    path, network = Steep(beta_max=9.0, slope=2.0), Own(3, powers=(1, 2))
+    denoiser = Denoiser(network, TimeConditioned(path, "eps"))
+    folder = save_pretrained(denoiser, path, tmp_path / "folder", shape=(2,))
+    again, sde = from_pretrained(folder, classes=[Own, Steep])
+    assert sde == path and again.precondition == denoiser.precondition
+    assert again.net.settings == {"width": 3, "powers": (1, 2)}
+    assert torch.equal(again.net.layer.weight, network.layer.weight)
+    for classes, missing in (((), "Own"), ((Own,), "Steep")):
+        with pytest.raises(ValueError, match=rf"if you trust it, give classes=\[{missing}\]"):
+            from_pretrained(folder, classes=classes)
+
+
+def test_a_folder_with_the_old_name_of_a_class_still_opens(tmp_path: Path) -> None:
+    given = PRECONDITIONS["told log sigma"]
+    folder = save_pretrained(Denoiser(NETWORKS["mlp"], given), VESDE(), tmp_path)
+    config = (folder / "config.json").read_text()
+    assert '"class": "TimeConditioned"' in config
+    (folder / "config.json").write_text(config.replace("TimeConditioned", "Told"))
+    assert from_pretrained(folder)[0].precondition == given
+
+
 def test_what_cannot_be_written_down_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     def own(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
         return precondition.eps(alpha, sigma)
@@ -266,7 +311,9 @@ def test_what_cannot_be_written_down_is_refused_before_anything_is_written(tmp_p
     folder = tmp_path / "folder"
     for denoiser, says in (
         (Denoiser(lambda x, t: x, precondition.eps), "expected one of our networks"),
+        (Denoiser(nn.Linear(2, 2), precondition.eps), "expected one of our networks"),
         (Denoiser(NETWORKS["mlp"], own), "expected a parameterisation"),
+        (Denoiser(Own(3, powers=torch.float32), precondition.eps), "expected settings that JSON can hold"),
     ):
         with pytest.raises(ValueError, match=says):
             save_pretrained(denoiser, VPSDE(), folder)

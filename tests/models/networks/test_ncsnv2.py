@@ -61,8 +61,14 @@ def random(net: NCSNv2) -> NCSNv2:
 # The published networks
 
 
-@pytest.mark.parametrize("name", FIXTURES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "tolerance"),
+    [
+        *((name, torch.float64, 1e-10) for name in FIXTURES),
+        ("ncsn", torch.float32, 1e-5),
+        ("ncsnv2", torch.float32, 1e-5),
+    ],
+)
 def test_outputs_are_those_of_the_original(name: str, dtype: torch.dtype, tolerance: float) -> None:
     """To the fixtures' 12 digits, and in float32 to 100 rounding errors, after 60 to 100 convolutions."""
     fixture, state = original(name)

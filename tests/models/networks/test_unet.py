@@ -120,9 +120,7 @@ def test_reverse_mode_is_the_transpose_of_forward_mode(make: Callable[..., nn.Mo
     assert float((u * along).sum()) == pytest.approx(float((back * v).sum()), rel=1e-10)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("size", [(28, 20), (8, 8), (4, 12)], ids=str)
-@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(("channels", "size", "n"), [(1, (28, 20), 2), (3, (8, 8), 1), (5, (4, 12), 2)], ids=str)
 def test_unet_takes_any_channels_and_sizes_it_can_halve(channels: int, size: tuple[int, int], n: int) -> None:
     net = alive(unet(channels, multipliers=(1, 2, 2)))
     x, c_noise = inputs((channels, *size), n)
@@ -132,7 +130,7 @@ def test_unet_takes_any_channels_and_sizes_it_can_halve(channels: int, size: tup
     assert bool(answer.isfinite().all())
 
 
-@pytest.mark.parametrize("size", [(8, 6), (6, 8), (7, 8), (2, 2)], ids=str)
+@pytest.mark.parametrize("size", [(8, 6), (6, 8), (2, 2)], ids=str)
 def test_unet_refuses_sizes_it_cannot_halve(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=rf"divisible by 4, got \({size[0]}, {size[1]}\)"):
         unet(multipliers=(1, 2, 2))(torch.zeros(1, 3, *size), torch.zeros(1))
