@@ -61,7 +61,7 @@ TAIL = """
 |---|---|
 {commits}
 
-Written by `python -m benchmarks.networks > docs/networks.md`; `tests/test_configs.py` keeps the counts equal.
+Written by `python -m benchmarks.networks > docs/networks.md`; `tests/configs/test_configs.py` keeps the counts equal.
 """
 COMMITS = {
     "score_sde_pytorch": ("yang-song/score_sde_pytorch", "cb1f359"),
