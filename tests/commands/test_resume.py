@@ -73,16 +73,16 @@ def test_a_polite_kill_saves_and_ends_with_its_status(number: int, status: int, 
     assert training.latest_valid(place.parent) == (place, [])
     config.training.images = images = int(place.name) + 3 * 32
     train(tmp_path / "run", config, device="cpu")
-    train(tmp_path / "whole", config, device="cpu")
-    assert same(*(weights(tmp_path / name, images) for name in ("run", "whole")))
-    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    train(tmp_path / "unbroken", config, device="cpu")
+    assert same(*(weights(tmp_path / name, images) for name in ("run", "unbroken")))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (tmp_path / "unbroken" / "metrics.jsonl").read_text()
 
 
 def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_is_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    for folder in (run, whole):
+    run, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    for folder in (run, unbroken):
         train(folder, small(128, checkpoint_every=64), device="cpu")
     file = run / "checkpoints" / "0000000128" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
@@ -90,9 +90,9 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_is_used(
     assert open_trained(run, "cpu").checkpoint.name == "0000000064"
     (line,) = capsys.readouterr().err.splitlines()
     assert str(file) in line and "passed over" in line
-    for folder in (run, whole):
+    for folder in (run, unbroken):
         train(folder, small(256, checkpoint_every=64), device="cpu")
-    assert same(weights(run, 256), weights(whole, 256))
+    assert same(weights(run, 256), weights(unbroken, 256))
     for place in (run / "checkpoints").iterdir():
         (place / "ema.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="is valid"):
@@ -320,5 +320,5 @@ def test_a_full_disk_stops_or_not_as_configured_and_loses_nothing(policy: str, t
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["0000000032"]
     # With room again, the same command ends where it would have.
     train(run, unet(96), device="cpu")
-    train(tmp_path / "whole", unet(96), device="cpu")
-    assert same(weights(run, 96), weights(tmp_path / "whole", 96))
+    train(tmp_path / "unbroken", unet(96), device="cpu")
+    assert same(weights(run, 96), weights(tmp_path / "unbroken", 96))

@@ -1,4 +1,4 @@
-"""A path with weights of its own, trained and sampled by the commands."""
+"""A path with weights, trained and sampled by the commands."""
 
 from pathlib import Path
 
@@ -34,40 +34,40 @@ def files(workdir: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_learned_path_is_trained_resumed_and_sampled(tmp_path: Path) -> None:
-    train(tmp_path / "whole", configuration(320, snapshot_every=160), device="cpu")
+    train(tmp_path / "unbroken", configuration(320, snapshot_every=160), device="cpu")
     for images in (160, 320):
         train(tmp_path / "parts", configuration(images, snapshot_every=160), device="cpu")
-    whole, parts = files(tmp_path / "whole"), files(tmp_path / "parts")
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    gains = {name: float(whole[f"{name}.sde.gain"]) for name in ("model", "ema", "power_0.05", "power_0.1")}
+    unbroken, parts = files(tmp_path / "unbroken"), files(tmp_path / "parts")
+    assert unbroken.keys() == parts.keys()
+    assert all(torch.equal(unbroken[name], parts[name]) for name in unbroken)
+    gains = {name: float(unbroken[f"{name}.sde.gain"]) for name in ("model", "ema", "power_0.05", "power_0.1")}
     assert len({0.5, *gains.values()}) == 5  # it has moved, and its averages follow at their own paces
 
     # Samples are those of the averaged path, as by hand.
-    sample(tmp_path / "whole", num=4, seed=1, denoise=False, device="cpu")
-    trained = open_trained(tmp_path / "whole", "cpu")
+    sample(tmp_path / "unbroken", num=4, seed=1, denoise=False, device="cpu")
+    trained = open_trained(tmp_path / "unbroken", "cpu")
     assert float(trained.run.sde.gain) == gains["ema"]
     noise = PerSampleNoise(1, range(4))
     start = trained.run.sde.prior((4, 1, 8, 8), noise=noise)
     solver = build.build(build.SOLVERS, trained.run.config.sampling.solver)
     ts = build.build(build.GRIDS, trained.run.config.sampling.grid, sde=trained.run.sde, steps=3)
     x = trained.run.to_stored(solver(trained.denoiser, trained.run.sde, start, ts, noise=noise))
-    with np.load(tmp_path / "whole" / "samples.npz") as found:
-        assert np.array_equal(found["x"], x.numpy())
-    raw = open_trained(tmp_path / "whole", "cpu", ema=False)
+    with np.load(tmp_path / "unbroken" / "samples.npz") as result:
+        assert np.array_equal(result["x"], x.numpy())
+    raw = open_trained(tmp_path / "unbroken", "cpu", ema=False)
     assert float(raw.run.sde.gain) == gains["model"]
-    assert len(list((tmp_path / "whole" / "samples").iterdir())) == 2
+    assert len(list((tmp_path / "unbroken" / "samples").iterdir())) == 2
 
-    # So are the weights of an average made afterwards, and those that another run starts from.
-    posthoc_ema(tmp_path / "whole", sigma_rel=0.1, device="cpu")
-    made = open_trained(tmp_path / "whole" / "posthoc_0.1", "cpu")
+    # An average made afterwards and a fork have the path too.
+    posthoc_ema(tmp_path / "unbroken", sigma_rel=0.1, device="cpu")
+    made = open_trained(tmp_path / "unbroken" / "posthoc_0.1", "cpu")
     assert float(made.run.sde.gain) == pytest.approx(gains["power_0.1"], rel=2e-3)  # stored in float16
-    train(tmp_path / "fork", configuration(32), device="cpu", fork_from=str(tmp_path / "whole"))
+    train(tmp_path / "fork", configuration(32), device="cpu", fork_from=str(tmp_path / "unbroken"))
     model = open_run(tmp_path / "fork", "cpu").new_model()
     load_weights(tmp_path / "fork" / "checkpoints" / "0000000000", model, ema=False)
     assert float(model.sde.gain.detach()) == gains["ema"]
     other = configuration(32)
     other.sde = build.spec(build.SDES, "vp")
-    train(tmp_path / "other", other, device="cpu", fork_from=str(tmp_path / "whole"))
+    train(tmp_path / "other", other, device="cpu", fork_from=str(tmp_path / "unbroken"))
     begun = load_file(tmp_path / "other" / "checkpoints" / "0000000000" / "model.safetensors")
-    assert all(torch.equal(begun[name], whole[f"ema.{name}"]) for name in begun) and "sde.gain" not in begun
+    assert all(torch.equal(begun[name], unbroken[f"ema.{name}"]) for name in begun) and "sde.gain" not in begun

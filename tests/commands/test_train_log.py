@@ -104,12 +104,12 @@ def test_bins_reach_from_one_end_of_a_path_to_the_other() -> None:
 @pytest.mark.parametrize("killed", [[176], [64, 240], [17 * BATCH, 18 * BATCH, 29 * BATCH]])
 def test_the_rows_of_a_run_that_was_killed_are_those_of_one_that_was_not(killed: list[int], tmp_path: Path) -> None:
     saves = tuple(BATCH * i for i in (3, 11, 12, 18, 25))  # windows end at 7, 14, ...
-    whole, broken = new_run(tmp_path / "whole"), new_run(tmp_path / "broken")
-    trained(whole, saves)
+    unbroken, broken = new_run(tmp_path / "unbroken"), new_run(tmp_path / "broken")
+    trained(unbroken, saves)
     for until in killed:
         trained(broken, saves, until)
     trained(broken, saves)
-    bytes_ = [(run.workdir / "metrics.jsonl").read_bytes() for run in (whole, broken)]
+    bytes_ = [(run.workdir / "metrics.jsonl").read_bytes() for run in (unbroken, broken)]
     assert bytes_[0] == bytes_[1]
     assert [r["step"] for r in rows_of(broken.workdir / "timing.jsonl")] == [7, 14, 21, 28, 30]
 
@@ -274,8 +274,8 @@ def one_of_two(rank: int, folder: Path) -> None:
 
 def test_two_processes_write_one_log_and_the_one_with_the_bad_example_names_it(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
-    alone = new_run(tmp_path / "alone")
-    trained(alone)
+    single = new_run(tmp_path / "alone")
+    trained(single)
     ours, one = (rows_of(tmp_path / name / "metrics.jsonl") for name in ("run", "alone"))
     assert [row["step"] for row in ours] == [7, 14, 21, 28, 30]
     for row, other in zip(ours, one, strict=True):

@@ -36,14 +36,14 @@ def at(model: nn.Module, value: float | torch.Tensor) -> nn.Module:
 
 def test_several_decays_are_averaged_as_each_alone() -> None:
     model = Scalar()
-    several, alone = EMA(model, (0.99, 0.5)), [EMA(model, 0.99), EMA(model, 0.5)]
+    several, single = EMA(model, (0.99, 0.5)), [EMA(model, 0.99), EMA(model, 0.5)]
     for n in range(40):
         at(model, math.sin(n))
-        for ema in (several, *alone):
+        for ema in (several, *single):
             ema.update(model)
     assert several.model is several.models[0]
     assert several.decay == 0.99
-    for average, own in zip(several.models, alone, strict=True):
+    for average, own in zip(several.models, single, strict=True):
         assert torch.equal(average.weight, own.model.weight)
         assert int(average.count) == 40
     for decays in ((), (0.9, 1.0), -0.1):
@@ -124,8 +124,8 @@ def test_an_average_made_afterwards_is_the_one_tracked(dtype: torch.dtype, tmp_p
     # A random walk towards a goal, as weights go, tracked at lengths that are not stored.
     generator = torch.Generator().manual_seed(0)
     model, batch, steps = Scalar(torch.float32), 8, 4096
-    wanted = (0.04, 0.07, 0.15)
-    stored, tracked = PowerEMA(model), PowerEMA(model, wanted)
+    lengths = (0.04, 0.07, 0.15)
+    stored, tracked = PowerEMA(model), PowerEMA(model, lengths)
     theta = torch.zeros(3)
     for k in range(1, steps + 1):
         theta = theta + (torch.tensor([1.0, -2.0, 3.0]) - theta) / 400 + 0.02 * torch.randn(3, generator=generator)
@@ -134,12 +134,12 @@ def test_an_average_made_afterwards_is_the_one_tracked(dtype: torch.dtype, tmp_p
             average.update(model, k * batch, batch)
         if k % (steps // 64) == 0:
             stored.store(tmp_path, k * batch, dtype)
-    found, notes = snapshots(tmp_path)
-    assert len(found) == 128 and not notes
+    result, notes = snapshots(tmp_path)
+    assert len(result) == 128 and not notes
     spread = float((theta - tracked.models[1].weight.detach()).abs().max())
-    for length, average in zip(wanted, tracked.models, strict=True):
+    for length, average in zip(lengths, tracked.models, strict=True):
         ours = Scalar(torch.float32)
-        report = reconstruct(found, length, ours)
+        report = reconstruct(result, length, ours)
         error = float((ours.weight - average.weight).detach().abs().max())
         assert report["images"] == steps * batch
         assert report["profile_error"] < 0.01
@@ -160,12 +160,12 @@ def test_damaged_snapshots_are_left_out_and_none_at_all_is_said(tmp_path: Path) 
     content = bytearray(file.read_bytes())
     content[-1] ^= 4
     file.write_bytes(content)
-    found, notes = snapshots(tmp_path)
-    assert [each.images for each in found] == [16, 16]
+    result, notes = snapshots(tmp_path)
+    assert [each.images for each in result] == [16, 16]
     assert len(notes) == 1 and "power_0.05.safetensors does not match its checksum" in notes[0]
     with pytest.raises(ValueError, match="snapshot_every"):
         reconstruct([], 0.07, model)
     with pytest.raises(ValueError, match="another architecture"):
-        reconstruct(found, 0.07, nn.Linear(2, 2))
+        reconstruct(result, 0.07, nn.Linear(2, 2))
     with pytest.raises(ValueError, match="snapshot_dtype"):
         PowerEMA(at(model, 1e6)).store(tmp_path, 24)

@@ -67,8 +67,8 @@ def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(tmp_path: 
     for file in places:
         bit = chance.randrange(8 * file.stat().st_size)
         flip(file, bit)
-        found, notes = latest_valid(tmp_path)
-        assert found == before, (file, bit)
+        result, notes = latest_valid(tmp_path)
+        assert result == before, (file, bit)
         assert len(notes) == 1 and str(place) in notes[0] and before.name not in notes[0]
         with pytest.raises(ValueError, match=str(place)):
             load(place, state_at())
@@ -125,16 +125,16 @@ def test_one_of_an_earlier_version_loads_and_says_so(tmp_path: Path) -> None:
         {**saved, "generator": own["generator"], "torch_rng": own["torch"], "cuda_rng": None}, place / "state.pt"
     )
     (place / "SHA256SUMS").unlink()
-    found, notes = latest_valid(tmp_path)
-    assert found == place and "unverified" in notes[0]
+    result, notes = latest_valid(tmp_path)
+    assert result == place and "unverified" in notes[0]
     state = state_at(seed=1)
     assert load(place, state) == {}
     assert state.images == 24
     # One of this version has lost its checksums to something.
-    whole = save(tmp_path, state_at(32))
-    (whole / "SHA256SUMS").unlink()
+    unbroken = save(tmp_path, state_at(32))
+    (unbroken / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match="SHA256SUMS is missing"):
-        load(whole, state_at())
+        load(unbroken, state_at())
 
 
 def test_one_with_the_names_of_a_denoiser_resumes_to_the_bit(tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_lost_checksums_or_weights_are_damage_too(lost: str, tmp_path: Path) -> 
     else:
         for file in second.iterdir():
             file.unlink()
-    found, notes = latest_valid(tmp_path)
-    assert found == first and str(second) in notes[0]
+    result, notes = latest_valid(tmp_path)
+    assert result == first and str(second) in notes[0]
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -229,11 +229,11 @@ def test_a_full_disk_keeps_what_was_there(
         "torch.save": "torch.save", "fsync": "os.fsync",
         "rename": "pathlib.Path.rename",
     }  # fmt: skip
-    for again in (8, 16):  # the second time over a checkpoint of the same images, the first over none
+    for images in (8, 16):  # the second time over a checkpoint of the same images, the first over none
         with monkeypatch.context() as patched:
             patched.setattr(targets[where], full)
-            with pytest.raises(DiskFullError, match=r"no room for .*" + f"{again:010d}"):
-                save(tmp_path, state_at(again, seed=1))
+            with pytest.raises(DiskFullError, match=r"no room for .*" + f"{images:010d}"):
+                save(tmp_path, state_at(images, seed=1))
         assert [path.name for path in tmp_path.iterdir()] == [place.name]
         assert verify(place) is None
 
@@ -283,10 +283,10 @@ def test_tensors_of_all_kinds_are_written_as_safetensors_reads_them(tmp_path: Pa
     tensors["last"] = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     tensors["number"], tensors["none"] = torch.tensor(3.5), torch.zeros(0, 4)
     write_tensors(tmp_path / "a.safetensors", tensors)
-    found = load_file(tmp_path / "a.safetensors")
-    assert found.keys() == tensors.keys()
+    result = load_file(tmp_path / "a.safetensors")
+    assert result.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+        assert result[name].dtype == tensor.dtype and torch.equal(result[name], tensor), name
     write_tensors(tmp_path / "b.safetensors", {"w": tensors["last"], "n": torch.tensor(2)}, torch.float16, images=3)
     half = load_file(tmp_path / "b.safetensors")
     assert torch.equal(half["w"], tensors["last"].half()) and half["n"].dtype == torch.int64

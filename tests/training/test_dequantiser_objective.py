@@ -105,11 +105,11 @@ def test_the_gain_is_what_the_density_says(fitted: Dequantiser) -> None:
     model, sde = mixture(), VPSDE()
     k = integers(model, 200, 2)
     uniform = torch.rand(k.shape, generator=Generator().manual_seed(3))
-    found = dequantiser_gain(fitted, model, sde, k, uniform, levels=LEVELS, nodes=12)
+    result = dequantiser_gain(fitted, model, sde, k, uniform, levels=LEVELS, nodes=12)
     u, log_q = fitted(cell_centres(k, LEVELS), uniform)
     after, before = (model.log_prob(2 * (k + v.double()) / LEVELS - 1, *sde.scales(sde.t_min)) for v in (u, uniform))
-    assert_close(found, after - before - log_q, rtol=0, atol=2e-3)
-    assert found.mean() > 1
+    assert_close(result, after - before - log_q, rtol=0, atol=2e-3)
+    assert result.mean() > 1
 
 
 def test_the_gradient_without_a_backward_pass_is_that_of_the_bound_itself() -> None:

@@ -34,8 +34,8 @@ from scorefield.training.distributed.sharding import shard
 
 ROOT = Path(__file__).parents[2]
 BATCH, STEPS = 16, 20
-# Rounding alone tells the ways apart: sums of 16 gradients in another order, 6e-8 of their size, which Adam brings to
-# the scale of its steps of 1e-3 and twenty of them add up. (Found: 1e-6. Another batch, or noise, gives 1e-2.)
+# The results differ by rounding: sums of 16 gradients in another order, 6e-8 of their size. Adam scales that to its
+# steps of 1e-3, and twenty of them add up. (Measured: 1e-6. Another batch, or noise, gives 1e-2.)
 CLOSE = 1e-5
 
 
@@ -109,9 +109,9 @@ def outcome(state: TrainingState, records: dict[str, Any]) -> dict[str, Any]:
     return {"weights": flat(state.model), "ema": flat(state.ema.model), "moments": moments, **records}
 
 
-def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_alike(result: dict[str, Any], expected: dict[str, Any]) -> None:
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=CLOSE, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(result[name], value, rtol=0, atol=CLOSE, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def explode_in_the_second(rank: int, folder: Path) -> tuple[Tensor, float]:
@@ -135,32 +135,32 @@ def work(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
     ranks = Ranks.current()
-    found: dict[str, Any] = {"errors": {}}
+    result: dict[str, Any] = {"errors": {}}
     for name, settings in {"plain": {}, "accumulated": {"accumulate": 2}}.items() if world == 2 else [("plain", {})]:
         state = small_state()
-        found[name] = outcome(state, trained(state, **settings))
-    found["pair"] = trained_pair()
+        result[name] = outcome(state, trained(state, **settings))
+    result["pair"] = trained_pair()
     if world == 2:
         state = small_state()
         trained(state, 10)  # so that there are moments to shard
         shards, all_weights = shard(state), flat(state.denoiser).numel()
-        found["share"] = sum(p.to_local().numel() for p in state.denoiser.parameters()) / all_weights
+        result["share"] = sum(p.to_local().numel() for p in state.denoiser.parameters()) / all_weights
         records = trained(state, accumulate=2, recompute=True)
         complete = shards.gather(state)
-        found["sharded"] = outcome(complete, records) if rank == 0 else None
-        found["exploded"] = ranks.all_gather_object(explode_in_the_second(rank, folder))
+        result["sharded"] = outcome(complete, records) if rank == 0 else None
+        result["exploded"] = ranks.all_gather_object(explode_in_the_second(rank, folder))
     agreed, requests = Agreement(ranks), [15 if rank == 1 and step == 3 else 0 for step in range(8)]
-    found["agreed"] = ranks.gather({rank: [agreed(each) for each in requests]})
-    found["collected"] = ranks.gather({i: torch.full((2,), i) for i in ranks.shard(range(5))})
+    result["agreed"] = ranks.gather({rank: [agreed(each) for each in requests]})
+    result["collected"] = ranks.gather({i: torch.full((2,), i) for i in ranks.shard(range(5))})
     if rank == 0:
-        torch.save(found, folder / "found.pt")
+        torch.save(result, folder / "result.pt")
     ranks.shutdown()
 
 
 def of_processes(world: int, folder: Path) -> dict[str, Any]:
     torch.multiprocessing.spawn(work, (world, folder), nprocs=world)
-    found: dict[str, Any] = torch.load(folder / "found.pt", weights_only=False)
-    return found
+    result: dict[str, Any] = torch.load(folder / "result.pt", weights_only=False)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -170,25 +170,25 @@ def one() -> dict[str, Any]:
 
 
 def test_two_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) -> None:
-    found = of_processes(2, tmp_path)
-    assert_alike(found["plain"], one)
-    assert_alike(found["accumulated"], one)
-    assert_alike(found["sharded"], one)
-    assert_alike(found["pair"], trained_pair())
+    result = of_processes(2, tmp_path)
+    assert_alike(result["plain"], one)
+    assert_alike(result["accumulated"], one)
+    assert_alike(result["sharded"], one)
+    assert_alike(result["pair"], trained_pair())
     # No process takes a step that explodes in another.
-    (first, count), (second, other) = found["exploded"]
+    (first, count), (second, other) = result["exploded"]
     assert count == other == 109 and torch.equal(first, second)
-    assert found["share"] == 0.5
+    assert result["share"] == 0.5
     # A request of the second in the fourth call is known to both in the fifth.
-    assert found["agreed"] == {rank: [0, 0, 0, 0, 15, 0, 0, 0] for rank in range(2)}
-    assert {i: found["collected"][i].tolist() for i in range(5)} == {i: [i, i] for i in range(5)}
+    assert result["agreed"] == {rank: [0, 0, 0, 0, 15, 0, 0, 0] for rank in range(2)}
+    assert {i: result["collected"][i].tolist() for i in range(5)} == {i: [i, i] for i in range(5)}
 
 
 @pytest.mark.slow
 def test_four_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) -> None:
-    found = of_processes(4, tmp_path)
-    assert_alike(found["plain"], one)
-    assert found["agreed"] == {rank: [0, 0, 0, 0, 15, 0, 0, 0] for rank in range(4)}
+    result = of_processes(4, tmp_path)
+    assert_alike(result["plain"], one)
+    assert result["agreed"] == {rank: [0, 0, 0, 0, 15, 0, 0, 0] for rank in range(4)}
 
 
 def test_a_batch_in_parts_is_the_batch(one: dict[str, Any]) -> None:
@@ -197,19 +197,19 @@ def test_a_batch_in_parts_is_the_batch(one: dict[str, Any]) -> None:
 
 
 def test_what_is_computed_again_is_the_same_to_the_bit() -> None:
-    plain, again = small_state(dropout=0.2), small_state(dropout=0.2)
+    plain, recomputed = small_state(dropout=0.2), small_state(dropout=0.2)
     torch.manual_seed(5)
     expected = outcome(plain, trained(plain, 5))
     torch.manual_seed(5)
     calls = []
-    blocks_of(again.denoiser)[0].register_forward_hook(lambda *_: calls.append(1))
-    inner = next(blocks_of(again.denoiser)[0].children())
+    blocks_of(recomputed.denoiser)[0].register_forward_hook(lambda *_: calls.append(1))
+    inner = next(blocks_of(recomputed.denoiser)[0].children())
     inner.register_forward_pre_hook(lambda *_: calls.append(2))
-    found = outcome(again, trained(again, 5, recompute=True))
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    result = outcome(recomputed, trained(recomputed, 5, recompute=True))
+    assert all(torch.equal(result[name], value) for name, value in expected.items())
     assert (calls.count(1), calls.count(2)) == (5, 10)
     # Nothing is left behind.
-    assert all("forward" not in vars(module) for module in again.denoiser.modules())
+    assert all("forward" not in vars(module) for module in recomputed.denoiser.modules())
 
 
 def test_a_copy_of_a_network_in_training_is_its_own() -> None:
@@ -264,11 +264,11 @@ class Waits(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.result: list[str] = []
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(word in str(op) for word in ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.")):
-            self.found.append(str(op))
+            self.result.append(str(op))
         return op(*args, **(kwargs or {}))
 
 
@@ -279,9 +279,9 @@ def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     next(steps)
     with Waits() as waits:
         next(steps)
-        assert waits.found == []
+        assert waits.result == []
         float(next(steps).loss)
-        assert len(waits.found) == 1
+        assert len(waits.result) == 1
 
 
 # Processes as torchrun starts them

@@ -68,30 +68,31 @@ def test_two_objectives_alternate_as_by_hand() -> None:
         decay = min(0.3, (1 + step) / (10 + step))
         average = [decay * old + (1 - decay) * new for old, new in zip(average, (g, c), strict=True)]
     assert [record[0].images for record in records] == [4, 8, 12, 16, 20, 24]
-    found = [float(w.detach()) for model in (state.model, state.ema.model) for w in model.parameters()]
-    assert found == pytest.approx([g, c, *average], rel=1e-12)
+    result = [float(w.detach()) for model in (state.model, state.ema.model) for w in model.parameters()]
+    assert result == pytest.approx([g, c, *average], rel=1e-12)
     assert all(weight.requires_grad for weight in state.model.parameters())
 
 
 def test_two_optimisers_resume_to_the_bit(tmp_path: Path) -> None:
-    (whole, objectives), (first, same), (second, other) = (pair(3, torch.optim.Adam) for _ in range(3))
-    list(run(whole, objectives, numbers(), images=32))
+    (unbroken, objectives), (first, same), (second, other) = (pair(3, torch.optim.Adam) for _ in range(3))
+    list(run(unbroken, objectives, numbers(), images=32))
     list(run(first, same, numbers(), images=16))
     load(save(tmp_path, first), second)
     list(run(second, other, numbers(4), images=32))
-    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+    for a, b in zip(unbroken.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert torch.equal(whole.generator.get_state(), second.generator.get_state())
+    assert torch.equal(unbroken.generator.get_state(), second.generator.get_state())
 
 
-def test_a_refused_objective_leaves_the_other_alone() -> None:
+@pytest.mark.parametrize("refused", [0, 1])
+def test_a_refused_objective_leaves_the_other_alone(refused: int) -> None:
     state, objectives = pair(1)
-    objectives[0].accept = lambda step: torch.tensor(False)
+    objectives[refused].accept = lambda step: torch.tensor(False)
     list(run(state, objectives, numbers(), images=4))
-    assert float(state.model.conditioner.value.detach()) == -0.5 and float(
-        state.model.denoiser.value.detach()
-    ) == pytest.approx(1.1)
-    assert state.ema.updates == 1
+    g, c = (float(weight.detach()) for weight in state.model.parameters())
+    assert (c == -0.5) == (refused == 0)
+    assert (g == 1.0) == (refused == 1)
+    assert state.ema.updates == 1  # one of the two has moved
 
 
 def test_some_objective_must_take_every_step() -> None:
@@ -123,27 +124,27 @@ def steps(state: TrainingState, images: int, **settings: Any) -> list[Any]:
 
 
 def test_a_learned_path_is_trained_clipped_averaged_saved_and_resumed(tmp_path: Path) -> None:
-    whole, first, second = learned(), learned(), learned()
-    gain = whole.model.sde.gain
-    (record,) = steps(whole, 8, clip=1e-6)
-    gradients = [weight.grad.norm() for weight in whole.model.parameters()]
+    unbroken, first, second = learned(), learned(), learned()
+    gain = unbroken.model.sde.gain
+    (record,) = steps(unbroken, 8, clip=1e-6)
+    gradients = [weight.grad.norm() for weight in unbroken.model.parameters()]
     assert gain.grad.norm() > 0
     assert float(record.grad_norm) > 1e-3 and float(torch.stack(gradients).norm()) == pytest.approx(1e-6, rel=1e-2)
-    average, start = whole.ema.model.sde.gain, learned().model.sde.gain
+    average, start = unbroken.ema.model.sde.gain, learned().model.sde.gain
     assert not torch.equal(gain, start)
     torch.testing.assert_close(average, 0.1 * start + 0.9 * gain, rtol=1e-6, atol=0)
 
-    whole = learned()
-    steps(whole, 80)
+    unbroken = learned()
+    steps(unbroken, 80)
     steps(first, 40)
     place = save(tmp_path, first)
     load(place, second)
     steps(second, 80)
-    pairs = [(whole.model, second.model), *zip(whole.ema.models, second.ema.models, strict=True)]
+    pairs = [(unbroken.model, second.model), *zip(unbroken.ema.models, second.ema.models, strict=True)]
     for ours, theirs in pairs:
         assert "sde.gain" in ours.state_dict()
         assert all(torch.equal(w, theirs.state_dict()[name]) for name, w in ours.state_dict().items())
-    for a, b in zip(whole.optimizer.state.values(), second.optimizer.state.values(), strict=True):
+    for a, b in zip(unbroken.optimizer.state.values(), second.optimizer.state.values(), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -188,8 +189,8 @@ def test_files_of_a_bare_denoiser_and_of_a_model_load_into_either(tmp_path: Path
             nn.init.zeros_(weight)
         load_weights(tmp_path, empty, file)
         load_weights(tmp_path, model, file)
-        for found in (empty, model.denoiser):
-            assert all(torch.equal(w, found.state_dict()[name]) for name, w in source.state_dict().items())
+        for result in (empty, model.denoiser):
+            assert all(torch.equal(w, result.state_dict()[name]) for name, w in source.state_dict().items())
     assert float(model.sde.gain.detach()) == pytest.approx(0.7)
     with pytest.raises(ValueError, match=r"another architecture: sde\.gain is absent there"):
         load_weights(tmp_path, Model(source, LearnedPath()), "old")

@@ -53,8 +53,8 @@ def test_a_layer_that_overflows_names_its_step_level_and_layer(tmp_path: Path, p
     kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
     assert (kept["step"], kept["example"]) == (23, 5)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-        again = dsm_loss(state.denoiser, VPSDE(), kept["x0"], kept["times"], kept["eps"])
-    torch.testing.assert_close(again, kept["losses"], rtol=0, atol=0, equal_nan=True)
+        repeated = dsm_loss(state.denoiser, VPSDE(), kept["x0"], kept["times"], kept["eps"])
+    torch.testing.assert_close(repeated, kept["losses"], rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(kept["losses"], seen[-1].losses, rtol=0, atol=0, equal_nan=True)
     assert save(tmp_path / "checkpoints", state).is_dir()
 

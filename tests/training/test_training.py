@@ -164,8 +164,8 @@ def test_discrete_times_are_those_of_the_levels() -> None:
     levels = [1.0, 0.3, 0.05]
     sde = VESDE(sigma_min=0.05, sigma_max=1.0)
     t = times.discrete(levels)(sde, 3000, Generator().manual_seed(0))
-    found, counts = sde.scales(t)[1].mul(1e6).round().div(1e6).unique(return_counts=True)
-    torch.testing.assert_close(found, torch.tensor(sorted(levels), dtype=torch.float64))
+    result, counts = sde.scales(t)[1].mul(1e6).round().div(1e6).unique(return_counts=True)
+    torch.testing.assert_close(result, torch.tensor(sorted(levels), dtype=torch.float64))
     assert all(abs(int(c) - 1000) < 4 * math.sqrt(3000 * 2 / 9) for c in counts)
 
 
@@ -239,8 +239,8 @@ def test_interrupted_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
         ):
             pass
 
-    whole = small_state(dropout=0.2)
-    go(whole, 24 * 8)
+    unbroken = small_state(dropout=0.2)
+    go(unbroken, 24 * 8)
 
     first = small_state(dropout=0.2)
     go(first, 24 * 3)  # in the second epoch of 40 images
@@ -252,9 +252,9 @@ def test_interrupted_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     load(checkpoint, second)
     go(second, 24 * 8)
 
-    assert torch.equal(weights_of(whole.denoiser), weights_of(second.denoiser))
-    assert torch.equal(weights_of(whole.ema.model), weights_of(second.ema.model))
-    assert (whole.step, whole.images, whole.ema.updates) == (second.step, second.images, second.ema.updates)
+    assert torch.equal(weights_of(unbroken.denoiser), weights_of(second.denoiser))
+    assert torch.equal(weights_of(unbroken.ema.model), weights_of(second.ema.model))
+    assert (unbroken.step, unbroken.images, unbroken.ema.updates) == (second.step, second.images, second.ema.updates)
 
 
 def test_training_lowers_the_loss_towards_that_of_the_exact_denoiser() -> None:
@@ -382,7 +382,7 @@ def _transposed(layer: nn.Linear) -> nn.Linear:
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_fused_adam_takes_weights_gradients_and_moments_of_any_memory_order(kind: str) -> None:
-    found = []
+    result = []
     for fused in (True, False):
         torch.manual_seed(0)
         layer = LAYERS[kind]().double()
@@ -396,8 +396,8 @@ def test_fused_adam_takes_weights_gradients_and_moments_of_any_memory_order(kind
                 for state in optimizer.state.values():
                     state["exp_avg"] = state["exp_avg"].contiguous()
             optimizer.step()
-        found.append(layer)
-    for mine, other in zip(*(layer.parameters() for layer in found), strict=True):
+        result.append(layer)
+    for mine, other in zip(*(layer.parameters() for layer in result), strict=True):
         assert (mine - other).abs().max() < 1e-14
 
 
