@@ -711,3 +711,20 @@ def test_annealed_langevin_finds_the_weights_of_two_modes_and_plain_langevin_doe
     assert abs(weight(AnnealedLangevin(steps=100, step_size=0.1), levels) - 0.8) < 0.05
     plain = weight(AnnealedLangevin(steps=1000, step_size=0.1), levels[-1:])
     assert abs(plain - 0.5) < 0.05  # half the starts are nearer to each mode, whatever its weight
+
+
+def test_a_shorter_step_in_place_of_a_rejected_one_bridges_its_brownian_motion() -> None:
+    # W over 0.3, of variance 0.3, is split at 0.1: the parts have variances 0.1 and 0.2, are independent and add to W.
+    def split_at(over: float, z: float) -> tuple[float, float]:
+        kept = [[(0.3, torch.tensor([over], dtype=torch.float64))]]
+        z_row = torch.tensor([[z]], dtype=torch.float64)
+        h, w = AdaptiveSDE()._increments(torch.tensor([0]), torch.tensor([0.1], dtype=torch.float64), kept, z_row)
+        ((left, rest),) = kept[0]
+        assert (float(h), left) == (pytest.approx(0.1), pytest.approx(0.2))
+        assert float(w + rest) == pytest.approx(over)
+        return float(w), float(rest)
+
+    (a, b), (c, d) = split_at(1.0, 0.0), split_at(0.0, 1.0)
+    assert 0.3 * a**2 + c**2 == pytest.approx(0.1)
+    assert 0.3 * b**2 + d**2 == pytest.approx(0.2)
+    assert 0.3 * a * b + c * d == pytest.approx(0.0, abs=1e-12)
