@@ -34,7 +34,7 @@ def read(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of pickle protocols that are then refused in our own words
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        name = _asked(path, str(error))
+        name = _first_global(path, str(error))
         if name is None:
             raise ValueError(f"{path} does not read as a checkpoint: it is cut short, or something else") from None
         raise ValueError(
@@ -46,7 +46,7 @@ def read(path: Path) -> Any:
         raise ValueError(f"{path} does not read ({first}): it is cut short, or not a checkpoint") from None
 
 
-def _asked(path: Path, refusal: str) -> str | None:
+def _first_global(path: Path, refusal: str) -> str | None:
     """The first thing that a refused pickle would call, or None if it is no pickle."""
     if found := re.search(r"GLOBAL (\S+)", refusal):
         return found[1]
@@ -84,13 +84,13 @@ def weights_of(saved: Any, ema: bool = True) -> tuple[State, str]:
             (saved[k] for k in ("model", "state_dict", "net", "model_state_dict") if _is_state(saved.get(k))), None
         )
         average = saved.get("ema", saved.get("ema_state_dict", saved.get("model_ema")))
-        asked = ema and average is not None
+        use_average = ema and average is not None
         if isinstance(average, Mapping) and _is_state(average.get("shadow")):
             average = average["shadow"]
         if isinstance(average, Mapping) and isinstance(average.get("shadow_params"), list) and raw is not None:
             average = _named(_plain(raw), average["shadow_params"])
         average = _plain(average) if _is_state(average) else None
-        if asked and average is None:
+        if use_average and average is None:
             raise ValueError(
                 "the checkpoint has an average of a form that is not known: take the raw weights (ema=False)"
             )

@@ -102,28 +102,28 @@ def with_unknown(table: Tensor) -> Tensor:
     return torch.cat([table, torch.zeros_like(table[:1])])
 
 
-def with_overrides(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The known values with the given ones in their place.
+def with_overrides(known: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The known values with the overrides in their place.
 
     Raises:
         ValueError: for one that is not known.
     """
-    for key in given:
+    for key in overrides:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f": did you mean {close[0]!r}?" if close else f": the architecture takes {', '.join(known)}"
             raise ValueError(f"got {key!r}, which this source does not have{hint}")
-    return {**known, **given}
+    return {**known, **overrides}
 
 
-def check_inferred(inferred: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the weights tell, where what was given (and is not None) says the same.
+def check_inferred(inferred: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights tell, where the overrides that are not None say the same.
 
     Raises:
         ValueError: where it says something else.
     """
     for key, value in inferred.items():
-        said = given.get(key)
+        said = overrides.get(key)
         same = tuple(said) == tuple(value) if isinstance(said, list | tuple) else said in (None, value)
         if not same:
             raise ValueError(f"expected {key}={value}, as the weights have it, got {said}: leave it out")
@@ -132,13 +132,13 @@ def check_inferred(inferred: Mapping[str, Any], given: Mapping[str, Any]) -> dic
 
 def levels_at(size: int, resolutions: Iterable[int], levels: int) -> tuple[int, ...]:
     """The levels of a U-Net, counted from 0 at full size, whose images have one of these sizes."""
-    wanted = set(resolutions)
-    return tuple(level for level in range(levels) if size // 2**level in wanted)
+    sizes = set(resolutions)
+    return tuple(level for level in range(levels) if size // 2**level in sizes)
 
 
-def check_attention(key: str, given: Any, found: tuple[int, ...], at: tuple[int, ...]) -> None:
-    """Raises ValueError where what was given under a key means attention at other levels than the weights have."""
-    if at != found:
+def check_attention(key: str, value: Any, inferred: tuple[int, ...], at: tuple[int, ...]) -> None:
+    """Raises ValueError where a value means attention at levels `at`, and the weights have it at others."""
+    if at != inferred:
         raise ValueError(
-            f"expected {key} at levels {found}, where the weights have attention, got {given}: levels {at}"
+            f"expected {key} at levels {inferred}, where the weights have attention, got {value}: levels {at}"
         )
