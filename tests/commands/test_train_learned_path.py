@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from scorefield.commands.posthoc_ema import posthoc_ema
-from scorefield.commands.run import open_run, open_trained
+from scorefield.commands.run import DataFacts, Run, open_run, open_trained
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
+from scorefield.commands.train.log import Log
 from scorefield.configs import build, digits
 from scorefield.solvers import PerSampleNoise
-from scorefield.training import load_weights
+from scorefield.training import TrainingState, load_weights
+from scorefield.training.data import digits as digits_data
 
 
 def configuration(images: int, **settings: object) -> ml_collections.ConfigDict:
@@ -71,3 +73,16 @@ def test_a_learned_path_is_trained_resumed_and_sampled(tmp_path: Path) -> None:
     train(tmp_path / "other", other, device="cpu", fork_from=str(tmp_path / "unbroken"))
     begun = load_file(tmp_path / "other" / "checkpoints" / "0000000000" / "model.safetensors")
     assert all(torch.equal(begun[name], unbroken[f"ema.{name}"]) for name in begun) and "sde.gain" not in begun
+
+
+def test_pictures_of_an_average_follow_its_path(tmp_path: Path) -> None:
+    run = Run(tmp_path, configuration(32), DataFacts.of(digits_data("train")), torch.device("cpu"))
+    model = run.new_model()
+    torch.nn.init.normal_(model.denoiser.net.head.weight, generator=torch.Generator().manual_seed(0))
+    state = TrainingState(model)
+    with Log(run, 0, state) as log:
+        for state.images, gain in ((1, 0.5), (2, 4.0)):
+            state.ema.model.sde.gain.fill_(gain)
+            log.pictures(state)
+    first, second = (file.read_bytes() for file in sorted((tmp_path / "samples").iterdir()))
+    assert first != second
