@@ -24,6 +24,7 @@ def configuration(images: int, **settings: object) -> ml_collections.ConfigDict:
     config.sde = build.spec(build.SDES, "learned_path.LearnedPath", gain=0.5)
     config.net = build.spec(build.NETWORKS, "mlp", width=8, blocks=1)
     config.sampling.steps = 3
+    config.sampling.grid = build.spec(build.GRIDS, "uniform")  # of times: on one of log-SNRs all such paths are alike
     config.training.update(
         images=images, batch=32, log_every=3, sample_every=160, decay=False, ema=0.5, learning_rate=1e-2, **settings
     )
@@ -78,7 +79,7 @@ def test_a_learned_path_is_trained_resumed_and_sampled(tmp_path: Path) -> None:
 def test_pictures_of_an_average_follow_its_path(tmp_path: Path) -> None:
     run = Run(tmp_path, configuration(32), DataFacts.of(digits_data("train")), torch.device("cpu"))
     model = run.new_model()
-    torch.nn.init.normal_(model.denoiser.net.head.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.denoiser.net.head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     state = TrainingState(model)
     with Log(run, 0, state) as log:
         for state.images, gain in ((1, 0.5), (2, 4.0)):
