@@ -170,7 +170,7 @@ def _refuse_missing(values: Mapping[str, Any]) -> None:
 
 
 def _levels(state: Mapping[str, Tensor]) -> list[list[str]]:
-    """The input blocks of each level, those that resample left out: the way up tells where they are."""
+    """The input blocks of each level, without the ones that resample, which the way up shows."""
     names = [
         f"output_blocks.{i}" for i in range(len({n.split(".")[1] for n in state if n.startswith("output_blocks.")}))
     ]

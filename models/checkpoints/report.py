@@ -98,7 +98,7 @@ def noise_found(denoiser: Denoiser, sde: SDE, shape: tuple[int, ...]) -> float:
     """1 - |eps_hat - eps|^2 / |eps|^2 for pure noise at the end of the path.
 
     Trained networks find nearly all of it. That is necessary, not sufficient: EDM's parameterisation finds it without
-    its network, and a path that ends in the same noise is not told apart.
+    its network, and a path that ends in the same noise is not distinguished.
 
     Raises:
         ValueError: if the network gives numbers that are not finite, or does not take the shape.

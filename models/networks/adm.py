@@ -68,8 +68,8 @@ class ADM(nn.Module):
             return Attention(channels, heads if head_width is None else max(channels // head_width, 1), norm=norm)
 
         def block(channels_in: int, level: int) -> UNetBlock:
-            attending = attend(widths[level]) if level in attention else None
-            return UNetBlock(residual(channels_in, widths[level]), attending)
+            first = residual(channels_in, widths[level])
+            return UNetBlock(first, attend(widths[level]) if level in attention else None)
 
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         skips, current = [widths[0]], widths[0]
