@@ -111,7 +111,7 @@ def from_pretrained(folder: str | Path, *, classes: Iterable[type] = ()) -> tupl
 def read_folder(
     folder: Path, ema: bool = True, both: bool = False, **architecture: Any
 ) -> tuple[CheckpointSpec, dict[str, State]]:
-    """How to build what a folder holds, and its weights: such a folder has one kind of them, whatever `ema` and `both` say.
+    """How to build what a folder holds, and its weights, of which there is one kind, whatever `ema` and `both` say.
 
     Raises:
         ValueError: as `from_pretrained`, or for an architecture, or if the folder does not say the shape of a sample.
