@@ -33,11 +33,13 @@ def _time_conditioned(
     unit: str = "time",
     scale: float = 1.0,
     shift: float = 0.0,
-    whole: bool = False,
+    integer_timesteps: bool = False,
     along: str = "",
 ) -> precondition.TimeConditioned:
     """A network conditioned on the time of its path. `along` is the spec of another path than the run's."""
-    return precondition.TimeConditioned(build(SDES, along) if along else sde, predicts, unit, scale, shift, whole)
+    return precondition.TimeConditioned(
+        build(SDES, along) if along else sde, predicts, unit, scale, shift, integer_timesteps
+    )
 
 
 def _adams_moulton(
@@ -272,7 +274,9 @@ def precondition_spec(parameterisation: precondition.Precondition, sde: sde_lib.
     if isinstance(parameterisation, precondition.EDM):
         return spec(PRECONDITIONS, "edm", sigma_data=parameterisation.sigma_data)
     if isinstance(parameterisation, precondition.TimeConditioned) and isinstance(parameterisation.sde, sde_lib.SDE):
-        keywords = {key: getattr(parameterisation, key) for key in ("predicts", "unit", "scale", "shift", "whole")}
+        keywords = {
+            key: getattr(parameterisation, key) for key in ("predicts", "unit", "scale", "shift", "integer_timesteps")
+        }
         along = "" if parameterisation.sde == sde else unparse(sde_spec(parameterisation.sde))
         return spec(PRECONDITIONS, "time_conditioned", **keywords, along=along)
     raise ValueError(f"expected a parameterisation of models.precondition, got {parameterisation}")

@@ -66,7 +66,10 @@ class Divergence(abc.ABC):
                     return torch.autograd.grad(value, start, v[0], **keep)[0][None]
                 if differentiable:  # is_grads_batched has no graph through group_norm, vmap no fused attention
                     return vmap(lambda u: torch.autograd.grad(value, start, u, **keep)[0])(v)
-                return torch.autograd.grad(value, start, v, is_grads_batched=True, **keep)[0]
+                try:
+                    return torch.autograd.grad(value, start, v, is_grads_batched=True, **keep)[0]
+                except RuntimeError:  # an operation that cannot be batched, as channels-last norms in training
+                    return torch.stack([torch.autograd.grad(value, start, u, **keep)[0] for u in v])
 
             estimates = self.estimates(self._chunked(pull, x), directions).T
         return (value, estimates) if differentiable else (value.detach(), estimates.detach())

@@ -128,8 +128,8 @@ class TimeConditioned:
         unit: "time" of the path, or "log_sigma".
         scale: of the noise level, 999 for the continuous paths of Song et al. 2021 (Appendix C), T for T timesteps.
         shift: added to it, -1 where timestep 0 is the first with noise, as on `DiscreteVPSDE`.
-        whole: round to the integer timestep with the nearest noise level (Karras et al. 2022, Appendix C.3.4).
-            Otherwise timesteps may be fractions: networks take them well, and D is smooth in the noise level.
+        integer_timesteps: round to the integer timestep with the nearest noise level (Karras et al. 2022, Appendix
+            C.3.4). Otherwise timesteps may be fractions: networks take them well, and D is smooth in the noise level.
 
     Raises:
         ValueError: for an unknown `predicts` or `unit`.
@@ -140,14 +140,14 @@ class TimeConditioned:
     unit: str = "time"
     scale: float = 1.0
     shift: float = 0.0
-    whole: bool = False
+    integer_timesteps: bool = False
 
     def __post_init__(self) -> None:
         if self.predicts not in PREDICTS:
             raise ValueError(f"expected predicts to be one of {', '.join(PREDICTS)}, got {self.predicts!r}")
         if self.unit not in ("time", "log_sigma"):
             raise ValueError(f"expected unit to be time or log_sigma, got {self.unit!r}")
-        if self.whole and self.unit != "time":
+        if self.integer_timesteps and self.unit != "time":
             raise ValueError("expected unit to be time for integer timesteps, got log_sigma")
 
     def __call__(self, alpha: Scale, sigma: Scale) -> Preconditioning:
@@ -157,7 +157,9 @@ class TimeConditioned:
         scale = torch.hypot(*self.sde.scales(t)) / torch.hypot(alpha, sigma)
         _, c_skip, c_out, _ = PREDICTS[self.predicts](scale * alpha, scale * sigma)
         c_noise = self.scale * (t if self.unit == "time" else log_level) + self.shift
-        return scale, scale * c_skip, c_out, self._nearest(c_noise, log_level.exp()) if self.whole else c_noise
+        if self.integer_timesteps:
+            c_noise = self._nearest(c_noise, log_level.exp())
+        return scale, scale * c_skip, c_out, c_noise
 
     def _nearest(self, timestep: Tensor, level: Tensor) -> Tensor:
         """The integer below or above, the one at whose time sigma / alpha is nearer to this level."""
@@ -166,6 +168,9 @@ class TimeConditioned:
             alpha, sigma = self.sde.scales((k - self.shift) / self.scale)
             distances.append((sigma / alpha - level).abs())
         return torch.where(distances[0] < distances[1], timestep.floor(), timestep.ceil())
+
+
+Told = TimeConditioned  # its name until 0.1.0
 
 
 def _c_noise(alpha: Tensor, sigma: Tensor) -> Tensor:

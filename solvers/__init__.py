@@ -2,7 +2,7 @@
 
 from scorefield.solvers import grids, variables
 from scorefield.solvers.adaptive_grid import step_density
-from scorefield.solvers.multistep.adams import DEIS, Adams, SASolver
+from scorefield.solvers.multistep.adams import DEIS, Adams, SASolver, StochasticAdams
 from scorefield.solvers.multistep.belm import BELM
 from scorefield.solvers.multistep.ddim import DDIM, Ancestral, ConsistentAnnealed
 from scorefield.solvers.multistep.dpm import DPMSolver, StochasticDPMSolver
@@ -54,6 +54,7 @@ __all__ = [
     "Scales",
     "Schedule",
     "Solver",
+    "StochasticAdams",
     "StochasticDPMSolver",
     "Trajectory",
     "UniPC",

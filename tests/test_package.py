@@ -55,3 +55,8 @@ def test_the_command_line_says_how_to_install_what_is_missing(missing: str, tmp_
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_names_of_the_old_readme_are_the_same_classes() -> None:
+    assert scorefield.models.precondition.Told is scorefield.models.precondition.TimeConditioned
+    assert scorefield.solvers.StochasticAdams is scorefield.solvers.SASolver

@@ -40,7 +40,9 @@ SDES: Table = {name: getattr(sde_lib, name) for name in sde_lib.__all__ if name.
 PRECONDITIONS: Table = {"EDM": EDM, "TimeConditioned": TimeConditioned}
 # What a damaged config.json raises on the way to a network.
 UNREADABLE = (OSError, ArithmeticError, RuntimeError, MemoryError, ValueError, LookupError, TypeError, AttributeError)
-OLD_NAMES = {"Told": "TimeConditioned"}  # in folders that were written before the class was renamed
+# In folders that were written before the class and its keyword were renamed.
+OLD_NAMES = {"Told": "TimeConditioned"}
+OLD_KEYWORDS = {"whole": "integer_timesteps"}
 
 
 def save_pretrained(
@@ -203,7 +205,7 @@ def _make_precondition(described: Mapping[str, Any], sdes: Table) -> Preconditio
     name = OLD_NAMES.get(described["class"], described["class"])
     if name in PREDICTS:
         return PREDICTS[name]
-    described = {**described, "class": name}
+    described = {OLD_KEYWORDS.get(key, key): value for key, value in described.items()} | {"class": name}
     if "sde" in described:
         described["sde"] = _make(described["sde"], sdes)
     made: Precondition = _make(described, PRECONDITIONS)

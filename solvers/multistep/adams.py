@@ -131,3 +131,6 @@ class SASolver(_Adams):
     @property
     def corrects(self) -> bool:
         return self.corrector
+
+
+StochasticAdams = SASolver  # its name until 0.1.0

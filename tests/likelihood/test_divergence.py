@@ -15,10 +15,10 @@ from torch.testing import assert_close
 
 from scorefield.likelihood import Exact, Hutchinson, HutchPlusPlus, log_likelihood
 from scorefield.likelihood.divergence import Divergence
-from scorefield.models import MLP, Denoiser, precondition
+from scorefield.models import MLP, Denoiser, UNet, precondition
 from scorefield.models.analytic import GaussianMixture
 from scorefield.models.counting import CountCalls
-from scorefield.sde_lib import SDE
+from scorefield.sde_lib import SDE, VPSDE
 from scorefield.solvers import AdamsMoulton, Adaptive, Euler, Heun, PerSampleNoise, grids
 
 DIMS = 10
@@ -512,3 +512,13 @@ def test_samples_made_in_inference_mode_are_scored_in_it_and_out_of_it() -> None
         assert_close(log_likelihood(model, sde, inside, **settings).log_prob, expected, rtol=0, atol=0)
     assert inside.is_inference()
     assert_close(log_likelihood(model, sde, inside, **settings).log_prob, expected, rtol=0, atol=0)
+
+
+def test_exact_divergence_of_a_network_in_training_mode_is_that_in_evaluation_mode() -> None:
+    net = UNet(1, width=8, multipliers=(1,), blocks=1)
+    torch.nn.init.normal_(net.head.weight, generator=torch.Generator().manual_seed(0))
+    model, sde = Denoiser(net, precondition.eps), VPSDE()
+    x = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    settings: dict[str, Any] = {"divergence": Exact(), "solver": Heun("log_snr"), "ts": grids.log_snr(sde, 2).flip(0)}
+    training, evaluation = (log_likelihood(model.train(mode), sde, x, **settings).log_prob for mode in (True, False))
+    assert_close(training, evaluation, rtol=1e-5, atol=1e-4)

@@ -120,7 +120,7 @@ def _preconditioning(values: Mapping[str, Any]) -> tuple[SDE, Precondition]:
         if (values["C_1"], values["C_2"]) != (0.001, 0.008):
             raise ValueError(f"expected C_1=0.001 and C_2=0.008, as published, got {values['C_1']}, {values['C_2']}")
         sde = DiscreteVPSDE("cosine", values["M"])
-        return sde, TimeConditioned(sde, "eps", "time", float(values["M"]), -1.0, whole=True)
+        return sde, TimeConditioned(sde, "eps", "time", float(values["M"]), -1.0, integer_timesteps=True)
     raise ValueError(f"expected precond to be EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond, got {kind!r}")
 
 
