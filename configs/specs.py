@@ -24,7 +24,7 @@ FROM_DATA = ("channels", "shape", "num_classes", "split", "sde", "workdir", "flo
 # Old spellings in config.json files and on command lines. A keyword is renamed where its constructor takes the new one
 # and not the old one.
 OLD_NAMES = {"told": "time_conditioned", "saturated": "soft_clipped", "stochastic_adams": "sa_solver"}
-OLD_KEYWORDS = {"clock": "variable", "pace": "time_weight"}
+OLD_KEYWORDS = {"clock": "variable", "pace": "time_weight", "whole": "integer_timesteps"}
 # Keywords whose value is a spec of the same table.
 NESTED = ("solver", "predictor")
 

@@ -10,7 +10,7 @@ from scorefield.models.checkpoints.spec import CheckpointSpec
 from scorefield.models.denoiser import Denoiser
 from scorefield.sde_lib import SDE, predict_noise
 
-# A share of the noise below which a network is probably not what it is taken for.
+# Below this share of the noise, the network or its path is probably wrong.
 POOR = 0.5
 
 

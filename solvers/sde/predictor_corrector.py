@@ -21,8 +21,8 @@ class PredictorCorrector(Solver):
         predictor: any restartable solver. A multistep one also extrapolates the corrector's noise, which costs accuracy
             at few steps.
         corrector: Langevin dynamics, usually by `snr`. Its last denoising is not used.
-        order: "predict_first" as in the paper, which ends on a correction, or "correct_first" as in its released code,
-            which corrects at each level before the step from it, and ends on a prediction.
+        order: "predict_first" as in the paper: it ends on a correction. "correct_first" as in its released code: it
+            corrects at each level before the step from it, and ends on a prediction.
 
     Raises:
         ValueError: for another order, or a predictor that is not restartable.
