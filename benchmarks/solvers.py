@@ -1,15 +1,10 @@
 """What an evaluation buys: error at the end of the path against network evaluations, ours and other libraries'.
 
-python -m benchmarks.solvers          prints the tables; --quick for two small problems only
+python -m scorefield.benchmarks.solvers          prints the tables; --quick for two small problems only
 
-The flow of mixtures whose denoiser is known is followed from the prior to t_min, on DDPM's linear betas, by every
-solver from the same starts on the same grid, in float64. The error is the root mean square, over samples and
-coordinates, of what separates its end from that of Adams(4) in very many steps.
-
-diffusers' schedulers and k-diffusion's samplers run beside ours where they are installed, on the grid's noise levels
-in float64 and with the exact denoiser there, so that no rounding of times or levels is charged to them (but the state
-of DPMSolverMultistep is float32, to 1e-7). SASolver with tau = 0 is Adams with a corrector, and order 3 of UniPC is one
-method in both libraries: where these are best, expect equal figures.
+Every solver follows the flow of mixtures whose denoiser is known, from the prior to t_min, on DDPM's linear betas, in
+float64. The error is the root mean square distance from the end of Adams(4) in very many steps. diffusers' schedulers
+and k-diffusion's samplers run beside ours where they are installed, with the exact denoiser in float64.
 """
 
 import argparse
@@ -33,19 +28,8 @@ from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import SDE, DiscreteVPSDE, predict_noise
 from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import (
-    BELM,
-    DDIM,
-    DEIS,
-    RK4,
-    Adams,
-    DPMSolver,
-    Heun,
-    Midpoint,
-    Solver,
-    UniPC,
-    grids,
-    step_density,
-)
+    BELM, DDIM, DEIS, RK4, Adams, DPMSolver, Heun, Midpoint, Solver, UniPC, grids, step_density,
+)  # fmt: skip
 from scorefield.solvers.variables import IntegrationVariable, SoftClippedLogSNR
 
 NFES = (5, 10, 15, 20, 25, 30, 50, 100)
