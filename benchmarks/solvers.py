@@ -27,9 +27,8 @@ from scorefield.models import CountCalls
 from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import SDE, DiscreteVPSDE, predict_noise
 from scorefield.sde_lib.denoiser import DenoiserLike
-from scorefield.solvers import (
-    BELM, DDIM, DEIS, RK4, Adams, DPMSolver, Heun, Midpoint, Solver, UniPC, grids, step_density,
-)  # fmt: skip
+from scorefield.solvers import BELM, DDIM, DEIS, RK4, Adams, DPMSolver, Heun, Midpoint, Solver, UniPC, grids
+from scorefield.solvers.adaptive_grid import step_density
 from scorefield.solvers.variables import IntegrationVariable, SoftClippedLogSNR
 
 NFES = (5, 10, 15, 20, 25, 30, 50, 100)
