@@ -9,6 +9,7 @@ optimiser, random states, snapshots and rows of metrics.jsonl must be those of a
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import random
@@ -85,6 +86,7 @@ def forked(workdir: Path, settings: dict[str, Any], processes: int) -> Child:
     from scorefield.configs import digits
     from scorefield.training.data import digits as dataset
 
+    importlib.import_module("torch._dynamo")  # as the first optimiser does
     dataset("train")  # which imports scikit-learn
     pid = os.fork()
     if pid == 0:

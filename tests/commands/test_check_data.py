@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 import torch
 from image_files import classes_of_images, grey, noise, png_bytes, real, refused, write_shard
 from PIL import Image
+from warm import run
 
 from scorefield.commands.check_data import check_data, noise_levels
 from scorefield.commands.run import DataFacts, Run, stored_tensor
@@ -21,6 +20,7 @@ from scorefield.training.data import Dataset, array, cifar10, digits, folder, hu
 from scorefield.training.data.distance import largest_distance
 
 MAIN = Path(__file__).parents[2]
+pytestmark = pytest.mark.figures
 
 
 # Classes by name
@@ -105,9 +105,10 @@ def test_check_data_counts_by_name_and_says_where(tmp_path: Path) -> None:
     for name in (b"\xff.png", "猫.png".encode()):
         Path(os.fsdecode(os.fsencode(root) + b"/cat/" + name)).write_bytes(b"no image")
     flags = [f"--config.data.path={root}", "--config.data.corrupt=skip"]
-    command = [sys.executable, "-m", "scorefield.main", "--mode=check_data", f"--config={MAIN}/configs/own.py", *flags]
-    place = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(command, cwd=tmp_path, env=place, capture_output=True, text=True, check=False)
+    # An encoding that does not take bytes which are no text.
+    done = run(
+        "--mode=check_data", f"--config={MAIN}/configs/own.py", *flags, cwd=tmp_path, PYTHONIOENCODING="utf-8"
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "class_counts: cat 5, dog 5\n" in done.stdout and "largest_distance: " in done.stdout
     assert f"wrote {tmp_path / 'data.json'}\n" in done.stdout and f"wrote {tmp_path / 'data.png'}\n" in done.stdout

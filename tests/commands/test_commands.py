@@ -7,8 +7,6 @@ import math
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import start
 from safetensors.torch import load_file
-from warm import run
+from warm import begin, run
 
 from scorefield.commands.interpolate import spherical
 from scorefield.commands.run import open_trained
@@ -314,15 +311,12 @@ def test_ctrl_c_saves_and_the_same_command_ends_at_the_same_bits(tmp_path: Path)
             "--config.training.images=6400", "--config.training.log_every=5",
         ]  # fmt: skip
 
-    command = [sys.executable, str(ROOT / "main.py"), *arguments("broken")]
-    process = start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = begin(*arguments("broken"))
     metrics = tmp_path / "broken" / "metrics.jsonl"
-    for _ in range(600):
-        if metrics.is_file() and metrics.stat().st_size > 0:
-            break
-        time.sleep(0.1)
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
     assert process.returncode == 130, err
     assert "the same command resumes from there" in out + err
 

@@ -10,6 +10,8 @@ from scorefield.commands.demo import demo
 from scorefield.evaluation import DigitProbe
 from scorefield.training.data import digits
 
+pytestmark = pytest.mark.figures
+
 
 def test_the_demo_runs_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = demo(tmp_path, quick=True)

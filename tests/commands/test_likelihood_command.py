@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from processes import start
+import warm
 from torch import Tensor
 
 from scorefield.commands.likelihood import command as module
@@ -24,9 +21,6 @@ from scorefield.commands.train.command import train
 from scorefield.commands.train_dequantiser import train_dequantiser
 from scorefield.configs import build, digits, own
 from scorefield.models.analytic import Gaussian, GaussianMixture
-
-ROOT = Path(__file__).parent.parent.parent
-
 
 # Partial results
 
@@ -136,11 +130,7 @@ def complete(workdir: Path) -> Path:
 
 def arguments(workdir: Path, output: Path) -> list[str]:
     flags = {**OPTIONS, "estimators": "ode,elbo", "mode": "likelihood", "workdir": workdir, "output": output}
-    return ["scorefield.main", *(f"--{name}={value}" for name, value in flags.items())]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    return [f"--{name}={value}" for name, value in flags.items()]
 
 
 def alike(first: Path, second: Path) -> bool:
@@ -153,9 +143,7 @@ def test_an_interrupted_command_resumes_to_the_same_number(
     number: int, workdir: Path, complete: Path, tmp_path: Path
 ) -> None:
     resumed = tmp_path / "resumed.json"
-    process = start(
-        [sys.executable, "-m", *arguments(workdir, resumed)], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = warm.begin(*arguments(workdir, resumed))
     while len(list(tmp_path.glob(".resumed*/ode_*.npz"))) < 2 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
@@ -171,9 +159,10 @@ def test_an_interrupted_command_resumes_to_the_same_number(
 
 
 def test_two_ranks_give_the_number_of_one(workdir: Path, complete: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "--"]
     two = tmp_path / "two.json"
-    subprocess.run(torchrun + arguments(workdir, two), cwd=ROOT, check=True, capture_output=True, env=environment())
+    processes = warm.ranks(*arguments(workdir, two))
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     assert alike(complete, two.with_suffix(".npz"))
     assert not list(tmp_path.glob(".two*"))
 

@@ -2,8 +2,8 @@
 
 import json
 import math
+import runpy
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +12,6 @@ import pytest
 import torch
 import warm
 from ml_collections import ConfigDict
-from processes import start
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -43,12 +42,13 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_kills_change_no_bit() -> None:
+def test_kills_change_no_bit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     # Weights, averages, optimiser, random states, snapshots and the log; benchmarks/kill.py says what is compared.
-    command = [sys.executable, "-m", "benchmarks.kill", "--kills=2", "--images=600", "--forked"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 kills" in done.stdout and "bit-identical" in done.stdout
+    monkeypatch.setattr(sys, "argv", ["kill", "--kills=2", "--images=360", "--forked"])
+    status = runpy.run_path(str(ROOT / "benchmarks" / "kill.py"))["main"]()
+    out, err = capfd.readouterr()
+    assert status == 0, out + err
+    assert "2 kills" in out and "bit-identical" in out
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143)])  # Ctrl-C: tests/test_commands.py
@@ -56,16 +56,15 @@ def test_a_polite_kill_saves_and_ends_with_its_status(number: int, status: int, 
     config = small(10_000_000)
     keys = ("images", "batch", "sample_every", "log_every", "decay")
     flags = [f"--config.training.{key}={config.training[key]}" for key in keys]
-    command = [
-        sys.executable, "main.py", "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path / 'run'}",
+    process = warm.begin(
+        "--mode=train", "--config=configs/digits.py:vp", f"--workdir={tmp_path / 'run'}",
         "--config.net={'name': 'mlp', 'width': 8, 'blocks': 1}", "--config.sampling.steps=2", "--device=cpu", *flags,
-    ]  # fmt: skip
-    process = start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    )  # fmt: skip
     metrics = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
         time.sleep(0.02)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert process.returncode == status, out + err
     assert "Traceback" not in err
     assert (out + err).count("interrupted") == 1

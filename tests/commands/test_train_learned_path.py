@@ -18,6 +18,8 @@ from scorefield.solvers import PerSampleNoise
 from scorefield.training import TrainingState, load_weights
 from scorefield.training.data import digits as digits_data
 
+pytestmark = pytest.mark.figures
+
 
 def configuration(images: int, **settings: object) -> ml_collections.ConfigDict:
     config = digits.get_config("vp").copy_and_resolve_references()

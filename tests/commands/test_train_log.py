@@ -38,6 +38,8 @@ from scorefield.sde_lib import EDMSDE, SDE, VPSDE, RectifiedSDE
 from scorefield.training import Step, dsm_loss, latest, save, times, train, weighting
 from scorefield.training.monitor.step_metrics import StepMetrics, level_edges
 
+pytestmark = pytest.mark.figures
+
 # Rows
 
 
@@ -273,7 +275,7 @@ def one_of_two(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_write_one_log_and_the_one_with_the_bad_example_names_it(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    torch.multiprocessing.start_processes(one_of_two, (tmp_path,), nprocs=2, start_method="fork")
     single = new_run(tmp_path / "alone")
     trained(single)
     ours, one = (rows_of(tmp_path / name / "metrics.jsonl") for name in ("run", "alone"))
