@@ -47,6 +47,15 @@ TOY: Config = {
     "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     "layers_per_block": 1,
 }
+# For what does not depend on the network.
+SMALL: Config = {
+    "sample_size": 8,
+    "block_out_channels": (32, 32),
+    "down_block_types": ("DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "add_attention": False,
+}
 # As google/ddpm-cifar10-32 is published.
 DDPM: Config = {
     "act_fn": "silu",
@@ -146,6 +155,12 @@ def images(config: Config, dtype: torch.dtype) -> Tensor:
     size = config["sample_size"]
     shape = (size, size) if isinstance(size, int) else tuple(size)
     return seeded_input((3, config.get("in_channels", 3), *shape)).to(dtype)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline's folder, to copy."""
+    return saved(theirs(SMALL), tmp_path_factory.mktemp("small"))
 
 
 # Networks
@@ -264,16 +279,16 @@ def test_weights_in_several_files_in_half_precision_and_all_parts_in_one_folder(
 
 
 def test_a_file_alone_with_the_keywords_of_its_configuration(tmp_path: Path) -> None:
-    network = theirs(NATIVE["cifar10"])
+    network = theirs(TOY)
     network.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     file = tmp_path / "diffusion_pytorch_model.safetensors"
     denoiser, _, report = load_checkpoint(file, "diffusers", **config, prediction_type="v_prediction")
     assert report.weights == "as stored" and denoiser.precondition.predicts == "v"
-    x, t = images(NATIVE["cifar10"], torch.float32), torch.tensor([0.0, 333.0, 999.0])
+    x, t = images(TOY, torch.float32), torch.tensor([0.0, 333.0, 999.0])
     assert_same(denoiser.net(x, t), network(x, t).sample)
     with pytest.raises(ValueError, match="does not fit"):
-        load_checkpoint(file, "diffusers")
+        load_checkpoint(file, "diffusers", **TOY | {"layers_per_block": 2})
 
 
 # Paths
@@ -292,7 +307,7 @@ def test_a_file_alone_with_the_keywords_of_its_configuration(tmp_path: Path) -> 
 )
 def test_the_path_of_a_scheduler(betas: Config, tmp_path: Path) -> None:
     scheduler = diffusers.DDPMScheduler(**betas)
-    _, sde, report = loaded(saved(theirs(TOY), tmp_path, scheduler))
+    _, sde, report = loaded(saved(theirs(SMALL), tmp_path, scheduler))
     steps = len(scheduler.betas)
     alpha = sde.scales((torch.arange(steps, dtype=torch.float64) + 1) / steps)[0]
     torch.testing.assert_close(alpha**2, scheduler.alphas_cumprod.double(), rtol=1e-4, atol=0.0)  # theirs: float32
@@ -301,10 +316,10 @@ def test_the_path_of_a_scheduler(betas: Config, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("predicts", ["epsilon", "v_prediction", "sample"])
 def test_ddim_of_fifty_steps_gives_the_same_samples(predicts: str, tmp_path: Path) -> None:
-    network = theirs(NATIVE["cifar10"])
+    network = theirs(TOY)
     scheduler = diffusers.DDIMScheduler(prediction_type=predicts, clip_sample=False)
     denoiser, sde, _ = loaded(saved(network, tmp_path, scheduler))
-    start, ts = images(NATIVE["cifar10"], torch.float32), grids.leading(sde, 50)
+    start, ts = images(TOY, torch.float32)[:1], grids.leading(sde, 50)
     ours = DDIM()(denoiser, sde, start, ts)
     ours = denoiser(ours, *sde.scales(ts[-1]))  # their last step, to alpha = 1
     scheduler.set_timesteps(50)
@@ -558,10 +573,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_folder_with_something_wrong_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
-    network = theirs(TOY)
-    folder = saved(network, tmp_path / "model")
-    _break(what, folder, network.state_dict())
+def test_a_folder_with_something_wrong_is_refused_in_one_line(what: str, small: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small, tmp_path / "model")
+    _break(what, folder, theirs(SMALL).state_dict() if what == "code" else {})
     with pytest.raises(ValueError, match=WRONG[what]) as caught:
         read_folder(folder)
     assert "\n" not in str(caught.value)
