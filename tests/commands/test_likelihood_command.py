@@ -118,7 +118,7 @@ def test_a_tolerance_chooses_and_says_what(workdir: Path, tmp_path: Path) -> Non
     assert ode["nfe"] == ode["steps"] + 3
 
 
-OPTIONS: dict[str, Any] = {"num": 24, "steps": 12, "batch": 4, "estimators": ["ode", "elbo"], "draws": 4}
+OPTIONS: dict[str, Any] = {"num": 24, "steps": 6, "batch": 4, "estimators": ["ode", "elbo"], "draws": 4}
 
 
 @pytest.fixture(scope="module")
