@@ -1,5 +1,6 @@
 """Images to latents along the probability flow, and back."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def decode(
     input: str | None = None,  # noqa: A002 - the flag's name
     solver: str | None = None,
     grid: str | None = None,
-    steps: int = 100,
+    steps: int | None = None,
     batch: int = 256,
     ema: bool = True,
     device: str | None = None,
@@ -89,7 +90,7 @@ def decode(
 ) -> dict[str, Any]:
     """Decode a file of latents to an .npz of `x`, with a picture and the distance from the encoded images.
 
-    The solver is ddim by default, or belm for latents that belm encoded.
+    Solver, grid and steps are by default those of the report beside the latents, else ddim with 100 steps.
 
     Raises:
         ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
@@ -99,10 +100,9 @@ def decode(
     run = trained.run
     source = Path(input) if input else workdir / "latents.npz"
     latent, stored_arrays = _latents(run, source)
-    options = {
-        "solver": solver or ("belm" if "before" in stored_arrays else "ddim"),
-        "grid": grid or "log_snr",
-        "steps": steps,
+    options = _options_of(source, belm="before" in stored_arrays)
+    options |= {
+        key: value for key, value in (("solver", solver), ("grid", grid), ("steps", steps)) if value is not None
     }
     flow_solver(options)
     stored, label = stored_arrays.get("x"), stored_arrays.get("label")
@@ -120,7 +120,18 @@ def decode(
         summary["round_trip_rms"] = rms(x0.cpu(), run.centred(stored).cpu())
     report = write_json(path.with_suffix(".json"), summary)
     shown = {"round_trip_rms": round(summary["round_trip_rms"], 5)} if stored is not None else {}
-    return {**shown, "files": [str(path), str(picture), str(report)]}
+    return {**options, **shown, "files": [str(path), str(picture), str(report)]}
+
+
+def _options_of(latents: Path, belm: bool) -> Options:
+    """Solver, grid and steps of the report beside a file of latents, or the defaults."""
+    options: Options = {"solver": "belm" if belm else "ddim", "grid": "log_snr", "steps": 100}
+    report = latents.with_suffix(".json")
+    try:
+        written = json.loads(report.read_text()) if report.is_file() else {}
+    except ValueError:
+        raise ValueError(f"{report} does not read: remove it, and give --solver, --grid and --steps") from None
+    return options | {key: written[key] for key in options if key in written}
 
 
 def along_flow(

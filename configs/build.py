@@ -101,6 +101,7 @@ SDES = Table(
         "flow": sde_lib.RectifiedSDE,
         "ddpm": sde_lib.DiscreteVPSDE,
     },
+    base=sde_lib.SDE,
 )
 NETWORKS = Table(
     "networks",
@@ -115,6 +116,7 @@ NETWORKS = Table(
         "mlp": models.MLP,
         "diffusers": DiffusersUNet,
     },
+    base=nn.Module,
 )
 PRECONDITIONS = Table(
     "preconditions",
@@ -187,6 +189,7 @@ SOLVERS = Table(
         "consistent": solvers.ConsistentAnnealed,
         "pc": _predictor_corrector,
     },
+    base=solvers.Solver,
 )
 GRIDS = Table(
     "grids",

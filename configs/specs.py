@@ -40,10 +40,13 @@ class Table(Mapping[str, Constructor]):
             `scorefield.KIND`.
         parts: our constructors. An entry point cannot replace them.
         functions: whether parts are plain functions.
+        base: the class that every part must have.
     """
 
-    def __init__(self, kind: str, parts: Mapping[str, Constructor], *, functions: bool = False) -> None:
-        self.kind, self.parts, self._functions = kind, parts, functions
+    def __init__(
+        self, kind: str, parts: Mapping[str, Constructor], *, functions: bool = False, base: type = object
+    ) -> None:
+        self.kind, self.parts, self._functions, self.base = kind, parts, functions, base
 
     def __getitem__(self, name: str) -> Constructor:
         if name in self.parts:
@@ -113,9 +116,13 @@ def build(table: Table, spec: str | Mapping[str, Any], **context: Any) -> Any:
     _refuse_unknown(name, keywords, settings_of(constructor))
     needed = {key: value for key, value in context.items() if key in inspect.signature(constructor).parameters}
     try:
-        return constructor(**keywords, **needed)
+        part = constructor(**keywords, **needed)
     except (TypeError, RuntimeError, ArithmeticError) as error:  # a word for a number, or a size that torch refuses
         raise ValueError(f"{name} cannot be made of {keywords}: {error}") from error
+    if not isinstance(part, table.base):
+        base = f"{table.base.__module__}.{table.base.__qualname__}"
+        raise ValueError(f"expected {name} to be a {base}, got {type(part).__name__}: derive the class from it")
+    return part
 
 
 def modern(table: Table, partial: str | Mapping[str, Any]) -> dict[str, Any]:

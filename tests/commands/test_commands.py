@@ -133,8 +133,9 @@ def test_a_measured_grid_and_a_trajectory_are_written_and_used(workdir: Path, tm
 def test_belm_comes_back_to_the_image_it_encoded(workdir: Path, tmp_path: Path) -> None:
     copy, grid = shutil.copytree(workdir, tmp_path / "vp"), ("--solver=belm", "--steps=5")
     assert run("--mode=encode", f"--workdir={copy}", "--num=6", "--batch=4", *grid).returncode == 0
-    done = run("--mode=decode", f"--workdir={copy}", "--batch=5", "--steps=5")  # belm by itself
+    done = run("--mode=decode", f"--workdir={copy}", "--batch=5")  # by the solver and the steps of the encoding
     assert done.returncode == 0, done.stderr
+    assert "solver: belm" in done.stdout and "steps: 5" in done.stdout
     assert json.loads((copy / "decoded.json").read_text())["round_trip_rms"] < 1e-4
     done = run("--mode=decode", f"--workdir={copy}", "--solver=belm", "--steps=6")
     assert done.returncode == 2
@@ -348,7 +349,8 @@ def test_data_of_any_shape_trains_samples_and_scores(shape: tuple[int, ...], tmp
     from scorefield.commands.likelihood.command import likelihood
 
     encode(tmp_path / "run", steps=2)
-    assert math.isfinite(decode(tmp_path / "run", steps=2)["round_trip_rms"])
+    decoded = decode(tmp_path / "run", solver="heun")
+    assert math.isfinite(decoded["round_trip_rms"]) and (decoded["solver"], decoded["steps"]) == ("heun", 2)
     divergence = "exact" if len(shape) < 3 else "hutchinson"
     assert "ode, nats_per_dim" in likelihood(tmp_path / "run", steps=2, divergence=divergence, num=2)
 

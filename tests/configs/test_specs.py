@@ -74,6 +74,12 @@ def test_a_keyword_of_a_users_own_keeps_its_name() -> None:
     assert build.build(table, "mine:clock=sigma") == "sigma"
 
 
+def test_a_part_of_another_class_is_refused() -> None:
+    for table, name in ((build.SOLVERS, "scorefield.sde_lib.VPSDE"), (build.SDES, "scorefield.solvers.DDIM")):
+        with pytest.raises(ValueError, match="derive the class from it"):
+            build.build(table, name)
+
+
 def test_a_function_is_the_part_itself_and_its_keywords_are_settings() -> None:
     table = Table("weightings", {"weight": weight, "made": lambda power=3.0: lambda sde, t: t**power}, functions=True)
     t = torch.tensor(0.5)
