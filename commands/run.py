@@ -69,7 +69,7 @@ class Run:
         return self.data.num_classes if self.config.training.labels else None
 
     def new_denoiser(self) -> models.Denoiser:
-        return build.denoiser(self.config, self.data.shape, self.num_classes).to(self.device)
+        return build.denoiser(self.config, self.data.shape, self.num_classes, self.sde).to(self.device)
 
     def new_model(self) -> Model:
         """The untrained denoiser with the path, whose weights belong to the model where it is learned."""

@@ -245,9 +245,17 @@ def modern_config(saved: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def denoiser(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None) -> models.Denoiser:
-    """The untrained denoiser of a configuration, for samples of a shape (*D), with classes or without."""
-    sde = build(SDES, config.sde)
+def denoiser(
+    config: ml_collections.ConfigDict,
+    shape: tuple[int, ...],
+    num_classes: int | None,
+    sde: sde_lib.SDE | None = None,
+) -> models.Denoiser:
+    """The untrained denoiser of a configuration, for samples of a shape (*D), with classes or without.
+
+    The path is that of the configuration, or `sde`, where the run has built it already.
+    """
+    sde = sde or build(SDES, config.sde)
     return models.Denoiser(network(config, shape, num_classes), build(PRECONDITIONS, config.precondition, sde=sde))
 
 

@@ -9,6 +9,7 @@ import difflib
 import functools
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
@@ -26,6 +27,11 @@ FROM_DATA = ("channels", "shape", "num_classes", "split", "sde", "workdir", "flo
 OLD_NAMES = {"told": "time_conditioned", "saturated": "soft_clipped", "stochastic_adams": "sa_solver"}
 OLD_KEYWORDS = {"clock": "variable", "pace": "time_weight", "whole": "integer_timesteps"}
 # Keywords whose value is a spec of the same table.
+# Packages whose functions are no parts.
+LIBRARIES = (
+    "PIL", "absl", "datasets", "diffusers", "huggingface_hub", "matplotlib", "ml_collections", "numpy", "pip",
+    "safetensors", "scipy", "setuptools", "sklearn", "tensorboard", "torch", "torchdiffeq", "tqdm",
+)  # fmt: skip
 NESTED = ("solver", "predictor")
 
 
@@ -55,6 +61,7 @@ class Table(Mapping[str, Constructor]):
             part = _loaded(name, self._installed[name].load)
         elif "." in name:
             part = _loaded(name, functools.partial(pkgutil.resolve_name, name))
+            _refuse_foreign(self, name, part)
         else:
             raise KeyError(name)
         return _returning(part) if self._functions and _is_part(part) else part
@@ -205,6 +212,19 @@ def _loaded(name: str, load: Callable[[], Any]) -> Constructor:
     if not callable(part):
         raise ValueError(f"expected {name} to be a class or a function, got {part!r}")
     return part  # type: ignore[no-any-return]
+
+
+def _refuse_foreign(table: Table, name: str, part: Constructor) -> None:
+    """Refuse what a config.json of somebody else's could misuse: anything but a class of the table's kind.
+
+    Tables without a kind take functions and classes of the user's own packages.
+    """
+    if table.base is not object and not (isinstance(part, type) and issubclass(part, table.base)):
+        base = f"{table.base.__module__}.{table.base.__qualname__}"
+        raise ValueError(f"expected {name} to be a class derived from {base}, got {part!r}: derive it")
+    package = name.partition(".")[0]
+    if table.base is object and (package in sys.stdlib_module_names or package in LIBRARIES):
+        raise ValueError(f"expected a name of your own package in {table.kind}, got {name}: wrap it in a function")
 
 
 def _is_part(candidate: Constructor) -> bool:

@@ -23,12 +23,24 @@ class ClassifierFree(nn.Module):
         self.denoiser = denoiser
         self.scale = scale
 
-    def forward(self, x: Tensor, alpha: Scale, sigma: Scale, *, label: Tensor, **cond: Any) -> Tensor:
-        """The guided E[x0 | x], shape (B, *D); `label` is a class for each sample, (B,)."""
+    def forward(self, x: Tensor, alpha: Scale, sigma: Scale, *, label: Tensor | None = None, **cond: Any) -> Tensor:
+        """The guided E[x0 | x], shape (B, *D); `label` is a class for each sample, (B,).
+
+        Raises:
+            ValueError: without a label.
+        """
+        label = _required(label)
         without = self.denoiser(x, alpha, sigma, **cond)
         return without + self.scale * (self.denoiser(x, alpha, sigma, label=label, **cond) - without)
 
-    def noise(self, x: Tensor, alpha: Scale, sigma: Scale, *, label: Tensor, **cond: Any) -> Tensor:
+    def noise(self, x: Tensor, alpha: Scale, sigma: Scale, *, label: Tensor | None = None, **cond: Any) -> Tensor:
         """The guided E[eps | x], linear in the two denoisers' as D is, shape (B, *D)."""
+        label = _required(label)
         without = predict_noise(self.denoiser, x, alpha, sigma, **cond)
         return without + self.scale * (predict_noise(self.denoiser, x, alpha, sigma, label=label, **cond) - without)
+
+
+def _required(label: Tensor | None) -> Tensor:
+    if label is None:
+        raise ValueError('expected a label for guidance, got none: pass cond={"label": label}, a class for each sample')
+    return label

@@ -53,11 +53,13 @@ def sample(
         on_step: called with a `Progress` after each step of each batch.
 
     Raises:
-        ValueError: see `Solver`; and for a batch below 1.
+        ValueError: see `Solver`; for a batch below 1, or a rising grid.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"expected a batch of at least 1, got {batch}")
     ts = grid if isinstance(grid, Tensor) else grid(sde, steps)
+    if len(ts) > 1 and float(ts[0]) < float(ts[-1]):
+        raise ValueError("expected a falling grid to sample, got a rising one: flip it, ts.flip(0)")
     solver, count = solver.without_denoising(), shape[0]
     samples = []
     for start in range(0, max(count, 1), batch or max(count, 1)):

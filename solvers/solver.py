@@ -152,15 +152,17 @@ class Solver(abc.ABC):
 def check_splittable(denoiser: BoundDenoiser, x: Tensor, schedule: Schedule) -> None:
     """Raises ValueError for a denoiser whose answer for a sample depends on its batch.
 
-    The answer for the last sample is compared with that in the batch. Both are computed at the schedule's first and
-    last noise level, and where alpha = sigma, or as near as the schedule has it. x is scaled to each level.
+    The answers for the last and the first sample, in this order, are compared with those in the batch. Both are
+    computed at the schedule's first and last noise level, and where alpha = sigma, or as near as the schedule has it.
+    x is scaled to each level.
     """
     if len(x) < 2:
         return
     sde, (start, end) = schedule.sde, schedule.ts[[0, -1]]
     middle = sde.time(torch.zeros_like(start)).clamp(min(start, end), max(start, end))
     times = Schedule(sde, torch.stack([start, middle, end]), x, monotone=False)
-    part = denoiser.take(slice(-1, None))
+    rows = torch.tensor([len(x) - 1, 0], device=x.device)[: len(x) - 1]
+    part = denoiser.take(rows)
     with torch.no_grad():
         for i in range(3):
             at = times[i]
@@ -168,13 +170,13 @@ def check_splittable(denoiser: BoundDenoiser, x: Tensor, schedule: Schedule) -> 
             y = x * (size / torch.hypot(times[0].alpha, times[0].sigma)).to(x.dtype)
             together = predict_x0(denoiser.denoiser, y, at.alpha, at.sigma, **denoiser.cond)
             try:
-                single = predict_x0(part.denoiser, y[-1:], at.alpha, at.sigma, **part.cond)
-                difference = float((together[-1:] - single).abs().max())
+                apart = predict_x0(part.denoiser, y[rows], at.alpha, at.sigma, **part.cond)
+                difference = float((together[rows] - apart).abs().max())
             except Exception as error:
-                raise ValueError(f"{_EXPECTED} an error for one sample ({error}): {_ADVICE}") from error
+                raise ValueError(f"{_EXPECTED} an error for a part of the batch ({error}): {_ADVICE}") from error
             # A network's rounding is multiplied by up to sigma / alpha in D.
             if difference * float(at.alpha / size) > TOLERANCE * float(together.abs().max()):
-                raise ValueError(f"{_EXPECTED} one that differs by {difference:.2g} without the others: {_ADVICE}")
+                raise ValueError(f"{_EXPECTED} one that differs by {difference:.2g} in a part of the batch: {_ADVICE}")
 
 
 _EXPECTED = "expected a denoiser whose answer for a sample does not depend on its batch, got"

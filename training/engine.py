@@ -131,7 +131,7 @@ def run(
     with recomputing(model, recompute):
         parallel = []
         for objective in objectives:
-            with _others_frozen(objective, objectives):
+            with _others_frozen(objective, model):
                 parallel.append(_parallel(_Loss(model, objective), ranks))
         model.train()
         while state.images < images:
@@ -149,7 +149,7 @@ def run(
                     drawn = objective.draw(model, batch, state.generator)
                 part = {name: value[rows].to(device, non_blocking=True) for name, value in {**batch, **drawn}.items()}
                 objective.optimizer.zero_grad(set_to_none=True)
-                with _others_frozen(objective, objectives):
+                with _others_frozen(objective, model):
                     losses, numbers = _backward(loss, part, accumulate, precision)
                 if in_shards(model):
                     mean_over_ranks([weight.grad for weight in objective.weights])
@@ -227,14 +227,10 @@ def _optimizer_step(objective: Objective, accepted: Tensor) -> bool:
 
 
 @contextmanager
-def _others_frozen(objective: Objective, objectives: Sequence[Objective]) -> Iterator[None]:
-    """Freeze the weights of the other objectives."""
-    if len(objectives) == 1:
-        yield
-        return
+def _others_frozen(objective: Objective, model: Model) -> Iterator[None]:
+    """Freeze the weights that the objective does not train."""
     own = {id(weight) for weight in objective.weights}
-    others = [weight for other in objectives for weight in other.weights if id(weight) not in own]
-    frozen = [weight for weight in others if weight.requires_grad]
+    frozen = [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in own]
     for weight in frozen:
         weight.requires_grad_(False)
     try:

@@ -63,6 +63,7 @@ def _train(
 ) -> dict[str, Any]:
     if ema is not None and fork_from is None:
         raise ValueError("expected --ema or --noema in --mode=train only with --fork_from, whose weights it selects")
+    config = ml_collections.ConfigDict(build.modern_config(config.to_dict()))  # complete, as a saved one is
     validate(config)
     dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))

@@ -100,6 +100,14 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_is_used(
         train(run, small(512), device="cpu")
 
 
+def test_a_configuration_with_part_of_the_keywords_resumes(tmp_path: Path) -> None:
+    for images in (32, 64):
+        config = small(images)
+        config.sde = ConfigDict({"name": "vp", "beta_max": 15.0})
+        config.sampling.solver = ConfigDict({"name": "heun", "clock": "sigma"})  # an old spelling
+        assert train(tmp_path, config, device="cpu")["images_this_time"] == 32
+
+
 def test_what_would_make_resuming_wrong_is_refused_with_the_differences(tmp_path: Path) -> None:
     train(tmp_path, small(64), device="cpu")
     other = small(64, learning_rate=1e-3, clip=0.5, ema=0.9, keep=7)

@@ -44,6 +44,7 @@ def test_a_text_that_is_no_spec_is_refused(text: str) -> None:
     ("table", "old", "new"),
     [
         ("PRECONDITIONS", "told:predicts=eps,scale=999.0", "time_conditioned:predicts=eps,scale=999.0"),
+        ("PRECONDITIONS", "told:whole=True", "time_conditioned:integer_timesteps=True"),
         ("SOLVERS", "stochastic_adams:tau=0.5", "sa_solver:tau=0.5"),
         ("GRIDS", "saturated:low=0.1", "soft_clipped:low=0.1"),
         ("GRIDS", "saturated:pace=0.2", "soft_clipped:time_weight=0.2"),
@@ -74,10 +75,20 @@ def test_a_keyword_of_a_users_own_keeps_its_name() -> None:
     assert build.build(table, "mine:clock=sigma") == "sigma"
 
 
-def test_a_part_of_another_class_is_refused() -> None:
-    for table, name in ((build.SOLVERS, "scorefield.sde_lib.VPSDE"), (build.SDES, "scorefield.solvers.DDIM")):
-        with pytest.raises(ValueError, match="derive the class from it"):
-            build.build(table, name)
+@pytest.mark.parametrize(
+    ("table", "spec", "says"),
+    [
+        (build.SOLVERS, "scorefield.sde_lib.VPSDE", "a class derived from scorefield.solvers"),
+        (build.SDES, "scorefield.solvers.DDIM", "a class derived from scorefield.sde_lib"),
+        # A config.json must not run what it likes.
+        (build.NETWORKS, "subprocess.run:args='touch x'", "a class derived from torch.nn"),
+        (build.WEIGHTINGS, "os.system:command='touch x'", "a name of your own package"),
+        (build.DATASETS, "torch.load:f='x.pt'", "a name of your own package"),
+    ],
+)
+def test_what_is_no_part_is_refused_before_it_is_called(table: Table, spec: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        build.build(table, spec)
 
 
 def test_a_function_is_the_part_itself_and_its_keywords_are_settings() -> None:

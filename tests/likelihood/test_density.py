@@ -209,7 +209,7 @@ def test_evaluations_are_counted(solver: Any, divergence: Divergence, steps: int
     x = batch(mixture((2,)), 3)
     ts = None if steps is None else rising(sde, steps)
     result = log_likelihood(model, sde, x, divergence=divergence, solver=solver, ts=ts)
-    check = 3 * (3 + 1) if solver.splits_batch else 0  # answers of the batch and of one sample, at three times
+    check = 3 * (3 + 2) if solver.splits_batch else 0  # answers of the batch and of two samples, at three times
     assert result.nfe == (model.samples - check) / 3
     if nfe is not None:
         assert result.nfe == nfe

@@ -58,6 +58,17 @@ def test_hidden_data_of_each_sample_is_refused_where_a_batch_is_split(solver: So
     assert_close(whole[2:3], one, rtol=0, atol=0 if solver is not SPLITTING["scipy"] else 1e-12)
 
 
+def test_hidden_data_that_is_cut_by_position_is_refused() -> None:
+    y = torch.arange(11, dtype=torch.float64)[:, None] % 10  # the first and the last are alike
+    x = torch.randn(11, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def cut(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return x * 0 + y[: len(x)]
+
+    with pytest.raises(ValueError, match="depend on its batch"):
+        Adaptive()(cut, SDE, x, TS)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_hidden_data_of_two_samples_is_refused_along_every_path(path: str) -> None:
     with pytest.raises(ValueError, match="depend on its batch"):
@@ -97,7 +108,7 @@ def test_a_difference_at_one_end_or_in_the_middle_is_enough(at: int) -> None:
 
 
 def test_an_error_for_one_sample_is_a_dependence_too_and_one_for_all_is_itself() -> None:
-    with pytest.raises(ValueError, match="depend on its batch, got an error for one sample"):
+    with pytest.raises(ValueError, match="depend on its batch, got an error for a part of the batch"):
         Adaptive()(lambda x, a, s: x / 2 + Y, SDE, X, TS)
     with pytest.raises(ZeroDivisionError):
         Adaptive()(lambda x, a, s: x / 0 if 1 // 0 else x, SDE, X, TS)

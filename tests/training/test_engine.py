@@ -194,3 +194,19 @@ def test_files_of_a_bare_denoiser_and_of_a_model_load_into_either(tmp_path: Path
     assert float(model.sde.gain.detach()) == pytest.approx(0.7)
     with pytest.raises(ValueError, match=r"another architecture: sde\.gain is absent there"):
         load_weights(tmp_path, Model(source, LearnedPath()), "old")
+
+
+def test_a_part_that_no_objective_trains_is_frozen_while_a_loss_is_computed() -> None:
+    # DistributedDataParallel waits for the gradient of every weight that requires one.
+    model = Model(Weight(1.0), conditioner=Weight(-0.5))
+    weight, idle = model.denoiser.value, model.conditioner.value  # type: ignore[union-attr]
+    seen = []
+
+    def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+        seen.append((weight.requires_grad, idle.requires_grad))
+        return weight.square() * batch["x0"]
+
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    list(run(TrainingState(model, optimizer, EMA(model)), [Objective(optimizer, loss)], numbers(), images=8))
+    assert seen == [(True, False)] * 2 and idle.requires_grad
+    assert float(idle.detach()) == -0.5 and float(weight.detach()) != 1.0

@@ -141,7 +141,13 @@ def load(
         if saved.get("version", 1) > 1 and not has_checksums(checkpoint):
             raise _UnfitError(f"{checkpoint / 'SHA256SUMS'} is missing: restore it, or remove {checkpoint}")
         _check_machine(checkpoint, saved, state)
-        for optimizer, own in zip(state.optimizers, _optimizers(saved), strict=True):
+        optimizers = _optimizers(saved)
+        if len(optimizers) != len(state.optimizers):
+            raise _UnfitError(
+                f"{checkpoint} has {len(optimizers)} optimizers and this state {len(state.optimizers)}: use the same "
+                "objectives"
+            )
+        for optimizer, own in zip(state.optimizers, optimizers, strict=True):
             optimizer.load_state_dict(own)
         randomness.restore(_ranks(saved)[Ranks.current().rank], state.generator)
         state.ema.updates, state.step, state.images = saved["ema_updates"], saved["step"], saved["images"]

@@ -459,7 +459,7 @@ def test_edm_networks_are_told_no_class_as_the_original_is() -> None:
 
 def test_whole_timesteps_are_those_of_the_nearest_noise_level() -> None:
     sde = DiscreteVPSDE("cosine")
-    told = TimeConditioned(sde, "eps", "time", 1000.0, -1.0, whole=True)
+    told = TimeConditioned(sde, "eps", "time", 1000.0, -1.0, integer_timesteps=True)
     k = torch.arange(1000)
     alphas, sigmas = sde.scales((k + 1).double() / 1000)
     levels = sigmas / alphas
