@@ -47,7 +47,7 @@ types: $(READY)  ## static types
 	cd $(VENV)/src && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p scorefield
 
 bench: $(READY)  ## the figures of benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m scorefield.benchmarks.run
 
 clean:  ## remove the environment; runs stay
 	rm -rf $(VENV)

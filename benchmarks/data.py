@@ -1,6 +1,6 @@
 """A folder of small images against the same images in memory: seconds for an epoch of batches.
 
-python -m benchmarks.data [--images=10000] [--side=32] [--batch=128] [--epochs=20]
+python -m scorefield.benchmarks.data [--images=10000] [--side=32] [--batch=128] [--epochs=20]
 
 The first epoch of the folder decodes. Then the epochs are timed in pairs, one of each kind, so that other work of the
 machine slows both.

@@ -1,6 +1,6 @@
 """The experiments of the DDIM paper on the demo's digits: the tables and pictures of docs/ddim.md.
 
-Run `make demo`, then `python -m benchmarks.ddim --workdir=runs/demo/vp --output=docs/ddim`.
+Run `make demo`, then `python -m scorefield.benchmarks.ddim --workdir=runs/demo/vp --output=docs/ddim`.
 
 Song, Meng and Ermon 2021: Table 1 (quality by steps and eta), Table 2 (reconstruction), Fig. 5 (one latent, many
 lengths), Fig. 6 (interpolation).

@@ -1,6 +1,6 @@
 """Kill training with SIGKILL at random moments, restart it each time, and compare the result bit for bit.
 
-    python -m benchmarks.kill --kills=20
+    python -m scorefield.benchmarks.kill --kills=20
 
 Half of the kills come while a checkpoint is written, as seen by its hidden folder. The last weights, averages,
 optimiser, random states, snapshots and rows of metrics.jsonl must be those of a run without kills.

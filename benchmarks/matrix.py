@@ -1,6 +1,6 @@
 """docs/solvers.md, from the code: what each solver is, and its order as measured.
 
-python -m benchmarks.matrix > docs/solvers.md
+python -m scorefield.benchmarks.matrix > docs/solvers.md
 """
 
 import inspect
@@ -51,7 +51,7 @@ ROWS = (
 
 HEAD = """# Solvers
 
-Written by `python -m benchmarks.matrix > docs/solvers.md`; do not edit.
+Written by `python -m scorefield.benchmarks.matrix > docs/solvers.md`; do not edit.
 
 Every solver is `solver(denoiser, sde, x, ts, *, cond, noise, on_step) -> x`, for any path, parameterisation and grid.
 On the command line it is `--solver=NAME:SETTING=VALUE,...`, as in the first column.

@@ -1,7 +1,7 @@
 """Peak memory of a training step against a loop in plain PyTorch, and resident memory over many steps.
 
-python -m benchmarks.memory                 every setting in a separate process, on the CPU
-python -m benchmarks.memory flat 2000       resident memory over 2000 steps of a small network
+python -m scorefield.benchmarks.memory                 every setting in a separate process, on the CPU
+python -m scorefield.benchmarks.memory flat 2000       resident memory over 2000 steps of a small network
 """
 
 import argparse
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def _measured(way: str, options: list[str]) -> float:
-    command = [sys.executable, "-m", "benchmarks.memory", way, *options]
+    command = [sys.executable, "-m", "scorefield.benchmarks.memory", way, *options]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,6 +1,6 @@
 """docs/networks.md, from the configurations: which network for what, and how many parameters each has.
 
-python -m benchmarks.networks > docs/networks.md
+python -m scorefield.benchmarks.networks > docs/networks.md
 """
 
 import importlib
@@ -61,7 +61,7 @@ TAIL = """
 |---|---|
 {commits}
 
-Written by `python -m benchmarks.networks > docs/networks.md`; `tests/configs/test_configs.py` keeps the counts equal.
+Written by `python -m scorefield.benchmarks.networks > docs/networks.md`. `tests/configs/test_configs.py` checks the counts.
 """
 COMMITS = {
     "score_sde_pytorch": ("yang-song/score_sde_pytorch", "cb1f359"),

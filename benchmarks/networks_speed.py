@@ -1,7 +1,7 @@
 """What U-Nets cost: ours and those of score_sde_pytorch with the same weights, side by side.
 
-python -m benchmarks.networks_speed --peer=PATH        a checkout of score_sde_pytorch; --quick for a smoke run
-python -m benchmarks.networks_speed --before=PATH      an older checkout of ours: small networks, new and old
+python -m scorefield.benchmarks.networks_speed --peer=PATH     a checkout of score_sde_pytorch; --quick for a short run
+python -m scorefield.benchmarks.networks_speed --before=PATH   an older checkout of ours: small networks, new and old
 
 `ddpm` on VP and NCSN++ on VE, as published for CIFAR-10 but for their width of 64, on CPUs in float32. A training step
 is forward, backward, clipping, Adam and a moving average, with dropout; the peer's are its own: torch's Adam as it

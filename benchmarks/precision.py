@@ -1,6 +1,6 @@
 """The loss in bfloat16 and with torch.compile against float32.
 
-python -m benchmarks.precision --images=60000
+python -m scorefield.benchmarks.precision --images=60000
 
 The U-Net of configs/digits.py on the digits, from the same weights with the same batches, times, noise and dropout. A
 float32 run with another seed shows the effect of chance. The table has the loss by quarters of the run.

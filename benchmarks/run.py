@@ -1,6 +1,6 @@
 """The numbers of RESULTS.md: ratios of times, measured interleaved in one run, as medians.
 
-`python -m benchmarks.run` prints the table; `make bench` runs it.
+`python -m scorefield.benchmarks.run` prints the table; `make bench` runs it.
 """
 
 import platform

@@ -1,6 +1,6 @@
 """What training costs on this machine: images a second by switch, and the share of its matrix-multiply peak.
 
-python -m benchmarks.training --peer=PATH              a checkout of score_sde_pytorch, measured interleaved
+python -m scorefield.benchmarks.training --peer=PATH              a checkout of score_sde_pytorch, measured interleaved
 
 A step is everything: a batch of CIFAR-10's shape from memory, flipped and scaled, forward, backward, clipping, Adam
 and the moving average, by `training.train` here and by their losses.get_step_fn there. Each kind runs in its own
