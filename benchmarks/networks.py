@@ -61,7 +61,7 @@ TAIL = """
 |---|---|
 {commits}
 
-Written by `python -m scorefield.benchmarks.networks > docs/networks.md`. `tests/configs/test_configs.py` checks the counts.
+Written by `python -m scorefield.benchmarks.networks > docs/networks.md`. `tests/configs` checks the counts.
 """
 COMMITS = {
     "score_sde_pytorch": ("yang-song/score_sde_pytorch", "cb1f359"),
