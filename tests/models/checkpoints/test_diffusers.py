@@ -36,6 +36,8 @@ from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import SDE, CosineSDE, DiscreteVPSDE
 from scorefield.solvers import DDIM, grids
 
+pytestmark = pytest.mark.agreement
+
 diffusers.utils.logging.set_verbosity_error()
 
 Config = dict[str, Any]

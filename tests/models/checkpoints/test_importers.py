@@ -21,6 +21,8 @@ from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, DiscreteVPSDE, predict_noise
 from scorefield.solvers import AnnealedLangevin, PredictorCorrector, ReverseDiffusion, grids
 
+pytestmark = pytest.mark.agreement
+
 NETWORKS = sorted(path.stem for path in FIXTURES.glob("*.json"))
 # The samplers, and what is compared beside its own network.
 NETWORKS = [name for name in NETWORKS if name not in ("pc_ve", "vdm", "vdm_attention")]

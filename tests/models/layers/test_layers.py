@@ -14,6 +14,8 @@ from scorefield.models.layers.blocks import ResidualBlock
 from scorefield.models.layers.norm import GroupNorm, make_norm, norms
 from scorefield.models.layers.resampling import Downsample, Fir, Upsample
 
+pytestmark = pytest.mark.agreement
+
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 formats = pytest.mark.parametrize("format_", FORMATS.values(), ids=FORMATS)
 

@@ -19,6 +19,8 @@ from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.dit import SIZES, DiT, positions
 from scorefield.sde_lib import DiscreteVPSDE
 
+pytestmark = pytest.mark.agreement
+
 # Trainable parameters of DiT-S/2 .. XL/2 for 4 channels and 1000 classes, github.com/facebookresearch/DiT at ed81ce2,
 # counted once outside this repository: 32.96M, 130.51M, 458.10M and 675.13M there with the table of positions.
 PARAMETERS = {"S": 32865056, "B": 130315808, "L": 457840672, "XL": 674834720}

@@ -11,6 +11,8 @@ from torch.func import jvp
 from scorefield.models.networks.ncsn import NCSN, SIGMAS, Condition
 from scorefield.models.networks.refinenet import InstanceNormPlus
 
+pytestmark = pytest.mark.agreement
+
 LEVELS = (1.0, 0.3, 0.1)
 
 # Of CondRefineNetDilated, github.com/ermongroup/ncsn at 7f27f4a, run once outside this repository. The count is of its

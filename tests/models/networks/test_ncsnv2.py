@@ -17,6 +17,8 @@ from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.ncsnv2 import NCSNv2
 from scorefield.sde_lib import VESDE
 
+pytestmark = pytest.mark.agreement
+
 FIXTURES = (
     *("ncsn", "ncsn_28", "ncsn_deeper"),
     *("ncsnv2", "ncsnv2_28", "ncsnv2_rescaled", "ncsnv2_deeper", "ncsnv2_deepest"),

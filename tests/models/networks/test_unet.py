@@ -14,6 +14,8 @@ from scorefield.models.layers.attention import Attention
 from scorefield.models.layers.blocks import ResidualBlock
 from scorefield.models.layers.resampling import Downsample
 
+pytestmark = pytest.mark.agreement
+
 
 def alive(net: nn.Module, seed: int = 0) -> nn.Module:
     """The network with every weight random, as none is at the start of its training; frozen, in evaluation mode."""

@@ -14,6 +14,8 @@ from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers.embeddings import fourier_features
 from scorefield.models.networks.vdm import VDM
 
+pytestmark = pytest.mark.agreement
+
 # Of ScoreUNet in google-research/vdm at dc27b98 with configs/cifar10.py, counted once outside this repository. Its
 # first dense layer has a column of 4 * 128 for a conditioning number, 0 but for augmented data, which we leave out.
 PARAMETERS, CONDITIONING = 30578179, 512
