@@ -92,7 +92,8 @@ def run(arguments: list[str]) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own packages; installed packages come before them
     try:
-        summary = _call(arguments)
+        _print(_call(arguments))
+        sys.stdout.flush()
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":  # the first process of torchrun
             print(getattr(error, "line", "interrupted"), file=sys.stderr)
@@ -103,12 +104,15 @@ def run(arguments: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _print(summary: dict[str, Any]) -> None:
     for key, value in summary.items():
         for line in (
             value if isinstance(value, list) else [f"{key}: {json.dumps(value) if isinstance(value, dict) else value}"]
         ):
             print(f"wrote {line}" if isinstance(value, list) else line)
-    return 0
 
 
 def _call(arguments: list[str]) -> dict[str, Any]:
