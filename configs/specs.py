@@ -26,12 +26,12 @@ FROM_DATA = ("channels", "shape", "num_classes", "split", "sde", "workdir", "flo
 # and not the old one.
 OLD_NAMES = {"told": "time_conditioned", "saturated": "soft_clipped", "stochastic_adams": "sa_solver"}
 OLD_KEYWORDS = {"clock": "variable", "pace": "time_weight", "whole": "integer_timesteps"}
-# Keywords whose value is a spec of the same table.
 # Packages whose functions are no parts.
 LIBRARIES = (
     "PIL", "absl", "datasets", "diffusers", "huggingface_hub", "matplotlib", "ml_collections", "numpy", "pip",
     "safetensors", "scipy", "setuptools", "sklearn", "tensorboard", "torch", "torchdiffeq", "tqdm",
 )  # fmt: skip
+# Keywords whose value is a spec of the same table.
 NESTED = ("solver", "predictor")
 
 
@@ -127,8 +127,7 @@ def build(table: Table, spec: str | Mapping[str, Any], **context: Any) -> Any:
     except (TypeError, RuntimeError, ArithmeticError) as error:  # a word for a number, or a size that torch refuses
         raise ValueError(f"{name} cannot be made of {keywords}: {error}") from error
     if not isinstance(part, table.base):
-        base = f"{table.base.__module__}.{table.base.__qualname__}"
-        raise ValueError(f"expected {name} to be a {base}, got {type(part).__name__}: derive the class from it")
+        raise _not_derived(table, name, part)
     return part
 
 
@@ -214,14 +213,18 @@ def _loaded(name: str, load: Callable[[], Any]) -> Constructor:
     return part  # type: ignore[no-any-return]
 
 
+def _not_derived(table: Table, name: str, part: Any) -> ValueError:
+    base = f"{table.base.__module__}.{table.base.__qualname__}"
+    return ValueError(f"expected {name} to be a class derived from {base}, got {part!r}: derive it")
+
+
 def _refuse_foreign(table: Table, name: str, part: Constructor) -> None:
     """Refuse what a config.json of somebody else's could misuse: anything but a class of the table's kind.
 
     Tables without a kind take functions and classes of the user's own packages.
     """
     if table.base is not object and not (isinstance(part, type) and issubclass(part, table.base)):
-        base = f"{table.base.__module__}.{table.base.__qualname__}"
-        raise ValueError(f"expected {name} to be a class derived from {base}, got {part!r}: derive it")
+        raise _not_derived(table, name, part)
     package = name.partition(".")[0]
     if table.base is object and (package in sys.stdlib_module_names or package in LIBRARIES):
         raise ValueError(f"expected a name of your own package in {table.kind}, got {name}: wrap it in a function")
