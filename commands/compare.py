@@ -30,9 +30,10 @@ def compare(
     denoise: bool | None = None,
     seed: int = 0,
     batch: int = 256,
-    label: int | None = None,
+    label: str | int | None = None,
     guidance: float = 1.0,
     ema: bool = True,
+    checkpoint: str | None = None,
     compile: bool = False,  # noqa: A002 - the flag's name
     device: str | None = None,
     output: str | None = None,
@@ -49,7 +50,7 @@ def compare(
     if num < 1 or batch < 1:
         raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
     solvers: dict[str, Solver] = {name: build.build(build.SOLVERS, name) for name in solver}
-    trained = open_trained(workdir, device, ema, compile)
+    trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
     path = output_path(output, workdir / "compare.npz")
     run = trained.run
     labels = labels_of(run, label, guidance, num)

@@ -34,6 +34,7 @@ def encode(
     steps: int = 100,
     batch: int = 256,
     ema: bool = True,
+    checkpoint: str | None = None,
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def encode(
     Raises:
         ValueError: if there is no trained run, the images do not fit it, or the solver cannot encode.
     """
-    trained = open_trained(workdir, device, ema)
+    trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     path = output_path(output, workdir / "latents.npz")
     run = trained.run.on(data)
     options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
@@ -85,6 +86,7 @@ def decode(
     steps: int | None = None,
     batch: int = 256,
     ema: bool = True,
+    checkpoint: str | None = None,
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def decode(
     Raises:
         ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
     """
-    trained = open_trained(workdir, device, ema)
+    trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     path = output_path(output, workdir / "decoded.npz")
     run = trained.run
     source = Path(input) if input else workdir / "latents.npz"

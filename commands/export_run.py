@@ -11,15 +11,22 @@ FORMATS = ("scorefield", "diffusers")
 
 
 def export_run(
-    workdir: Path, *, output: str | None = None, to: str = "scorefield", ema: bool = True, device: str | None = None
+    workdir: Path,
+    *,
+    output: str | None = None,
+    to: str = "scorefield",
+    ema: bool = True,
+    checkpoint: str | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
-    """The run's newest weights as a folder that `from_pretrained` reads, or diffusers' own.
+    """The weights of a run as a folder that `from_pretrained` reads, or diffusers' own.
 
     Args:
         workdir: of the run.
         output: the folder, by default `workdir`/export.
         to: "scorefield", or "diffusers" for a U-Net that it has too.
         ema: the averaged weights rather than the raw ones.
+        checkpoint: see `find_checkpoint`.
         device: to load them on.
 
     Raises:
@@ -30,7 +37,7 @@ def export_run(
     folder = Path(output) if output else workdir / "export"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"expected --output to be a new folder, and there is something in {folder}")
-    trained = open_trained(workdir, device, ema)
+    trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     run = trained.run
     if to == "diffusers":
         to_diffusers(trained.denoiser, folder, run.sde, size=_size(run.data.shape))

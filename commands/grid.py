@@ -19,9 +19,10 @@ def grid(
     steps: int = 100,
     order: int = 2,
     seed: int = 0,
-    label: int | None = None,
+    label: str | int | None = None,
     guidance: float = 1.0,
     ema: bool = True,
+    checkpoint: str | None = None,
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def grid(
         label: class to sample, by default all classes in turn.
         guidance: scale of classifier-free guidance.
         ema: use the averaged weights.
+        checkpoint: see `find_checkpoint`.
         device: see `open_run`.
         output: another .json file to write.
 
@@ -46,7 +48,7 @@ def grid(
     """
     if not 1 <= order <= 4:
         raise ValueError(f"expected --order of 1 to 4, got {order}")
-    trained = open_trained(workdir, device, ema)
+    trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     path = Path(output) if output else workdir / "grid.json"
     if path.suffix != ".json":
         raise ValueError(f"expected --output to name a .json file, got {output!r}")

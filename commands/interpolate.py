@@ -22,6 +22,7 @@ def interpolate(
     steps: int = 100,
     batch: int = 256,
     ema: bool = True,
+    checkpoint: str | None = None,
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def interpolate(
     """
     if num < 2:
         raise ValueError(f"expected --num of at least 2, for both images, got {num}")
-    trained = open_trained(workdir, device, ema)
+    trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     path = output_path(output, workdir / "interpolation.npz")
     run = trained.run
     options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}

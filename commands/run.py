@@ -19,12 +19,13 @@ from scorefield.configs import build
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
 from scorefield.training import Model, latest_valid, load_weights
-from scorefield.training.checkpoints.atomic import atomic_file
+from scorefield.training.checkpoints.atomic import atomic_file, verify
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
 from scorefield.training.distributed.ranks import Ranks
 
 VERSION = 1
+SHOWN_CHECKPOINTS = 4  # in a message
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Run:
 
 @dataclass
 class Trained:
-    """A run with the weights of its newest checkpoint."""
+    """A run with the weights of a checkpoint."""
 
     run: Run
     denoiser: models.Denoiser
@@ -156,10 +157,14 @@ class Trained:
         file = self.checkpoint / ("ema.safetensors" if self.ema else "model.safetensors")
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         return {
-            "checkpoint": self.checkpoint.name,
+            "checkpoint": self.checkpoint.name if self._inside else str(self.checkpoint),
             "weights": "ema" if self.ema else "raw",
             "checkpoint_sha256": digest,
         }
+
+    @property
+    def _inside(self) -> bool:
+        return self.checkpoint.resolve().parent == (self.run.workdir / "checkpoints").resolve()
 
 
 def device_of(name: str | None) -> torch.device:
@@ -197,31 +202,78 @@ def open_run(workdir: Path, device: str | None = None) -> Run:
     return Run(workdir, ml_collections.ConfigDict(build.modern_config(config)), facts, device_of(device))
 
 
-def open_trained(workdir: Path, device: str | None = None, ema: bool = True, compiled: bool = False) -> Trained:
-    """The run in a working directory, with its newest weights.
+def open_trained(
+    workdir: Path,
+    device: str | None = None,
+    ema: bool = True,
+    compiled: bool = False,
+    checkpoint: str | None = None,
+) -> Trained:
+    """The run in a working directory, with its newest weights or those of another checkpoint.
 
     Args:
         workdir: of the run.
         device: "cpu", "cuda" or "cuda:1", by default a GPU if there is one.
         ema: use the averaged weights rather than the raw ones.
         compiled: compile the network by torch.compile.
+        checkpoint: see `find_checkpoint`.
 
     Raises:
-        ValueError: if there is no run, no valid checkpoint, or a checkpoint of another architecture.
+        ValueError: if there is no run, no such valid checkpoint, or it is of another architecture or another run.
     """
     run = open_run(workdir, device)
-    checkpoint, notes = latest_valid(workdir / "checkpoints")
-    for note in notes:
-        print(note, file=sys.stderr)
-    if checkpoint is None:
-        raise ValueError(f"expected a checkpoint in {workdir / 'checkpoints'}, found none: train first")
+    place = find_checkpoint(workdir, checkpoint)
+    _refuse_of_another(run, place)
     model = run.new_model()
-    load_weights(checkpoint, model, ema=ema)
+    load_weights(place, model, ema=ema)
     denoiser: models.Denoiser = model.eval().requires_grad_(False).denoiser
     if compiled:
         assert isinstance(denoiser.net, torch.nn.Module)
         denoiser.net.compile()
-    return Trained(run, denoiser, checkpoint, ema)
+    return Trained(run, denoiser, place, ema)
+
+
+def find_checkpoint(workdir: Path, name: str | None = None) -> Path:
+    """The folder of a checkpoint whose files match their checksums.
+
+    Args:
+        workdir: of the run.
+        name: of a checkpoint of this run ("0000006208", or "6208"), or the path of one. The default is the newest.
+
+    Raises:
+        ValueError: if there is no such checkpoint, or it is damaged.
+    """
+    folder = workdir / "checkpoints"
+    if name is None or name == "latest":
+        newest, notes = latest_valid(folder)
+        for note in notes:
+            print(note, file=sys.stderr)
+        if newest is None:
+            raise ValueError(f"expected a checkpoint in {folder}, found none: train first")
+        return newest
+    place = folder / name.zfill(10) if name.isdecimal() else Path(name).expanduser()
+    if not any(place.glob("*.safetensors")):
+        there = ", ".join(sorted(path.name for path in folder.glob("[0-9]*"))[-SHOWN_CHECKPOINTS:]) or "none"
+        raise ValueError(
+            f"expected --checkpoint to name a checkpoint of {workdir} or the folder of one, got {name!r}: the newest "
+            f"are {there}"
+        )
+    if (wrong := verify(place)) is not None:
+        raise ValueError(f"{wrong}: restore it, or choose another --checkpoint")
+    return place
+
+
+def _refuse_of_another(run: Run, place: Path) -> None:
+    """Refuse weights whose own run says that their network, path or data range are others."""
+    home = place.resolve().parent.parent
+    if home == run.workdir.resolve() or not (home / "config.json").is_file():
+        return
+    other = open_run(home, "cpu")
+    odd = [key for key in ("net", "precondition", "sde", "transform") if other.config[key] != run.config[key]]
+    if odd or other.data.shape != run.data.shape or other.data.levels != run.data.levels:
+        raise ValueError(
+            f"{place} is of a run with another {odd[0] if odd else 'data set'} than {run.workdir}: use --workdir={home}"
+        )
 
 
 def stored_tensor(dataset: Dataset, count: int | None = None) -> Tensor:

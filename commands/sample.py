@@ -25,10 +25,11 @@ def sample(
     denoise: bool | None = None,
     seed: int = 0,
     batch: int = 256,
-    label: int | None = None,
+    label: str | int | None = None,
     guidance: float = 1.0,
     trajectory: int | None = None,
     ema: bool = True,
+    checkpoint: str | None = None,
     compile: bool = False,  # noqa: A002 - the flag's name
     device: str | None = None,
     output: str | None = None,
@@ -50,7 +51,7 @@ def sample(
     if trajectory is not None and not 1 <= trajectory <= min(num, batch):
         raise ValueError(f"expected --trajectory of 1 to {min(num, batch)} samples, got {trajectory}")
     ranks = Ranks.of_environment()
-    trained = open_trained(workdir, device, ema, compile)
+    trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
     path = output_path(output, workdir / "samples.npz")
     run = trained.run
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
@@ -92,7 +93,7 @@ def _save_trajectory(run: Run, kept: Trajectory, path: Path) -> list[Path]:
     return [path, save_rows(rows, path.with_suffix(".png"))]
 
 
-def labels_of(run: Run, label: int | None, guidance: float, num: int) -> torch.Tensor | None:
+def labels_of(run: Run, label: str | int | None, guidance: float, num: int) -> torch.Tensor | None:
     """The class of each sample (num,): `label`, or all classes in turn. None for a run without classes.
 
     Raises:
@@ -104,6 +105,10 @@ def labels_of(run: Run, label: int | None, guidance: float, num: int) -> torch.T
                 "expected no --label and no --guidance: this run was trained without classes (config.training.labels)"
             )
         return None
+    if isinstance(label, str):
+        if not label.isdecimal():
+            raise ValueError(f"expected --label within 0 .. {run.num_classes - 1}, got {label!r}")
+        label = int(label)
     if label is not None and not 0 <= label < run.num_classes:
         raise ValueError(f"expected --label within 0 .. {run.num_classes - 1}, got {label}")
     if guidance != 1.0 and run.config.training.label_dropout == 0:

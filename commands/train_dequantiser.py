@@ -38,6 +38,7 @@ def train_dequantiser(
     seed: int = 0,
     batch: int = 128,
     ema: bool = True,
+    checkpoint: str | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Train q(u | k) for a run's newest weights, on `num` images of its training split.
@@ -52,6 +53,7 @@ def train_dequantiser(
         seed: of the weights, the order and the noise.
         batch: images a step.
         ema: for the run's averaged weights.
+        checkpoint: see `find_checkpoint`.
         device: see `open_run`.
 
     Raises:
@@ -61,7 +63,7 @@ def train_dequantiser(
         raise ValueError(
             f"expected --num and --batch of at least 1 and a seed of 0 or more, got {num}, {batch} and {seed}"
         )
-    trained = open_trained(workdir, device, ema)
+    trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     run, levels = trained.run, _levels(trained)
     dataset = run.dataset("train")
     labels = run.num_classes is not None and dataset.label is not None

@@ -51,6 +51,7 @@ def likelihood(
     seed: int = 0,
     batch: int = 128,
     ema: bool = True,
+    checkpoint: str | None = None,
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
@@ -81,6 +82,7 @@ def likelihood(
         seed: of dequantisation, probes, times and noise.
         batch: images in one batch.
         ema: use the averaged weights.
+        checkpoint: see `find_checkpoint`.
         device: see `open_run`.
         output: the report, .json.
 
@@ -102,7 +104,7 @@ def likelihood(
     }  # fmt: skip
     names = _estimator_names(estimators, of_ode)
     ranks = Ranks.of_environment()
-    trained = open_trained(workdir, device, ema)
+    trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     path = output_path(output, workdir / f"likelihood_{split}.json")
     run = trained.run.on(data)
     dataset = run.dataset(split)

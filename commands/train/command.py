@@ -31,6 +31,7 @@ def train(
     *,
     device: str | None = None,
     fork_from: str | None = None,
+    checkpoint: str | None = None,
     ema: bool | None = None,
 ) -> dict[str, Any]:
     """Train the run of a configuration in `workdir`, from its newest valid checkpoint if it has one.
@@ -45,6 +46,7 @@ def train(
         config: its configuration.
         device: to train on.
         fork_from: another run, whose weights a new one starts with; fork.json records it.
+        checkpoint: of that run, see `find_checkpoint`.
         ema: start with the averaged weights of that run (the default) or with the raw ones.
 
     Raises:
@@ -53,23 +55,29 @@ def train(
     """
     ranks = Ranks.of_environment(TIMEOUT)
     with ranks.failing_together():
-        summary = _train(workdir, config, device, fork_from, ema)
+        summary = _train(workdir, config, device, fork_from, checkpoint, ema)
         ranks.shutdown()
     return summary if ranks.first else {}
 
 
 def _train(
-    workdir: Path, config: ml_collections.ConfigDict, device: str | None, fork_from: str | None, ema: bool | None
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    device: str | None,
+    fork_from: str | None,
+    checkpoint: str | None,
+    ema: bool | None,
 ) -> dict[str, Any]:
-    if ema is not None and fork_from is None:
-        raise ValueError("expected --ema or --noema in --mode=train only with --fork_from, whose weights it selects")
+    if (ema is not None or checkpoint is not None) and fork_from is None:
+        flag = "--ema or --noema" if checkpoint is None else "--checkpoint"
+        raise ValueError(f"expected {flag} in --mode=train only with --fork_from, whose weights it selects")
     config = ml_collections.ConfigDict(build.modern_config(config.to_dict()))  # complete, as a saved one is
     validate(config)
     dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
     with WorkdirLock(workdir) as lock:
         refuse_another(run)
-        session, forked = start(run, origin(run, fork_from), ema is not False)
+        session, forked = start(run, origin(run, fork_from), ema is not False, checkpoint)
         loaded = resume(session)
         if config.training.sharding == "fsdp" and Ranks.current().world > 1:
             session.shard()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scorefield import training
-from scorefield.commands.run import Run, open_run, write_json
+from scorefield.commands.run import Run, find_checkpoint, open_run, write_json
 from scorefield.commands.train.session import Session
 from scorefield.configs.defaults import defaults
 from scorefield.training import Model
@@ -149,21 +149,18 @@ def origin(run: Run, fork_from: str | None) -> Path | None:
     return Path(name) if (name := source or before) else None
 
 
-def fork(run: Run, source: Path, model: Model, ema: bool) -> dict[str, Any]:
-    """Load another run's newest weights into a model; the record for fork.json. Another path keeps its own weights.
+def fork(run: Run, source: Path, model: Model, ema: bool, checkpoint: str | None = None) -> dict[str, Any]:
+    """Load weights of another run into a model; the record for fork.json. Another path keeps its own weights.
 
     Raises:
         ValueError: if there are none, or they are of another architecture.
     """
     other = open_run(source, "cpu")
-    checkpoint, notes = training.latest_valid(source / "checkpoints")
-    _print(notes)
-    if checkpoint is None:
-        raise ValueError(f"expected a checkpoint in {source / 'checkpoints'}, found none: train it first")
+    place = find_checkpoint(source, checkpoint)
     there, here = (flat(r.described()["config"]) for r in (other, run))
     odd = different(there, here)
     try:
-        load_weights(checkpoint, model.denoiser if any(key.startswith("sde.") for key in odd) else model, ema)
+        load_weights(place, model.denoiser if any(key.startswith("sde.") for key in odd) else model, ema)
     except ValueError as error:
         keys = [key for key in odd if key.startswith("net.")][:SHOWN]
         shown = ", ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in keys)
@@ -171,7 +168,7 @@ def fork(run: Run, source: Path, model: Model, ema: bool) -> dict[str, Any]:
     kept = [key for key in odd if key.startswith(("sde.", "precondition.", "transform.", "data."))]
     return {
         "from": str(source.resolve()),
-        "checkpoint": checkpoint.name,
+        "checkpoint": place.name,
         "weights": "ema" if ema else "raw",
         "imported": (source / "import.json").is_file(),
         "other_than_there": {key: [there.get(key), here.get(key)] for key in kept},

@@ -19,13 +19,16 @@ from scorefield.training import Model, Ranks, TrainingState
 from scorefield.training.adam import adam
 
 
-def start(run: Run, source: Path | None, ema: bool) -> tuple[Session, dict[str, Any] | None]:
+def start(
+    run: Run, source: Path | None, ema: bool, checkpoint: str | None = None
+) -> tuple[Session, dict[str, Any] | None]:
     """An untrained session, or one with the weights of another run, and the record of that for fork.json.
 
     Args:
         run: to train.
         source: another run whose weights a new one starts with, or None.
         ema: its averaged weights rather than the raw ones.
+        checkpoint: of that run, see `find_checkpoint`.
 
     Raises:
         ValueError: if the batch does not divide, the network does not take the data, or the sampler does not build.
@@ -40,7 +43,7 @@ def start(run: Run, source: Path | None, ema: bool) -> tuple[Session, dict[str, 
     optimizer = adam(model, settings.learning_rate, tuple(settings.betas), settings.adam_eps, settings.weight_decay)
     begun = training.latest(run.workdir / "checkpoints") is not None
     # Before the averages are made, which start from the weights.
-    forked = None if source is None or begun else fork(run, source, model, ema)
+    forked = None if source is None or begun else fork(run, source, model, ema, checkpoint)
     averages = training.EMA(model, (settings.ema, *settings.more_ema))
     state = TrainingState(model, optimizer, averages, Generator(run.device).manual_seed(run.config.seed))
     power = training.PowerEMA(model, settings.snapshot_lengths) if settings.snapshot_every > 0 else None

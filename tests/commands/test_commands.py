@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from warm import begin, run
 
 from scorefield.commands.interpolate import spherical
@@ -140,6 +140,28 @@ def test_belm_comes_back_to_the_image_it_encoded(workdir: Path, tmp_path: Path) 
     done = run("--mode=decode", f"--workdir={copy}", "--solver=belm", "--steps=6")
     assert done.returncode == 2
     assert "--grid and --steps that these latents were encoded with" in done.stderr
+
+
+def test_weights_of_another_checkpoint_are_read_by_its_name_or_its_path(workdir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(workdir, tmp_path / "vp")
+    newest = copy / "checkpoints" / "0000000320"
+    early = shutil.copytree(newest, newest.with_name("0000000160"), ignore=shutil.ignore_patterns("SHA256SUMS"))
+    weights = {name: torch.full_like(weight, 0.1) for name, weight in load_file(early / "ema.safetensors").items()}
+    save_file(weights, early / "ema.safetensors")
+    (early / "state.pt").unlink()  # a folder of weights alone needs no checksums
+    elsewhere = shutil.copytree(early, tmp_path / "kept")
+    given = {"160": "0000000160", str(early): "0000000160", str(elsewhere): str(elsewhere), "latest": "0000000320"}
+    for checkpoint, reported in given.items():
+        trained = open_trained(copy, checkpoint=checkpoint)
+        assert trained.described["checkpoint"] == reported
+        value = float(trained.denoiser.net.head.weight.flatten()[0])
+        assert (value == pytest.approx(0.1)) == (checkpoint != "latest")
+    config = json.loads((copy / "config.json").read_text())
+    config["config"]["sde"]["beta_max"] = 15.0
+    other = shutil.copytree(copy, tmp_path / "other")
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"another sde than {copy}: use --workdir={other}"):
+        open_trained(copy, checkpoint=str(other / "checkpoints" / "0000000160"))
 
 
 @pytest.mark.slow
