@@ -74,7 +74,7 @@ def one_latent(trained: Trained, probe: DigitProbe, output: Path, num: int) -> N
 def reconstruction(trained: Trained, output: Path, num: int) -> None:
     """Table 2: the error of encoding and decoding falls with the steps."""
     run = trained.run
-    stored = stored_tensor(run.dataset("test"), num)
+    stored = stored_tensor(run.dataset("test"))[:num]
     x0, rows = run.centred(stored).to(run.device), {"held-out digits": run.viewable(stored[:16])}
     lengths = (*STEPS, 200, 500)
     print(f"### Reconstruction of {len(stored)} held-out digits, rms error per pixel of [-1, 1]\n")

@@ -71,7 +71,7 @@ class Case:
     def __init__(self, workdir: Path, dequantisation: Dequantisation, count: int, trials: int) -> None:
         trained = open_trained(workdir, "cpu")
         self.run, self.denoiser, self.sde = trained.run, trained.denoiser, trained.run.sde
-        self.stored = stored_tensor(self.run.dataset("test"), count + trials)
+        self.stored = stored_tensor(self.run.dataset("test"))[: count + trials]
         x, log_q = self.drawn(dequantisation)
         self.x, self.log_q, self.tries, self.dims = x[:count], log_q[:count], x[count:], x[0].numel()
 

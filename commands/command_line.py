@@ -50,7 +50,10 @@ OPTIONS: dict[str, tuple[Callable[..., object], str]] = {
     "trajectory": (flags.DEFINE_integer, "keep the trajectories of the first N samples"),
     "compile": (flags.DEFINE_bool, "compile the network with torch.compile: a slow start, then faster"),
     "denoise": (flags.DEFINE_bool, "end sampling with the denoiser's estimate of x0"),
-    "seed": (flags.DEFINE_integer, "seed of the noise; for training use --config.seed"),
+    "seed": (
+        flags.DEFINE_integer,
+        "seed of the noise and of the images drawn from a data set; for training use --config.seed",
+    ),
     "batch": (flags.DEFINE_integer, "samples in one batch; it changes memory and speed, never the result"),
     "label": (flags.DEFINE_string, "class to sample; by default all classes in turn"),
     "guidance": (flags.DEFINE_float, "scale of classifier-free guidance"),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.generate import label_cond, progress_bar
-from scorefield.commands.run import Run, open_trained, output_path, stored_tensor, write_arrays, write_json
+from scorefield.commands.images import Images
+from scorefield.commands.run import Run, open_trained, output_path, write_arrays, write_json
 from scorefield.configs import build
 from scorefield.evaluation import save_rows
 from scorefield.sde_lib.denoiser import DenoiserLike
@@ -29,6 +30,7 @@ def encode(
     data: str | None = None,
     split: str | None = None,
     num: int | None = None,
+    seed: int = 0,
     solver: str = "ddim",
     grid: str | None = None,
     steps: int = 100,
@@ -40,9 +42,10 @@ def encode(
 ) -> dict[str, Any]:
     """Encode images to an .npz of `latent` (N, *D) float32, the images `x` and, with classes, their `label`.
 
-    The images are those of `input` (a folder, an .npy or an .npz), or the first `num` of a split, by default 64. The
-    split is of the run's data set, or of `data`. The picture shows images over latents. The solver belm also stores the
-    state `before` the latent, from which `decode` inverts it exactly.
+    The images are those of `input` (a folder, an .npy or an .npz), or a split of the run's data set, or of `data`.
+    `num` of them are drawn at random by the seed, by default 64 of a split; `index` has their places in it. The picture
+    shows images over latents. The solver belm also stores the state `before` the latent, from which `decode` inverts it
+    exactly.
 
     Raises:
         ValueError: if there is no trained run, the images do not fit it, or the solver cannot encode.
@@ -52,7 +55,8 @@ def encode(
     run = trained.run.on(data)
     options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
     flow_solver(options)
-    stored, label = _images(run, input, split, num)
+    images = _images(run, input, split, num, seed)
+    stored, label = images.stored, images.label
     model_label = label if run.num_classes is not None else None
     x0 = run.centred(stored).to(run.device)
 
@@ -61,13 +65,14 @@ def encode(
     seconds = time.perf_counter() - began
 
     before_t = None if before is None else grid_of(run, options)[1]
-    write_arrays(path, latent=latent, before=before, before_t=before_t, x=stored, label=label)
+    write_arrays(path, latent=latent, before=before, before_t=before_t, x=stored, label=label, index=images.index)
     shown = min(len(stored), 16)
     scaled = (latent[:shown] / float(run.sde.scales(run.sde.t_max)[1]) / 6 + 0.5).clamp(0, 1)  # three deviations
     picture = save_rows([run.viewable(stored[:shown]), scaled], path.with_suffix(".png"))
     spread = float(latent.std()) / float(run.sde.scales(run.sde.t_max)[1])
     summary = {
         "num": len(stored),
+        "images": images.described,
         **options,
         "latent_std_over_prior": spread,
         **trained.described,
@@ -198,16 +203,14 @@ def rms(a: Tensor, b: Tensor) -> float:
     return float((a - b).square().mean().sqrt())
 
 
-def _images(run: Run, source: str | None, split: str | None, num: int | None) -> tuple[Tensor, Tensor | None]:
-    """The stored values to encode, and their labels where the data set has them."""
+def _images(run: Run, source: str | None, split: str | None, num: int | None, seed: int) -> Images:
+    """The images to encode."""
     if num is not None and num < 1:
         raise ValueError(f"expected --num of at least 1, got {num}")
     if source is not None and split is not None:
         raise ValueError("expected --input or --split, got both")
     if source is None:
-        dataset = run.dataset(split or "test")
-        label = None if dataset.label is None else torch.as_tensor(dataset.label[: num or 64])
-        return stored_tensor(dataset, num or 64), label
+        return Images.of(run.dataset(split or "test"), num or 64, seed)
     path = Path(source)
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
         x, levels = read_images(image_files(path) if path.is_dir() else [path])
@@ -215,7 +218,7 @@ def _images(run: Run, source: str | None, split: str | None, num: int | None) ->
     else:
         dataset = whole_array(path, run.data.levels)
     run.check(dataset)
-    return stored_tensor(dataset, num), None
+    return Images.of(dataset, num, seed)
 
 
 def _latents(run: Run, path: Path) -> tuple[Tensor, dict[str, Tensor]]:

@@ -22,7 +22,6 @@ from scorefield.training import Model, latest_valid, load_weights
 from scorefield.training.checkpoints.atomic import atomic_file, verify
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
-from scorefield.training.distributed.ranks import Ranks
 
 VERSION = 1
 SHOWN_CHECKPOINTS = 4  # in a message
@@ -276,12 +275,9 @@ def _refuse_of_another(run: Run, place: Path) -> None:
         )
 
 
-def stored_tensor(dataset: Dataset, count: int | None = None) -> Tensor:
-    """The first `count` stored values of a data set, or all, (N, *D). Prints a line if classes are missing in them."""
-    warning = None if count is None else dataset.missing_classes(count)
-    if warning is not None and Ranks.current().first:
-        print(warning, flush=True)
-    return tensor(dataset.x[:count])
+def stored_tensor(dataset: Dataset) -> Tensor:
+    """The stored values of a data set, (N, *D)."""
+    return tensor(dataset.x[:])
 
 
 def output_path(output: str | None, default: Path) -> Path:

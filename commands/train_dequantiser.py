@@ -27,7 +27,7 @@ from scorefield.training.objectives.dequantiser import train_dequantiser as trai
 
 VERSION = 1
 LEARNING_RATE = 2e-3
-CHECKED = 64  # images for measuring the gain, from the end of the training split
+CHECKED = 64  # images of the training split, at random, for measuring the gain
 MEASURED = 10  # measurements during training
 
 
@@ -89,7 +89,7 @@ def train_dequantiser(
             if step.images < min(due, num):
                 continue
             due += num / MEASURED
-            gain, error = mean_and_error(_gains(trained, average, dataset, seed, batch, labels))
+            gain, error = mean_and_error(_gains(trained, average, dataset.subset(CHECKED, seed), seed, batch, labels))
             row = {
                 "images": step.images,
                 "log_q": float(step.numbers["log_q"].mean()) / math.log(2),
@@ -189,10 +189,9 @@ def _as_stored(stored: Tensor, generator: Generator) -> Tensor:
 
 
 def _gains(trained: Trained, module: torch.nn.Module, dataset: Dataset, seed: int, batch: int, labels: bool) -> Tensor:
-    """What q adds to the uniform bound on the last images of the split, in nats, (N,)."""
+    """What q adds to the uniform bound on some images, in nats, (N,)."""
     run, gains = trained.run, []
-    first = max(0, len(dataset) - CHECKED)
-    for start in range(first, len(dataset), batch):
+    for start in range(0, len(dataset), batch):
         rows = slice(start, min(start + batch, len(dataset)))
         k = tensor(dataset.x[rows]).to(run.device)
         uniform = PerSampleNoise(seed, range(rows.start, rows.stop)).uniform(k.float())

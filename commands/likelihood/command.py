@@ -10,9 +10,18 @@ import torch
 
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.generate import progress_bar
+from scorefield.commands.images import Images
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
-from scorefield.commands.run import Run, Trained, open_trained, output_path, stored_tensor, write_arrays, write_json
+from scorefield.commands.run import (
+    Run,
+    Trained,
+    open_trained,
+    output_path,
+    stored_tensor,
+    write_arrays,
+    write_json,
+)
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.configs import build
 from scorefield.evaluation import save_bars
@@ -27,7 +36,7 @@ TOLERANCE = 1e-3  # bits/dim, where neither a tolerance nor a solver is given
 MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
 PRIORS = ("standard", "data")
 REPORTED = (
-    "split", "seed", "batch", "dequantisation", "prior", "data_sha256", "dequantiser_sha256", "versions",
+    "split", "images", "seed", "batch", "dequantisation", "prior", "data_sha256", "dequantiser_sha256", "versions",
 )  # fmt: skip
 
 
@@ -55,7 +64,7 @@ def likelihood(
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
-    """Bits/dim of a split (or its first `num` images) by each estimator; nats/dim where the data is continuous.
+    """Bits/dim of a split (or `num` images of it) by each estimator; nats/dim where the data is continuous.
 
     Each image counts once. Finished batches are saved beside the output. An interrupted command that is run again
     resumes from them and gives the same number. Under torchrun the ranks share the batches. The command writes a
@@ -65,7 +74,7 @@ def likelihood(
         workdir: of the run.
         data: a data set to use instead of the run's, written as on a command line.
         split: "train" or "test".
-        num: the number of images, from the first; all by default.
+        num: the number of images, drawn at random by the seed; all by default.
         estimators: among "ode", "dsm", "vlb" and "elbo" (see `commands.likelihood.report.MEANINGS`).
         tolerance: the solver's largest error of an ode value, in bits/dim. It chooses solver, grid and number of
             probes on the first 32 images. The default is 1e-3, unless a solver, grid or steps are given.
@@ -79,7 +88,7 @@ def likelihood(
         draws: evaluations of a bound's diffusion term, for each image.
         chain: steps of the vlb.
         variance: of those steps, "small" or "large".
-        seed: of dequantisation, probes, times and noise.
+        seed: of the images, dequantisation, probes, times and noise.
         batch: images in one batch.
         ema: use the averaged weights.
         checkpoint: see `find_checkpoint`.
@@ -108,28 +117,28 @@ def likelihood(
     path = output_path(output, workdir / f"likelihood_{split}.json")
     run = trained.run.on(data)
     dataset = run.dataset(split)
-    stored = stored_tensor(dataset, num)
+    images = Images.of(dataset, num, seed)
+    stored = images.stored
     if not bool(torch.as_tensor(stored, dtype=torch.float64).isfinite().all()):
         raise ValueError(f"expected finite values, got NaN or infinity in {dataset.name}: correct or remove its images")
     dequantisation_spec, dequantisation_settings, dequantiser_sha256 = _dequantisation(trained, dequantisation)
-    cond = {"label": torch.as_tensor(dataset.label[:num])} if run.num_classes and dataset.label is not None else {}
+    cond = {"label": images.label} if run.num_classes and images.label is not None else {}
     scorer = DatasetScorer(
-        trained.denoiser, run.sde, stored, run.data.levels, _prior(run, prior), cond=cond, low=run.low, high=run.high,
-        seed=seed, draws=draws, chain=chain, variance=variance, device=run.device, **dequantisation_settings,
+        trained.denoiser, run.sde, stored, run.data.levels, _prior(run, prior, seed), cond=cond, low=run.low,
+        high=run.high, seed=seed, draws=draws, chain=chain, variance=variance, **dequantisation_settings,
+        device=run.device,
     )  # fmt: skip
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)
     given_solver = _given_solver(run, scorer, solver, grid, steps, tolerance)
     settings = {
-        "split": split, "num": len(stored), "estimators": names, **of_ode, "dequantisation": dequantisation_spec,
-        "prior": prior, "draws": draws, "chain": chain, "variance": variance, "seed": seed, "batch": batch,
-        "data_sha256": dataset.fingerprint, "versions": versions(), "dequantiser_sha256": dequantiser_sha256,
-        **trained.described,
+        "split": split, "num": len(stored), "images": images.described, "estimators": names, **of_ode,
+        "dequantisation": dequantisation_spec, "prior": prior, "draws": draws, "chain": chain, "variance": variance,
+        "seed": seed, "batch": batch, "data_sha256": dataset.fingerprint, "versions": versions(),
+        "dequantiser_sha256": dequantiser_sha256, **trained.described,
     }  # fmt: skip
-    moments = [scorer.prior.mean.tolist(), scorer.prior.std.tolist()]
-    results = PartialResults(
-        path, {**settings, "run": run.described(), "prior_moments": moments, "device": str(run.device)}
-    )
+    decided = {"run": run.described(), "prior_moments": [scorer.prior.mean.tolist(), scorer.prior.std.tolist()]}
+    results = PartialResults(path, {**settings, **decided, "device": str(run.device)})
     facts: dict[str, Any] = {}
     if "ode" in names and given_solver is None:
         facts = _choose(scorer, results, ranks, TOLERANCE if tolerance is None else tolerance, divergence is None)
@@ -164,7 +173,8 @@ def likelihood(
     write_json(path, report)
     values = {name: -columns[name] / scorer.unit for name in names}
     errors = {f"{name}_error": columns[f"{name}_error"] / scorer.unit for name in names if f"{name}_error" in columns}
-    write_arrays(path.with_suffix(".npz"), **{unit: values[names[0]]}, **values, **errors, latent=columns.get("latent"))
+    arrays = {**values, **errors, "latent": columns.get("latent"), "index": images.index}
+    write_arrays(path.with_suffix(".npz"), **{unit: values[names[0]]}, **arrays)
     picture = save_bars(torch.as_tensor(values[names[0]]), path.with_suffix(".png"), unit.replace("_", " "))
     results.delete()
     ranks.barrier()
@@ -203,12 +213,13 @@ def _dequantisation(trained: Trained, spec: str | None) -> tuple[str | None, dic
     return build.unparse(parsed), {"dequantisation": built}, sha256
 
 
-def _prior(run: Run, name: str) -> GaussianPrior:
+def _prior(run: Run, name: str, seed: int) -> GaussianPrior:
     if name not in PRIORS:
         raise ValueError(f"expected --prior of {' or '.join(PRIORS)}, got {name!r}")
     if name == "standard":
         return GaussianPrior.standard(run.sde)
-    return GaussianPrior.matched(run.sde, Moments.of(run.centred(stored_tensor(run.dataset("train"), MOMENT_IMAGES))))
+    some = stored_tensor(run.dataset("train").subset(MOMENT_IMAGES, seed))
+    return GaussianPrior.matched(run.sde, Moments.of(run.centred(some)))
 
 
 def _given_solver(

@@ -14,10 +14,12 @@ from PIL import Image
 from warm import run
 
 from scorefield.commands.check_data import check_data, noise_levels
-from scorefield.commands.run import DataFacts, Run, stored_tensor
+from scorefield.commands.images import Images
+from scorefield.commands.run import DataFacts, Run
 from scorefield.configs import own
 from scorefield.training.data import Dataset, array, cifar10, digits, folder, huggingface, shards
 from scorefield.training.data.distance import largest_distance
+from scorefield.training.data.files.lazy_rows import LazyRows
 
 MAIN = Path(__file__).parents[2]
 pytestmark = pytest.mark.figures
@@ -55,22 +57,40 @@ def test_names_are_as_many_as_classes() -> None:
     refused("a: expected a name for each of None classes", Dataset, "a", "train", x, 256, class_names=("b",))
 
 
-def test_the_first_of_a_sorted_set_lack_classes() -> None:
-    label = np.repeat(np.array([0, 1, 3]), [4, 4, 2])  # of class 2 there are none
-    data = Dataset("a", "train", noise(10, 3), 256, label, 4)
-    assert data.missing_classes(4) == "the first 4 of 10 train images: 1 of 3 classes"
-    assert data.missing_classes(8) == "the first 8 of 10 train images: 2 of 3 classes"
-    assert [data.missing_classes(count) for count in (9, 10, 1000)] == [None] * 3
-    assert Dataset("a", "train", noise(10, 3), 256).missing_classes(1) is None
+def test_a_subset_is_random_with_its_labels_and_larger_ones_contain_it() -> None:
+    x = np.arange(1000, dtype=np.int64)[:, None]
+    data = Dataset("a", "train", x, 1000, np.arange(1000) // 500, 2)
+    small, large = data.subset(64, seed=3), data.subset(200, seed=3)
+    assert len({int(k) for k in small.x[:, 0]}) == 64
+    assert (large.x[:64] == small.x).all()
+    for part in (small, large):
+        assert part.label is not None
+        assert (part.label == part.x[:, 0] // 500).all()
+        # Each class has half, within 4 standard deviations of the hypergeometric count: false alarm 1e-4, fixed seed.
+        assert abs(float(np.mean(part.label)) - 0.5) < 4 * 0.5 / len(part) ** 0.5
+    assert (data.subset(64, seed=4).x != small.x).any()
+    assert (data.subset(64, seed=3).x == small.x).all()
+    assert data.subset(1000) is data.subset(2000) is data.subset(None) is data
+    lazy = Dataset("a", "train", LazyRows.of(x, np.arange(1000), np.int64), 1000)
+    assert (lazy.subset(64, seed=3).x == small.x).all()
+    assert lazy.subset(64).label is None
 
 
-def test_the_first_rows_say_that_they_lack_classes(capsys: pytest.CaptureFixture[str]) -> None:
-    data = Dataset("a", "test", noise(10, 3), 256, np.repeat(np.arange(2), 5), 2)
-    assert (stored_tensor(data, 4).numpy() == data.x[:4]).all()
-    assert capsys.readouterr().out == "the first 4 of 10 test images: 1 of 2 classes\n"
-    stored_tensor(data, 6)
-    stored_tensor(data)
-    assert capsys.readouterr().out == ""
+def test_a_subset_says_what_it_is_and_that_it_lacks_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    label = np.repeat(np.array([0, 1, 3]), [4, 4, 2])  # none of class 2
+    data = Dataset("a", "test", noise(10, 3), 256, label, 4)
+    part = Images.of(data, 2, seed=5)
+    some = len(set(label[np.random.default_rng(5).permutation(10)[:2]].tolist()))
+    assert capsys.readouterr() == ("", f"test images, 2 of 10, at random (seed 5): {some} of 3 classes\n")
+    assert part.described == "2 of 10, at random (seed 5)"
+    assert (part.stored.numpy() == data.x[part.index]).all()
+    assert part.label is not None
+    assert (part.label.numpy() == label[part.index]).all()
+    every = [Images.of(data, num, seed=5) for num in (10, None)]
+    assert [each.described for each in every] == ["all"] * 2
+    assert all((each.index == np.arange(10)).all() for each in every)
+    assert Images.of(Dataset("a", "train", noise(10, 3), 256), 1, 0).label is None
+    assert capsys.readouterr() == ("", "")
 
 
 # The report

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -60,13 +60,12 @@ class Dataset:
         """The shape *D of one item."""
         return tuple(self.x.shape[1:])
 
-    def missing_classes(self, count: int) -> str | None:
-        """A line to print if the first `count` items do not have all classes of the split, else None."""
-        if self.label is None:
-            return None
-        some, every = (len(np.unique(label)) for label in (self.label[:count], self.label))
-        line = f"the first {count} of {len(self)} {self.split} images: {some} of {every} classes"
-        return line if some < every else None
+    def subset(self, count: int | None, seed: int = 0) -> "Dataset":
+        """`count` items at random, with their labels, or the whole set if it has no more; see `random_rows`."""
+        if count is None or count >= len(self):
+            return self
+        rows = random_rows(len(self), count, seed)
+        return replace(self, x=self.x[rows], label=None if self.label is None else self.label[rows])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -98,6 +97,15 @@ def inspected(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
     """At most `most` of the places 0 .. count - 1, evenly spaced, the first and the last included."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def random_rows(count: int, most: int | None, seed: int = 0) -> NDArray[np.int64]:
+    """`most` of the places 0 .. count - 1: the first of one permutation for each seed, so smaller draws are in larger.
+
+    All places in their order, if there are no more.
+    """
+    rows: NDArray[np.int64] = np.arange(count, dtype=np.int64)
+    return rows if most is None or most >= count else np.random.default_rng(seed).permutation(rows)[:most]
 
 
 def check_split(split: str) -> None:
