@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Generator, Tensor
 from tqdm import tqdm
 
@@ -19,7 +19,7 @@ from scorefield.likelihood import mean_and_error
 from scorefield.models.networks.dequantiser import Dequantiser
 from scorefield.solvers import PerSampleNoise
 from scorefield.training import EMA, Batches, Model, TrainingState
-from scorefield.training.checkpoints.atomic import atomic_file
+from scorefield.training.checkpoints.atomic import atomic_file, write_tensors
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
 from scorefield.training.objectives.dequantiser import dequantiser_gain
@@ -216,7 +216,7 @@ def _save(workdir: Path, module: torch.nn.Module) -> Path:
     """Write the weights, completely or not at all."""
     path = _files(workdir)[0]
     with atomic_file(path) as part:
-        save_file({name: weight.contiguous().cpu() for name, weight in module.state_dict().items()}, part)
+        write_tensors(part, module.state_dict())
     return path
 
 

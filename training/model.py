@@ -10,6 +10,7 @@ from scorefield.sde_lib.broadcast import Scale
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
 PARTS = ("denoiser", "sde", "conditioner", "autoencoder", "dequantiser")
+WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into the names of tensors
 
 
 class Model(nn.Module):
@@ -66,17 +67,34 @@ class Model(nn.Module):
         return self
 
 
+def unwrapped(names: Collection[str]) -> dict[str, str]:
+    """The names without those of wrappers, with the own name of each; as they are where two would become one."""
+    plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): name for name in names}
+    return plain if len(plain) == len(names) else {name: name for name in names}
+
+
+def file_name(own: str) -> str:
+    """The name of a module's tensor in a file: it does not tell whether the module was compiled."""
+    return own.replace("_orig_mod.", "")
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's tensors by their names in a file."""
+    return {file_name(own): tensor for own, tensor in module.state_dict().items()}
+
+
 def names_of(module: nn.Module) -> dict[str, str]:
-    """The names of a module's tensors as files have them, with its own name of each."""
+    """The names of a module's tensors as a `Model` has them, without wrappers, with its own name of each."""
     prefix = "" if isinstance(module, Model) else "denoiser."
-    return {f"{prefix}{name}": name for name in module.state_dict()}
+    return {f"{prefix}{name}": own for name, own in unwrapped(module.state_dict()).items()}
 
 
 def names_in(file: Collection[str], module: nn.Module) -> dict[str, str]:
-    """The names of a file's tensors as a `Model` has them, with the file's own name of each.
+    """The names of a file's tensors as a `Model` has them, without wrappers, with the file's own name of each.
 
     Files of earlier versions hold a denoiser alone. For a module that is not a `Model`, only the denoiser counts.
     """
-    ours = all(name.split(".")[0] in PARTS for name in file)
-    names = {name if ours else f"denoiser.{name}": name for name in file}
+    plain = unwrapped(file)
+    ours = all(name.split(".")[0] in PARTS for name in plain)
+    names = {name if ours else f"denoiser.{name}": own for name, own in plain.items()}
     return {n: own for n, own in names.items() if isinstance(module, Model) or n.startswith("denoiser.")}

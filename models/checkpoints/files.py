@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 State = dict[str, Tensor]
 # The random frequencies of score_sde_pytorch, which are not trained and so not averaged.
 FOURIER = "all_modules.0.W"
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def read(path: Path) -> Any:
@@ -69,16 +70,16 @@ def weights_of(saved: Any, ema: bool = True) -> tuple[State, str]:
 
     Understood are state dicts; {"model", "ema"} with the average as a state dict, or as a list of parameters
     (score_sde_pytorch); and lists that begin with a state dict and may end with its average (ncsnv2, ddim). A prefix
-    "module." is taken off every name.
+    "module." or "_orig_mod." is taken off every name, and off its parts.
 
     Raises:
         ValueError: if none of these is there.
     """
     if isinstance(saved, list | tuple) and saved and _is_state(saved[0]):
         raw, average = saved[0], saved[-1] if len(saved) > 1 and _is_state(saved[-1]) else None
-        return _chosen(_plain(raw), None if average is None else _plain(average), ema)
+        return _chosen(without_wrappers(raw), None if average is None else without_wrappers(average), ema)
     if _is_state(saved):
-        return _plain(saved), "as stored"
+        return without_wrappers(saved), "as stored"
     if isinstance(saved, Mapping):
         raw = next(
             (saved[k] for k in ("model", "state_dict", "net", "model_state_dict") if _is_state(saved.get(k))), None
@@ -88,14 +89,14 @@ def weights_of(saved: Any, ema: bool = True) -> tuple[State, str]:
         if isinstance(average, Mapping) and _is_state(average.get("shadow")):
             average = average["shadow"]
         if isinstance(average, Mapping) and isinstance(average.get("shadow_params"), list) and raw is not None:
-            average = _named(_plain(raw), average["shadow_params"])
-        average = _plain(average) if _is_state(average) else None
+            average = _named(without_wrappers(raw), average["shadow_params"])
+        average = without_wrappers(average) if _is_state(average) else None
         if use_average and average is None:
             raise ValueError(
                 "the checkpoint has an average of a form that is not known: take the raw weights (ema=False)"
             )
         if raw is not None or average is not None:
-            return _chosen(None if raw is None else _plain(raw), average, ema)
+            return _chosen(None if raw is None else without_wrappers(raw), average, ema)
     raise ValueError(
         "expected a state dict, or a checkpoint with one under model, state_dict, net or ema, got "
         + (
@@ -118,9 +119,21 @@ def _is_state(value: Any) -> bool:
     return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(v, Tensor) for v in value.values())
 
 
-def _plain(state: Mapping[str, Tensor]) -> State:
-    # As DataParallel, torch.compile, and both write them.
-    return {re.sub(r"^((module|_orig_mod)\.)+", "", str(name)): tensor for name, tensor in state.items()}
+def unwrapped(network: Any) -> Any:
+    """The network within torch.compile and DistributedDataParallel."""
+    while isinstance(network, WRAPPERS) or hasattr(network, "_orig_mod"):
+        network = network.module if isinstance(network, WRAPPERS) else network._orig_mod
+    return network
+
+
+def uncompiled(state: Mapping[str, Tensor]) -> State:
+    """A state dict by the names that it has without torch.compile."""
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> State:
+    """A state dict without the names that torch.compile and DataParallel put around the network or its parts."""
+    return {re.sub(r"(^|(?<=\.))((module|_orig_mod)\.)+", "", str(name)): tensor for name, tensor in state.items()}
 
 
 def _named(state: State, parameters: list[Tensor]) -> State:

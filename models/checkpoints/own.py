@@ -6,6 +6,7 @@ FOLDER/model.safetensors    the weights
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import nn
 
 from scorefield import sde_lib
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
-from scorefield.models.checkpoints.files import State
+from scorefield.models.checkpoints.files import State, uncompiled, unwrapped
 from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.hyperparameters import settings_of
@@ -72,7 +73,7 @@ def save_pretrained(
     Raises:
         ValueError: for a network, parameterisation or path that cannot be written down.
     """
-    folder, network = Path(folder), denoiser.net
+    folder, network = Path(folder), unwrapped(denoiser.net)
     if not isinstance(network, nn.Module) or (type(network) not in NETWORKS.values() and not _settings(network)):
         raise ValueError(
             f"expected one of our networks ({', '.join(NETWORKS)}), got {type(network).__name__}: put "
@@ -90,9 +91,10 @@ def save_pretrained(
     except TypeError as error:
         raise ValueError(f"expected settings that JSON can hold, got {error}: use numbers, words and lists") from None
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in uncompiled(network.state_dict()).items()}
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(text)
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors' own is for the user alone
     return folder
 
 
@@ -163,7 +165,7 @@ def _load(folder: Path, classes: Iterable[type]) -> tuple[Denoiser, SDE, dict[st
             f"expected a folder written by save_pretrained, and {config} does not read ({error})"
         ) from None
     try:
-        network.load_state_dict(load_file(file))
+        network.load_state_dict(uncompiled(load_file(file)))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} does not hold the weights that {config} describes: {reason}") from None

@@ -122,15 +122,15 @@ def test_load_refuses_what_is_missing_broken_or_of_other_weights(workdir: Path, 
     refused(copy, "found no dequantiser.safetensors")
 
 
-@pytest.mark.parametrize("where", ["dequantiser_gain", "save_file", "write_json"])
+@pytest.mark.parametrize("where", ["dequantiser_gain", "write_tensors", "write_json"])
 def test_ctrl_c_leaves_no_half_of_anything(
     workdir: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = Path(shutil.copytree(workdir, tmp_path / "vp"))
     before = contents(copy)
 
-    def interrupted(weights: object, path: object = None, *_: object, **__: object) -> None:
-        if where == "save_file":
+    def interrupted(path: object, *_: object, **__: object) -> None:
+        if where == "write_tensors":
             assert isinstance(path, Path)
             path.write_bytes(b"half")
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import math
 import os
 import random
 import resource
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from scorefield.models import MLP, Denoiser
 from scorefield.models.precondition import eps
@@ -205,6 +206,67 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert torch.equal(next(second.denoiser.parameters()), next(state.ema.models[1].parameters()))
 
 
+class Masked(nn.Module):
+    """A perceptron with an infinite buffer, as masks of attention are, and one that half precision cannot hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = MLP((4,), width=16, blocks=2)
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf, math.nan]))
+        self.register_buffer("levels", torch.tensor([1e5, 1.0001]))
+        self.frozen = nn.Parameter(torch.tensor([-math.inf]), requires_grad=False)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        output: Tensor = self.net(x, c_noise)
+        return output
+
+
+def test_only_weights_that_are_trained_and_their_averages_must_be_finite(tmp_path: Path) -> None:
+    state = TrainingState(Denoiser(Masked(), eps))
+    power = PowerEMA(state.model)
+    place = save(tmp_path, state, power=power)
+    assert load_file(place / "ema.safetensors")["denoiser.net.mask"].tolist()[:2] == [0.0, -math.inf]
+    stored = load_file(power.store(tmp_path, 0) / "power_0.05.safetensors")
+    assert torch.equal(stored["denoiser.net.levels"], state.model.denoiser.net.levels)
+    assert stored["denoiser.net.net.head.weight"].dtype == torch.float16
+    for model, name in ((state.model, "model"), (state.ema.model, "ema"), (power.models[1], "power_0.1")):
+        weight = model.denoiser.net.net.head.bias.detach()
+        weight[1] = math.nan
+        state.images += 8
+        with pytest.raises(ValueError, match=rf"infinity in denoiser.net.net.head.bias of {name} after {state.images}"):
+            save(tmp_path, state, power=power)
+        weight[1] = 0.0
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("part", ["net", "net.blocks.0", "denoiser"])
+def test_a_compiled_module_and_a_plain_one_read_each_others_checkpoints(
+    part: str, before: bool, tmp_path: Path
+) -> None:
+    def made(seed: int, compiled: bool) -> TrainingState:
+        torch.manual_seed(seed)
+        denoiser: nn.Module = Denoiser(MLP((4,), width=16, blocks=2), eps)
+        nn.init.normal_(denoiser.get_submodule("net.head").weight)
+        if compiled and part == "denoiser":
+            denoiser = torch.compile(denoiser)
+        elif compiled:
+            denoiser.set_submodule(part, torch.compile(denoiser.get_submodule(part)))
+        return TrainingState(denoiser)
+
+    old, new = made(0, before), made(1, not before)
+    place = save(tmp_path, old)
+    assert "_orig_mod" not in " ".join(load_file(place / "model.safetensors"))
+    weights = [weight.clone() for weight in old.model.parameters()]
+    load(place, new)
+    assert all(map(torch.equal, weights, new.model.parameters()))
+    # Files of earlier versions and of others have the names of wrappers.
+    wrapped = {f"denoiser._orig_mod.module.{name[9:]}": w for name, w in load_file(place / "model.safetensors").items()}
+    write_tensors(place / "other.safetensors", wrapped)
+    for module in (made(2, not before).model, made(3, before).model.denoiser):
+        load_weights(place, module, "other")
+        assert all(map(torch.equal, weights, module.parameters()))
+
+
 def test_the_newest_and_one_of_every_so_many_images_are_kept(tmp_path: Path) -> None:
     for images in range(40, 441, 40):
         save(tmp_path, state_at(images), keep=2, keep_every=100)
@@ -287,7 +349,12 @@ def test_tensors_of_all_kinds_are_written_as_safetensors_reads_them(tmp_path: Pa
     assert result.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert result[name].dtype == tensor.dtype and torch.equal(result[name], tensor), name
-    write_tensors(tmp_path / "b.safetensors", {"w": tensors["last"], "n": torch.tensor(2)}, torch.float16, images=3)
+    write_tensors(
+        tmp_path / "b.safetensors",
+        {"w": tensors["last"], "n": torch.tensor(2)},
+        dict.fromkeys(("w", "n"), torch.float16),
+        images=3,
+    )
     half = load_file(tmp_path / "b.safetensors")
     assert torch.equal(half["w"], tensors["last"].half()) and half["n"].dtype == torch.int64
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from scorefield.training.averages import profiles
 from scorefield.training.averages.ema import average_of, follow
 from scorefield.training.checkpoints.atomic import atomic_dir, verify, write_tensors
-from scorefield.training.model import names_in, names_of
+from scorefield.training.model import file_name, names_in, names_of, tensors_of
 
 LENGTHS = (0.05, 0.10)
 
@@ -56,11 +56,14 @@ class PowerEMA:
         """
         for model in self.models:
             for name, weight in model.named_parameters():
-                if float(weight.abs().max()) > torch.finfo(dtype).max:
+                if bool((weight.isfinite() & (weight.abs() > torch.finfo(dtype).max)).any()):
                     raise ValueError(f"{name} is too large for {dtype}: set training.snapshot_dtype to float32")
         with atomic_dir(place := folder / f"{images:010d}") as part:
             for (name, model), length in zip(self.named().items(), self.lengths, strict=True):
-                write_tensors(part / f"{name}.safetensors", model.state_dict(), dtype, images=images, sigma_rel=length)
+                buffers = {file_name(own) for own, _ in model.named_buffers()}  # which keep their digits
+                tensors = tensors_of(model)
+                kinds = dict.fromkeys(tensors.keys() - buffers, dtype)
+                write_tensors(part / f"{name}.safetensors", tensors, kinds, images=images, sigma_rel=length)
         return place
 
 

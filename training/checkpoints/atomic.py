@@ -126,20 +126,21 @@ def remove_partial(parent: Path) -> None:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, **metadata: object
+    path: Path, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype] | None = None, **metadata: object
 ) -> None:
     """Write a safetensors file tensor by tensor, without a second copy of the weights.
 
     Args:
         path: the file.
         tensors: by name.
-        dtype: of floating-point tensors in the file; by default their own.
+        dtypes: of floating-point tensors in the file, by name; by default their own.
         metadata: stored in the file as strings.
 
     Raises:
         OSError: if it cannot be written, for example on a full disk.
     """
-    kinds = {name: dtype if dtype and t.is_floating_point() else t.dtype for name, t in tensors.items()}
+    kinds = {name: t.dtype for name, t in tensors.items()}
+    kinds |= {name: dtype for name, dtype in (dtypes or {}).items() if tensors[name].is_floating_point()}
     names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))  # aligns every tensor
     header: dict[str, object] = {"__metadata__": {key: str(value) for key, value in metadata.items()}}
     offset = 0

@@ -21,7 +21,7 @@ from scorefield.training.averages.power_ema import PowerEMA
 from scorefield.training.checkpoints import randomness
 from scorefield.training.checkpoints.atomic import atomic_dir, has_checksums, remove, verify, write_tensors
 from scorefield.training.distributed.ranks import Ranks
-from scorefield.training.model import names_in, names_of
+from scorefield.training.model import names_in, names_of, tensors_of
 from scorefield.training.state import TrainingState
 
 VERSION = 3  # 1: no checksums; 2: a denoiser's own names of its weights
@@ -50,7 +50,7 @@ def save(
 
     Raises:
         DiskFullError: if there is no room.
-        ValueError: if a weight is not a finite number.
+        ValueError: if a trained weight, or an average of one, is not a finite number.
     """
     if keep < 1:
         raise ValueError(f"expected to keep at least 1 checkpoint, got {keep}")
@@ -58,14 +58,11 @@ def save(
     progress = _progress(state) | {"extra": extra or {}}
     if not Ranks.current().first:
         return place
-    for name, weight in state.model.state_dict().items():
-        if not bool(weight.isfinite().all()):
-            raise ValueError(
-                f"{name} is not finite after {state.images} images, so nothing was saved: lower the learning rate"
-            )
+    models = _models(state, power)
+    _check_finite(models, state)
     with atomic_dir(place) as part:
-        for name, model in _models(state, power).items():
-            write_tensors(part / f"{name}.safetensors", model.state_dict())
+        for name, model in models.items():
+            write_tensors(part / f"{name}.safetensors", tensors_of(model))
         with (part / "state.pt").open("wb") as file:
             torch.save(progress, file)
     _thin_out(folder, keep, keep_every)
@@ -201,6 +198,18 @@ def _check_shapes(file: Path, theirs: dict[str, tuple[int, ...]], ours: dict[str
             f"{file} is of another architecture: {name} is {there} there and {here} here ({len(odd)} tensors differ): "
             "use the network of the run's own config.json"
         )
+
+
+def _check_finite(models: dict[str, nn.Module], state: TrainingState) -> None:
+    """Buffers and frozen weights may be infinite, as masks of attention are."""
+    trained = [weight.requires_grad for weight in state.model.parameters()]
+    for file, model in models.items():
+        for (name, weight), checked in zip(model.named_parameters(), trained, strict=False):
+            if checked and not bool(weight.isfinite().all()):
+                raise ValueError(
+                    f"expected finite weights, got NaN or infinity in {name} of {file} after {state.images} images, so "
+                    "nothing was saved: lower the learning rate"
+                )
 
 
 def _check_machine(checkpoint: Path, saved: dict[str, Any], state: TrainingState) -> None:

@@ -28,7 +28,7 @@ def find_nonfinite(denoiser: nn.Module, sde: SDE, step: Step, weight: Weighting,
     if in_shards(denoiser):
         return "the network is in shards, so its layers were not searched"
     for name, weights in denoiser.named_parameters():
-        if not bool(weights.isfinite().all()):
+        if weights.requires_grad and not bool(weights.isfinite().all()):
             return f"the weight {name} is not finite"
     outputs = _Outputs()
     x0 = step.batch["x0"]

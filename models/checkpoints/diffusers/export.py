@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from scorefield.models.checkpoints.diffusers import native
 from scorefield.models.checkpoints.diffusers.importer import PREDICTS, SCHEDULES, WEIGHTS
+from scorefield.models.checkpoints.files import unwrapped
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers.attention import Attention
 from scorefield.models.networks.unet import UNet
@@ -37,7 +39,7 @@ def to_diffusers(
     Raises:
         ValueError: for an architecture, parameterisation or path that diffusers does not have.
     """
-    network = model.net if isinstance(model, Denoiser) else model
+    network = unwrapped(model.net if isinstance(model, Denoiser) else model)
     if not isinstance(network, UNet):
         raise ValueError(f"expected a UNet, or a Denoiser of one, got {type(network).__name__}: diffusers has no such")
     predicts = "eps"
@@ -49,6 +51,7 @@ def to_diffusers(
     part = folder if scheduler is None else folder / "unet"
     _write(part / "config.json", config)
     save_file(state, part / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+    shutil.copymode(part / "config.json", part / f"{WEIGHTS}.safetensors")  # safetensors' own is for the user alone
     if scheduler is not None:
         _write(folder / "scheduler" / "scheduler_config.json", scheduler)
         parts = {name: ["diffusers", kind] for name, kind in (("scheduler", "DDPMScheduler"), ("unet", "UNet2DModel"))}

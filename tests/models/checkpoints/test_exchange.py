@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from scorefield.commands.sample import sample
 from scorefield.configs import build
 from scorefield.models import ADM, MLP, NCSN, VDM, Denoiser, DiT, NCSNpp, NCSNv2, UNet, precondition
 from scorefield.models.checkpoints import files, load_checkpoint
+from scorefield.models.checkpoints.diffusers.export import to_diffusers
 from scorefield.models.checkpoints.own import from_pretrained, save_pretrained
 from scorefield.models.hyperparameters import save_hyperparameters
 from scorefield.models.precondition import Precondition, TimeConditioned
@@ -248,6 +250,40 @@ def test_every_network_comes_back_from_its_folder(network: nn.Module, tmp_path: 
     x, scales = torch.randn(2, 3, 8, 8), VPSDE().scales(torch.tensor([0.2, 0.8]))
     with torch.no_grad():
         assert torch.equal(again(x, *scales), denoiser(x, *scales))
+
+
+class Compiled(nn.Module):
+    """What torch.compile returns, without the seconds that it takes to import."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = network
+
+
+@pytest.mark.parametrize("wrap", [Compiled, nn.DataParallel])
+def test_a_wrapped_network_comes_back_plain_in_files_that_others_may_read(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    network = NETWORKS["mlp"]
+    folder = save_pretrained(Denoiser(wrap(network), precondition.eps), VPSDE(), tmp_path / "ours")
+    to_diffusers(
+        wrap(UNet(3, width=32, multipliers=(1,), blocks=1, frequencies="timesteps", smallest_group=1)),
+        tmp_path / "theirs",
+    )
+    again = from_pretrained(folder)[0].net
+    assert isinstance(again, nn.Module)
+    assert all(map(torch.equal, network.state_dict().values(), again.state_dict().values()))
+    (tmp_path / "plain").write_text("")
+    rights = (tmp_path / "plain").stat().st_mode
+    files = [path for path in tmp_path.rglob("*.*") if path.is_file()]
+    assert len(files) == 4 and {path.stat().st_mode for path in files} == {rights}
+
+
+def test_names_of_wrappers_are_taken_off_imported_weights(tmp_path: Path) -> None:
+    w = torch.ones(2)
+    for name in ("module.a.b", "_orig_mod.module.a.b", "a._orig_mod.b", "a.module._orig_mod.b", "a.b"):
+        assert files.weights_of({"model": {name: w}})[0] == {"a.b": w}
+    assert files.weights_of({"submodule.module_b": w})[0] == {"submodule.module_b": w}
 
 
 COMBINATIONS = [*((precondition.eps, sde) for sde in PATHS), *((given, EDMSDE()) for given in PRECONDITIONS.values())]
