@@ -103,7 +103,7 @@ class Run:
     def to_model(self, stored: Tensor, **uniform: Any) -> tuple[Tensor, Tensor]:
         """Stored values (B, *D) in the model's range, and the log-determinant of that in nats: see `dequantise`."""
         if self.data.levels is None:
-            return stored.float(), torch.zeros(())
+            return stored.float(), torch.zeros((), dtype=torch.float64)
         return dequantise(stored, self.data.levels, low=self.low, high=self.high, **uniform)
 
     def centred(self, stored: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.quantise import cell_centres, dequantise
+from scorefield.sde_lib.broadcast import precise
+from scorefield.sde_lib.quantise import cell_centres, cell_width, dequantise, place_in_cell
 from scorefield.sde_lib.sde import Noise
 
 Flow = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (centres in [-1, 1], uniforms) -> u in [0, 1), log q(u)
@@ -58,7 +59,7 @@ class Uniform(Dequantisation):
         self, k: Tensor, levels: int, sde: SDE, uniform: Noise, *, low: float = -1.0, high: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         x, log_det = dequantise(k, levels, low=low, high=high, uniform=uniform)
-        return x, torch.full((len(k),), -float(log_det), dtype=torch.float64)
+        return x, -log_det.expand(len(k))
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,14 @@ class TruncatedNormal(Dequantisation):
     def __call__(
         self, k: Tensor, levels: int, sde: SDE, uniform: Noise, *, low: float = -1.0, high: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        centre = cell_centres(k, levels, low=low, high=high)
         alpha, sigma = (float(scale) for scale in sde.scales(sde.t_min))
-        reach = alpha * (high - low) / (2 * levels * sigma)
+        reach = alpha * cell_width(levels, low=low, high=high) / (2 * sigma)
         inside = math.erf(reach / math.sqrt(2))
-        u = uniform(centre).double()
+        u = precise(uniform(cell_centres(k, levels, low=low, high=high)))
         eps = torch.special.ndtri((1 - inside) / 2 + inside * u).clamp(-reach, reach)
         log_q = -(eps.square() / 2 + math.log(sigma * inside * math.sqrt(2 * math.pi))).flatten(1).sum(1)
-        return (alpha * centre.double() + sigma * eps).float(), log_q
+        place = 0.5 + eps / (2 * reach)
+        return place_in_cell(k, place, levels, low=alpha * low, high=alpha * high), log_q
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Variational(Dequantisation):
         with torch.no_grad():
             u, log_q = self.flow(centre, uniform(centre))
         x, log_det = dequantise(k, levels, low=low, high=high, uniform=lambda _: u.to(centre))
-        return x, log_q.double() - float(log_det)
+        return x, log_q.double() - log_det
 
 
 def importance_bound(log_weights: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Dequantiser(nn.Module):
             uniform: U of the same shape, uniform on [0, 1).
 
         Returns:
-            u in [0, 1), of the same shape, and log q(u | k) in nats, (B,).
+            u in [0, 1), of the same shape, and log q(u | k) in nats, (B,) in float64.
 
         Raises:
             ValueError: if the shapes are not those.
@@ -68,8 +68,7 @@ class Dequantiser(nn.Module):
             log_det = log_det + change
 
         log_q = _log_logistic(noise) - log_det - _log_logistic(z)
-        total = precise(log_q).flatten(1).sum(1).to(z.dtype)
-        return z.sigmoid().clamp(max=1 - eps / 2), total
+        return z.sigmoid().clamp(max=1 - eps / 2), precise(log_q).flatten(1).sum(1)
 
     def _affine(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """The shift + e^scale z, and the scale."""

@@ -187,14 +187,21 @@ def _torchdiffeq(method: str, slope: Slope, state: State, length: float, rtol: f
             rtol=rtol,
             atol=atol,
             method=method,
-            # otherwise the last step passes the end, where the path may not be defined
-            options={"step_t": ends[1:]},
+            options={"step_t": ends[1:], "norm": _largest_rms},
         )
     except AssertionError as error:
         raise ValueError(
             f"expected a step that meets the tolerance, {method} got none ({error}): take larger tolerances"
         ) from None
     return tuple(column[-1] for column in solution)
+
+
+def _largest_rms(parts: State) -> Tensor:
+    """Torchdiffeq's norm of an error, of detached values: the size of a step is no function of the state's gradient.
+
+    Otherwise a step would move with the state while the times of its evaluations, and the interval's end, do not.
+    """
+    return torch.stack([part.detach().square().mean().sqrt() for part in parts]).amax()
 
 
 def _scipy(method: str, slope: Slope, state: State, length: float, rtol: float, atol: float) -> State:

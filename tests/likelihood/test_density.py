@@ -413,7 +413,6 @@ def test_a_uniform_density_costs_log2_of_the_levels(levels: int, low: float, hig
     x, log_det = dequantise(k, levels, low=low, high=high)
     log_prob = torch.full((6,), -12 * math.log(high - low), dtype=torch.float64)
     assert x.shape == k.shape
-    # log_det is a float32: 6e-8 of it.
     assert_close(
         bits_per_dim(log_prob + log_det, 12),
         torch.full((6,), math.log2(levels), dtype=torch.float64),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from scorefield.sde_lib.quantise import cell_to_value
+from scorefield.sde_lib.quantise import place_in_cell
 from scorefield.training.data.dataset import Dataset
 
 Transform = Callable[[Tensor, Generator], Tensor]
@@ -131,10 +131,11 @@ class ToModelRange:
     flip: bool = False
 
     def __call__(self, stored: Tensor, generator: Generator) -> Tensor:
-        x0 = stored.float()
-        if self.levels is not None:
-            u = torch.rand(x0.shape, generator=generator, device=x0.device) if self.dequantise else 0.5
-            x0 = cell_to_value(x0 + u, self.levels, low=self.low, high=self.high)
+        if self.levels is None:
+            x0 = stored.float()
+        else:
+            u = torch.rand(stored.shape, generator=generator, device=stored.device) if self.dequantise else 0.5
+            x0 = place_in_cell(stored, u, self.levels, low=self.low, high=self.high)
         if self.flip:
             flipped = torch.rand(len(x0), generator=generator, device=x0.device) < 0.5
             x0 = torch.where(flipped.view(-1, *[1] * (x0.ndim - 1)), x0.flip(-1), x0)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.broadcast import expand, precise
 from scorefield.sde_lib.denoiser import Cond, DenoiserLike
-from scorefield.sde_lib.quantise import cell_to_value, cell_width
+from scorefield.sde_lib.quantise import cell_centres, cell_width, place_in_cell
 from scorefield.training.engine import Batch, Objective, Step, run
 from scorefield.training.model import Model
 from scorefield.training.state import TrainingState
@@ -38,8 +38,8 @@ def objective(
     def loss(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         k, cond = batch["x0"], {name: value for name, value in batch.items() if name not in ("x0", "uniform")}
         assert model.dequantiser is not None
-        u, log_q = model.dequantiser(cell_to_value(k.float() + 0.5, levels), batch["uniform"])
-        x = cell_to_value(k + u, levels, low=low, high=high)
+        u, log_q = model.dequantiser(cell_centres(k, levels), batch["uniform"])
+        x = place_in_cell(k, u, levels, low=low, high=high)
         with torch.no_grad():
             score, largest = sde.score(denoiser, x.detach(), time, **cond), expand(limit / sde.scales(time)[1], x)
             score = score.clamp(-largest, largest)
@@ -143,11 +143,11 @@ def dequantiser_gain(
     """
     time = _within(sde, time)
     width = cell_width(levels, low=low, high=high)
-    u, log_q = dequantiser(cell_to_value(k.float() + 0.5, levels), uniform)
+    u, log_q = dequantiser(cell_centres(k, levels), uniform)
     total = -precise(log_q)
     for node, weight in zip(*np.polynomial.legendre.leggauss(nodes), strict=True):
         r = (float(node) + 1) / 2
-        x = cell_to_value(k + uniform + r * (u - uniform), levels, low=low, high=high)
+        x = place_in_cell(k, uniform + r * (u - uniform), levels, low=low, high=high)
         score = sde.score(denoiser, x, time, **(cond or {}))
         total = total + float(weight) / 2 * precise(score * width * (u - uniform)).flatten(1).sum(1)
     return total

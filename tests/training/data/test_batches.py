@@ -16,7 +16,7 @@ def test_to_model_range_is_the_formula_and_flips_half() -> None:
     k = torch.randint(17, (400, 1, 3, 4), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
     g = torch.Generator()
     u = torch.rand(k.shape, generator=g.manual_seed(3))
-    plain = -1 + 2 / 17 * (k.float() + u)
+    plain = (-1 + 2 / 17 * (k.double() + u)).float()
     turned = torch.rand(400, generator=g) < 0.5
     assert torch.equal(ToModelRange(17)(k, g.manual_seed(3)), plain)
     flipped = ToModelRange(17, flip=True)(k, g.manual_seed(3))
