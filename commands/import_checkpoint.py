@@ -49,7 +49,7 @@ def import_checkpoint(
     opened = open_checkpoint(Path(file), source, keywords, both=True)
     spec, denoiser, report = opened.spec, opened.denoiser, opened.report
     config = _configuration(spec, denoiser, data)
-    facts = DataFacts(Path(file).stem, spec.shape, spec.levels, spec.settings.get("num_classes"), fingerprint="")
+    facts = DataFacts(Path(file).stem, spec.shape, spec.levels, spec.num_classes, fingerprint="")
     run = Run(workdir, config, facts, device_of("cpu"))
     weights = denoiser.state_dict()
     with torch.device("meta"):  # its names and shapes alone
@@ -85,7 +85,7 @@ def _configuration(spec: CheckpointSpec, denoiser: Denoiser, data: str | None) -
     config.net = build.spec(build.NETWORKS, build.name_of(build.NETWORKS, type(denoiser.net)), **settings)
     config.sde = build.sde_spec(spec.sde)
     config.precondition = build.precondition_spec(spec.precondition, spec.sde)
-    config.training.labels = spec.settings.get("num_classes") is not None
+    config.training.labels = spec.num_classes is not None
     config.training.label_dropout = 0.1 if spec.unlabelled else 0.0
     if spec.levels is not None:
         config.transform.update(low=spec.low, high=spec.high)

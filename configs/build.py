@@ -256,7 +256,9 @@ def denoiser(
     The path is that of the configuration, or `sde`, where the run has built it already.
     """
     sde = sde or build(SDES, config.sde)
-    return models.Denoiser(network(config, shape, num_classes), build(PRECONDITIONS, config.precondition, sde=sde))
+    always = num_classes is not None and config.training.label_dropout == 0
+    precondition = build(PRECONDITIONS, config.precondition, sde=sde)
+    return models.Denoiser(network(config, shape, num_classes), precondition, label_required=always)
 
 
 def network(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:

@@ -20,12 +20,17 @@ class Denoiser(nn.Module):
         net: the network F, or any function called so: a module's weights become this one's.
         precondition: what F predicts: `score`, `eps`, `x0`, `v`, `flow` or `edm(...)` of `models.precondition`,
             or any function `(alpha, sigma) -> (c_in, c_skip, c_out, c_noise)`.
+        label_required: F was always given a class in training. Without `label` its output then means nothing.
+
+    Raises:
+        ValueError: when it is called without the `label` that is required.
     """
 
-    def __init__(self, net: Callable[..., Tensor], precondition: Precondition) -> None:
+    def __init__(self, net: Callable[..., Tensor], precondition: Precondition, *, label_required: bool = False) -> None:
         super().__init__()
         self.net = net
         self.precondition = precondition
+        self.label_required = label_required
 
     def forward(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[x0 | x], shape (B, *D)."""
@@ -40,6 +45,11 @@ class Denoiser(nn.Module):
         return expand((1 - alpha * c_skip) / sigma, x) * x - expand(alpha * c_out / sigma, x) * network
 
     def _network(self, x: Tensor, c_in: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
+        if self.label_required and cond.get("label") is None:
+            raise ValueError(
+                "expected a label, because this network was always given one in training, got none: "
+                'pass cond={"label": label}, a class for each sample'
+            )
         # In half precision timesteps would be rounded to the nearest half, or eight.
         level = c_noise.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
         output: Tensor = self.net(expand(c_in, x) * x, level, **cond)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 
 from scorefield import training
-from scorefield.commands.generate import grid
+from scorefield.commands.generate import grid, label_cond
 from scorefield.commands.run import Run
 from scorefield.commands.train.resume import fork
 from scorefield.commands.train.session import Session
@@ -62,8 +62,9 @@ def _try_out(run: Run, model: Model) -> None:
     """Build the sampler and call the network once, so that a mistake in them is found before any work."""
     build.build(build.SOLVERS, run.config.sampling.solver)
     one = torch.zeros(1, *run.data.shape, device=run.device)
+    cond = {} if run.num_classes is None else label_cond(torch.zeros(1, dtype=torch.long), run.device)
     ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
     try:
-        model(one, ends.alpha, ends.sigma)
+        model(one, ends.alpha, ends.sigma, **cond)
     except (RuntimeError, TypeError) as error:  # a user's own network may take other arguments
         raise ValueError(f"expected a network that takes data of shape {run.data.shape}: {error}") from error

@@ -89,7 +89,7 @@ def open_checkpoint(
         if not spec.sde.t_min < spec.sde.t_max or not spec.low < spec.high:
             raise ValueError(f"expected a path and a range from small to large, got {spec.sde} and {spec.low}")
         network, raw = spec.network(**spec.settings), None
-        denoiser = Denoiser(network, spec.precondition).eval().requires_grad_(False)
+        denoiser = spec.denoiser(network).eval().requires_grad_(False)
         *others, (weights, state) = states.items()
         for kind, other in others:
             _check(denoiser, spec, filled(network, spec, other, kind))

@@ -85,6 +85,7 @@ def save_pretrained(
         "precondition": _describe_precondition(denoiser.precondition),
         "sde": _describe(sde, SDES),
         "data": {"shape": shape, "levels": levels, "low": str(low), "high": str(high)},  # JSON has no infinity
+        "label_required": denoiser.label_required,
     }
     try:
         text = json.dumps(described, indent=2) + "\n"
@@ -139,6 +140,7 @@ def read_folder(
         low=data["low"],
         high=data["high"],
         levels=data["levels"],
+        unlabelled=not denoiser.label_required,
     )
     return spec, {"as stored": state}
 
@@ -169,7 +171,8 @@ def _load(folder: Path, classes: Iterable[type]) -> tuple[Denoiser, SDE, dict[st
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} does not hold the weights that {config} describes: {reason}") from None
-    return Denoiser(network, precondition).eval(), sde, data
+    required = bool(described.get("label_required", False))  # older folders do not say
+    return Denoiser(network, precondition, label_required=required).eval(), sde, data
 
 
 def _shape(sizes: Any) -> tuple[int, ...] | None:

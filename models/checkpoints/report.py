@@ -60,7 +60,7 @@ class LoadReport:
 def fitted(spec: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> tuple[Denoiser, LoadReport]:
     """The denoiser that a spec describes, with what fits of a state dict."""
     network = spec.network(**spec.settings)
-    return Denoiser(network, spec.precondition), filled(network, spec, state, weights)
+    return spec.denoiser(network), filled(network, spec, state, weights)
 
 
 def filled(network: nn.Module, spec: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> LoadReport:
@@ -108,8 +108,9 @@ def noise_found(denoiser: Denoiser, sde: SDE, shape: tuple[int, ...]) -> float:
     smaller = tuple(min(size, max(64, stride)) for size in shape[1:]) if len(shape) == 3 else shape[1:]
     eps = torch.randn((1, shape[0], *smaller), generator=torch.Generator().manual_seed(0))
     alpha, sigma = sde.scales(sde.t_max)
+    cond = {"label": torch.zeros(1, dtype=torch.long)} if denoiser.label_required else {}
     try:
-        found = predict_noise(denoiser, eps * float(sigma), alpha, sigma)
+        found = predict_noise(denoiser, eps * float(sigma), alpha, sigma, **cond)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"the network does not run on a sample of shape {shape}: {error}") from None
     if not bool(found.isfinite().all()):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers.blocks import ResidualBlock
 from scorefield.models.precondition import Precondition
 from scorefield.sde_lib import SDE
@@ -49,6 +50,15 @@ class CheckpointSpec:
     levels: int | None = 256
     unlabelled: bool = True
     extra: tuple[str, ...] = ("sigmas", "resample_filter")
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the network takes, None without classes."""
+        return self.settings.get("num_classes", self.settings.get("num_class_embeds"))  # the latter is diffusers'
+
+    def denoiser(self, network: nn.Module) -> Denoiser:
+        """The denoiser of the network, which refuses to be called without a label where that means nothing."""
+        return Denoiser(network, self.precondition, label_required=not self.unlabelled)
 
 
 def itself(tensor: Tensor) -> Tensor:

@@ -134,7 +134,9 @@ def spec_of_config(**architecture: Any) -> CheckpointSpec:
     only_there = native.obstacle(config)
     if only_there is None:
         named = partial(native.entries, cosines_first=config["flip_sin_to_cos"])
-        return CheckpointSpec(UNet, native.settings(config), named, precondition, sde, shape, low)
+        unlabelled = config["num_class_embeds"] is None  # none of their classes is known to mean "no class"
+        settings = native.settings(config)
+        return CheckpointSpec(UNet, settings, named, precondition, sde, shape, low, unlabelled=unlabelled)
     import_diffusers(f"A UNet2DModel with {only_there}")
     return wrapped_unet("UNet2DModel", config, precondition, sde, shape, low)
 
@@ -150,8 +152,9 @@ def wrapped_unet(
     """How to build a U-Net through diffusers."""
     high = 1.0 if low > float("-inf") else float("inf")
     return CheckpointSpec(
-        DiffusersUNet, {"kind": kind, **config}, wrapped, precondition, sde, shape, low, high, extra=("time_proj.W",)
-    )
+        DiffusersUNet, {"kind": kind, **config}, wrapped, precondition, sde, shape, low, high,
+        unlabelled=config.get("num_class_embeds") is None, extra=("time_proj.W",),
+    )  # fmt: skip
 
 
 def wrapped(network: nn.Module) -> Iterator[Entry]:
