@@ -55,7 +55,10 @@ OPTIONS: dict[str, tuple[Callable[..., object], str]] = {
         "seed of the noise and of the images drawn from a data set; for training use --config.seed",
     ),
     "batch": (flags.DEFINE_integer, "samples in one batch; it changes memory and speed, never the result"),
-    "label": (flags.DEFINE_string, "class to sample; by default all classes in turn"),
+    "label": (
+        flags.DEFINE_string,
+        "class by number or name: of all samples (by default each in turn), or of all images in place of their own",
+    ),
     "guidance": (flags.DEFINE_float, "scale of classifier-free guidance"),
     "split": (flags.DEFINE_string, "split of the data set: train or test"),
     "pair": (flags.DEFINE_list, "the two images to interpolate between, as 0,1"),

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from scorefield.commands.generate import generate
 from scorefield.commands.generate import grid as grid_of
+from scorefield.commands.labels import sampled_labels
 from scorefield.commands.run import Run, open_trained, output_path, write_arrays, write_json
-from scorefield.commands.sample import labels_of
 from scorefield.configs import build
 from scorefield.evaluation import save_labelled_rows
 from scorefield.models import CountCalls
@@ -53,7 +53,7 @@ def compare(
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
     path = output_path(output, workdir / "compare.npz")
     run = trained.run
-    labels = labels_of(run, label, guidance, num)
+    labels = sampled_labels(run, num, label, guidance)
     sampling = {
         **run.config.sampling,
         **({"grid": grid} if grid else {}),
@@ -62,7 +62,7 @@ def compare(
 
     def made(model: DenoiserLike, **chosen: Any) -> Tensor:
         return generate(
-            run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, labels=labels,
+            run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, labels=labels.label,
             guidance=guidance, show=False,
         )  # fmt: skip
 
@@ -83,7 +83,14 @@ def compare(
 
     write_arrays(path, **{name: run.to_stored(x) for name, x in arrays.items()})
     picture = _picture(run, arrays, path.with_suffix(".png"))
-    summary = {"num": num, "grid": build.unparse(sampling["grid"]), "seed": seed, **trained.described, "table": table}
+    summary = {
+        "num": num,
+        "grid": build.unparse(sampling["grid"]),
+        "seed": seed,
+        **labels.described,
+        **trained.described,
+        "table": table,
+    }
     report = write_json(path.with_suffix(".json"), summary)
     return {"files": [str(path), str(picture), str(report)]}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.generate import label_cond, progress_bar
 from scorefield.commands.images import Images
+from scorefield.commands.labels import data_labels
 from scorefield.commands.run import Run, open_trained, output_path, write_arrays, write_json
 from scorefield.configs import build
 from scorefield.evaluation import save_rows
@@ -31,6 +32,7 @@ def encode(
     split: str | None = None,
     num: int | None = None,
     seed: int = 0,
+    label: str | int | None = None,
     solver: str = "ddim",
     grid: str | None = None,
     steps: int = 100,
@@ -56,16 +58,17 @@ def encode(
     options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
     flow_solver(options)
     images = _images(run, input, split, num, seed)
-    stored, label = images.stored, images.label
-    model_label = label if run.num_classes is not None else None
+    stored = images.stored
+    labels = data_labels(run, images.label, len(stored), label, images.data.name)
     x0 = run.centred(stored).to(run.device)
 
     began = time.perf_counter()
-    latent, before = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=model_label)
+    latent, before = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=labels.label)
     seconds = time.perf_counter() - began
 
+    known = images.label if run.num_classes is None else labels.label
     before_t = None if before is None else grid_of(run, options)[1]
-    write_arrays(path, latent=latent, before=before, before_t=before_t, x=stored, label=label, index=images.index)
+    write_arrays(path, latent=latent, before=before, before_t=before_t, x=stored, label=known, index=images.index)
     shown = min(len(stored), 16)
     scaled = (latent[:shown] / float(run.sde.scales(run.sde.t_max)[1]) / 6 + 0.5).clamp(0, 1)  # three deviations
     picture = save_rows([run.viewable(stored[:shown]), scaled], path.with_suffix(".png"))
@@ -73,6 +76,7 @@ def encode(
     summary = {
         "num": len(stored),
         "images": images.described,
+        **labels.described,
         **options,
         "latent_std_over_prior": spread,
         **trained.described,
@@ -86,6 +90,7 @@ def decode(
     workdir: Path,
     *,
     input: str | None = None,  # noqa: A002 - the flag's name
+    label: str | int | None = None,
     solver: str | None = None,
     grid: str | None = None,
     steps: int | None = None,
@@ -112,17 +117,19 @@ def decode(
         key: value for key, value in (("solver", solver), ("grid", grid), ("steps", steps)) if value is not None
     }
     flow_solver(options)
-    stored, label = stored_arrays.get("x"), stored_arrays.get("label")
-    model_label = label if run.num_classes is not None else None
+    stored, encoded = stored_arrays.get("x"), stored_arrays.get("label")
+    labels = data_labels(run, encoded, len(latent), label, str(source))
 
     before = _neighbour(run, options, stored_arrays)
-    x0, _ = along_flow(run, trained.denoiser, latent, options, up=False, batch=batch, labels=model_label, before=before)
+    x0, _ = along_flow(
+        run, trained.denoiser, latent, options, up=False, batch=batch, labels=labels.label, before=before
+    )
     back = run.to_stored(x0)
 
-    write_arrays(path, x=back, label=label)
+    write_arrays(path, x=back, label=encoded if run.num_classes is None else labels.label)
     rows = [run.viewable(images[: min(len(back), 16)]) for images in ([back] if stored is None else [stored, back])]
     picture = save_rows(rows, path.with_suffix(".png"))
-    summary: Options = {"num": len(back), **options, **trained.described}
+    summary: Options = {"num": len(back), **labels.described, **options, **trained.described}
     if stored is not None:
         summary["round_trip_rms"] = rms(x0.cpu(), run.centred(stored).cpu())
     report = write_json(path.with_suffix(".json"), summary)
@@ -216,9 +223,8 @@ def _images(run: Run, source: str | None, split: str | None, num: int | None, se
         x, levels = read_images(image_files(path) if path.is_dir() else [path])
         dataset = Dataset(path.name, "test", x, levels)
     else:
-        dataset = whole_array(path, run.data.levels)
-    run.check(dataset)
-    return Images.of(dataset, num, seed)
+        dataset = whole_array(path, run.data.levels, labels=run.num_classes is not None)
+    return Images.of(run.accept(dataset), num, seed)
 
 
 def _latents(run: Run, path: Path) -> tuple[Tensor, dict[str, Tensor]]:

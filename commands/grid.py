@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from scorefield.commands.generate import guided, label_cond
+from scorefield.commands.labels import sampled_labels
 from scorefield.commands.run import open_trained, write_json
-from scorefield.commands.sample import labels_of
 from scorefield.evaluation import save_curve
 from scorefield.solvers import PerSampleNoise, step_density
 
@@ -36,7 +36,7 @@ def grid(
         steps: steps of each trajectory.
         order: order of the solver that the grid is for.
         seed: seed of their noise.
-        label: class to sample, by default all classes in turn.
+        label: number or name of the class to sample, by default each class in turn.
         guidance: scale of classifier-free guidance.
         ema: use the averaged weights.
         checkpoint: see `find_checkpoint`.
@@ -53,15 +53,15 @@ def grid(
     if path.suffix != ".json":
         raise ValueError(f"expected --output to name a .json file, got {output!r}")
     run = trained.run
-    labels = labels_of(run, label, guidance, max(num, 1))
+    labels = sampled_labels(run, max(num, 1), label, guidance)
     noise = PerSampleNoise(seed, range(max(num, 1)))
     x = run.sde.prior((max(num, 1), *run.data.shape), noise=noise, device=run.device)
-    model, cond = guided(trained.denoiser, guidance), label_cond(labels, run.device)
+    model, cond = guided(trained.denoiser, guidance), label_cond(labels.label, run.device)
     with torch.no_grad():
         measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps)
 
-    settings = {"num": num, "steps": steps, "order": order, "seed": seed, **trained.described}
-    report = write_json(path, {**settings, **measured._asdict()})
+    settings = {"num": num, "steps": steps, "order": order, "seed": seed, **labels.described, "guidance": guidance}
+    report = write_json(path, {**settings, **trained.described, **measured._asdict()})
     curve = {"steps": (measured.log_snr, measured.density)}
     picture = save_curve(curve, path.with_suffix(".png"), "log-SNR", "density of steps")
     return {"files": [str(report), str(picture)]}

@@ -8,7 +8,8 @@ from typing import Any
 import ml_collections
 import torch
 
-from scorefield.commands.run import DataFacts, Run, device_of, write_json
+from scorefield.commands.data_facts import DataFacts
+from scorefield.commands.run import Run, device_of, write_json
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.configs.specs import FROM_DATA

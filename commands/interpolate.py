@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.encode import along_flow, flow_solver
+from scorefield.commands.labels import data_labels
 from scorefield.commands.run import open_trained, output_path, stored_tensor, write_arrays, write_json
 from scorefield.evaluation import save_pictures
 
@@ -17,6 +18,7 @@ def interpolate(
     pair: tuple[int, int] = (0, 1),
     split: str = "test",
     num: int = 9,
+    label: str | int | None = None,
     solver: str = "ddim",
     grid: str | None = None,
     steps: int = 100,
@@ -44,19 +46,20 @@ def interpolate(
     if not all(0 <= i < len(dataset) for i in pair):
         raise ValueError(f"expected --pair of images 0 .. {len(dataset) - 1} of the {split} split, got {pair}")
     ends = run.centred(stored_tensor(dataset)[list(pair)]).to(run.device)
-    label = None
-    if run.num_classes is not None and dataset.label is not None:
-        label = torch.as_tensor(dataset.label[list(pair)])
+    own = None if dataset.label is None else torch.as_tensor(dataset.label[list(pair)])
+    ends_labels = data_labels(run, own, 2, label, dataset.name)
 
-    latents, _ = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, labels=label)
+    latents, _ = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, labels=ends_labels.label)
     path_of_latents = spherical(latents[0], latents[1], torch.linspace(0, 1, num, device=latents.device))
-    labels = None if label is None else label[(torch.arange(num) >= num / 2).long()]
+    nearest = (torch.arange(num) >= num / 2).long()
+    labels = None if ends_labels.label is None else ends_labels.label[nearest]
     x0, _ = along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, labels=labels)
     back = run.to_stored(x0)
 
     write_arrays(path, x=back, latent=path_of_latents)
     picture = save_pictures(run.viewable(back), path.with_suffix(".png"), columns=num)
-    report = write_json(path.with_suffix(".json"), {"pair": list(pair), "split": split, **options, **trained.described})
+    settings = {"pair": list(pair), "split": split, **ends_labels.described, **options}
+    report = write_json(path.with_suffix(".json"), {**settings, **trained.described})
     return {"files": [str(path), str(picture), str(report)]}
 
 

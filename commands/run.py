@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from scorefield import models
+from scorefield.commands.data_facts import DataFacts
 from scorefield.configs import build
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
@@ -25,21 +26,6 @@ from scorefield.training.data.batches import tensor
 
 VERSION = 1
 SHOWN_CHECKPOINTS = 4  # in a message
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a run stores of its data, to be used without the data."""
-
-    name: str
-    shape: tuple[int, ...]
-    levels: int | None
-    num_classes: int | None
-    fingerprint: str
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> "DataFacts":
-        return cls(dataset.name, dataset.shape, dataset.levels, dataset.num_classes, dataset.fingerprint)
 
 
 @dataclass
@@ -68,6 +54,17 @@ class Run:
     def num_classes(self) -> int | None:
         return self.data.num_classes if self.config.training.labels else None
 
+    @property
+    def classes(self) -> list[int]:
+        """The classes that had examples in training; all, where the examples were not counted."""
+        counts = self.data.class_counts
+        return [number for number in range(self.num_classes or 0) if not counts or counts[number]]
+
+    @property
+    def label_required(self) -> bool:
+        """Whether the network was always given its class, so that it means nothing without one."""
+        return build.label_required(self.config, self.num_classes)
+
     def new_denoiser(self) -> models.Denoiser:
         return build.denoiser(self.config, self.data.shape, self.num_classes, self.sde).to(self.device)
 
@@ -84,21 +81,11 @@ class Run:
 
     def dataset(self, split: str) -> Dataset:
         dataset: Dataset = build.build(build.DATASETS, self.config.data, split=split)
-        self.check(dataset)
-        return dataset
+        return self.accept(dataset)
 
-    def check(self, dataset: Dataset) -> None:
-        """Raises ValueError unless the data has the shape, levels and classes that this run was trained on."""
-        if dataset.shape != self.data.shape or dataset.levels != self.data.levels:
-            raise ValueError(
-                f"expected data of shape {self.data.shape} and {self.data.levels} levels, as this run was trained on, "
-                f"got {dataset.shape} and {dataset.levels} in {dataset.name}"
-            )
-        if self.num_classes is not None and dataset.num_classes not in (None, self.num_classes):
-            raise ValueError(
-                f"expected {self.num_classes} classes, as this run was trained on, got {dataset.num_classes} in "
-                f"{dataset.name}"
-            )
+    def accept(self, dataset: Dataset) -> Dataset:
+        """The data set, with its classes numbered as in training: see `DataFacts.accept`."""
+        return self.data.accept(dataset, self.num_classes is not None)
 
     def to_model(self, stored: Tensor, **uniform: Any) -> tuple[Tensor, Tensor]:
         """Stored values (B, *D) in the model's range, and the log-determinant of that in nats: see `dequantise`."""
@@ -195,7 +182,7 @@ def open_run(workdir: Path, device: str | None = None) -> Run:
     try:
         saved = json.loads(file.read_text())
         config = dict(saved["config"])
-        facts = DataFacts(**{**saved["data"], "shape": tuple(saved["data"]["shape"])})
+        facts = DataFacts.read(saved["data"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read {file} ({error!r}): restore it, or train again in another directory") from None
     return Run(workdir, ml_collections.ConfigDict(build.modern_config(config)), facts, device_of(device))

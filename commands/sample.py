@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from scorefield.commands.generate import generate
+from scorefield.commands.labels import sampled_labels
 from scorefield.commands.run import Run, open_trained, output_path, write_arrays, write_json
 from scorefield.configs import build
 from scorefield.evaluation import save_pictures, save_rows
@@ -56,13 +57,13 @@ def sample(
     run = trained.run
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
     sampling = {**run.config.sampling, **{key: value for key, value in chosen.items() if value is not None}}
-    labels = labels_of(run, label, guidance, num)
+    labels = sampled_labels(run, num, label, guidance)
 
     began = time.perf_counter()
     kept, counted = None if trajectory is None else Trajectory(trajectory), CountCalls(trained.denoiser)
     with ranks.failing_together():
         x = generate(
-            run, counted, num, sampling=sampling, seed=seed, batch=batch, labels=labels, guidance=guidance,
+            run, counted, num, sampling=sampling, seed=seed, batch=batch, labels=labels.label, guidance=guidance,
             trajectory=kept, ranks=ranks,
         )  # fmt: skip
         nfe = ranks.world * float(ranks.mean(torch.tensor(float(counted.samples), dtype=torch.float64))) / num
@@ -71,10 +72,10 @@ def sample(
     seconds = time.perf_counter() - began
 
     stored = run.to_stored(x)
-    write_arrays(path, x=stored, label=labels)
+    write_arrays(path, x=stored, label=labels.label)
     picture = save_pictures(run.viewable(stored[:256]), path.with_suffix(".png"))
     settings = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
-    settings |= {"label": "each in turn" if labels is not None and label is None else label, "guidance": guidance}
+    settings |= {"label": None, **labels.described, "guidance": guidance}
     summary = {"num": num, **settings, "nfe": nfe, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
     report = write_json(path.with_suffix(".json"), summary)
     files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]
@@ -91,28 +92,3 @@ def _save_trajectory(run: Run, kept: Trajectory, path: Path) -> list[Path]:
     for i, a in zip(shown.tolist(), alpha.tolist(), strict=True):
         rows += [run.viewable(run.to_stored(kept.x[i] / a)), run.viewable(run.to_stored(kept.x0[i]))]
     return [path, save_rows(rows, path.with_suffix(".png"))]
-
-
-def labels_of(run: Run, label: str | int | None, guidance: float, num: int) -> torch.Tensor | None:
-    """The class of each sample (num,): `label`, or all classes in turn. None for a run without classes.
-
-    Raises:
-        ValueError: for a class or a guidance that the run does not have.
-    """
-    if run.num_classes is None:
-        if label is not None or guidance != 1.0:
-            raise ValueError(
-                "expected no --label and no --guidance: this run was trained without classes (config.training.labels)"
-            )
-        return None
-    if isinstance(label, str):
-        if not label.isdecimal():
-            raise ValueError(f"expected --label within 0 .. {run.num_classes - 1}, got {label!r}")
-        label = int(label)
-    if label is not None and not 0 <= label < run.num_classes:
-        raise ValueError(f"expected --label within 0 .. {run.num_classes - 1}, got {label}")
-    if guidance != 1.0 and run.config.training.label_dropout == 0:
-        raise ValueError(
-            "expected no --guidance: this network was always trained with labels, so it has no unconditional denoiser"
-        )
-    return torch.arange(num) % run.num_classes if label is None else torch.full((num,), label)

@@ -1,5 +1,6 @@
 """Train the dequantiser of a trained run, and load it."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -13,6 +14,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from scorefield.commands.generate import label_cond
+from scorefield.commands.labels import data_labels
 from scorefield.commands.run import Trained, open_trained, write_json
 from scorefield.evaluation import save_curve
 from scorefield.likelihood import mean_and_error
@@ -35,6 +37,7 @@ def train_dequantiser(
     workdir: Path,
     *,
     num: int = 50_000,
+    label: str | int | None = None,
     seed: int = 0,
     batch: int = 128,
     ema: bool = True,
@@ -50,6 +53,7 @@ def train_dequantiser(
     Args:
         workdir: of the run.
         num: images to see, with repetition.
+        label: the number or name of one class for all images, in place of their own.
         seed: of the weights, the order and the noise.
         batch: images a step.
         ema: for the run's averaged weights.
@@ -66,7 +70,11 @@ def train_dequantiser(
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     run, levels = trained.run, _levels(trained)
     dataset = run.dataset("train")
-    labels = run.num_classes is not None and dataset.label is not None
+    own = None if dataset.label is None else torch.as_tensor(dataset.label)
+    known = data_labels(run, own, len(dataset), label, dataset.name)
+    labels, fingerprint = known.label is not None, dataset.fingerprint
+    if known.label is not None:
+        dataset = dataclasses.replace(dataset, label=known.label.numpy(), num_classes=run.num_classes)
 
     torch.manual_seed(seed)
     settings = {"channels": run.data.shape[0]}
@@ -120,7 +128,8 @@ def train_dequantiser(
         "t_min": run.sde.t_min,
         "levels": levels,
         "data": dataset.name,
-        "data_sha256": dataset.fingerprint,
+        "data_sha256": fingerprint,
+        **known.described,
         **trained.described,
         "dequantiser_sha256": _digest(weights),
         "seconds": round(seconds, 2),

@@ -22,8 +22,8 @@ from scorefield.training import data, times, weighting
 
 __all__ = [
     "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "PARTS", "PRECONDITIONS", "SDES", "SOLVERS",
-    "TABLES", "TIMES", "WEIGHTINGS", "Table", "build", "denoiser", "modern", "modern_config", "name_of", "network",
-    "parse", "precondition_spec", "sde_spec", "spec", "unparse",
+    "TABLES", "TIMES", "WEIGHTINGS", "Table", "build", "denoiser", "label_required", "modern", "modern_config",
+    "name_of", "network", "parse", "precondition_spec", "sde_spec", "spec", "unparse",
 ]  # fmt: skip
 
 
@@ -256,9 +256,15 @@ def denoiser(
     The path is that of the configuration, or `sde`, where the run has built it already.
     """
     sde = sde or build(SDES, config.sde)
-    always = num_classes is not None and config.training.label_dropout == 0
     precondition = build(PRECONDITIONS, config.precondition, sde=sde)
-    return models.Denoiser(network(config, shape, num_classes), precondition, label_required=always)
+    return models.Denoiser(
+        network(config, shape, num_classes), precondition, label_required=label_required(config, num_classes)
+    )
+
+
+def label_required(config: ml_collections.ConfigDict, num_classes: int | None) -> bool:
+    """Whether the network is always given its class in training, so that it means nothing without one."""
+    return num_classes is not None and config.training.label_dropout == 0
 
 
 def network(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:

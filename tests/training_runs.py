@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from scorefield.commands.run import DataFacts, Run
+from scorefield.commands.data_facts import DataFacts
+from scorefield.commands.run import Run
 from scorefield.commands.train.log import Log
 from scorefield.configs import build, digits
 from scorefield.models import MLP, Denoiser

@@ -9,19 +9,12 @@ import numpy as np
 import torch
 
 from scorefield.commands.generate import grid as grid_of
-from scorefield.commands.generate import progress_bar
+from scorefield.commands.generate import label_cond, progress_bar
 from scorefield.commands.images import Images
+from scorefield.commands.labels import data_labels
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
-from scorefield.commands.run import (
-    Run,
-    Trained,
-    open_trained,
-    output_path,
-    stored_tensor,
-    write_arrays,
-    write_json,
-)
+from scorefield.commands.run import Run, Trained, open_trained, output_path, stored_tensor, write_arrays, write_json
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.configs import build
 from scorefield.evaluation import save_bars
@@ -46,6 +39,7 @@ def likelihood(
     data: str | None = None,
     split: str = "test",
     num: int | None = None,
+    label: str | int | None = None,
     estimators: Sequence[str] = ("ode",),
     tolerance: float | None = None,
     solver: str | None = None,
@@ -75,6 +69,7 @@ def likelihood(
         data: a data set to use instead of the run's, written as on a command line.
         split: "train" or "test".
         num: the number of images, drawn at random by the seed; all by default.
+        label: the number or name of one class for all images, in place of their own.
         estimators: among "ode", "dsm", "vlb" and "elbo" (see `commands.likelihood.report.MEANINGS`).
         tolerance: the solver's largest error of an ode value, in bits/dim. It chooses solver, grid and number of
             probes on the first 32 images. The default is 1e-3, unless a solver, grid or steps are given.
@@ -122,19 +117,19 @@ def likelihood(
     if not bool(torch.as_tensor(stored, dtype=torch.float64).isfinite().all()):
         raise ValueError(f"expected finite values, got NaN or infinity in {dataset.name}: correct or remove its images")
     dequantisation_spec, dequantisation_settings, dequantiser_sha256 = _dequantisation(trained, dequantisation)
-    cond = {"label": images.label} if run.num_classes and images.label is not None else {}
+    labels = data_labels(run, images.label, len(stored), label, dataset.name)
     scorer = DatasetScorer(
-        trained.denoiser, run.sde, stored, run.data.levels, _prior(run, prior, seed), cond=cond, low=run.low,
-        high=run.high, seed=seed, draws=draws, chain=chain, variance=variance, **dequantisation_settings,
-        device=run.device,
+        trained.denoiser, run.sde, stored, run.data.levels, _prior(run, prior, seed),
+        cond=label_cond(labels.label, run.device), low=run.low, high=run.high, seed=seed, draws=draws, chain=chain,
+        variance=variance, **dequantisation_settings, device=run.device,
     )  # fmt: skip
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)
     given_solver = _given_solver(run, scorer, solver, grid, steps, tolerance)
     settings = {
-        "split": split, "num": len(stored), "images": images.described, "estimators": names, **of_ode,
-        "dequantisation": dequantisation_spec, "prior": prior, "draws": draws, "chain": chain, "variance": variance,
-        "seed": seed, "batch": batch, "data_sha256": dataset.fingerprint, "versions": versions(),
+        "split": split, "num": len(stored), "images": images.described, **labels.described, "estimators": names,
+        **of_ode, "dequantisation": dequantisation_spec, "prior": prior, "draws": draws, "chain": chain,
+        "variance": variance, "seed": seed, "batch": batch, "data_sha256": dataset.fingerprint, "versions": versions(),
         "dequantiser_sha256": dequantiser_sha256, **trained.described,
     }  # fmt: skip
     decided = {"run": run.described(), "prior_moments": [scorer.prior.mean.tolist(), scorer.prior.std.tolist()]}
@@ -168,6 +163,7 @@ def likelihood(
         "levels": run.data.levels,
         "data": dataset.name,
         **{key: settings[key] for key in REPORTED},
+        **labels.described,
         **trained.described,
     }
     write_json(path, report)

@@ -1,6 +1,7 @@
 """Train a denoiser by denoising score matching; the same command resumes an interrupted run."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -11,8 +12,9 @@ import ml_collections
 import torch
 
 from scorefield import training
+from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.interruption import Interrupted, graceful_stop
-from scorefield.commands.run import DataFacts, Run, device_of
+from scorefield.commands.run import Run, device_of
 from scorefield.commands.train.log import Log
 from scorefield.commands.train.resume import WorkdirLock, origin, refuse_another, resume, write_origin
 from scorefield.commands.train.session import Session
@@ -74,6 +76,11 @@ def _train(
     config = ml_collections.ConfigDict(build.modern_config(config.to_dict()))  # complete, as a saved one is
     validate(config)
     dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
+    if config.training.labels and dataset.label is None:
+        raise ValueError(
+            f"expected labels in {dataset.name}, because training.labels is True, got none: leave it False, or give "
+            "the images classes (docs/cli.md)"
+        )
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
     with WorkdirLock(workdir) as lock:
         refuse_another(run)
@@ -149,6 +156,9 @@ def _introduce(session: Session, dataset: Dataset) -> None:
         f"predicts {run.config.precondition.name} along {run.config.sde.name} | {dataset.name}: {len(dataset):,} of "
         f"shape {dataset.shape}, {kind} | from {state.images:,} to {total:,} images"
     )
+    empty = (run.num_classes or 0) - len(run.classes)
+    if empty:
+        print(f"{empty} of {run.num_classes} classes have no example: they are never sampled", file=sys.stderr)
     if state.images >= total:
         print(f"{run.workdir} has been trained to its end: to continue, set a larger training.images")
 

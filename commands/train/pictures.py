@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from scorefield.commands.generate import generate
+from scorefield.commands.labels import sampled_labels
 from scorefield.commands.run import Run
 from scorefield.evaluation import save_curve, save_side_by_side
 from scorefield.solvers import Progress
@@ -135,14 +136,13 @@ def _samples(run: Run, denoiser: nn.Module, sampling: Mapping[str, Any], stopped
         if stopped():
             raise ValueError("interrupted")
 
-    labels = None if run.num_classes is None else torch.arange(SAMPLES) % run.num_classes
     x = generate(
         run,
         denoiser,
         SAMPLES,
         sampling=sampling,
         seed=run.config.seed,
-        labels=labels,
+        labels=sampled_labels(run, SAMPLES).label,
         show=False,
         trajectory=abandoned,
     )

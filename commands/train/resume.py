@@ -23,6 +23,7 @@ FREE = (
     "config.data.download",
     "config.data.cache",
     "config.sampling.",
+    "data.class_",  # newer than the file, perhaps; the fingerprint is of the labels too
     "config.training.log_every",
     "config.training.sample_every",
     "config.training.sample_evaluations",

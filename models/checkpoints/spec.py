@@ -54,7 +54,8 @@ class CheckpointSpec:
     @property
     def num_classes(self) -> int | None:
         """How many classes the network takes, None without classes."""
-        return self.settings.get("num_classes", self.settings.get("num_class_embeds"))  # the latter is diffusers'
+        count: int | None = self.settings.get("num_classes", self.settings.get("num_class_embeds"))  # in diffusers
+        return count
 
     def denoiser(self, network: nn.Module) -> Denoiser:
         """The denoiser of the network, which refuses to be called without a label where that means nothing."""

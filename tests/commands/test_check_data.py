@@ -14,8 +14,9 @@ from PIL import Image
 from warm import run
 
 from scorefield.commands.check_data import check_data, noise_levels
+from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.images import Images
-from scorefield.commands.run import DataFacts, Run
+from scorefield.commands.run import Run
 from scorefield.configs import own
 from scorefield.training.data import Dataset, array, cifar10, digits, folder, huggingface, shards
 from scorefield.training.data.distance import largest_distance

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.posthoc_ema import posthoc_ema
-from scorefield.commands.run import DataFacts, Run, open_run, open_trained
+from scorefield.commands.run import Run, open_run, open_trained
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
 from scorefield.commands.train.log import Log

@@ -25,8 +25,9 @@ from training_runs import (
     with_value,
 )
 
+from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.generate import generate
-from scorefield.commands.run import DataFacts, Run
+from scorefield.commands.run import Run
 from scorefield.commands.train.json_lines import JsonLines
 from scorefield.commands.train.log import Log
 from scorefield.commands.train.pictures import sampling_of

@@ -74,11 +74,13 @@ def test_an_imported_run_samples_encodes_and_is_scored(
     # What a configuration rebuilds denoises as what was imported.
     x, t = seeded_normal("x", (2, 3, 16, 16)).float(), torch.tensor(0.3)
     with torch.no_grad():
-        assert torch.equal(trained.denoiser(x, *sde.scales(t)), denoiser(x, *sde.scales(t)))
+        cond = {"label": torch.tensor([0, 1])} if denoiser.label_required else {}
+        assert torch.equal(trained.denoiser(x, *sde.scales(t), **cond), denoiser(x, *sde.scales(t), **cond))
 
+    label = "1" if denoiser.label_required else None  # the images have none
     sample(workdir, num=2, steps=2)
-    encode(workdir, num=2, steps=2)
-    likelihood(workdir, num=2, solver="heun", steps=2)
+    encode(workdir, num=2, steps=2, label=label)
+    likelihood(workdir, num=2, solver="heun", steps=2, label=label)
     assert json.loads((workdir / "likelihood_test.json").read_text())["n"] == 2
     with np.load(workdir / "samples.npz") as samples:
         assert samples["x"].shape == (2, 3, 16, 16) and samples["x"].dtype == np.uint8

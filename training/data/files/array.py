@@ -51,13 +51,11 @@ def array(
     path = nonempty_path(path)
     arrays = {"x": _raw(path, tuple(shape), dtype)} if shape else load(path)
     x = _data(path, arrays)
-    label, label_test = _first(arrays, LABELS, ""), _first(arrays, LABELS, "_test")
+    label, label_test = (_classes(_first(arrays, LABELS, suffix)) for suffix in ("", "_test"))
     classes = [int(a.max()) + 1 for a in (label, label_test) if a is not None and a.size and a.dtype.kind in "iu"]
     x_test = _first(arrays, DATA, "_test")
     if split == "test" and x_test is not None:
         x, label = x_test, label_test
-    if label is not None and label.dtype.kind in "iu":
-        label = label.astype(np.int64)
     num_classes = None if label is None else max(classes, default=0)
     stored, levels = in_type(path, x, levels or None)
     dataset = Dataset(path.stem, split, stored, levels, label, num_classes)
@@ -68,15 +66,17 @@ def array(
     return Dataset(path.stem, split, part, levels, None if label is None else label[index], num_classes)
 
 
-def whole_array(path: str | os.PathLike[str], levels: int | None) -> Dataset:
-    """All items of an .npy or .npz file as one split, without labels, with the known number of levels.
+def whole_array(path: str | os.PathLike[str], levels: int | None, *, labels: bool = False) -> Dataset:
+    """All items of an .npy or .npz file as one split, with the known number of levels, and with `labels` its classes.
 
     Raises:
         FileNotFoundError, ValueError: as `array`.
     """
     path = Path(path).expanduser()
-    x, _ = in_type(path, _data(path, load(path)), levels, guess=False)
-    return Dataset(path.stem, "test", x, levels)
+    arrays = load(path)
+    x, _ = in_type(path, _data(path, arrays), levels, guess=False)
+    label = _classes(_first(arrays, LABELS, "")) if labels else None
+    return Dataset(path.stem, "test", x, levels, label, None if label is None else int(label.max(initial=0)) + 1)
 
 
 def load(path: Path) -> dict[str, NDArray[Any]]:
@@ -155,6 +155,15 @@ def _data(path: Path, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
     if x is None:
         raise ValueError(f"{path}: expected an array named x, got {', '.join(arrays) or 'no arrays'}: save it as x")
     return x
+
+
+def _classes(label: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Class numbers (N,) in int64, from (N, 1) and whole floats too; `Dataset` refuses what is left as it is."""
+    if label is None:
+        return None
+    flat = label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label
+    whole = flat.dtype.kind in "biu" or (flat.dtype.kind == "f" and bool((flat == np.rint(flat)).all()))
+    return flat.astype(np.int64) if whole else label
 
 
 def _first(arrays: dict[str, NDArray[Any]], names: tuple[str, ...], suffix: str) -> NDArray[Any] | None:
