@@ -4,13 +4,15 @@ import importlib
 import inspect
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from scorefield.commands.arguments import sort
+from scorefield.configs.text import few, suggestion
 
 Command = Callable[..., dict[str, Any]]
 
@@ -34,59 +36,60 @@ MODES = {
 }
 # Keywords that a flag cannot have as its name.
 KEYWORDS = {"from": "source"}
-HELP = ("--help", "-help", "-h")
-OPTIONS: dict[str, tuple[Callable[..., object], str]] = {
-    "num": (flags.DEFINE_integer, "number of samples, of interpolated images, or of images of a data set"),
+SEVERAL = ("solver", "steps")  # may be given several times
+ALWAYS = {"mode": str, "workdir": str, "config": str}
+OPTIONS: dict[str, tuple[type, str]] = {
+    "num": (int, "number of samples, of interpolated images, or of images of a data set"),
     "solver": (
-        flags.DEFINE_multi_string,
+        str,
         "ddim, dpm, unipc, adams, heun, ancestral, pc, ... (--mode=list), with settings as in ddim:eta=1.0",
     ),
     "grid": (
-        flags.DEFINE_string,
+        str,
         "uniform, log_snr, karras, ... (--mode=list), with settings as in karras:rho=5.0, or optimal (see --mode=grid)",
     ),
-    "steps": (flags.DEFINE_multi_integer, "number of steps of the grid"),
-    "order": (flags.DEFINE_integer, "order of the solver for which a grid is measured"),
-    "trajectory": (flags.DEFINE_integer, "keep the trajectories of the first N samples"),
-    "compile": (flags.DEFINE_bool, "compile the network with torch.compile: a slow start, then faster"),
-    "denoise": (flags.DEFINE_bool, "end sampling with the denoiser's estimate of x0"),
+    "steps": (int, "number of steps of the grid"),
+    "order": (int, "order of the solver for which a grid is measured"),
+    "trajectory": (int, "keep the trajectories of the first N samples"),
+    "compile": (bool, "compile the network with torch.compile: a slow start, then faster"),
+    "denoise": (bool, "end sampling with the denoiser's estimate of x0"),
     "seed": (
-        flags.DEFINE_integer,
+        int,
         "seed of the noise and of the images drawn from a data set; for training use --config.seed",
     ),
-    "batch": (flags.DEFINE_integer, "samples in one batch; it changes memory and speed, never the result"),
+    "batch": (int, "samples in one batch; it changes memory and speed, never the result"),
     "label": (
-        flags.DEFINE_string,
+        str,
         "class by number or name: of all samples (by default each in turn), or of all images in place of their own",
     ),
-    "guidance": (flags.DEFINE_float, "scale of classifier-free guidance"),
-    "split": (flags.DEFINE_string, "split of the data set: train or test"),
-    "pair": (flags.DEFINE_list, "the two images to interpolate between, as 0,1"),
-    "estimators": (flags.DEFINE_list, "estimators of the likelihood: ode, dsm, vlb, elbo"),
-    "tolerance": (flags.DEFINE_float, "largest error of the ODE solver in one value, in bits/dim"),
-    "divergence": (flags.DEFINE_string, "exact, hutchinson or hutchpp, with settings as in hutchinson:probes=4"),
+    "guidance": (float, "scale of classifier-free guidance"),
+    "split": (str, "split of the data set: train or test"),
+    "pair": (list, "the two images to interpolate between, as 0,1"),
+    "estimators": (list, "estimators of the likelihood: ode, dsm, vlb, elbo"),
+    "tolerance": (float, "largest error of the ODE solver in one value, in bits/dim"),
+    "divergence": (str, "exact, hutchinson or hutchpp, with settings as in hutchinson:probes=4"),
     "dequantisation": (
-        flags.DEFINE_string,
+        str,
         "uniform, importance:samples=8, truncated_normal, or variational (see --mode=train_dequantiser)",
     ),
-    "prior": (flags.DEFINE_string, "standard, or data: a Gaussian with the mean and variance of the training data"),
-    "draws": (flags.DEFINE_integer, "network evaluations of a bound for each image"),
-    "chain": (flags.DEFINE_integer, "number of steps of the variational bound"),
-    "variance": (flags.DEFINE_string, "variance of the steps of the variational bound: small or large"),
-    "from": (flags.DEFINE_string, "format of the checkpoint: score_sde_pytorch, ncsnv2, ddim, edm, diffusers, ..."),
+    "prior": (str, "standard, or data: a Gaussian with the mean and variance of the training data"),
+    "draws": (int, "network evaluations of a bound for each image"),
+    "chain": (int, "number of steps of the variational bound"),
+    "variance": (str, "variance of the steps of the variational bound: small or large"),
+    "from": (str, "format of the checkpoint: score_sde_pytorch, ncsnv2, ddim, edm, diffusers, ..."),
     "architecture": (
-        flags.DEFINE_string,
+        str,
         "settings that the weights do not show, with the names of their code, as nf=64,ch_mult=(1,2)",
     ),
-    "data": (flags.DEFINE_string, "data set in place of the run's own, as folder:path='images'"),
-    "to": (flags.DEFINE_string, "format to export to: scorefield or diffusers"),
-    "input": (flags.DEFINE_string, "images to encode (folder, .npy, .npz), or latents to decode (.npz)"),
-    "output": (flags.DEFINE_string, "file to write; the picture and the report go beside it"),
-    "ema": (flags.DEFINE_bool, "use the averaged weights (default) or the raw ones"),
-    "checkpoint": (flags.DEFINE_string, "checkpoint by name, as 0000006208, or by path; by default the newest"),
-    "fork_from": (flags.DEFINE_string, "run whose weights a new run starts from"),
-    "sigma_rel": (flags.DEFINE_float, "length of an average after training, relative to the length of training"),
-    "device": (flags.DEFINE_string, "cpu, cuda or cuda:1; by default cuda where there is one"),
+    "data": (str, "data set in place of the run's own, as folder:path='images'"),
+    "to": (str, "format to export to: scorefield or diffusers"),
+    "input": (str, "images to encode (folder, .npy, .npz), or latents to decode (.npz)"),
+    "output": (str, "file to write; the picture and the report go beside it"),
+    "ema": (bool, "use the averaged weights (default) or the raw ones"),
+    "checkpoint": (str, "checkpoint by name, as 0000006208, or by path; by default the newest"),
+    "fork_from": (str, "run whose weights a new run starts from"),
+    "sigma_rel": (float, "length of an average after training, relative to the length of training"),
+    "device": (str, "cpu, cuda or cuda:1; by default cuda where there is one"),
 }
 
 
@@ -99,7 +102,7 @@ def run(arguments: list[str]) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own packages; installed packages come before them
     try:
-        _print(_call(arguments))
+        _print(_call(arguments[1:]))
         sys.stdout.flush()
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":  # the first process of torchrun
@@ -109,9 +112,21 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(_text(error).split())}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        print("error: expected to fit into memory, and it does not: give a smaller --batch or --num", file=sys.stderr)
         return 2
     return 0
+
+
+def _text(error: ValueError | OSError) -> str:
+    """The message of an error. Of the system's, it names the file first, and what to do."""
+    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}: expected a place that this user may read and write, choose another"
 
 
 def _print(summary: dict[str, Any]) -> None:
@@ -123,58 +138,43 @@ def _print(summary: dict[str, Any]) -> None:
 
 
 def _call(arguments: list[str]) -> dict[str, Any]:
-    config, overrides, rest = _separated(arguments)
-    values, words = _parsed([word for word in rest if word not in HELP])
-    mode, workdir = values["mode"].value, values["workdir"].value
-    if any(word in HELP for word in rest):
+    found = sort(arguments, {**ALWAYS, **{name: kind for name, (kind, _) in OPTIONS.items()}}, SEVERAL)
+    values, words = found.values, found.words
+    mode = values.pop("mode", None) or (words.pop(0) if words else None)
+    workdir, config = values.pop("workdir", None), values.pop("config", "")
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"expected a mode ({few(mode, MODES)}), got {mode!r}{suggestion(mode, MODES)} (see --help)")
+    if "version" in found.switches:
+        print(f"scorefield {importlib.import_module('scorefield').__version__}")
+        return {}
+    if found.switches or not arguments:
         print(_help(mode))
         return {}
-    if mode is None or (workdir is None and mode != "list" and not (mode == "check_data" and config)):
-        raise ValueError(f"expected --mode ({', '.join(MODES)}) and --workdir, as in --mode=sample --workdir=runs/vp")
-    if overrides and not config:
-        raise ValueError(f"expected --config=NAME beside {overrides[0]}, which changes a value of that configuration")
+    if mode is None:
+        raise ValueError("expected a mode, as --mode=sample (see --help)")
+    if workdir is None and mode != "list" and not (mode == "check_data" and config):
+        raise ValueError(f"expected the directory of the run beside --mode={mode}, as --workdir=runs/vp")
     command = _command(mode)
-    options = _options(mode, inspect.signature(command).parameters, values, config)
+    takes = inspect.signature(command).parameters
+    options = _options(mode, takes, values)
     if mode == "import":
         if len(words) != 1:
             raise ValueError(f"expected one FILE to import, got {words}: --mode=import --from=edm FILE --workdir=RUN")
         options["file"] = words[0]
     elif words:
         raise ValueError(f"expected flags such as --num=64, got {words[0]!r}")
-    if config:
+    if "config" not in takes and (config or found.changes):
+        raise ValueError(
+            f"expected no {found.changes[0] if found.changes else '--config'} in --mode={mode}, which reads the "
+            "config.json of the run: only train and check_data take it"
+        )
+    if "config" in takes and (config or found.changes or mode == "train"):
         # Imported here, because it imports torch.
-        from scorefield.commands.configuration import load
+        from scorefield.commands.configuration import load, of_run, override
 
-        options["config"] = load(config, overrides)
+        own = load(config) if config else of_run(Path(workdir or "."))
+        options["config"] = override(own, found.changes)
     return command(Path(workdir or "."), **options)
-
-
-def _separated(arguments: list[str]) -> tuple[str, list[str], list[str]]:
-    """The value of --config, its overrides as --config.KEY=VALUE, and the other arguments."""
-    config, overrides, rest = "", [], list[str]()
-    words = iter(arguments)
-    for word in words:
-        name, equals, value = word.lstrip("-").partition("=")
-        if not word.startswith("-") or (name != "config" and not name.startswith(("config.", "noconfig."))):
-            rest.append(word)
-        elif name == "config":
-            config = value if equals else next(words, "")
-        else:
-            overrides.append(f"--{name}={value}" if equals else f"--{name}")
-    return config, overrides, rest
-
-
-def _parsed(arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
-    """The flags, and the words that are none."""
-    values = flags.FlagValues()  # type: ignore[no-untyped-call]
-    flags.DEFINE_enum("mode", None, list(MODES), "what to do", flag_values=values)
-    flags.DEFINE_string("workdir", None, "directory of the run", flag_values=values)
-    for name, (define, text) in OPTIONS.items():
-        define(name, None, text, flag_values=values)
-    try:
-        return values, values(arguments)[1:]
-    except flags.Error as error:
-        raise ValueError(str(error)) from error
 
 
 def _help(mode: str | None) -> str:
@@ -182,16 +182,24 @@ def _help(mode: str | None) -> str:
     if mode is None:
         lines = ["scorefield --mode=MODE --workdir=DIRECTORY [--config=NAME:VARIANT --config.KEY=VALUE] [options]", ""]
         lines += [f"  --mode={name:18} {text}" for name, (_, _, text) in MODES.items()]
-        lines += ["", "Options. --mode=MODE --help prints those of one mode.", ""]
-        return "\n".join([*lines, *_described(list(OPTIONS))])
+        lines += ["", "Options. --mode=MODE --help prints those of one mode, with their defaults.", ""]
+        return "\n".join([*lines, *(f"  --{name:18} {text}" for name, (_, text) in OPTIONS.items())])
     command = _command(mode)
-    takes = inspect.signature(command).parameters
-    lines = [inspect.getdoc(command) or "", "", "Options:", ""]
-    return "\n".join([*lines, *_described([name for name in OPTIONS if KEYWORDS.get(name, name) in takes])])
+    lines = [(inspect.getdoc(command) or "").partition("\n\nArgs:")[0].partition("\n\nRaises:")[0], "", "Options:", ""]
+    for key, parameter in inspect.signature(command).parameters.items():
+        name = {of: flag for flag, of in KEYWORDS.items()}.get(key, key)
+        if name in OPTIONS:
+            lines.append(f"  --{name:18} {OPTIONS[name][1]}{_default(parameter.default)}")
+    return "\n".join(lines)
 
 
-def _described(names: list[str]) -> list[str]:
-    return [f"  --{name:18} {OPTIONS[name][1]}" for name in names]
+def _default(value: object) -> str:
+    """A default value as it is written on a command line."""
+    if value is None or value is inspect.Parameter.empty:
+        return ""
+    if isinstance(value, tuple | list):
+        return f" [{' '.join(map(str, value))}]"
+    return f" [{str(value).lower() if isinstance(value, bool) else value}]"
 
 
 def _command(mode: str) -> Command:
@@ -201,30 +209,26 @@ def _command(mode: str) -> Command:
     return command
 
 
-def _options(
-    mode: str, takes: Mapping[str, inspect.Parameter], values: flags.FlagValues, config: str
-) -> dict[str, Any]:
+def _options(mode: str, takes: Mapping[str, inspect.Parameter], values: dict[str, Any]) -> dict[str, Any]:
     """The values of the flags, by the keywords of the command.
 
     Raises:
         ValueError: if the mode does not take one of them.
     """
-    options: dict[str, Any] = {KEYWORDS.get(name, name): values[name].value for name in OPTIONS if values[name].present}
-    if not config and "config" in takes and takes["config"].default is inspect.Parameter.empty:
-        raise ValueError("expected --config to train, as in --config=digits:vp; --mode=list prints all configurations")
-    known = ", ".join(f"--{name}" for name in OPTIONS if KEYWORDS.get(name, name) in takes)
-    for name in [*(name for name in OPTIONS if values[name].present), *(["config"] if config else [])]:
+    options: dict[str, Any] = {KEYWORDS.get(name, name): value for name, value in values.items()}
+    for name in values:
         if KEYWORDS.get(name, name) not in takes:
-            hint = "; the configuration of a run is in its config.json" if name == "config" else ""
-            raise ValueError(f"--{name} is not an option of --mode={mode}, which takes {known}{hint}")
-    for name in ("solver", "steps"):
+            raise ValueError(
+                f"--{name} is not an option of --mode={mode}: leave it out, or see `scorefield {mode} --help`"
+            )
+    for name in SEVERAL:
         if name in options and not isinstance(takes[name].default, tuple):
-            several: list[Any] = list(options[name] or ())
-            if len(several) > 1:
+            if len(options[name]) > 1:
+                several = " and ".join(map(str, options[name]))
                 raise ValueError(
                     f"expected --{name} once in --mode={mode}, got {several}: --mode=compare takes several"
                 )
-            options[name] = several[0]
+            options[name] = options[name][0]
     if "pair" in options:
         options["pair"] = _two(options["pair"])
     return options
@@ -233,6 +237,6 @@ def _options(
 def _two(words: list[str]) -> tuple[int, int]:
     try:
         first, second = map(int, words)
-    except (TypeError, ValueError):
+    except ValueError:
         raise ValueError(f"expected --pair of two numbers, as 0,1, got {','.join(words)!r}") from None
     return first, second

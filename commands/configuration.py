@@ -2,34 +2,49 @@
 
 import ast
 import importlib
+import inspect
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-from absl import flags
-from ml_collections import config_flags
 
 from scorefield import configs
+from scorefield.commands.run import open_run
 from scorefield.configs import build
-from scorefield.configs.specs import OLD_KEYWORDS
+from scorefield.configs.defaults import defaults
+from scorefield.configs.specs import OLD_KEYWORDS, find, settings_of
+from scorefield.configs.text import few, suggestion, typed
 
 FOLDER = Path(configs.__file__).parent
 
 
-def load(text: str, overrides: list[str]) -> ml_collections.ConfigDict:
-    """The configuration FILE:VARIANT, or NAME:VARIANT for one of ours, with --config.KEY=VALUE applied.
-
-    The VALUE of a part is a spec, as in --config.net=mypkg.Net:width=64. It may be written as a mapping, as in
-    --config.net="{'name':'mypkg.Net','width':64}".
+def load(text: str, changes: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The configuration FILE:VARIANT, or NAME:VARIANT for one of ours, with changes as in `override`.
 
     Raises:
         ValueError: if there is no such configuration, key or value.
     """
     name, _, variant = text.partition(":")
-    config = _made(name, variant)
-    return override(config, overrides)
+    return override(_made(name, variant), changes)
+
+
+def of_run(workdir: Path) -> ml_collections.ConfigDict:
+    """The configuration of a run, with the defaults of settings that are newer than it.
+
+    Raises:
+        ValueError: if there is no run.
+    """
+    if not (workdir / "config.json").is_file():
+        raise ValueError(
+            f"expected --config beside --workdir={workdir}, which holds no run yet, as --config=digits:vp (--mode=list "
+            "prints all)"
+        )
+    config, complete = open_run(workdir, "cpu").config, defaults()
+    for group in ("transform", "training", "sampling"):
+        config[group] = ml_collections.ConfigDict({**complete[group], **config[group]})
+    return config
 
 
 def packaged() -> list[str]:
@@ -37,28 +52,36 @@ def packaged() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py") if "\ndef get_config(" in path.read_text())
 
 
-def override(config: ml_collections.ConfigDict, overrides: list[str]) -> ml_collections.ConfigDict:
-    """The configuration, changed in place by --config.KEY=VALUE."""
-    values = []
-    for argument in overrides:
-        written, equals, value = argument.removeprefix("--").partition("=")
-        prefix, _, written = written.partition(".")
-        key = _key(config, written)
+def override(config: ml_collections.ConfigDict, changes: Sequence[str]) -> ml_collections.ConfigDict:
+    """The configuration, changed in place by --config.KEY=VALUE.
+
+    The VALUE of a part is a spec, as in --config.net=mypkg.Net:width=64. It may be written as a mapping, as in
+    --config.net="{'name':'mypkg.Net','width':64}". A switch may be written as --config.KEY or --noconfig.KEY.
+    In any order, whole parts are changed first, then names of parts, then single keywords.
+
+    Raises:
+        ValueError: if there is no such key, or the value is of another kind.
+    """
+    for change in sorted(changes, key=_rank):
+        written, equals, text = change.removeprefix("--").partition("=")
+        flag, _, written = written.partition(".")
+        group, _, name = (key := _key(config, written)).rpartition(".")
+        place = _at(config, group)
         if key in build.PARTS and equals:
-            group, _, name = key.rpartition(".")
-            place = config[group] if group else config
-            place[name] = _spec(key, value)
-        elif hasattr(node := _at(config, key), "keys"):
-            raise ValueError(f"expected a key within {key}, as --config.{key}.{next(iter(node))}=VALUE")
+            place[name] = _spec(key, text)
+        elif name == "name" and group in build.PARTS:
+            _at(config, group.rpartition(".")[0])[group.rpartition(".")[2]] = _renamed(group, place, text)
+        elif hasattr(place.get(name), "keys"):
+            raise ValueError(f"expected a key within {key}, as --config.{key}.{next(iter(place[name]))}=VALUE")
         else:
-            values.append(f"--{prefix}.{key}{equals}{value}")
-    arguments = ["scorefield", *values]
-    parsed = flags.FlagValues()  # type: ignore[no-untyped-call]
-    config_flags.DEFINE_config_dict("config", config, flag_values=parsed, sys_argv=arguments)
-    try:
-        parsed(arguments)
-    except (flags.Error, TypeError, ValueError) as error:
-        raise ValueError(str(error)) from error
+            kind = place.get_type(name) if name in place else object
+            if not equals and kind is not bool:
+                raise ValueError(f"expected a value of --config.{key}, got none: write --config.{key}=VALUE")
+            value = typed(text if equals else str(flag == "config"), kind, f"--config.{key}")
+            try:
+                place[name] = value
+            except TypeError:
+                raise ValueError(f"expected --config.{key} as {place[name]!r}, got {text!r}") from None
     return config
 
 
@@ -70,7 +93,10 @@ def _made(name: str, variant: str) -> ml_collections.ConfigDict:
     elif path.is_file():
         make = _function(path)
     else:
-        raise ValueError(f"expected --config to be one of {', '.join(ours)}, or a file (configs/mine.py), got {name!r}")
+        raise ValueError(
+            f"expected --config to be one of {few(path.stem, ours)}, or a file as configs/mine.py, got {name!r}"
+            f"{suggestion(path.stem, ours)} (--mode=list prints all)"
+        )
     try:
         config = make(variant) if variant else make()
     except ValueError:
@@ -99,18 +125,28 @@ def _key(config: ml_collections.ConfigDict, key: str) -> str:
     node, parts = config, list[str]()
     for part in key.split("."):
         keys = list(node) if hasattr(node, "keys") else []
+        if (place := ".".join(parts)) in build.PARTS:  # keywords without a default too
+            keys += [key for key in settings_of(find(build.PARTS[place], node.name)) if key not in keys]
         part = OLD_KEYWORDS.get(part, part) if part not in keys else part
         if part not in keys:
-            there = ", ".join(keys) if keys else "a value, not a group"
-            raise ValueError(f"expected a key of the configuration, got {key!r}: in place of {part!r} there is {there}")
-        node = node[part]
+            there = few(part, keys) if keys else "a value, not a group"
+            raise ValueError(
+                f"expected a key of the configuration, got {key!r}: in place of {part!r} there is {there}"
+                f"{suggestion(part, keys)}"
+            )
+        node = node.get(part)
         parts.append(part)
     return ".".join(parts)
 
 
+def _rank(change: str) -> int:
+    key = change.partition("=")[0].partition(".")[2]
+    return 0 if key in build.PARTS else 1 if key.removesuffix(".name") in build.PARTS else 2
+
+
 def _at(config: ml_collections.ConfigDict, key: str) -> Any:
     node: Any = config
-    for part in key.split("."):
+    for part in key.split(".") if key else []:
         node = node[part]
     return node
 
@@ -123,3 +159,10 @@ def _spec(key: str, value: str) -> ml_collections.ConfigDict:
     except (SyntaxError, TypeError, ValueError):
         raise ValueError(f"expected --config.{key} as {{'name': 'NAME', 'KEY': VALUE}}, got {value!r}") from None
     return build.spec(build.PARTS[key], mapping)
+
+
+def _renamed(key: str, old: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    """The part of another name. Of the old one it has those keywords that it needs, as the path of a data set."""
+    takes = settings_of(find(build.PARTS[key], name))
+    needed = {k: v for k, v in old.items() if k in takes and takes[k].default is inspect.Parameter.empty}
+    return build.spec(build.PARTS[key], {"name": name, **needed})

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +15,16 @@ from torch import Tensor
 
 from scorefield import models
 from scorefield.commands.data_facts import DataFacts
+from scorefield.commands.find_checkpoint import find_checkpoint
 from scorefield.configs import build
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
-from scorefield.training import Model, latest_valid, load_weights
-from scorefield.training.checkpoints.atomic import atomic_file, verify
+from scorefield.training import Model, load_weights
+from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
 
 VERSION = 1
-SHOWN_CHECKPOINTS = 4  # in a message
 
 
 @dataclass
@@ -217,36 +216,6 @@ def open_trained(
         assert isinstance(denoiser.net, torch.nn.Module)
         denoiser.net.compile()
     return Trained(run, denoiser, place, ema)
-
-
-def find_checkpoint(workdir: Path, name: str | None = None) -> Path:
-    """The folder of a checkpoint whose files match their checksums.
-
-    Args:
-        workdir: of the run.
-        name: of a checkpoint of this run ("0000006208", or "6208"), or the path of one. The default is the newest.
-
-    Raises:
-        ValueError: if there is no such checkpoint, or it is damaged.
-    """
-    folder = workdir / "checkpoints"
-    if name is None or name == "latest":
-        newest, notes = latest_valid(folder)
-        for note in notes:
-            print(note, file=sys.stderr)
-        if newest is None:
-            raise ValueError(f"expected a checkpoint in {folder}, found none: train first")
-        return newest
-    place = folder / name.zfill(10) if name.isdecimal() else Path(name).expanduser()
-    if not any(place.glob("*.safetensors")):
-        there = ", ".join(sorted(path.name for path in folder.glob("[0-9]*"))[-SHOWN_CHECKPOINTS:]) or "none"
-        raise ValueError(
-            f"expected --checkpoint to name a checkpoint of {workdir} or the folder of one, got {name!r}: the newest "
-            f"are {there}"
-        )
-    if (wrong := verify(place)) is not None:
-        raise ValueError(f"{wrong}: restore it, or choose another --checkpoint")
-    return place
 
 
 def _refuse_of_another(run: Run, place: Path) -> None:

@@ -13,7 +13,8 @@ import ml_collections
 from torch import Tensor, nn
 
 from scorefield import likelihood, models, sde_lib, solvers
-from scorefield.configs.specs import Table, build, modern, name_of, parse, spec, unparse
+from scorefield.configs.specs import Table, build, modern, name_of, spec, unparse
+from scorefield.configs.text import parse
 from scorefield.models import precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
 from scorefield.solvers import grids

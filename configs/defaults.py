@@ -1,10 +1,11 @@
 """The settings that every configuration has. The other files change some of them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import ml_collections
 
 from scorefield.configs.build import DATASETS, GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
+from scorefield.configs.text import few, suggestion
 
 
 def along(config: ml_collections.ConfigDict, sde: ml_collections.ConfigDict) -> None:
@@ -22,10 +23,12 @@ def along(config: ml_collections.ConfigDict, sde: ml_collections.ConfigDict) -> 
         config.precondition = spec(PRECONDITIONS, "flow")
 
 
-def check_variant(variant: str, variants: Iterable[str], file: str) -> None:
+def check_variant(variant: str, variants: Collection[str], file: str) -> None:
     """Raises ValueError unless the configuration has the variant."""
     if variant not in variants:
-        raise ValueError(f"expected a variant of {file} ({', '.join(variants)}), got {variant!r}")
+        raise ValueError(
+            f"expected a variant of {file} ({few(variant, variants)}), got {variant!r}{suggestion(variant, variants)}"
+        )
 
 
 def defaults() -> ml_collections.ConfigDict:

@@ -4,18 +4,19 @@ A spec is a mapping: the `name` of a constructor in a table, and its keywords, a
 On a command line the same spec is  vp:beta_max=15.0 .  A name with a dot, as in  mypkg.Net:width=64 , is imported.
 """
 
-import ast
-import difflib
 import functools
 import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import ml_collections
 from ml_collections import config_dict
+
+from scorefield.configs.text import few, literal, parse, suggestion
 
 Constructor = Callable[..., Any]
 
@@ -81,11 +82,12 @@ def find(table: Table, name: str) -> Constructor:
     """The constructor of a name.
 
     Raises:
-        ValueError: if there is none. The message lists the names.
+        ValueError: if there is none. The message has the nearest names.
     """
     if name not in table:
         raise ValueError(
-            f"expected one of {', '.join(table)}, or PACKAGE.NAME to import, got {name!r}{_suggestion(name, table)}"
+            f"expected one of {few(name, table)}, or PACKAGE.NAME to import, got {name!r}"
+            f"{suggestion(name, table)} (--mode=list prints all)"
         )
     return table[name]
 
@@ -105,7 +107,7 @@ def spec(table: Table, partial: str | Mapping[str, Any], **keywords: Any) -> ml_
     settings |= modern(table, {"name": settings["name"], **keywords})
     name = settings.pop("name")
     parameters = settings_of(find(table, name))
-    _refuse_unknown(name, settings, parameters)
+    settings = _fitting(name, settings, parameters)
     defaults = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
     typed = {key: _typed(value, parameters.get(key)) for key, value in {**defaults, **settings}.items()}
     return ml_collections.ConfigDict({"name": name, **typed})
@@ -120,7 +122,11 @@ def build(table: Table, spec: str | Mapping[str, Any], **context: Any) -> Any:
     keywords = {key: _plain(value) for key, value in modern(table, spec).items()}
     name = keywords.pop("name")
     constructor = find(table, name)
-    _refuse_unknown(name, keywords, settings_of(constructor))
+    keywords = _fitting(name, keywords, settings_of(constructor))
+    if missing := [
+        key for key, p in settings_of(constructor).items() if _is_required(p) and key not in {*keywords, *context}
+    ]:
+        raise ValueError(f"{name} needs {' and '.join(missing)}, as in {name}:{missing[0]}=VALUE")
     needed = {key: value for key, value in context.items() if key in inspect.signature(constructor).parameters}
     try:
         part = constructor(**keywords, **needed)
@@ -151,24 +157,6 @@ def modern(table: Table, partial: str | Mapping[str, Any]) -> dict[str, Any]:
             value = value if inner == parse(value) else unparse(inner)
         result[key] = value
     return result
-
-
-def parse(text: str) -> dict[str, Any]:
-    """The spec of the text `name:key=value,key=value`. Values are Python literals, or words.
-
-    Raises:
-        ValueError: if the text is no spec.
-    """
-    name, _, rest = text.partition(":")
-    try:
-        call = ast.parse(f"f({rest})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError(rest)
-        return {"name": name, **{str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}}
-    except (SyntaxError, ValueError):
-        raise ValueError(
-            f"expected name:key=value,key=value, values with : or , in quotes or brackets, got {text!r}"
-        ) from None
 
 
 def unparse(spec: str | Mapping[str, Any]) -> str:
@@ -251,18 +239,29 @@ def _returning(function: Constructor) -> Constructor:
     return constructor
 
 
-def _refuse_unknown(name: str, keywords: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+def _fitting(name: str, keywords: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """The keywords, once they are known and of the kinds that their annotations say. A folder 2024 is a word again."""
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return  # it passes them on
-    for key in keywords:
+        return dict(keywords)  # it passes them on
+    fitting = {}
+    for key, value in keywords.items():
         if key not in parameters:
-            takes = f"takes {', '.join(parameters)}" if parameters else "takes no keywords"
-            raise ValueError(f"{name} {takes}; got {key!r}{_suggestion(key, parameters)}")
+            takes = f"takes {few(key, parameters)}" if parameters else "takes no keywords"
+            raise ValueError(f"{name} {takes}; got {key!r}{suggestion(key, parameters)}")
+        annotation = parameters[key].annotation
+        kinds = {*get_args(annotation)} if get_origin(annotation) in (UnionType, Union) else {annotation}
+        if isinstance(value, str) and kinds <= {bool, int, float, NoneType}:
+            raise ValueError(
+                f"expected {key} of {name} to be {'true or false' if bool in kinds else 'a number'}, got {value!r}"
+            )
+        word = str in kinds and not kinds & {int, float} and type(value) in (int, float)
+        fitting[key] = str(value) if word else value
+    return fitting
 
 
-def _suggestion(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
+def _is_required(parameter: inspect.Parameter) -> bool:
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.default is inspect.Parameter.empty and parameter.kind not in variable
 
 
 def _typed(value: Any, parameter: inspect.Parameter | None) -> Any:
@@ -273,18 +272,12 @@ def _typed(value: Any, parameter: inspect.Parameter | None) -> Any:
     return None if kind is None else config_dict.placeholder(kind)
 
 
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Name):
-        return float(node.id) if node.id in ("nan", "inf") else node.id
-    if isinstance(node, ast.Attribute):  # a name with a dot
-        return ast.unparse(node)
-    return ast.literal_eval(node)
-
-
 def _word(value: Any) -> Any:
     """A value as `parse` reads it back."""
-    bare = isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
-    return value if bare or not isinstance(value, str) else repr(value)
+    if not isinstance(value, str):
+        return value
+    bare = all(part.isidentifier() for part in value.split(".")) and literal(value) == value
+    return value if bare else repr(value)
 
 
 def _plain(value: Any) -> Any:

@@ -160,7 +160,8 @@ def _introduce(session: Session, dataset: Dataset) -> None:
     if empty:
         print(f"{empty} of {run.num_classes} classes have no example: they are never sampled", file=sys.stderr)
     if state.images >= total:
-        print(f"{run.workdir} has been trained to its end: to continue, set a larger training.images")
+        longer = "start another with --fork_from" if run.config.training.decay else "set a larger training.images"
+        print(f"{run.workdir} has been trained to its end: to continue, {longer}")
 
 
 def _steps(session: Session, dataset: Dataset, log: Log) -> Iterator[Step]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scorefield import training
-from scorefield.commands.run import Run, find_checkpoint, open_run, write_json
+from scorefield.commands.find_checkpoint import find_checkpoint
+from scorefield.commands.run import Run, open_run, write_json
 from scorefield.commands.train.session import Session
 from scorefield.configs.defaults import defaults
 from scorefield.training import Model

@@ -21,7 +21,7 @@ def test_a_configuration_has_a_name_a_path_in_a_clone_and_a_path_of_a_users_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     expected = digits.get_config("ve").to_json()
-    assert load("digits:ve", []).to_json() == load("configs/digits.py:ve", []).to_json() == expected
+    assert load("digits:ve").to_json() == load("configs/digits.py:ve", []).to_json() == expected
     assert load(f"{ROOT}/configs/digits.py:ve", []).to_json() == expected
     mine = (
         "from scorefield.configs import digits\n"
@@ -68,6 +68,18 @@ def test_a_part_is_changed_as_a_spec_or_a_mapping_and_then_in_its_details() -> N
     assert changed("transform.flip").transform.flip
     assert not override(changed(), ["--noconfig.transform.dequantise"]).transform.dequantise
     assert changed("sde=ve", "sde.sigma_max=9.5").sde.sigma_max == 9.5
+    assert changed("sde=ve:sigma_max=20").sde.sigma_max == 20
+    assert changed("training.images=1e6").training.images == 1_000_000
+
+
+def test_a_part_with_another_name_keeps_only_what_it_needs_of_the_old_one() -> None:
+    config = changed("data.size=32", "data=folder:path=/x/y,size=64", "data.name=archive")
+    assert (config.data.name, config.data.path, config.data.size) == ("archive", "/x/y", 32)
+    assert changed("net.blocks=1", "net=mlp").net.blocks == 1
+    config = changed("data=folder:path=/x/y,size=32", "data.name=array")
+    assert (config.data.path, "size" in config.data) == ("/x/y", False)
+    assert changed("data.name=array", "data.path=2024.npz").data.path == "2024.npz"
+    assert changed("sde.name=ve").sde == changed("sde=ve").sde
 
 
 def test_old_spellings_are_understood_in_overrides() -> None:
@@ -86,9 +98,15 @@ def test_old_spellings_are_understood_in_overrides() -> None:
         ("training={'batch': 3}", "expected a key within training, as --config.training."),
         ("net={'width': 3}", "expected a spec of networks with a name"),
         ("net={'width'", "expected --config.net as {'name'"),
-        ("net=[3", "expected one of unet"),
+        ("net=[3", "or PACKAGE.NAME to import, got '[3'"),
         ("net=unet:widht=3", "did you mean 'width'"),
-        ("sde.beta_max=large", "large"),
+        ("sde.beta_max=large", "expected --config.sde.beta_max to be a finite number, got 'large'"),
+        ("sde.beta_max", "expected a value of --config.sde.beta_max, got none"),
+        ("training.images=2.5", "expected --config.training.images to be a whole number, got '2.5'"),
+        ("training.betas=(0.5", "expected --config.training.betas to be a value, got '(0.5'"),
+        ("transform.flip=maybe", "expected --config.transform.flip to be true or false, got 'maybe'"),
+        ("trainin.batch=3", "did you mean 'training'"),
+        ("data.name=foldr", "did you mean 'folder'"),
     ],
 )
 def test_a_change_that_makes_no_sense_is_refused(argument: str, says: str) -> None:

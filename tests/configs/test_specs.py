@@ -1,13 +1,15 @@
 """Specs: read, written, built, and old ones understood."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from scorefield.configs import build
-from scorefield.configs.specs import Table, modern, name_of, parse, unparse
+from scorefield.configs.specs import Table, modern, name_of, unparse
+from scorefield.configs.text import parse
 from scorefield.sde_lib import SDE
 from scorefield.solvers import DDIM
 
@@ -34,10 +36,52 @@ def test_a_spec_is_read_and_written(text: str, spec: dict[str, object]) -> None:
     assert parse(unparse(spec)) == spec
 
 
-@pytest.mark.parametrize("text", ["ddim:0.5", "ddim:eta=", "ddim:eta=f(x)", "ddim:eta=1)+f("])
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("folder:path=/data/my photos (1),size=32", {"path": "/data/my photos (1)", "size": 32}),
+        ("folder:path=../it's/a,b,size=32", {"path": "../it's/a,b", "size": 32}),
+        (r"folder:path=C:\data\x,size=32", {"path": r"C:\data\x", "size": 32}),
+        ("folder:path=~/photos", {"path": str(Path.home() / "photos")}),
+        ("folder:path='~/photos'", {"path": "~/photos"}),
+        ("array:path=x-1.npz, levels=0", {"path": "x-1.npz", "levels": 0}),
+        ("pc:predictor=dpm:order=1,snr=0.1", {"predictor": "dpm:order=1", "snr": 0.1}),
+        (
+            "pc:predictor='dpm:order=1,snr=2',snr=0.1",
+            {"predictor": "dpm:order=1,snr=2", "snr": 0.1},
+        ),
+        ("sigmas:levels=10,1,0.1", {"levels": (10, 1, 0.1)}),
+        ("dpm:multistep=false", {"multistep": False}),
+    ],
+)
+def test_values_stand_as_they_are_without_quotes(text: str, spec: dict[str, object]) -> None:
+    name = text.partition(":")[0]
+    assert parse(text) == {"name": name, **spec}
+    assert parse(unparse(parse(text))) == parse(text)
+
+
+@pytest.mark.parametrize("word", ["true", "nan", "None", "a.b", "~/x", "3", "a,b=c", "it's"])
+def test_a_word_that_reads_as_something_else_is_written_in_quotes(word: str) -> None:
+    assert parse(unparse({"name": "x", "a": word, "b": 1})) == {"name": "x", "a": word, "b": 1}
+
+
+@pytest.mark.parametrize("text", ["ddim:0.5", "ddim:eta=", "ddim:eta='x", "ddim:eta=(1,b=2", "x:3=4"])
 def test_a_text_that_is_no_spec_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="key=value"):
         parse(text)
+
+
+@pytest.mark.parametrize("value", ["f(x)", "1)+f(", "much", "1.0.0"])
+def test_a_word_for_a_number_is_refused_by_the_name_of_its_setting(value: str) -> None:
+    for make in (build.spec, build.build):
+        with pytest.raises(ValueError, match="expected eta of ddim to be a number, got"):
+            make(build.SOLVERS, f"ddim:eta={value}")
+
+
+def test_a_folder_that_is_named_by_a_number_is_a_path() -> None:
+    assert build.spec(build.DATASETS, "folder:path=2024,size=32").path == "2024"
+    with pytest.raises(ValueError, match="folder needs path, as in folder:path=VALUE"):
+        build.build(build.DATASETS, "folder")
 
 
 @pytest.mark.parametrize(
