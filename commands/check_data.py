@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from scorefield.commands.run import open_run, output_path, write_json
-from scorefield.configs import build
+from scorefield.configs import build, own
 from scorefield.evaluation import save_pictures
 from scorefield.sde_lib import VESDE
 from scorefield.solvers import Schedule, grids
@@ -62,6 +62,7 @@ def check_data(
         _refuse_to_replace(path)
     config = open_run(workdir, "cpu").config if config is None else config
     dataset: Dataset = build.build(build.DATASETS, config.data, split=split)
+    chosen = own.fill(config, own.preset(dataset))
     rows = evenly_spaced(len(dataset), num)
     x = dataset.x if len(rows) == len(dataset) else LazyRows.of(dataset.x, rows, dataset.x.dtype)
     unit = 1.0 if dataset.levels is None else 1.0 / (dataset.levels - 1)
@@ -73,6 +74,7 @@ def check_data(
         "largest_distance": sigma_max,
         "largest_distance_is": "exact" if exact else "a lower bound",
         "network": network(config, dataset),
+        "chosen_by_the_data": chosen or None,
     }
     if sigma_max > SIGMA_MIN:
         report["ncsnv2"] = noise_levels(sigma_max, math.prod(dataset.shape), steps=steps)

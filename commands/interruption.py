@@ -34,9 +34,12 @@ class Stop:
     signal: int = 0
     since: float = 0.0
 
-    def agreed(self) -> int:
-        """The signal that any process received, at the same step on all of them; every process calls it once a step."""
-        return self.agreement(self.signal)
+    def agreed(self, request: int = 0) -> tuple[int, int]:
+        """The signal that any process received, and the first process's request, at the same step on all of them.
+
+        Every process calls it once a step. A request below 8 is lost where a signal comes with it.
+        """
+        return divmod(self.agreement(8 * self.signal + request), 8)
 
 
 @contextmanager

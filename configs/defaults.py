@@ -57,6 +57,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "decay": False,  # Decay the learning rate to zero, as half a cosine.
                 "clip": 1.0,  # Largest norm of the gradient; 0 for no limit.
                 "ema": 0.9999,  # Decay of the averaged weights.
+                "ema_ramp": 0.0,  # Their longest half-life, relative to the run so far; 0 for another rule.
                 "more_ema": (),  # Decays of further averages.
                 "snapshot_every": 0,  # Images between snapshots of EDM2's averages; 0 for none.
                 "snapshot_lengths": (0.05, 0.10),  # Of those averages, relative to the length of training.
@@ -72,9 +73,12 @@ def defaults() -> ml_collections.ConfigDict:
                 "label_dropout": 0.1,  # The fraction of labels that are dropped, for guidance.
                 "explosion": 1000.0,  # Largest loss, relative to its running mean; 0 for no limit.
                 "log_every": 100,  # Steps.
-                "sample_every": 500_000,  # Images.
+                "log_seconds": 30.0,  # Between printed lines.
+                "sample_every": 500_000,  # Images; 0 for no pictures.
+                "sample_seconds": 60.0,  # To the first picture, then twice as long each time; 0 for none by the clock.
                 "sample_evaluations": 50,  # Largest number of network evaluations for a picture.
-                "checkpoint_every": 500_000,  # Images.
+                "checkpoint_every": 500_000,  # Images; 0 for the last checkpoint alone.
+                "checkpoint_seconds": 600.0,  # Between checkpoints; 0 for none by the clock.
                 "keep": 2,  # Number of newest checkpoints to keep.
                 "keep_every": 0,  # Images; the first checkpoint after each multiple is kept too.
                 "on_full_disk": "stop",  # Or "continue" without checkpoints until there is room.

@@ -19,8 +19,10 @@ from scorefield.commands.train.log import Log
 from scorefield.commands.train.resume import WorkdirLock, origin, refuse_another, resume, write_origin
 from scorefield.commands.train.session import Session
 from scorefield.commands.train.settings import PRECISIONS, validate
-from scorefield.commands.train.start import start
+from scorefield.commands.train.start import open_data, start
+from scorefield.commands.train.timetable import CHECKPOINT, PICTURE, Timetable
 from scorefield.configs import build
+from scorefield.configs.defaults import defaults
 from scorefield.training import Ranks, Step
 from scorefield.training.data import Dataset
 
@@ -73,9 +75,10 @@ def _train(
     if (ema is not None or checkpoint is not None) and fork_from is None:
         flag = "--ema or --noema" if checkpoint is None else "--checkpoint"
         raise ValueError(f"expected {flag} in --mode=train only with --fork_from, whose weights it selects")
-    config = ml_collections.ConfigDict(build.modern_config(config.to_dict()))  # complete, as a saved one is
+    settings = defaults().training.to_dict() | config.training.to_dict()  # complete, as those of a saved run
+    config = ml_collections.ConfigDict(build.modern_config(config.to_dict() | {"training": settings}))
     validate(config)
-    dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
+    dataset, chosen = open_data(config, workdir)
     if config.training.labels and dataset.label is None:
         raise ValueError(
             f"expected labels in {dataset.name}, because training.labels is True, got none: leave it False, or give "
@@ -97,7 +100,7 @@ def _train(
             lock.lock()
         if forked is not None:
             session.save()
-        _introduce(session, dataset)
+        _introduce(session, dataset, chosen)
         log = Log(run, session.state.images, session.state)
         return _run(session, dataset, log, (loaded or {}).get("log", {}))
 
@@ -106,6 +109,7 @@ def _run(session: Session, dataset: Dataset, log: Log, log_state: dict[str, Any]
     """Take the steps; save, store snapshots and draw pictures when they are due."""
     run, state, settings = session.run, session.state, session.run.config.training
     began, before = time.perf_counter(), state.images
+    timetable = Timetable(settings)
     with log, graceful_stop() as stop:
         log.load_state(log_state)
         last_seen = before
@@ -120,13 +124,16 @@ def _run(session: Session, dataset: Dataset, log: Log, log_state: dict[str, Any]
                 if over or due(settings.snapshot_every):
                     log.guard.settle()
                     session.store_snapshot()
-            if signal := stop.agreed():
+            signal, clock = stop.agreed(timetable.request())
+            if signal:
                 place = session.save(log.state())
                 raise Interrupted(signal, f"interrupted: saved {place}; the same command resumes from there")
-            if due(settings.sample_every) and not over:
-                log.pictures(state, lambda: stop.signal)
-            if due(settings.checkpoint_every) and not over:
-                session.save_if_room(log.state())
+            if (due(settings.sample_every) or clock & PICTURE) and not over:
+                with timetable.making(PICTURE):
+                    log.pictures(state, lambda: stop.signal)
+            if (due(settings.checkpoint_every) or clock & CHECKPOINT) and not over:
+                with timetable.making(CHECKPOINT):
+                    session.save_if_room(log.state())
             last_seen = step.images
         if state.images > before:
             session.save(log.state())
@@ -144,8 +151,8 @@ def _run(session: Session, dataset: Dataset, log: Log, log_state: dict[str, Any]
     }
 
 
-def _introduce(session: Session, dataset: Dataset) -> None:
-    """Print what is trained."""
+def _introduce(session: Session, dataset: Dataset, chosen: dict[str, Any]) -> None:
+    """Print what is trained, and the settings that were chosen by the data."""
     run, state, total = session.run, session.state, session.run.config.training.images
     if not Ranks.current().first:
         return
@@ -154,11 +161,15 @@ def _introduce(session: Session, dataset: Dataset) -> None:
     print(
         f"{run.device} ({torch.get_num_threads()} threads) | {run.config.net.name} of {parameters:,} parameters "
         f"predicts {run.config.precondition.name} along {run.config.sde.name} | {dataset.name}: {len(dataset):,} of "
-        f"shape {dataset.shape}, {kind} | from {state.images:,} to {total:,} images"
+        f"shape {dataset.shape}, {kind} | from {state.images:,} to {total:,} images",
+        flush=True,
     )
     empty = (run.num_classes or 0) - len(run.classes)
     if empty:
         print(f"{empty} of {run.num_classes} classes have no example: they are never sampled", file=sys.stderr)
+    if chosen:
+        words = ", ".join(f"{key}={value}".replace(" ", "") for key, value in chosen.items())
+        print(f"chosen by the data: {words} | others by --config.KEY=VALUE", flush=True)
     if state.images >= total:
         longer = "start another with --fork_from" if run.config.training.decay else "set a larger training.images"
         print(f"{run.workdir} has been trained to its end: to continue, {longer}")

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -15,6 +16,7 @@ from scorefield.commands.run import Run
 from scorefield.commands.train.json_lines import JsonLines
 from scorefield.commands.train.pictures import save_curves, save_samples
 from scorefield.commands.train.settings import PRECISIONS
+from scorefield.commands.train.timetable import duration, plans, say
 from scorefield.configs import build
 from scorefield.training import Ranks, Step, TrainingState
 from scorefield.training.checkpoints.atomic import FULL
@@ -22,6 +24,16 @@ from scorefield.training.distributed.shards import in_shards
 from scorefield.training.memory import memory
 from scorefield.training.monitor.loss_guard import LossGuard
 from scorefield.training.monitor.step_metrics import StepMetrics
+
+ESTIMATED = 3.0  # seconds of steps, after which the first line says how long the run will take
+
+
+class _Mark(NamedTuple):
+    """A moment of the run: images seen, the clock, and the seconds within steps so far."""
+
+    images: int
+    clock: float
+    stepping: float
 
 
 @dataclass
@@ -68,7 +80,9 @@ class Log:
         total = self.run.config.training.images
         off = None if self._first else True
         self._bar = tqdm(total=total, initial=self.before, unit="image", unit_scale=True, desc="train", disable=off)
-        self._clock, self._stepping, self._counted = time.perf_counter(), 0.0, self.before
+        self._stepping = 0.0
+        self._row = self._line = self._mark(self.before)
+        self._estimated = False
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,6 +114,8 @@ class Log:
             self._stepping += time.perf_counter() - began
             if due:
                 self._write(step, means)
+            if self._first:
+                self._print(step)
             yield step
             began = time.perf_counter()
 
@@ -133,26 +149,27 @@ class Log:
         """
         sharded = in_shards(state.model)
         if self._first or sharded:
-            with self._room():
+            # Pictures by the clock come at any step: the random numbers are those of a run without them.
+            devices = [self.run.device] if self.run.device.type == "cuda" else []
+            with self._room(), torch.random.fork_rng(devices):
                 message = save_samples(
                     self.run, state, self._board if self._first else None, (lambda: False) if sharded else stopped
                 )
                 if message:
-                    tqdm.write(message)
+                    say(message)
 
     def _write(self, step: Step, means: dict[str, Any]) -> None:
         self.loss = means["loss"]
         if not self._first:
             return
-        now = time.perf_counter()
-        seen = step.images - self._counted
+        before, self._row = self._row, self._mark(step.images)
+        seconds = self._row.clock - before.clock
         timing = {
-            "images_per_second": seen / self._stepping,
-            "seconds": now - self._clock,
-            "seconds_outside_steps": now - self._clock - self._stepping,
+            "images_per_second": (step.images - before.images) / (self._row.stepping - before.stepping),
+            "seconds": seconds,
+            "seconds_outside_steps": seconds - (self._row.stepping - before.stepping),
             **memory(self.run.device),
         }
-        self._clock, self._stepping, self._counted = now, 0.0, step.images
         place = {"step": step.step, "images": step.images}
         numbers = {**means, "learning_rate": step.learning_rate}
         with self._room():
@@ -161,7 +178,6 @@ class Log:
             self._timing.write({**place, **timing})
         with self._room():
             self._plot(step.images, {**numbers, **timing})
-        self._print(step, timing["images_per_second"])
 
     def _plot(self, images: int, numbers: dict[str, Any]) -> None:
         levels = numbers.pop("levels")
@@ -184,9 +200,24 @@ class Log:
                 raise ValueError(f"{line}; {repair}, and run the same command again") from None
             tqdm.write(line, file=sys.stderr)
 
-    def _print(self, step: Step, rate: float) -> None:
-        self._bar.set_postfix(loss=f"{self.loss:.4f}")
-        if self._bar.disable:
-            left = max(0, self.run.config.training.images - step.images) / rate
-            line = f"{step.images:>12,} images  loss {self.loss:.4f}  {rate:,.0f} images/s  {left:.0f} s left"
-            print(line, flush=True)
+    def _mark(self, images: int) -> _Mark:
+        return _Mark(images, time.perf_counter(), self._stepping)
+
+    def _print(self, step: Step) -> None:
+        """Print how long the run will take, once some steps are known; then a line every `log_seconds`."""
+        settings, before, now = self.run.config.training, self._line, self._mark(step.images)
+        if before.images == self.before:  # the first step prepares, and is slower
+            self._line = now
+            return
+        if now.clock - before.clock < (settings.log_seconds if self._estimated else ESTIMATED):
+            return
+        self._line = now
+        rate = (now.images - before.images) / (now.stepping - before.stepping)
+        left = (settings.images - step.images) / rate
+        loss = f"{self.guard.state_dict()['mean']:.4f}"  # over some 100 steps
+        if not self._estimated:
+            self._estimated = True
+            say(f"{rate:,.3g} images/s: {duration(left)} to go{plans(settings, left)}")
+        elif settings.log_seconds and self._bar.disable:
+            say(f"{step.images:>12,} images  loss {loss}  {rate:,.3g} images/s  {duration(left)} left")
+        self._bar.set_postfix(loss=loss)

@@ -25,10 +25,9 @@ FREE = (
     "config.data.cache",
     "config.sampling.",
     "data.class_",  # newer than the file, perhaps; the fingerprint is of the labels too
-    "config.training.log_every",
-    "config.training.sample_every",
-    "config.training.sample_evaluations",
-    "config.training.checkpoint_every",
+    "config.training.log_",
+    "config.training.sample_",
+    "config.training.checkpoint_",
     "config.training.keep",
     "config.training.keep_every",
     "config.training.on_full_disk",

@@ -11,7 +11,9 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError, with the setting, what is expected and its value, if one is out of range."""
-    settings, low, high, seed = config.training, config.transform.low, config.transform.high, config.seed
+    low, high, seed = config.transform.low, config.transform.high, config.seed
+    # What is None is chosen by the data afterwards.
+    settings = ml_collections.ConfigDict({key: 1 if value is None else value for key, value in config.training.items()})
     lengths = [f"{length:g}" for length in settings.snapshot_lengths]
     rules = [
         ("images", settings.images >= 1, "at least 1"),
@@ -38,7 +40,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ]
     rules += [
         (key, settings[key] >= 0, "0 or more")
-        for key in ("snapshot_every", "sample_every", "checkpoint_every", "keep_every")
+        for key in settings
+        if key.endswith(("_every", "_seconds")) and key != "log_every"
     ]
     for key, choices in {
         "on_full_disk": ("stop", "continue"),

@@ -4,19 +4,37 @@ import random
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 import numpy as np
 import torch
 from torch import Generator
 
 from scorefield import training
 from scorefield.commands.generate import grid, label_cond
-from scorefield.commands.run import Run
-from scorefield.commands.train.resume import fork
+from scorefield.commands.run import Run, open_run
+from scorefield.commands.train.resume import flat, fork
 from scorefield.commands.train.session import Session
 from scorefield.configs import build
+from scorefield.configs.defaults import defaults
+from scorefield.configs.own import fill, preset
 from scorefield.solvers import Schedule
 from scorefield.training import Model, Ranks, TrainingState
 from scorefield.training.adam import adam
+from scorefield.training.data import Dataset
+
+
+def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset, dict[str, Any]]:
+    """The training data of a configuration, whose settings that are None get those of the run in `workdir`, if any.
+
+    Returns:
+        The data, and what a new run leaves to it: see `configs.own`.
+    """
+    if (workdir / "config.json").is_file():
+        saved = open_run(workdir, "cpu").config.to_dict()
+        saved["training"] = defaults().training.to_dict() | saved["training"]
+        fill(config, flat(saved))
+    dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
+    return dataset, fill(config, preset(dataset))
 
 
 def start(
@@ -44,7 +62,7 @@ def start(
     begun = training.latest(run.workdir / "checkpoints") is not None
     # Before the averages are made, which start from the weights.
     forked = None if source is None or begun else fork(run, source, model, ema, checkpoint)
-    averages = training.EMA(model, (settings.ema, *settings.more_ema))
+    averages = training.EMA(model, (settings.ema, *settings.more_ema), settings.ema_ramp)
     state = TrainingState(model, optimizer, averages, Generator(run.device).manual_seed(run.config.seed))
     power = training.PowerEMA(model, settings.snapshot_lengths) if settings.snapshot_every > 0 else None
     return Session(run, state, power), forked

@@ -17,7 +17,7 @@ from scorefield.commands.check_data import check_data, noise_levels
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.images import Images
 from scorefield.commands.run import Run
-from scorefield.configs import own
+from scorefield.configs import build, own
 from scorefield.training.data import Dataset, array, cifar10, digits, folder, huggingface, shards
 from scorefield.training.data.distance import largest_distance
 from scorefield.training.data.files.lazy_rows import LazyRows
@@ -101,7 +101,7 @@ def configured(path: Path, net: str = "unet", **settings: Any) -> Any:
     config = own.get_config("array" if path.suffix else "folder")
     config.data.path = str(path)
     if net == "unet" and path.suffix:
-        config.net = own.get_config("folder").net
+        config.net = build.spec(build.NETWORKS, "unet")
     config.net.update(settings)
     return config
 

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from torch.testing import assert_close
 
 from scorefield.commands.configuration import override
 from scorefield.commands.train.command import train
-from scorefield.configs import build, celeba, cifar10, digits
+from scorefield.configs import build, celeba, cifar10, digits, own
 from scorefield.models import Denoiser, precondition
 from scorefield.models.checkpoints.score_sde import spec_of
 from scorefield.models.checkpoints.score_sde.published import SCORE_SDE
@@ -23,6 +24,7 @@ from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import SDE, VESDE, VPSDE
 from scorefield.training import dsm_loss
 from scorefield.training.adam import adam
+from scorefield.training.data import Dataset
 
 # What writes docs/networks.md is not installed.
 TABLE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "networks.py"))
@@ -183,6 +185,7 @@ EVERY = {**{file: tuple(v for name, v in VARIANTS if name == file) for file in F
 def test_every_small_variant_builds(file: str) -> None:
     for variant in OTHERS[file]:
         config = config_of(file, variant)
+        own.fill(config, own.preset(Dataset("", "train", np.zeros((2, 1, 8, 8), np.uint8), 256)))
         sde = build.build(build.SDES, config.sde)
         assert 0 <= sde.t_min < sde.t_max
         build.denoiser(config, (1, 8, 8), 10)

@@ -51,6 +51,21 @@ def test_several_decays_are_averaged_as_each_alone() -> None:
             EMA(model, decays)
 
 
+def test_half_of_an_average_is_of_the_ramps_fraction_of_the_run() -> None:
+    # prod 2^(-1 / (r j)) over k < j <= N is (k / N)^(log 2 / r), a half at k = N e^(-r), within a step's 1 / (r N).
+    model, steps, ramp = Scalar(), 2000, 0.1
+    ema, short = EMA(at(model, 7.0), 0.99999, ramp), EMA(model, 0.5, ramp)
+    ema.update(at(model, 5.0))
+    assert torch.equal(ema.model.weight, model.weight)  # nothing of the start is left
+    for k in range(1, steps):
+        for each in (ema, short):
+            each.update(at(model, float(k > steps * math.exp(-ramp))))
+    assert float(ema.model.weight[0]) == pytest.approx(0.5, abs=1 / (ramp * steps))
+    assert float(short.model.weight[0]) == pytest.approx(1, abs=1e-9)  # the decay is a limit
+    with pytest.raises(ValueError, match="ramp of an EMA"):
+        EMA(model, 0.9, -1.0)
+
+
 @pytest.mark.parametrize(("length", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
 def test_lengths_and_exponents_are_the_papers(length: float, gamma: float) -> None:
     # Karras et al. 2024, Section 3.1: "gamma = 6.94 and 16.97" for 10% and 5%, to two decimals.

@@ -1,6 +1,7 @@
 """Moving averages of the weights."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -13,23 +14,29 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class EMA(Generic[Module]):
-    """theta_ema <- d theta_ema + (1 - d) theta,  d = min(decay, (1 + n) / (10 + n)) at update n.
+    """theta_ema <- d theta_ema + (1 - d) theta,  d = min(decay, r_n) at update n.
 
-    The ramp forgets the start quickly. `ema.model` is a copy of the model in evaluation mode with the averaged weights,
-    ready to sample with; buffers are copied. Averages of several decays are in `ema.models`, the first is `ema.model`.
+    The ramp r_n forgets the start: (1 + n) / (10 + n), or with `ramp` 2^(-1 / (ramp n)), whose half-life is that
+    fraction of the updates so far (as in the code of Karras et al. 2022). `ema.model` is a copy of the model in
+    evaluation mode with the averaged weights, ready to sample with; buffers are copied. Averages of several decays are
+    in `ema.models`, the first is `ema.model`.
 
     Args:
         model: whose weights to average.
         decay: 0 follows the weights, near 1 averages long; or several.
+        ramp: the longest half-life, relative to the updates so far; 0 for the other ramp.
 
     Raises:
-        ValueError: unless every decay is within [0, 1).
+        ValueError: unless every decay is within [0, 1), and the ramp is not negative.
     """
 
-    def __init__(self, model: Module, decay: float | Sequence[float] = 0.9999) -> None:
+    def __init__(self, model: Module, decay: float | Sequence[float] = 0.9999, ramp: float = 0.0) -> None:
         self.decays = tuple(decay) if isinstance(decay, Sequence) else (decay,)
         if not self.decays or not all(0 <= each < 1 for each in self.decays):
             raise ValueError(f"expected an EMA decay within [0, 1), got {decay}")
+        if not 0 <= ramp < math.inf:
+            raise ValueError(f"expected the ramp of an EMA to be 0 or more, as 0.05, got {ramp}")
+        self.ramp = ramp
         self.updates = 0
         self.models = [average_of(model) for _ in self.decays]
 
@@ -46,7 +53,8 @@ class EMA(Generic[Module]):
     @torch.no_grad()
     def update(self, model: Module) -> None:
         """Move the averages towards the model's weights."""
-        ramp = (1 + self.updates) / (10 + self.updates)
+        n = self.updates
+        ramp = 0.5 ** (1 / max(self.ramp * n, 1e-8)) if self.ramp else (1 + n) / (10 + n)
         self.updates += 1
         for average, decay in zip(self.models, self.decays, strict=True):
             follow(average, model, 1 - min(decay, ramp))

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,6 +16,7 @@ from scorefield.training.data.dataset import Dataset
 FITS = ("resize_crop", "resize", "crop")
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CORRUPT = ("error", "skip")
+SMALL, LARGEST_KEPT = 32, 128  # pixels of a side, where the size is chosen
 GREY = {"1", "L", "LA", "La"}
 LARGEST = 1 << 27  # pixels of an image that is resized before it is cropped
 DEEP = {"I;16", "I;16B", "I;16L", "I"}  # the modes that versions of Pillow have for 16-bit greyscale
@@ -39,7 +40,8 @@ class Decoding:
     """How image files become pixels, and where these are kept: the keywords of every reader of image files.
 
     Args:
-        size: the pixels of a side, or (height, width); 0 keeps the images as they are, which must have one size.
+        size: the pixels of a side, or (height, width); 0 keeps the images as they are, which must have one size; None
+            is their size if that suits a small network, else 32 (see `suitable`).
         fit: how an image gets that size: "resize_crop" resizes the shorter side and crops the centre,
             "resize" stretches, "crop" crops the centre and never resizes.
         crop: the side of a square that is cropped from the centre before anything else; 0 for none.
@@ -56,7 +58,7 @@ class Decoding:
         ValueError: if one of these is something else.
     """
 
-    size: int | Sequence[int] = 0
+    size: int | Sequence[int] | None = 0
     fit: str = "resize_crop"
     crop: int = 0
     resample: str = "bicubic"
@@ -67,8 +69,8 @@ class Decoding:
     cache: str | os.PathLike[str] = ""
 
     def __post_init__(self) -> None:
-        sides = _sides(self.size)
-        if self.size != 0 and (len(sides) != 2 or min(sides) < 1):
+        sides = _sides(self.size or 0)
+        if self.size not in (0, None) and (len(sides) != 2 or min(sides) < 1):
             raise ValueError(
                 f"expected size of a side, or (height, width), in pixels, got {self.size}: give size=64 or size=(64,48)"
             )
@@ -98,7 +100,7 @@ class Decoding:
     @property
     def sides(self) -> tuple[int, int] | None:
         """Height and width of the result, if the settings fix them."""
-        if self.size != 0:
+        if self.size:
             height, width = _sides(self.size)
             return height, width
         return (self.crop, self.crop) if self.crop else None
@@ -127,7 +129,7 @@ class Decoding:
     def _fitted(self, image: Image.Image) -> Image.Image:
         if self.crop:
             image = _centre(image, self.crop, self.crop)
-        if self.size == 0 or self.sides is None:
+        if not self.size or self.sides is None:
             return image
         height, width = self.sides
         if self.fit != "crop" and image.size != (width, height):
@@ -169,6 +171,18 @@ def kind_of(file: BinaryIO) -> Kind:
     with Image.open(file) as image:
         deep = image.mode in DEEP or any("16" in str(tile[3]) for tile in image.tile if image.format == "PNG")
         return Kind(image.width, image.height, image.mode in GREY | DEEP, deep)
+
+
+def suitable(sizes: Collection[tuple[int, int]]) -> int | tuple[int, int]:
+    """The `size` for a first training on images of these (width, height).
+
+    Images of one size of at most 128 pixels a side, which divides by 4 for a network's levels, keep it. Others become
+    32 x 32.
+    """
+    width, height = next(iter(sizes)) if len(sizes) == 1 else (0, 0)
+    if not 0 < min(width, height) <= max(width, height) <= LARGEST_KEPT or width % 4 or height % 4:
+        return SMALL
+    return width if width == height else (height, width)
 
 
 def _centre(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -184,6 +184,12 @@ class Images:
         return Layout(mode, ({"RGB": 3, "RGBA": 4}.get(mode or "L", 1), height, width))
 
 
+def sizes_of(items: Sequence[Item]) -> set[tuple[int, int]]:
+    """The (width, height) of the images that can be read, by their heads."""
+    kinds = (_try(item, partial(_kind, item)) for item in items)
+    return {kind[:2] for kind in kinds if not isinstance(kind, DamagedImageError)}
+
+
 def content_of(item: Item) -> bytes:
     """All bytes of a file.
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, hold_out
 from scorefield.training.data.files.cache import Content, cached
-from scorefield.training.data.files.decoding import Decoding
-from scorefield.training.data.files.images import SUFFIXES, Images, Item
+from scorefield.training.data.files.decoding import Decoding, suitable
+from scorefield.training.data.files.images import SUFFIXES, Images, Item, sizes_of
 
 TESTS = ("test", "val", "valid", "validation")  # names of a folder, file or part that is the test split
 
@@ -88,6 +88,9 @@ def image_set(
     Raises:
         ValueError: as `Images` and `cached`.
     """
+    if decoding.size is None:  # before the cache, which is that of the size
+        size = 0 if decoding.crop else suitable(sizes_of(listing().items))
+        decoding = dataclasses.replace(decoding, size=size)
     pixels = dataclasses.asdict(decoding)
     place, corrupt = pixels.pop("cache"), pixels.pop("corrupt")
     source = [split, pixels, corrupt, settings]
