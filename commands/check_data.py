@@ -124,6 +124,7 @@ def described(dataset: Dataset, x: NDArray[Any], unit: float) -> dict[str, Any]:
         "num_classes": dataset.num_classes,
         "skipped": len(dataset.skipped),
         "skipped_first": list(dataset.skipped[:10]) or None,
+        "notes": list(dataset.notes) or None,
         "stored_as": str(dataset.x.dtype),
         "channels": dataset.shape[0],
         "range": [low, high],
@@ -197,6 +198,7 @@ def _refuse_to_replace(path: Path) -> None:
 def _shown(report: dict[str, Any]) -> dict[str, Any]:
     """The report as it is printed: lists on a line, and classes by their names."""
     shown = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in report.items()}
+    shown |= {"notes": "; ".join(report["notes"])} if "notes" in report else {}
     if shown.pop("class_names", None):
         shown["class_counts"] = _counted(report["class_names"], report["class_counts"])
     return {key: _printable(value) if isinstance(value, str) else value for key, value in shown.items()}

@@ -19,7 +19,7 @@ from scorefield.evaluation import save_rows
 from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import BELM, Solver
 from scorefield.training.data import Dataset, image_files, read_images, whole_array
-from scorefield.training.data.files.images import SUFFIXES
+from scorefield.training.data.files.images import image_suffixes
 
 Options = dict[str, Any]
 
@@ -219,7 +219,7 @@ def _images(run: Run, source: str | None, split: str | None, num: int | None, se
     if source is None:
         return Images.of(run.dataset(split or "test"), num or 64, seed)
     path = Path(source)
-    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+    if path.is_dir() or path.suffix.lower() in image_suffixes():
         x, levels = read_images(image_files(path) if path.is_dir() else [path])
         dataset = Dataset(path.name, "test", x, levels)
     else:

@@ -170,6 +170,8 @@ def _introduce(session: Session, dataset: Dataset, chosen: dict[str, Any]) -> No
     if chosen:
         words = ", ".join(f"{key}={value}".replace(" ", "") for key, value in chosen.items())
         print(f"chosen by the data: {words} | others by --config.KEY=VALUE", flush=True)
+    for note in dataset.notes:
+        print(f"{dataset.name}: {note}")
     if state.images >= total:
         longer = "start another with --fork_from" if run.config.training.decay else "set a larger training.images"
         print(f"{run.workdir} has been trained to its end: to continue, {longer}")

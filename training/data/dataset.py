@@ -28,6 +28,7 @@ class Dataset:
         num_classes: the number of classes over both splits, or None without labels.
         skipped: the names of items that could not be read, where the reader skips these.
         class_names: the names of the classes in their order, if they have names.
+        notes: lines that say what the reader took for granted, and what it left out.
 
     Raises:
         ValueError: if any of this does not hold, or `x` is empty or not finite. Above 1 GiB only 16,384 items, evenly
@@ -42,6 +43,7 @@ class Dataset:
     num_classes: int | None = None
     skipped: tuple[str, ...] = ()
     class_names: tuple[str, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_split(self.split)

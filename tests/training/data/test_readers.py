@@ -286,7 +286,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     seen: list[str] = []
     kind_of = module.kind_of
-    monkeypatch.setattr(module, "kind_of", lambda file: seen.append(getattr(file, "name", "")) or kind_of(file))
+    monkeypatch.setattr(
+        module, "kind_of", lambda file, exif: seen.append(getattr(file, "name", "")) or kind_of(file, exif)
+    )
     return seen
 
 

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +24,7 @@ from scorefield.training.data.dataset import Dataset, Split, check_split
 from scorefield.training.data.files import images
 from scorefield.training.data.files.decoding import Decoding, image_reader
 from scorefield.training.data.files.images import Item
-from scorefield.training.data.files.listing import Listing, image_set, is_image, split_by_folders
+from scorefield.training.data.files.listing import Listing, image_set, is_image, left_out, no_images, split_by_folders
 from scorefield.training.data.files.paths import nonempty_path
 
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error, NotImplementedError)
@@ -32,7 +33,14 @@ Place = tuple[int, int] | str  # the offset and size of a file, or the target of
 
 
 @image_reader
-def archive(path: str | os.PathLike[str], split: Split = "train", *, decoding: Decoding) -> Dataset:
+def archive(
+    path: str | os.PathLike[str],
+    split: Split = "train",
+    *,
+    image: str = "",
+    splits: bool = True,
+    decoding: Decoding,
+) -> Dataset:
     """All images of a .zip, .tar, .tar.gz (.bz2, .xz), in order of their path, as `folder` reads them unpacked.
 
     A folder that contains all of them is no class and no split. Arguments are those of `folder`; by default the cache
@@ -46,14 +54,17 @@ def archive(path: str | os.PathLike[str], split: Split = "train", *, decoding: D
     path = existing_archive(nonempty_path(path))
 
     def listing() -> Listing:
-        members = archive_members(path)
-        if not members:
-            raise ValueError(f"expected images in {path}, found none: choose another archive")
-        names = sorted(members, key=lambda name: name.split("/"))  # the order of `folder`
-        return split_by_folders([members[name] for name in names], without_common_folders(names), split, str(path))
+        members = archive_members(path, images_only=False)
+        names = sorted(filter(is_image, members), key=lambda name: name.split("/"))  # the order of `folder`
+        notes = left_out(members)
+        if not names:
+            raise no_images(path, notes)
+        items, paths = [members[name] for name in names], without_common_folders(names)
+        found = split_by_folders(items, paths, split, str(path), (), image, splits)
+        return replace(found, notes=[*notes, *found.notes])
 
-    name = path.name.split(".")[0]
-    return image_set(name, split, listing, files=[path], beside=path.parent, decoding=decoding, settings=path.name)
+    name, settings = path.name.split(".")[0], [path.name, image, splits]
+    return image_set(name, split, listing, files=[path], beside=path.parent, decoding=decoding, settings=settings)
 
 
 def existing_archive(path: Path) -> Path:

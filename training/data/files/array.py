@@ -3,20 +3,26 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split, hold_out
+from scorefield.training.data.files.keys import Head, Keys, keys_of
 from scorefield.training.data.files.lazy_rows import LazyRows
+from scorefield.training.data.files.names import held_out_name, split_of
 from scorefield.training.data.files.paths import nonempty_path
 
-DATA = ("x", "images")
-LABELS = ("label", "labels", "y")
 LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
+READ_BY = {
+    ".mat": "scipy.io.loadmat", ".h5": "h5py.File", ".hdf5": "h5py.File", ".pt": "torch.load", ".pth": "torch.load",
+    ".pkl": "pickle.load", ".csv": "numpy.loadtxt", ".parquet": "pandas.read_parquet", ".safetensors": "safetensors",
+}  # fmt: skip
+Read = Callable[[str], NDArray[Any]]
 IN_MEMORY = 1 << 28  # bytes; a larger array is mapped
 
 
@@ -25,87 +31,170 @@ def array(
     split: Split = "train",
     levels: int | None = 0,
     *,
+    key: str = "",
+    label_key: str = "",
     shape: Sequence[int] = (),
     dtype: str = "uint8",
 ) -> Dataset:
     """The array (N, *D) of an .npy file, of an .npz file with its labels, or of raw bytes, unchanged.
 
-    The keys of an .npz: `x` or `images`, or else the first other one; `label`, `labels` or `y`; and each with `_test`
-    appended for a test split. Without one, every tenth item is the test split. Images must be channel-first,
-    (N, C, H, W): axes are never guessed or moved. An array above 256 MiB is mapped and its rows are read on demand,
-    unless it is compressed (`numpy.savez_compressed`).
+    The arrays of an .npz are known by their names: data as `x`, `images`, `data` or `features`, labels as `label`, `y`
+    or `target`, and the split of each by a word as in `x_train`, `test_images` or `val_labels`; so are `x_train.npy`
+    and files beside it. Without a test or validation split, every tenth item is the test split. Labels (N,) or (N, 1)
+    are whole numbers, or words, which are numbered in alphabetical order. Images must be channel-first, (N, C, H, W):
+    axes are never guessed or moved. An array above 256 MiB is mapped and its rows are read on demand, unless it is
+    compressed (`numpy.savez_compressed`).
 
     Args:
         path: the file.
         split: "train" or "test".
         levels: the number of values of an entry; 0 is 256 for uint8, 65536 for uint16, 2 for bool, and None,
             continuous, for floats.
+        key: the name of the data in an .npz, where several may be.
+        label_key: the name of the labels, or "none".
         shape: of one item, *D, for a file of raw numbers, as `numpy.memmap` and `tofile` write.
         dtype: of raw numbers.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, holds Python objects, or is not a `Dataset`.
+        ValueError: if it cannot be read, several arrays may be the data or the labels, it holds Python objects, or is
+            not a `Dataset`.
     """
     check_split(split)
     path = nonempty_path(path)
-    arrays = {"x": _raw(path, tuple(shape), dtype)} if shape else load(path)
-    x = _data(path, arrays)
-    label, label_test = (_classes(_first(arrays, LABELS, suffix)) for suffix in ("", "_test"))
-    classes = [int(a.max()) + 1 for a in (label, label_test) if a is not None and a.size and a.dtype.kind in "iu"]
-    x_test = _first(arrays, DATA, "_test")
-    if split == "test" and x_test is not None:
-        x, label = x_test, label_test
-    num_classes = None if label is None else max(classes, default=0)
+    if shape:
+        keys, raw = Keys({"train": "x"}, {}, ""), _raw(path, tuple(shape), dtype)
+        return _dataset(path, split, levels, keys, lambda _: raw)
+    heads, read = _opened(path)
+    several = len(heads) > 1 and path.suffix.lower() == ".npy"
+    return _dataset(path, split, levels, keys_of(path, heads, key or path.stem * several, label_key), read)
+
+
+def _dataset(path: Path, split: Split, levels: int | None, keys: Keys, read: Read) -> Dataset:
+    if "train" not in keys.x:
+        got = ", ".join(keys.x.values())
+        raise ValueError(f"{path}: expected data to train on, got {got} alone: name it x, or choose it (key=...)")
+    held = held_out_name(keys.x)
+    side = held if split == "test" and held else "train"
+    labelled = [each for each in ("train", held) if each in keys.label]
+    labels, num_classes, names = _numbered([read(keys.label[each]) for each in labelled])
+    label = dict(zip(labelled, labels, strict=True)).get(side)
+    x = read(keys.x[side])
     stored, levels = in_type(path, x, levels or None)
-    dataset = Dataset(path.stem, split, stored, levels, label, num_classes)
-    if x_test is not None:
+    facts: dict[str, Any] = {"num_classes": num_classes, "class_names": names} if label is not None else {}
+    facts["notes"] = (keys.note,) if keys.note else ()
+    dataset = Dataset(path.stem, split, stored, levels, label, **facts)
+    if held:
         return dataset
     index = hold_out(len(dataset), split)
     part = LazyRows.of(x, index, stored.dtype) if x.nbytes > IN_MEMORY else stored[index]
-    return Dataset(path.stem, split, part, levels, None if label is None else label[index], num_classes)
+    return Dataset(path.stem, split, part, levels, None if label is None else label[index], **facts)
+
+
+def _numbered(labels: Sequence[NDArray[Any]]) -> tuple[list[NDArray[Any]], int, tuple[str, ...]]:
+    """Labels (N,) or (N, 1) as (N,) in int64, the number of classes, and their names if they are words."""
+    flat = [label.reshape(-1) if label.ndim == 2 and label.shape[1] == 1 else label for label in labels]
+    if flat and all(label.dtype.kind == "U" for label in flat):
+        names = np.unique(np.concatenate([label.reshape(-1) for label in flat]))
+        return [np.searchsorted(names, label).astype(np.int64) for label in flat], len(names), tuple(names.tolist())
+    whole = [_whole(label) for label in flat]
+    return whole, max((int(a.max(initial=0)) + 1 for a in whole if a.dtype.kind == "i"), default=0), ()
+
+
+def _whole(label: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of classes in int64, from whole floats too; `Dataset` refuses what is left as it is."""
+    whole = label.dtype.kind in "biu" or (label.dtype.kind == "f" and bool((label == np.rint(label)).all()))
+    return label.astype(np.int64) if whole else label
 
 
 def whole_array(path: str | os.PathLike[str], levels: int | None, *, labels: bool = False) -> Dataset:
     """All items of an .npy or .npz file as one split, with the known number of levels, and with `labels` its classes.
 
+    Of a file with several splits, the test or validation split.
+
     Raises:
         FileNotFoundError, ValueError: as `array`.
     """
     path = Path(path).expanduser()
-    arrays = load(path)
-    x, _ = in_type(path, _data(path, arrays), levels, guess=False)
-    label = _classes(_first(arrays, LABELS, "")) if labels else None
-    return Dataset(path.stem, "test", x, levels, label, None if label is None else int(label.max(initial=0)) + 1)
+    every = heads(path)
+    keys = keys_of(path, every)
+    split = held_out_name(keys.x) or "train"
+    arrays = load(path, [each[split] for each in (keys.x, keys.label) if split in each])
+    x, _ = in_type(path, arrays[keys.x[split]], levels, guess=False)
+    facts: dict[str, Any] = {"notes": (keys.note,) if keys.note else ()}
+    if labels and split in keys.label:
+        (label,), count, names = _numbered([arrays[keys.label[split]]])
+        facts |= {"label": label, "num_classes": count, "class_names": names}
+    return Dataset(path.stem, "test", x, levels, **facts)
 
 
-def load(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file by name; that of an .npy file is `x`. Large ones are mapped, unless compressed.
+def _opened(path: Path) -> tuple[dict[str, Head], Read]:
+    """The headers of the arrays by name, and how one is read: of a file, or of x_train.npy and files beside it."""
+    if path.suffix.lower() == ".npy" and split_of(path.stem)[0] and path.is_file():
+        files = {file.stem: file for file in sorted(path.parent.glob("*.npy")) if split_of(file.stem)[0]}
+        if len(files) > 1:
+            return {name: heads(file)["x"] for name, file in files.items()}, lambda name: load(files[name])["x"]
+    return heads(path), lambda name: load(path, [name])[name]
+
+
+def heads(path: Path) -> dict[str, Head]:
+    """The shapes and types of the arrays of a file by name; that of an .npy file is `x`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    with _readable(path), path.open("rb") as file:
+        if not _is_npz(file):
+            return {"x": _head(file)}
+        found = {}
+        with zipfile.ZipFile(file) as packed:
+            for name in packed.namelist():
+                if name.endswith(".npy"):
+                    with packed.open(name) as member:
+                        found[name.removesuffix(".npy")] = _head(member)
+        return found
+
+
+def load(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of a file by name, or some; that of an .npy file is `x`. Large ones are mapped, unless compressed.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, or holds Python objects.
     """
+    with _readable(path), path.open("rb") as file:
+        if not _is_npz(file):
+            large = path.stat().st_size > IN_MEMORY
+            return {"x": _mapped(path, 0) if large else np.load(file, allow_pickle=False)}
+        loaded = np.load(file, allow_pickle=False)
+        offsets, members = _large(path), set(loaded.zip.namelist())
+        known = [name for name in loaded.files if f"{name}.npy" in members and (names is None or name in names)]
+        return {name: _mapped(path, offsets[name]) if name in offsets else loaded[name] for name in known}
+
+
+def _is_npz(file: BinaryIO) -> bool:
+    packed = file.read(2) == b"PK"
+    file.seek(0)
+    return packed
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Makes one line of any error of reading."""
     if not path.is_file():
         raise FileNotFoundError(f"expected {path}, which is not there: give the path of an .npy or .npz file")
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"PK"
-            file.seek(0)
-            if not packed:
-                large = path.stat().st_size > IN_MEMORY
-                return {"x": _mapped(path, 0) if large else np.load(file, allow_pickle=False)}
-            loaded = np.load(file, allow_pickle=False)
-            offsets, members = _large(path), set(loaded.zip.namelist())
-            names = [name for name in loaded.files if f"{name}.npy" in members]
-            return {name: _mapped(path, offsets[name]) if name in offsets else loaded[name] for name in names}
+        yield
     except (
-        ValueError, EOFError, OSError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error,
+        ValueError, EOFError, OSError, KeyError, SyntaxError, MemoryError, NotImplementedError, RuntimeError,
+        zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reader = READ_BY.get(path.suffix.lower())
         raise ValueError(
             f"{path}: expected an .npy or .npz file of numbers, got {path.stat().st_size} bytes that cannot be read "
-            f"({reason}): save it again with numpy.save or numpy.savez"
+            f"({reason}): " + (f"read it with {reader} and " if reader else "") + "save it "
+            f"{'' if reader else 'again '}with numpy.save or numpy.savez"
         ) from error
 
 
@@ -147,29 +236,6 @@ def _smallest_type(path: Path, x: NDArray[Any], levels: int) -> NDArray[Any]:
     return x.astype(np.min_scalar_type(levels - 1))
 
 
-def _data(path: Path, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
-    x = _first(arrays, DATA, "")
-    if x is None:
-        others = (key for key in arrays if key not in LABELS and not key.endswith("_test"))
-        x = next((arrays[key] for key in others), None)
-    if x is None:
-        raise ValueError(f"{path}: expected an array named x, got {', '.join(arrays) or 'no arrays'}: save it as x")
-    return x
-
-
-def _classes(label: NDArray[Any] | None) -> NDArray[Any] | None:
-    """Class numbers (N,) in int64, from (N, 1) and whole floats too; `Dataset` refuses what is left as it is."""
-    if label is None:
-        return None
-    flat = label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label
-    whole = flat.dtype.kind in "biu" or (flat.dtype.kind == "f" and bool((flat == np.rint(flat)).all()))
-    return flat.astype(np.int64) if whole else label
-
-
-def _first(arrays: dict[str, NDArray[Any]], names: tuple[str, ...], suffix: str) -> NDArray[Any] | None:
-    return next((arrays[name + suffix] for name in names if name + suffix in arrays), None)
-
-
 def _raw(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """A file of numbers without a header, mapped: (N, *shape), where N follows from its size."""
     if not path.is_file():
@@ -204,10 +270,19 @@ def _mapped(path: Path, offset: int) -> NDArray[Any]:
     """The array in .npy format that begins at the offset, mapped."""
     with path.open("rb") as file:
         file.seek(offset)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype = _header(file)
         if dtype.hasobject:
             raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
         mapped: NDArray[Any] = np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
         return np.asarray(mapped)
+
+
+def _head(file: IO[bytes]) -> Head:
+    shape, _, dtype = _header(file)
+    return Head(tuple(shape), str(dtype))
+
+
+def _header(file: IO[bytes]) -> Any:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)

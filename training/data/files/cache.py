@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 FOLDER = ".scorefield"  # beside the data; hidden, so that no reader reads it
-VERSION = 2
+VERSION = 3
 ELSEWHERE = "choose another folder (cache=FOLDER, --config.data.cache=FOLDER), or keep it in memory (cache='off')"
 
 

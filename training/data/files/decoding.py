@@ -19,6 +19,17 @@ CORRUPT = ("error", "skip")
 SMALL, LARGEST_KEPT = 32, 128  # pixels of a side, where the size is chosen
 GREY = {"1", "L", "LA", "La"}
 LARGEST = 1 << 27  # pixels of an image that is resized before it is cropped
+TURNS = {  # by the rotation flag of EXIF
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+TURNED = {TURNS[i] for i in (5, 6, 7, 8)}  # width and height change places
+WIDE = {"I", "F"}  # modes of 32 bits: integers and floats
 DEEP = {"I;16", "I;16B", "I;16L", "I"}  # the modes that versions of Pillow have for 16-bit greyscale
 
 
@@ -33,6 +44,7 @@ class Kind(NamedTuple):
     height: int
     grey: bool
     deep: bool  # 16 bits
+    several: bool  # frames, of which the first is read
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class Decoding:
         alpha: transparency: "drop" it, "keep" it as a fourth channel, or lay the image on a colour, as "white" or
             "#ff8800".
         bits: 8 takes the upper 8 of 16; 0 leaves 16-bit greyscale as it is.
+        exif: whether the camera's rotation flag is applied; that of a TIFF always is.
         corrupt: "error", or "skip" files that cannot be read; the data set's `skipped` names them.
         cache: the folder that keeps the decoded images; "" is .scorefield beside the data, if that can be written;
             "off" keeps them in memory.
@@ -65,6 +78,7 @@ class Decoding:
     channels: int = 0
     alpha: str = "drop"
     bits: int = 0
+    exif: bool = True
     corrupt: str = "error"
     cache: str | os.PathLike[str] = ""
 
@@ -113,6 +127,8 @@ class Decoding:
 
     def pixels(self, image: Image.Image, mode: str | None) -> NDArray[Any]:
         """An opened image as (C, H, W), in a mode of Pillow; None is 16-bit greyscale."""
+        turn = _turn(image) if self.exif else None
+        image = image if turn is None else image.transpose(turn)
         if mode is None:
             deep = image.convert("I") if self.sides else image
             return np.asarray(self._fitted(deep)).clip(0, 65535).astype(np.uint16)[None]
@@ -162,15 +178,40 @@ def image_reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
     return reader
 
 
-def kind_of(file: BinaryIO) -> Kind:
-    """What the head of an image file says.
+def kind_of(file: BinaryIO, exif: bool = True) -> Kind:
+    """What the head of an image file says; its size after the camera's rotation, with `exif`.
 
     Raises:
+        ValueError: if its pixels are numbers of 32 bits.
         Exception: anything, if it is damaged.
     """
     with Image.open(file) as image:
-        deep = image.mode in DEEP or any("16" in str(tile[3]) for tile in image.tile if image.format == "PNG")
-        return Kind(image.width, image.height, image.mode in GREY | DEEP, deep)
+        if image.mode in WIDE and image.format not in ("PNG", "PPM"):
+            raise ValueError(f"pixels of mode {image.mode}, numbers of 32 bits: save such data as an array, .npy")
+        deep = image.mode in DEEP or _sixteen_bits(image)
+        turned = exif and _turn(image) in TURNED
+        width, height = image.size[::-1] if turned else image.size
+        several = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO: a photo and its preview
+        return Kind(width, height, image.mode in GREY | DEEP, deep, several)
+
+
+def _sixteen_bits(image: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel, of which Pillow reads the upper 8."""
+    arguments = [tile[3] for tile in getattr(image, "tile", [])]
+    if image.format in ("PNG", "TIFF"):
+        return any("16" in str(each if isinstance(each, str) else each[0]) for each in arguments)
+    return image.format == "PPM" and any(isinstance(each, tuple) and each[-1] > 255 for each in arguments)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the camera's rotation flag turns an image that has not been decoded."""
+    # Pillow turns a TIFF itself. In a PNG the flag may follow the pixels, which would have to be decoded for it.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return None
+    try:
+        return TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data, which Pillow reads to any error
+        return None
 
 
 def suitable(sizes: Collection[tuple[int, int]]) -> int | tuple[int, int]:

@@ -10,42 +10,59 @@ from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split
 from scorefield.training.data.files.decoding import Decoding, image_reader
-from scorefield.training.data.files.images import SUFFIXES, Images, Item
-from scorefield.training.data.files.listing import image_set, is_image, split_by_folders
+from scorefield.training.data.files.images import Images, Item
+from scorefield.training.data.files.listing import image_set, is_hidden, is_image, left_out, no_images, split_by_folders
 from scorefield.training.data.files.paths import nonempty_path
 
 
 @image_reader
-def folder(path: str | os.PathLike[str], split: Split = "train", *, decoding: Decoding) -> Dataset:
+def folder(
+    path: str | os.PathLike[str],
+    split: Split = "train",
+    *,
+    image: str = "",
+    splits: bool = True,
+    decoding: Decoding,
+) -> Dataset:
     """All images under a folder, in order of their path: x (N, C, H, W), decoded the first time and then mapped.
 
-    `path`/train and `path`/test (or val, valid, validation) are the splits when both exist; otherwise every tenth
-    image is the test split. When all images of a split lie in sub-folders, those (below train and test) are its
-    classes, numbered by name over both splits. A camera's rotation flag is not applied. There are 256 levels; 65536
-    for 16-bit greyscale.
+    Two folders whose names differ only in a word for a split are the splits, in any case: `train` or `training` beside
+    `test`, or else `val`, `valid`, `validation`, `dev`, `eval`. Otherwise every tenth image is the test split. When
+    images lie in sub-folders, those are the classes, numbered by name over both splits; a few images above them are
+    left out. Every format that Pillow reads is read, of several frames the first. There are 256 levels; 65536 for
+    16-bit greyscale. The data set's `notes` say what was taken for a split, and what was left out.
 
     Args:
         path: the folder.
         split: "train" or "test".
-        decoding: the keywords of `Decoding`: size, fit, crop, resample, channels, alpha, bits, corrupt, cache.
+        image: which images to read where samples have several: an ending as "jpg", a pattern as "*/images/*", or what
+            not to read, as "!*_mask*"; "*" is all.
+        splits: False takes folders named as splits for classes.
+        decoding: the keywords of `Decoding`: size, fit, crop, resample, channels, alpha, bits, exif, corrupt, cache.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it has no images, one cannot be read, or they differ in size or depth and no keyword says what
-            to do.
+        ValueError: if it has no images, one cannot be read, a sample has several, or they differ in size or depth and
+            no keyword says what to do.
     """
     check_split(split)
     root = nonempty_path(path)
-    files = image_files(root)
+    every = _files(root)
+    files = [file for file in every if is_image(file.relative_to(root).as_posix())]
     paths = [file.relative_to(root).as_posix() for file in files]
-    tops = [place.name for place in root.iterdir() if place.is_dir()]
+    tops = [place.name for place in root.iterdir() if place.is_dir() and not is_hidden(place.name)]
+    notes = left_out(file.relative_to(root).as_posix() for file in every)
+    if not files:
+        raise no_images(root, notes)
     return image_set(
         root.resolve().name,
         split,
-        lambda: split_by_folders([Item.of(file) for file in files], paths, split, str(root), tops),
+        lambda: split_by_folders([Item.of(file) for file in files], paths, split, str(root), tops, image, splits),
         files=files,
         beside=root,
         decoding=decoding,
+        settings=[image, splits],
+        notes=notes,
     )
 
 
@@ -57,9 +74,19 @@ def image_files(root: Path) -> list[Path]:
         OSError: if one of the folders cannot be listed.
         ValueError: if it has no images.
     """
+    every = _files(root)
+    files = [file for file in every if is_image(file.relative_to(root).as_posix())]
+    if not files:
+        raise no_images(root, left_out(file.relative_to(root).as_posix() for file in every))
+    return files
+
+
+def _files(root: Path) -> list[Path]:
+    """All files under a folder, in order of their path, without hidden ones."""
     if root.is_file():
         raise ValueError(
-            f"expected a folder, got the file {root}: a zip or tar of images is data archive (own.py:archive)"
+            f"expected a folder, got the file {root}: a zip or tar of images is data archive (own.py:archive), an .npy "
+            "or .npz is data array (own.py:array)"
         )
     if not root.is_dir():
         raise FileNotFoundError(f"expected a folder {root}, which is not there: give the path of a folder of images")
@@ -71,10 +98,8 @@ def image_files(root: Path) -> list[Path]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(place, name).relative_to(root) for name in names if is_image(name)]
-    if not files:
-        raise ValueError(f"expected images ({', '.join(SUFFIXES)}) in {root}, found none: put some there")
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        files += [Path(place, name).relative_to(root) for name in names if not is_hidden(name)]
     return [root / file for file in sorted(files, key=lambda file: file.parts)]
 
 

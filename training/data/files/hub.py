@@ -15,7 +15,8 @@ from scorefield.training.data.dataset import Dataset, Split, check_split, hold_o
 from scorefield.training.data.files.array import in_type
 from scorefield.training.data.files.decoding import Decoding, image_reader
 from scorefield.training.data.files.images import Item
-from scorefield.training.data.files.listing import TESTS, Listing, image_set
+from scorefield.training.data.files.listing import Listing, image_set
+from scorefield.training.data.files.names import described_splits, is_label, members, splits_of
 from scorefield.training.data.files.paths import nonempty_path
 
 
@@ -32,42 +33,44 @@ def huggingface(
 ) -> Dataset:
     """A data set of the package `datasets` (pip install 'scorefield[datasets]').
 
-    The test split is "test" or else "validation"; without either, every tenth item of "train".
+    The test split is "test" or else "validation", in any usual form; without either, every tenth item of "train".
 
     Args:
         path: a folder that its `save_to_disk` wrote, a folder of parquet or arrow files, or a name on the hub, as
             "uoft-cs/cifar10".
         split: "train" or "test".
         configuration: its name, for a set that has several.
-        column: of the images or of arrays of numbers; by default the first of images, or else of lists.
-        label: the column of the classes, by default "label" if there is one.
+        column: of the images or of arrays of numbers; by default the only one of images, or else of lists.
+        label: the column of the classes, "none" for no classes; by default "label", or the only one of classes.
         levels: of arrays of numbers, as in `array`.
         decoding: of images, as in `folder`; by default the cache lies beside the set's files.
 
     Raises:
         FileNotFoundError: if there is no such set.
-        ValueError: if the package is not installed, the set has no such column, or as `folder` and `array`.
+        ValueError: if the package is not installed, the set has no such column or several, or as `folder` and `array`.
     """
     check_split(split)
     name = str(nonempty_path(path))
     parts = _loaded(name, configuration)
-    test = next((part for part in TESTS if part in parts), None)
-    chosen = "train" if split == "train" or test is None else test
+    names_of = splits_of(parts, name) or {next(iter(parts)) if len(parts) == 1 else "train": "train"}
+    test = next(iter(members(names_of, "test")), None)
+    chosen = next(iter(members(names_of, "train"))) if split == "train" or test is None else test
     if chosen not in parts:
         raise ValueError(f"{path}: expected a split named train, got {', '.join(parts)}: choose another set")
     table = parts[chosen]
     index = np.arange(len(table)) if test is not None else hold_out(len(table), split)
-    column = column or _column(table, name)
-    for wanted in (column, label):
+    for wanted in (column, "" if label == "none" else label):
         if wanted and wanted not in table.column_names:
             raise ValueError(f"{path}: expected a column {wanted!r}, got {', '.join(table.column_names)}: choose one")
-    label = label or ("label" if "label" in table.column_names else "")
+    column = column or _column(table, name)
+    label = label or _label(table, name)
+    notes = [described_splits(names_of)] if test is not None else []
     classes, count, names = _classes(parts, chosen, label)
     title = Path(name).name
     if type(table.features[column]).__name__ != "Image":
         x, known = in_type(Path(name), np.asarray(table.with_format("numpy")[column][:]), levels or None)
         own = None if classes is None else classes[index]
-        return Dataset(title, split, x[index], known, own, count, class_names=tuple(names))
+        return Dataset(title, split, x[index], known, own, count, class_names=tuple(names), notes=tuple(notes))
     files = [Path(file["filename"]) for file in table.cache_files]
     beside = Path(name) if Path(name).is_dir() else files[0].parent if files else Path()
     raw = table.cast_column(column, _package().Image(decode=False))
@@ -78,7 +81,9 @@ def huggingface(
 
     settings = [name, configuration, column, label, chosen, table.num_rows]
     decoding = decoding if files else replace(decoding, cache="off")
-    return image_set(title, split, listing, files=files, beside=beside, decoding=decoding, settings=settings)
+    return image_set(
+        title, split, listing, files=files, beside=beside, decoding=decoding, settings=settings, notes=notes
+    )
 
 
 def _package() -> Any:
@@ -107,18 +112,35 @@ def _loaded(path: str, configuration: str) -> Any:
 
 
 def _column(table: Any, path: str) -> str:
-    """The first column of images, or else of lists."""
+    """The only column of images, or else of lists."""
     kinds = {name: type(feature).__name__ for name, feature in table.features.items()}
     for wanted in (("Image",), ("List", "LargeList", "Sequence", "Array2D", "Array3D", "Array4D", "Array5D")):
         columns = [str(column) for column, kind in kinds.items() if kind in wanted]
+        if len(columns) > 1:
+            raise ValueError(
+                f"{path}: expected one column of data, got {', '.join(columns)}: choose one (column={columns[0]})"
+            )
         if columns:
             return columns[0]
     raise ValueError(f"{path}: expected a column of images or of lists of numbers, got {kinds}: give one (column=...)")
 
 
+def _label(table: Any, path: str) -> str:
+    """The column "label", or else the only column of classes, or "" for none."""
+    plain = [name for name, feature in table.features.items() if type(feature).__name__ in ("ClassLabel", "Value")]
+    columns = [name for name in plain if type(table.features[name]).__name__ == "ClassLabel"]
+    columns = columns or [name for name in plain if is_label(name) and "float" not in str(table.features[name].dtype)]
+    if "label" in plain or len(columns) < 2:
+        return "label" if "label" in plain else "".join(columns)
+    raise ValueError(
+        f"{path}: expected one column of classes, got {', '.join(columns)}: choose one (label={columns[0]}), or none "
+        "(label=none)"
+    )
+
+
 def _classes(parts: Any, chosen: str, label: str) -> tuple[NDArray[np.int64] | None, int | None, list[str]]:
     """The class of each item, the number of classes over all splits, and their names, if they have any."""
-    if not label:
+    if label in ("", "none"):
         return None, None, []
     values = {part: table.with_format(None)[label][:] for part, table in parts.items() if label in table.column_names}
     if any(value is None for value in values[chosen]):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -17,7 +17,8 @@ from PIL import Image
 from scorefield.training.data.files.decoding import DamagedImageError, Decoding, Kind, kind_of
 
 T = TypeVar("T")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# Formats of Pillow that need another program, or that it only recognises.
+UNREADABLE = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 CHUNK_IMAGES = 256  # images that are read before they are decoded
 # Bytes of these images, files and pixels together: at this size a chunk is decoded earlier.
 CHUNK_BYTES = 1 << 28
@@ -25,6 +26,13 @@ CHUNK_BYTES = 1 << 28
 LARGEST = 1 << 29
 # Bytes read in a call: a file that decompresses to far more exceeds LARGEST by no more than this.
 PIECE = 1 << 14
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The endings of the files that Pillow reads, as ".png"."""
+    known = Image.registered_extensions()
+    return frozenset(ending for ending, name in known.items() if name in Image.OPEN and name not in UNREADABLE)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ class Images:
     decoding: Decoding = field(default_factory=Decoding)
     kept: list[int] = field(default_factory=list, init=False)  # places in `index`; complete after `chunks`
     skipped: list[str] = field(default_factory=list, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.layout = self._inspect()
@@ -128,13 +137,15 @@ class Images:
         kinds: dict[str, Item] = {}  # each kind of image seen, and the first of it
         first: tuple[Item, Kind] | None = None
         colour_16 = None
+        moving: list[str] = []  # files of several frames
         for item in self.items:
-            kind = _try(item, partial(_kind, item))
+            kind = _try(item, partial(_kind, item, self.decoding.exif))
             if isinstance(kind, DamagedImageError):
                 if self.decoding.corrupt == "error":
                     raise kind
                 continue
             first = first or (item, kind)
+            moving += [item.name] if kind.several else []
             self._check_size(item, kind, first)
             deep = kind.deep and not self.decoding.bits
             kinds.setdefault("16-bit" if deep else "8-bit", item)
@@ -155,6 +166,8 @@ class Images:
                 f"{colour_16.name}: 16 bits are read of one channel without transparency: take the upper 8 (bits=8), "
                 "or save an array of uint16 as .npy"
             )
+        if moving:
+            self.notes.append(f"of {len(moving)} images with several frames the first is read, as {moving[0]}")
         return self._layout(first[1], kinds)
 
     def _check_size(self, item: Item, kind: Kind, first: tuple[Item, Kind]) -> None:
@@ -184,9 +197,9 @@ class Images:
         return Layout(mode, ({"RGB": 3, "RGBA": 4}.get(mode or "L", 1), height, width))
 
 
-def sizes_of(items: Sequence[Item]) -> set[tuple[int, int]]:
-    """The (width, height) of the images that can be read, by their heads."""
-    kinds = (_try(item, partial(_kind, item)) for item in items)
+def sizes_of(items: Sequence[Item], exif: bool) -> set[tuple[int, int]]:
+    """The (width, height) of the images that can be read, by their heads, after the camera's rotation with `exif`."""
+    kinds = (_try(item, partial(_kind, item, exif)) for item in items)
     return {kind[:2] for kind in kinds if not isinstance(kind, DamagedImageError)}
 
 
@@ -206,9 +219,9 @@ def content_of(item: Item) -> bytes:
     return bytes(content)
 
 
-def _kind(item: Item) -> Kind:
+def _kind(item: Item, exif: bool) -> Kind:
     with item.open() as file:
-        return kind_of(file)
+        return kind_of(file, exif)
 
 
 def _try(item: Item, read: Callable[[], T]) -> T | DamagedImageError:

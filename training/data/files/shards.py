@@ -1,65 +1,107 @@
 """Shards in WebDataset's format: tars of <key>.jpg or .png with <key>.cls or <key>.json beside it."""
 
+import fnmatch
 import glob
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from scorefield.training.data.dataset import Dataset, Split, check_split, hold_out
 from scorefield.training.data.files.archive import archive_members, existing_archive
 from scorefield.training.data.files.decoding import Decoding, image_reader
-from scorefield.training.data.files.images import SUFFIXES, Item, content_of
-from scorefield.training.data.files.listing import TESTS, Listing, image_set
+from scorefield.training.data.files.images import Item, content_of
+from scorefield.training.data.files.listing import Listing, image_set, is_image, left_out, no_images
+from scorefield.training.data.files.names import described_splits, matches, members, split_of, splits_of
 from scorefield.training.data.files.paths import nonempty_path
 
+SIDES: tuple[Split, Split] = ("train", "test")
 BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @image_reader
 def shards(
-    path: str | os.PathLike[str], split: Split = "train", *, label: str = "label", decoding: Decoding
+    path: str | os.PathLike[str],
+    split: Split = "train",
+    *,
+    label: str = "label",
+    image: str = "",
+    splits: bool = True,
+    decoding: Decoding,
 ) -> Dataset:
     """The images of tar shards, in the order of the shards and of the keys in them.
 
-    `path` names one tar or several: "a-{000..012}.tar", "{a,b}.tar", "a-*.tar". With "{split}-*.tar" train and test (or
-    val, valid, validation) have separate shards; otherwise every tenth image is the test split. A sample's class is the
-    number or the word in its .cls, or the entry `label` of its .json; words are numbered in alphabetical order. All
-    samples have a class, or none has.
+    `path` names one tar or several: "a-{000..012}.tar", "{a,b}.tar", "a-*.tar". Shards whose names differ only in a
+    word for a split and in numbers are the splits, as folders are in `folder`: "*-{split}-*.tar" or "*.tar" for
+    a-train-0.tar and a-val-0.tar. Otherwise every tenth image is the test split. A sample's class is the number or the
+    word in its .cls, or the entry `label` of its .json; words are numbered in alphabetical order. All samples have a
+    class, or none has.
 
-    The other arguments are those of `folder`; by default the cache lies beside the first shard.
+    The other arguments are those of `folder`; `image` is the ending where samples have several images, as "jpg". By
+    default the cache lies beside the first shard.
 
     Raises:
         FileNotFoundError: if there are no shards.
-        ValueError: if one is damaged, only some samples have a class, or as `folder`.
+        ValueError: if one is damaged, only some samples have a class, a sample has several images, or as `folder`.
     """
     check_split(split)
-    pattern = str(nonempty_path(path))
-    separate = "{split}" in pattern
-    train = _matching(pattern.replace("{split}", "train"))
-    tests: list[list[Path]] = [_matching(pattern.replace("{split}", name)) for name in TESTS] if separate else [train]
-    test = next((files for files in tests if files), [])
-    if not (test if split == "test" else train):
-        raise FileNotFoundError(f"expected shards of {split} as {path}, found none: give their path")
-    files = train + test if separate else train
+    sides, notes = _split_files(str(nonempty_path(path)), split, splits)
+    files = list(sides)
 
     def listing() -> Listing:
-        samples = [sample for file in files for sample in _samples(file) if sample.image is not None]
+        every = [sample for file in files for sample in _samples(file, image)]
+        samples = [sample for sample in every if sample.image is not None]
         if not samples:
-            raise ValueError(f"expected images ({', '.join(SUFFIXES)}) in {files[0]}, found none: choose other shards")
+            raise no_images(files[0], left_out(f"{s.key}.{name}" for s in every for name in s.files))
+        others = len(every) - len(samples)
+        lines = [f"left out {others} samples without {repr(image) if image else 'an image'}"] if others else []
         classes, names = _numbered(samples, label)
-        index = list(hold_out(len(samples), split)) if not separate else []
-        if separate:
-            index = [i for i, sample in enumerate(samples) if sample.shard in (test if split == "test" else train)]
+        index = [i for i, sample in enumerate(samples) if sides[sample.shard] == split]
+        if None in sides.values():
+            index = list(hold_out(len(samples), split))
         items = [sample.image for sample in samples if sample.image is not None]
         if classes is None:
-            return Listing(items, index)
-        return Listing(items, index, [classes[i] for i in index], len(names) or max(classes) + 1, names)
+            return Listing(items, index, notes=lines)
+        number = len(names) or max(classes) + 1
+        return Listing(items, index, [classes[i] for i in index], number, names, lines)
 
-    name, beside = files[0].name.split(".")[0], files[0].parent
-    return image_set(name, split, listing, files=files, beside=beside, decoding=decoding, settings=[str(path), label])
+    name, beside, settings = files[0].name.split(".")[0], files[0].parent, [str(path), label, image, splits]
+    return image_set(
+        name, split, listing, files=files, beside=beside, decoding=decoding, settings=settings, notes=notes
+    )
+
+
+def _split_files(pattern: str, split: Split, splits: bool) -> tuple[dict[Path, Split | None], list[str]]:
+    """The shards with the split of each (None where every tenth image is held out), and a line that says so."""
+    if "{split}" in pattern:
+        words = {word: kind for word in _words(pattern) for kind, rest in [split_of(word)] if rest == "*"}
+        groups = {word: _matching(pattern.replace("{split}", word)) for word in words}
+    else:
+        files = _matching(pattern)
+        top = os.path.commonpath([file.parent for file in files]) if files else ""
+        names = {os.path.relpath(file, top): file for file in files}
+        words = splits_of(names, pattern) if splits else {}
+        groups = {name: [file] for name, file in names.items()}
+        if files and not words:
+            return dict.fromkeys(files), []
+    sides: dict[Path, Split | None] = {}
+    for side in SIDES:
+        sides |= {file: side for word in members(words, side) for file in groups[word]}
+    if split not in sides.values():
+        raise FileNotFoundError(f"expected shards of {split} as {pattern}, found none: give their path")
+    return sides, [described_splits(words)]
+
+
+def _words(pattern: str) -> list[str]:
+    """What stands for {split} in the names of files."""
+    found: set[str] = set()
+    for one in _braces(pattern.replace("{split}", "\0")):
+        expression = re.compile(fnmatch.translate(one).replace("\0", "([^/]*)"))
+        matched = map(expression.match, glob.glob(one.replace("\0", "*")))
+        found.update(match[1] for match in matched if match)
+    return sorted(found)
 
 
 class _Sample(NamedTuple):
@@ -69,19 +111,32 @@ class _Sample(NamedTuple):
     files: dict[str, Item]  # by suffix
 
 
-def _samples(shard: Path) -> list[_Sample]:
-    """The samples of a shard; a key ends at the first dot of a file's name."""
+def _samples(shard: Path, image: str) -> list[_Sample]:
+    """The samples of a shard, each with its image; a key ends at the first dot of a file's name."""
     samples: dict[str, dict[str, Item]] = {}
     for path, item in archive_members(existing_archive(shard), images_only=False).items():
         top, _, name = path.rpartition("/")
         key, _, suffix = name.partition(".")
         if key:
             samples.setdefault(f"{top}/{key}" if top else key, {})[suffix.lower()] = item
-    suffixes = [suffix.removeprefix(".") for suffix in SUFFIXES]
-    images = {
-        key: next((files[suffix] for suffix in suffixes if suffix in files), None) for key, files in samples.items()
-    }
-    return [_Sample(shard, key, images[key], files) for key, files in samples.items()]
+    return [_Sample(shard, key, _image(shard, key, files, image), files) for key, files in samples.items()]
+
+
+def _image(shard: Path, key: str, files: Mapping[str, Item], image: str) -> Item | None:
+    """The image of a sample, by the setting `image` if it has several.
+
+    Raises:
+        ValueError: if there are several still.
+    """
+    known = [suffix for suffix in files if is_image(f"x.{suffix}")]
+    if image:
+        known = [image.lower()] if image.lower() in known else [each for each in known if matches(image, f"x.{each}")]
+    if len(known) > 1:
+        raise ValueError(
+            f"{shard}: expected one image for each sample, got {key}.{f' and {key}.'.join(known)}: choose one by its "
+            f"ending (image={known[0]})"
+        )
+    return files[known[0]] if known else None
 
 
 def _numbered(samples: Sequence[_Sample], label: str) -> tuple[list[int] | None, list[str]]:
