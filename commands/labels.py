@@ -56,8 +56,11 @@ def data_labels(run: Run, own: Tensor | None, num: int, label: int | str | None,
     Raises:
         ValueError: for classes that the run does not have, or if there are none and the network was always given one.
     """
-    if run.num_classes is None or label is not None:
+    if run.num_classes is None:
         return _same_label(run, num, label)
+    if label is not None:
+        given = _same_label(run, num, label)
+        return Labels(given.label, {**given.described, **_replaced(given.label, own)})
     if own is not None:
         own = _checked(own, num, run.num_classes, source)
         return Labels(own, {"label": "of the images", **_unseen(run, own)})
@@ -154,6 +157,16 @@ def _unseen(run: Run, label: Tensor) -> dict[str, int]:
             file=sys.stderr,
         )
     return {"of_classes_without_examples": unseen}
+
+
+def _replaced(label: Tensor | None, own: Tensor | None) -> dict[str, int]:
+    """How many images get another class than their own, for a report, with a line on stderr."""
+    others = 0 if own is None or label is None else int((own.reshape(-1) != label).sum())
+    if not others:
+        return {}
+    if Ranks.current().first:
+        print(f"--label replaces the classes of {others} images, which had another", file=sys.stderr)
+    return {"of_other_classes": others}
 
 
 def _known(run: Run) -> str:

@@ -225,6 +225,7 @@ def _refuse_of_another(run: Run, place: Path) -> None:
         return
     other = open_run(home, "cpu")
     odd = [key for key in ("net", "precondition", "sde", "transform") if other.config[key] != run.config[key]]
+    odd += ["training.label_dropout"] if other.label_required != run.label_required else []
     if odd or other.data.shape != run.data.shape or other.data.levels != run.data.levels:
         raise ValueError(
             f"{place} is of a run with another {odd[0] if odd else 'data set'} than {run.workdir}: use --workdir={home}"

@@ -36,7 +36,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         ),
         ("keep", settings.keep >= 1, "at least 1"),
         ("log_every", settings.log_every >= 1, "at least 1"),
-        ("label_dropout", 0 <= settings.label_dropout <= 1, "within [0, 1]"),
+        ("label_dropout", 0 <= settings.label_dropout < 1, "within [0, 1)"),
     ]
     rules += [
         (key, settings[key] >= 0, "0 or more")

@@ -28,7 +28,7 @@ def to_diffusers(
     """Write a `UNet`, or a denoiser of one, as diffusers' `UNet2DModel`; returns the folder.
 
     With a path it is a folder of a `DDPMPipeline`: model_index.json, unet/ and scheduler/. Without one it is that of a
-    `UNet2DModel`. "No label" becomes the last class.
+    `UNet2DModel`. "No label" becomes the last class, unless the denoiser was always given one.
 
     Args:
         model: the network, or its denoiser on a path of timesteps, which then gives the path where it is not given.
@@ -46,6 +46,9 @@ def to_diffusers(
     if isinstance(model, Denoiser):
         predicts, sde = _predicts(model.precondition, sde)
     config, state = {**_config(network), "sample_size": size}, _state(network)
+    if isinstance(model, Denoiser) and model.label_required:
+        config["num_class_embeds"] -= 1
+        state["class_embedding.weight"] = state["class_embedding.weight"][:-1].clone()
     scheduler = None if sde is None else _scheduler(sde, predicts)
     folder = Path(folder)
     part = folder if scheduler is None else folder / "unet"
