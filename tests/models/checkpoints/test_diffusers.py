@@ -198,6 +198,18 @@ def test_no_label_adds_nothing_of_a_class_natively_and_through_diffusers(tmp_pat
         assert_same(denoiser.net(x, t), network(x, t, torch.zeros(3, dtype=torch.long)).sample)
 
 
+def test_a_network_with_classes_is_never_used_without_one(tmp_path: Path) -> None:
+    for name, config in (("classes", NATIVE["classes"]), ("groups", FOREIGN["classes and groups"])):
+        theirs(config).save_pretrained(tmp_path / name)
+        denoiser, sde, _ = loaded(tmp_path / name)
+        x, scales = images(config, torch.float32), sde.scales(torch.tensor(0.5))
+        assert denoiser.label_required and spec_of_config(**config).num_classes == config["num_class_embeds"]
+        with pytest.raises(ValueError, match="expected a label"):
+            denoiser(x, *scales)
+        assert denoiser(x, *scales, label=torch.tensor([0, 3, 4])).shape == x.shape
+    assert not spec_of_config(**DDPM).denoiser(ours()).label_required
+
+
 def test_ddpm_cifar10_has_its_published_number_of_parameters() -> None:
     made = spec_of_config(**DDPM)
     with torch.device("meta"):
@@ -444,6 +456,15 @@ def test_an_exported_network_gives_the_same_there(name: str, tmp_path: Path) -> 
         again = loaded(tmp_path)[0].net
         assert isinstance(again, UNet)
         assert_same(again(x, t, **label), network(x, t, **label))
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_class_that_was_never_trained_is_not_exported(required: bool, tmp_path: Path) -> None:
+    sde = DiscreteVPSDE("linear")
+    timesteps = TimeConditioned(sde, "eps", scale=float(sde.steps), shift=-1.0)
+    to_diffusers(Denoiser(ours(num_classes=4), timesteps, label_required=required), tmp_path, size=16)
+    there = diffusers.UNet2DModel.from_pretrained(tmp_path, subfolder="unet")
+    assert there.config.num_class_embeds == len(there.class_embedding.weight) == (4 if required else 5)
 
 
 @pytest.mark.parametrize("predicts", ["eps", "v", "x0"])

@@ -166,6 +166,18 @@ def test_our_own_data_of_few_levels_keeps_them(tmp_path: Path) -> None:
     assert (run.data.levels, run.low, run.high, run.num_classes) == (17, 0.0, 2.0, 4)
 
 
+@pytest.mark.parametrize("required", [True, False])
+def test_an_exported_network_still_requires_its_class(required: bool, tmp_path: Path) -> None:
+    denoiser = Denoiser(NETWORKS["unet"], precondition.eps, label_required=required)
+    save_pretrained(denoiser, VPSDE(), tmp_path / "folder", shape=(3, 8, 8), low=0.0)
+    assert from_pretrained(tmp_path / "folder")[0].label_required is required
+    import_checkpoint(tmp_path / "run", file=str(tmp_path / "folder"), source="scorefield")
+    assert open_trained(tmp_path / "run").run.label_required is required
+    config = tmp_path / "folder" / "config.json"  # as it was written before
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "label_required"}))
+    assert from_pretrained(tmp_path / "folder")[0].label_required is False
+
+
 def test_guidance_is_refused_where_no_label_means_nothing(images: Path, tmp_path: Path) -> None:
     architecture = checkpoint("edm_ddpmpp_cond", tmp_path / "checkpoint.pth")
     data = f"array:path={str(images)!r}"
