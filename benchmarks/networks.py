@@ -16,6 +16,7 @@ from scorefield.configs import build
 HEAD = """# Networks
 
 Every network is `F(x, c_noise, label)`, made of plain keywords; `Denoiser(F, precondition)` makes a denoiser of it.
+With `label_required=True` the denoiser refuses to be called without a class: for networks that were always given one.
 
 | to | take |
 |---|---|

@@ -59,8 +59,8 @@ def data_labels(run: Run, own: Tensor | None, num: int, label: int | str | None,
     if run.num_classes is None:
         return _same_label(run, num, label)
     if label is not None:
-        given = _same_label(run, num, label)
-        return Labels(given.label, {**given.described, **_replaced(given.label, own)})
+        one = _same_label(run, num, label)
+        return Labels(one.label, {**one.described, **_replaced(one.label, own)})
     if own is not None:
         own = _checked(own, num, run.num_classes, source)
         return Labels(own, {"label": "of the images", **_unseen(run, own)})
@@ -129,7 +129,7 @@ def _refuse_guidance(run: Run) -> None:
 
 
 def _checked(label: Tensor, num: int, num_classes: int, source: str) -> Tensor:
-    """Classes of any integer type or as whole floats, (N,) or (N, 1), as int64."""
+    """Class numbers (N,) as int64, from (N, 1) and from floats without fractions too."""
     flat = label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label
     number = flat.long()
     if flat.shape != (num,) or not torch.equal(number.to(flat.dtype), flat):
