@@ -1,10 +1,12 @@
 """What a denoiser is, and how losses, bounds, divergences and solvers call one."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from scorefield.sde_lib.arguments import check_denoiser, shown
 from scorefield.sde_lib.broadcast import Scale, expand
 
 # A denoiser is called as `D(x, alpha, sigma, **cond)` and returns E[x0 | x = alpha x0 + sigma eps], shape (B, *D).
@@ -46,6 +48,10 @@ def take_rows(cond: Cond, rows: slice | Tensor, batch: int) -> dict[str, Any]:
     Raises:
         ValueError: if a tensor does not have a row for each sample of the batch.
     """
+    if not isinstance(cond, Mapping):
+        raise ValueError(
+            f"expected cond as a dict, as {{'label': label}}, got {shown(cond)}: name the denoiser's keyword"
+        )
     for key, value in cond.items():
         if isinstance(value, Tensor) and (value.ndim == 0 or len(value) != batch):
             raise ValueError(
@@ -64,12 +70,13 @@ class BoundDenoiser:
         batch: the number of samples, B.
 
     Raises:
-        ValueError: if a tensor in cond does not have a row for each sample.
+        ValueError: if a tensor in cond does not have a row for each sample, or the denoiser cannot be called so.
     """
 
     def __init__(self, denoiser: DenoiserLike, cond: Cond | None, batch: int) -> None:
         self.denoiser, self.batch = denoiser, batch
-        self.cond = take_rows(cond or {}, slice(None), batch)
+        self.cond = take_rows({} if cond is None else cond, slice(None), batch)
+        check_denoiser(denoiser, self.cond)
         self._last: list[Callable[[], Tensor]] | None = None
 
     def __call__(self, x: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
@@ -89,8 +96,8 @@ class BoundDenoiser:
     def take(self, rows: slice | Tensor) -> "BoundDenoiser":
         """The same denoiser with the conditioning of these rows."""
         count = len(range(self.batch)[rows]) if isinstance(rows, slice) else len(rows)
-        part = BoundDenoiser(self.denoiser, take_rows(self.cond, rows, self.batch), count)
-        part._last = self._last
+        part = copy.copy(self)
+        part.cond, part.batch = take_rows(self.cond, rows, self.batch), count
         return part
 
     def keep_last(self) -> None:

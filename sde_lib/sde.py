@@ -13,11 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.sde_lib.arguments import shown
 from scorefield.sde_lib.bisection import bisect
 from scorefield.sde_lib.broadcast import as_tensor, expand
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
 Noise = Callable[[Tensor], Tensor]
+
+
+def check_path(sde: "SDE") -> None:
+    """Raises ValueError for what is no path, such as a denoiser in its place."""
+    if not isinstance(sde, SDE):
+        raise ValueError(
+            f"expected a path such as VPSDE(), got {shown(sde)}: pass it second, after the denoiser, as "
+            "solver(denoiser, sde, x, ts)"
+        )
 
 
 class SDE(abc.ABC):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.arguments import shown
 from scorefield.solvers.variables import IntegrationVariable, SoftClippedLogSNR
 
 
@@ -67,14 +68,15 @@ def sigmas(sde: SDE, levels: Sequence[float]) -> Tensor:
     try:
         values = torch.tensor([float(level) for level in levels], dtype=torch.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"expected a list of noise levels, as levels=(10,1,0.1), got {levels!r}") from None
+        raise ValueError(f"expected a list of noise levels, as levels=(10,1,0.1), got {shown(levels)}") from None
     low, high = (math.exp(-float(sde.log_snr(t)) / 2) for t in (sde.t_min, sde.t_max))
     if len(values) == 0 or bool((values < low * (1 - 1e-6)).any()) or bool((values > high * (1 + 1e-6)).any()):
         raise ValueError(
-            f"expected noise levels within [{low:g}, {high:g}] of {type(sde).__name__}, got {list(levels)}"
+            f"expected noise levels within [{low:g}, {high:g}] of {type(sde).__name__}, got {shown(list(levels))}: "
+            "leave out the others"
         )
     if bool((values.diff() >= 0).any()):
-        raise ValueError(f"expected noise levels that fall, got {list(levels)}")
+        raise ValueError(f"expected noise levels that fall, got {shown(list(levels))}: sort them")
     return sde.time(-2 * values.log())
 
 
@@ -143,5 +145,6 @@ def _timesteps(sde: SDE, k: Tensor, of: int) -> Tensor:
 
 
 def _at_least_one(steps: int, most: int | None = None) -> None:
-    if steps < 1 or (most is not None and steps > most):
-        raise ValueError(f"expected steps to be at least 1{f' and at most {most}' if most else ''}, got {steps}")
+    if not hasattr(steps, "__index__") or steps < 1 or (most is not None and steps > most):
+        within = f"at least 1{f' and at most {most}' if most else ''}"
+        raise ValueError(f"expected a whole number of steps, {within}, got {shown(steps)}: choose another")

@@ -1,15 +1,18 @@
 """Samples in one call: noise of the prior, a solver along a grid, and a last denoising."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.arguments import shown
 from scorefield.sde_lib.denoiser import Cond, DenoiserLike, predict_x0, take_rows
+from scorefield.sde_lib.sde import check_path
 from scorefield.solvers import grids
 from scorefield.solvers.multistep.dpm import DPMSolver
 from scorefield.solvers.noise import PerSampleNoise
+from scorefield.solvers.schedule import check_grid
 from scorefield.solvers.solver import OnStep, Solver
 
 Grid = Callable[[SDE, int], Tensor]
@@ -53,11 +56,14 @@ def sample(
         on_step: called with a `Progress` after each step of each batch.
 
     Raises:
-        ValueError: see `Solver`; for a batch below 1, or a rising grid.
+        ValueError: see `Solver`; for a batch below 1, a rising grid, or arguments of another kind.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"expected a batch of at least 1, got {batch}")
+    _check(solver, grid, shape, dtype)
+    check_path(sde)
     ts = grid if isinstance(grid, Tensor) else grid(sde, steps)
+    check_grid(ts)
     if len(ts) > 1 and float(ts[0]) < float(ts[-1]):
         raise ValueError("expected a falling grid to sample, got a rising one: flip it, ts.flip(0)")
     solver, count = solver.without_denoising(), shape[0]
@@ -73,3 +79,14 @@ def sample(
                 x = predict_x0(denoiser, x, *sde.scales(float(ts[-1])), **part)
         samples.append(x)
     return torch.cat(samples)
+
+
+def _check(solver: Solver, grid: Grid | Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    for right, expected, got in (
+        (isinstance(solver, Solver), "solver to be one of solvers, as DPMSolver(2)", solver),
+        (callable(grid) or isinstance(grid, Tensor), "grid to be one of grids, as grids.log_snr with steps=20", grid),
+        (isinstance(shape, Sequence) and len(shape) > 1, "shape to be (B, *D), as (64, 3, 32, 32)", shape),
+        (dtype.is_floating_point, "dtype to be of floating-point numbers, as torch.float32", dtype),
+    ):
+        if not right:
+            raise ValueError(f"expected {expected}, got {shown(got)}")

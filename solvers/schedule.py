@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.arguments import shown
 from scorefield.solvers.scales import ScalarScales, Scales
 from scorefield.solvers.variables import IntegrationVariable
 
@@ -33,6 +34,7 @@ class Schedule:
     def __init__(self, sde: SDE, ts: Tensor, x: Tensor, monotone: bool = True) -> None:
         self.sde = sde
         self.device = x.device
+        check_grid(ts)
         self.ts = ts.detach().to("cpu", torch.float64)
         _check(sde, self.ts, monotone)
         self.ts = self.ts.clamp(sde.t_min, sde.t_max)  # rounding at the ends was allowed
@@ -98,9 +100,17 @@ def _scalars(scales: Scales) -> list[ScalarScales]:
     return [ScalarScales(*row) for row in zip(*(column.tolist() for column in scales), strict=True)]
 
 
+def check_grid(ts: Tensor) -> None:
+    """Raises ValueError unless ts is a 1-D tensor of finite times."""
+    if not isinstance(ts, Tensor) or ts.ndim != 1 or len(ts) == 0 or not bool(ts.isfinite().all()):
+        bad = isinstance(ts, Tensor) and ts.ndim == 1 and len(ts) > 0
+        raise ValueError(
+            f"expected a 1-D tensor of finite times, got {'NaN or inf in ' if bad else ''}{shown(ts)}: make one of "
+            "20 steps by grids.log_snr(sde, 20), or of your own times by torch.tensor"
+        )
+
+
 def _check(sde: SDE, ts: Tensor, monotone: bool) -> None:
-    if ts.ndim != 1 or len(ts) == 0 or not bool(ts.isfinite().all()):
-        raise ValueError(f"expected a 1-D grid of finite times, got {ts}: make one with solvers.grids")
     steps = ts.diff()
     if monotone and not (bool((steps < 0).all()) or bool((steps > 0).all())):
         raise ValueError(

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.arguments import check_samples
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predict_x0
-from scorefield.sde_lib.sde import Noise
+from scorefield.sde_lib.sde import Noise, check_path
 from scorefield.solvers.schedule import Schedule
 
 TOLERANCE = 1e-2  # of the largest answer; in half precision and TF32 networks differ less from batch to batch
@@ -105,11 +106,12 @@ class Solver(abc.ABC):
             on_step: called with a `Progress` after each step.
 
         Raises:
-            ValueError: for a grid that is not one, or a rising one when the solver is stochastic; for integer x,
-                answers of another shape than x, and a denoiser that depends on its batch where the solver splits it.
+            ValueError: for a grid, a path or a denoiser that is none, or a rising grid when the solver is stochastic;
+                for integer or complex x, answers of another shape than x, and a denoiser that depends on its batch
+                where the solver splits it.
         """
-        if not x.is_floating_point():
-            raise ValueError(f"expected floating-point samples, got {x.dtype}: dequantise integers, or cast them")
+        check_path(sde)
+        check_samples(x)
         bound = BoundDenoiser(denoiser, cond, len(x))
         if on_step is not None:
             bound.keep_last()

@@ -1,8 +1,9 @@
 """The probability flow by adaptive solvers: our own, torchdiffeq's and scipy's."""
 
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
 from scorefield.solvers import variables
-from scorefield.solvers.ode.adaptive_rk import PAIRS, UnsolvedError, adaptive_rk
+from scorefield.solvers.ode.adaptive_rk import MAX_EVALUATIONS, PAIRS, UnsolvedError, adaptive_rk, spent
 from scorefield.solvers.ode.flow import Field, FlowSolver, Rows, State, enter, in_variable, leave
 from scorefield.solvers.schedule import Schedule
 from scorefield.solvers.solver import OnStep, Progress
@@ -38,9 +39,10 @@ class Adaptive(FlowSolver):
             take samples one by one. With False the samples of a batch share their steps.
         variable: integration variable of steps and errors, see `RungeKutta`. In the log-SNR the flow is smooth on every
             path from end to end.
+        max_evaluations: of the field in a solution, for a sample where each has its own steps.
 
     Raises:
-        ValueError: for an unknown method, or gradients with scipy's.
+        ValueError: for an unknown method, gradients with scipy's, or more evaluations.
     """
 
     method: str = "dopri5"
@@ -48,6 +50,7 @@ class Adaptive(FlowSolver):
     atol: float = 1e-5
     per_sample: bool = True
     variable: str | IntegrationVariable = "log_snr"
+    max_evaluations: int = field(default=MAX_EVALUATIONS, repr=False)
 
     def __post_init__(self) -> None:
         variables.find(self.variable)
@@ -148,9 +151,12 @@ class Adaptive(FlowSolver):
         variable, ends = variables.find(self.variable), schedule.ts[[0, -1]]
         first, last = variable.value(schedule.sde, ends).tolist()
         direction = 1.0 if last > first else -1.0
-        change = in_variable(field, variable)
+        change, counted = in_variable(field, variable), itertools.count()
 
         def slope(distance: Tensor, y: State, rows: Rows) -> State:
+            if next(counted) >= self.max_evaluations:
+                share = float(distance.min()) / abs(last - first)
+                raise ValueError(spent(self.method, self.max_evaluations, share))
             at = variables.scales_at(schedule.sde, variable, first + direction * distance.double(), ends)
             return tuple(direction * k for k in change(at, y, rows))
 

@@ -14,6 +14,7 @@ RowSlope = Callable[[Tensor, State, Tensor], State]
 
 SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 10.0  # of the next step's size
 FIRST = 0.01  # the first step, as a share of the interval
+MAX_EVALUATIONS = 100_000  # for a sample; images take 50 to 500, and 5,000 at tolerances of 1e-10
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class UnsolvedError(ValueError):
     def __init__(self, message: str, sample: int, place: float, error: float) -> None:
         super().__init__(message)
         self.sample, self.place, self.error = sample, place, error
+
+
+def spent(method: str, most: int, share: float) -> str:
+    """The line of an adaptive solver that has not arrived after `most` evaluations."""
+    return (
+        f"expected {method} to arrive within {most:,} evaluations, got {share:.1%} of the way: take larger tolerances, "
+        "samples in float64, a denoiser without dropout, or a larger max_evaluations"
+    )
 
 
 def adaptive_rk(

@@ -1,7 +1,7 @@
 """The reverse-time SDE with adaptive steps for each sample."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from scorefield.sde_lib import expand, predict_noise
 from scorefield.sde_lib.denoiser import BoundDenoiser, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import variables
-from scorefield.solvers.ode.adaptive_rk import step_factor, with_rows
+from scorefield.solvers.ode.adaptive_rk import MAX_EVALUATIONS, spent, step_factor, with_rows
 from scorefield.solvers.scales import Scales
 from scorefield.solvers.schedule import Schedule
 from scorefield.solvers.solver import History, OnStep, Progress, Solver
@@ -39,9 +39,10 @@ class AdaptiveSDE(Solver):
         per_sample: with False the batch shares its steps, by its mean error.
         variable: integration variable: "time" as in the paper, "sigma", "log_snr", "soft_clipped", or an
             `IntegrationVariable`.
+        max_evaluations: of the denoiser, for a sample.
 
     Raises:
-        ValueError: for settings that are not positive, or when no step is small enough.
+        ValueError: for settings that are not positive, when no step is small enough, or for more evaluations.
     """
 
     rtol: float = 0.05
@@ -51,6 +52,7 @@ class AdaptiveSDE(Solver):
     first: float = 0.01
     per_sample: bool = True
     variable: str | IntegrationVariable = "log_snr"
+    max_evaluations: int = field(default=MAX_EVALUATIONS, repr=False)
 
     def __post_init__(self) -> None:
         if not (min(self.rtol, self.atol, self.exponent, self.first) > 0 and 0 < self.safety <= 1):
@@ -80,8 +82,11 @@ class AdaptiveSDE(Solver):
         done = torch.zeros(len(x), dtype=torch.float64)
         size = torch.full_like(done, self.first * length)
         kept: list[list[Segment]] = [[] for _ in range(len(x))]
-        before = x
+        before, evaluations = x, 0
         while bool((done < length).any()):
+            evaluations += 2
+            if evaluations > self.max_evaluations:
+                raise ValueError(spent(type(self).__name__, self.max_evaluations, float(done.min()) / length))
             z = noise(x)  # of all rows: the stream of a sample must not depend on when others arrive
             rows = torch.nonzero(done < length).flatten()
             h, w = self._increments(rows, size.minimum(length - done), kept, z)

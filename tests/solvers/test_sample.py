@@ -1,5 +1,8 @@
 """Samples in one call."""
 
+import re
+from typing import Any
+
 import pytest
 import torch
 from oracles import gaussian
@@ -43,6 +46,26 @@ def test_batches_change_nothing_and_take_their_rows_of_cond() -> None:
     assert sample(MODEL, SDE, (0, 2), steps=4).shape == (0, 2)
     with pytest.raises(ValueError, match="batch of at least 1, got 0"):
         sample(MODEL, SDE, (3, 2), batch=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"grid": 20}, "expected grid to be one of grids, as grids.log_snr with steps=20, got 20"),
+        ({"grid": [1, 0.5]}, "with steps=20, got [1, 0.5]"),
+        ({"grid": "log_snr"}, "with steps=20, got 'log_snr'"),
+        ({"steps": 2.5}, "expected a whole number of steps, at least 1, got 2.5"),
+        ({"solver": "dpm"}, "expected solver to be one of solvers, as DPMSolver(2), got 'dpm'"),
+        ({"solver": DPMSolver}, "as DPMSolver(2), got the class DPMSolver"),
+        ({"shape": 4}, "expected shape to be (B, *D), as (64, 3, 32, 32), got 4"),
+        ({"dtype": torch.int32}, "expected dtype to be of floating-point numbers, as torch.float32, got torch.int32"),
+        ({"denoiser": SDE, "sde": MODEL}, "expected a path such as VPSDE(), got GaussianMixture: pass it second"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(changed: dict[str, Any], line: str) -> None:
+    given: dict[str, Any] = {"denoiser": MODEL, "sde": SDE, "shape": (3, 2), **changed}
+    with pytest.raises(ValueError, match=re.escape(line)):
+        sample(**given)
 
 
 @pytest.mark.parametrize("denoise", [True, False])

@@ -13,7 +13,7 @@ from oracles import CORRECTOR, PATHS, SHAPES, SOLVERS, gaussian
 from scipy import stats
 from torch import Tensor
 
-from scorefield.models import CountCalls
+from scorefield.models import MLP, CountCalls, Denoiser
 from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, DiscreteVPSDE
 from scorefield.solvers import (
     BELM,
@@ -79,6 +79,65 @@ def half(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# Arguments
+
+NET = MLP((2,), width=8)
+TIMES = grids.log_snr(VPSDE(), 4)
+X = torch.zeros(3, 2)
+
+
+@pytest.mark.parametrize("solver", [DDIM(), Adaptive(), AdaptiveSDE()], ids=["ddim", "adaptive", "sde"])
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"ts": 20}, "expected a 1-D tensor of finite times, got 20: make one of 20 steps by grids.log_snr"),
+        ({"ts": [1, 0.5]}, "finite times, got [1, 0.5]: make one of 20 steps by grids.log_snr(sde, 20)"),
+        ({"ts": None}, "finite times, got None"),
+        ({"ts": TIMES.numpy()}, "finite times, got ndarray (5,)"),
+        ({"ts": grids.log_snr}, "finite times, got the function log_snr"),
+        ({"ts": torch.zeros(1000, 2)}, "finite times, got a tensor (1000, 2) of float32"),
+        ({"ts": TIMES * math.nan}, "finite times, got NaN or inf in a tensor (5,) of float64"),
+        ({"sde": half, "denoiser": VPSDE()}, "expected a path such as VPSDE(), got the function half: pass it second"),
+        ({"sde": VPSDE}, "expected a path such as VPSDE(), got the class VPSDE"),
+        ({"denoiser": NET}, "got MLP, called with (x, c_noise, label): wrap a network, as Denoiser(net, precondition"),
+        ({"denoiser": torch.nn.Linear(2, 2)}, "got Linear, called with (input): wrap a network, as Denoiser(net,"),
+        ({"denoiser": lambda x, t: x}, "called as D(x, alpha, sigma, **cond), got the function <lambda>, called with"),
+        ({"denoiser": VPSDE()}, "got VPSDE(beta_min=0.1, beta_max=20.0"),
+        ({"denoiser": Denoiser}, "got the class Denoiser: pass the denoiser first"),
+        ({"cond": {"label": X[:, 0]}}, "(x, alpha, sigma) and got an unexpected keyword argument 'label': change cond"),
+        ({"cond": X}, "expected cond as a dict, as {'label': label}, got a tensor (3, 2) of float32"),
+        ({"x": X.tolist()}, "expected samples x as a tensor (B, *D), got [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]: use"),
+        ({"x": X.numpy()}, "expected samples x as a tensor (B, *D), got ndarray (3, 2)"),
+        ({"x": X.to(torch.complex64)}, "expected real samples, got torch.complex64: make two channels"),
+    ],
+)  # fmt: skip
+def test_an_argument_of_another_kind_is_named_in_one_line(solver: Solver, changed: dict[str, Any], line: str) -> None:
+    given: dict[str, Any] = {"denoiser": half, "sde": VPSDE(), "x": X, "ts": TIMES, **changed}
+    with pytest.raises(ValueError, match=re.escape(line)) as caught:
+        solver(**given)
+    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+
+
+def test_long_values_are_cut_in_errors() -> None:
+    with pytest.raises(ValueError, match=re.escape("... (1000 in all): sort them")) as caught:
+        grids.sigmas(VESDE(), [1 + i / 1000 for i in range(1000)])
+    assert len(str(caught.value)) < 150
+    with pytest.raises(ValueError, match=r"whole number of steps, at least 1, got 2\.5"):
+        grids.log_snr(VPSDE(), 2.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "adaptive_heun", "scipy:RK45", "scipy:LSODA", "sde"])
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_an_adaptive_solver_stops_at_its_limit_of_evaluations(method: str, per_sample: bool) -> None:
+    limit: dict[str, Any] = {"per_sample": per_sample, "rtol": 1e-7, "atol": 1e-7, "max_evaluations": 50}
+    solver: Solver = AdaptiveSDE(**limit) if method == "sde" else Adaptive(method, **limit)
+    counted = CountCalls(half)
+    with pytest.raises(ValueError, match=r"arrive within 50 evaluations, got \d+\.\d% of the way: take larger"):
+        solver(counted, VPSDE(), normal(3, 2), TIMES)
+    assert counted.calls <= 50 + 6 * per_sample  # those that compare a part of the batch with all
+    assert repr(solver) == repr(dataclasses.replace(solver, max_evaluations=9))  # type: ignore[type-var]
 
 
 # Grids
