@@ -24,6 +24,7 @@ from scorefield.training.data.batches import tensor
 from scorefield.training.data.dataset import evenly_spaced
 from scorefield.training.data.distance import in_blocks, largest_distance
 from scorefield.training.data.files.lazy_rows import LazyRows
+from scorefield.training.data.units import odd_units_of
 
 SIGMA_MIN = 0.01  # NCSNv2's last noise level, for images in [0, 1]
 OVERLAP = 0.567  # of neighbouring levels, in all five data sets of the paper; its text has "about 0.5"
@@ -75,6 +76,7 @@ def check_data(
         "largest_distance_is": "exact" if exact else "a lower bound",
         "network": network(config, dataset),
         "chosen_by_the_data": chosen or None,
+        "warning": odd_units_of(dataset, float(config.transform.low), float(config.transform.high)),
     }
     if sigma_max > SIGMA_MIN:
         report["ncsnv2"] = noise_levels(sigma_max, math.prod(dataset.shape), steps=steps)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def run(arguments: list[str]) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own packages; installed packages come before them
     try:
-        _print(_call(arguments[1:]))
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            _print(_call(arguments[1:]))
         sys.stdout.flush()
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":  # the first process of torchrun
@@ -127,6 +130,12 @@ def _text(error: ValueError | OSError) -> str:
     if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror}: expected a place that this user may read and write, choose another"
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """One line, without the place in the code."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _print(summary: dict[str, Any]) -> None:

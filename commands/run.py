@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from scorefield.training import Model, load_weights
 from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
+from scorefield.training.data.units import odd_units_of
 
 VERSION = 1
 
@@ -83,8 +85,11 @@ class Run:
         return self.accept(dataset)
 
     def accept(self, dataset: Dataset) -> Dataset:
-        """The data set, with its classes numbered as in training: see `DataFacts.accept`."""
-        return self.data.accept(dataset, self.num_classes is not None)
+        """The data set, with its classes numbered as in training: see `DataFacts.accept`. Warns of odd units."""
+        dataset = self.data.accept(dataset, self.num_classes is not None)
+        if line := odd_units_of(dataset, self.low, self.high):
+            warnings.warn(f"{dataset.name}: {line}", stacklevel=2)
+        return dataset
 
     def to_model(self, stored: Tensor, **uniform: Any) -> tuple[Tensor, Tensor]:
         """Stored values (B, *D) in the model's range, and the log-determinant of that in nats: see `dequantise`."""

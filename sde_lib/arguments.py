@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-MOST = 60  # characters of a value in an error
+MOST = 100  # characters of a value in an error
 
 
 def shown(value: object) -> str:
@@ -20,7 +20,11 @@ def shown(value: object) -> str:
     if isinstance(value, nn.Module) or hasattr(value, "shape") or type(value).__repr__ is object.__repr__:
         shape = getattr(value, "shape", None)
         return type(value).__name__ + (f" {tuple(shape)}" if isinstance(shape, tuple) else "")
+    if isinstance(value, list | tuple) and any(hasattr(each, "shape") for each in value):
+        return f"a {type(value).__name__} of {len(value)}: {', '.join(map(shown, value[:3]))}"
     text = " ".join(repr(value).split())
+    if isinstance(value, Mapping):
+        text = f"a dict of {', '.join(f'{key}: {shown(each)}' for key, each in value.items())}"
     if len(text) <= MOST:
         return text
     count = f" ({len(value)} in all)" if isinstance(value, Sized) else ""

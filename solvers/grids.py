@@ -147,4 +147,4 @@ def _timesteps(sde: SDE, k: Tensor, of: int) -> Tensor:
 def _at_least_one(steps: int, most: int | None = None) -> None:
     if not hasattr(steps, "__index__") or steps < 1 or (most is not None and steps > most):
         within = f"at least 1{f' and at most {most}' if most else ''}"
-        raise ValueError(f"expected a whole number of steps, {within}, got {shown(steps)}: choose another")
+        raise ValueError(f"expected steps to be {within}, got {shown(steps)}: give a whole number")

@@ -10,13 +10,14 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from scorefield.training.data.units import as_batch
 from scorefield.training.distributed.blocks import recomputing
 from scorefield.training.distributed.ranks import Ranks
 from scorefield.training.distributed.shards import by_sharding, full, in_shards, mean_over_ranks
 from scorefield.training.model import Model
 from scorefield.training.state import TrainingState
 
-Batch = Tensor | dict[str, Tensor]
+Batch = Tensor | dict[str, Tensor] | Sequence[Tensor]
 HOST_DEVICES = ("cpu",)  # reading a number from these does not wait
 
 
@@ -108,7 +109,8 @@ def run(
     Args:
         state: changed in place.
         objectives: their optimisers are the state's.
-        loader: yields x0 (B, *D), or a dict with "x0" and conditioning; repeated as often as needed.
+        loader: yields x0 (B, *D), (x0,), (x0, label), or a dict with "x0" and conditioning; repeated as often as
+            needed.
         images: the length of training, counted from the start and not from the state's position.
         schedule: factor on the learning rates, as a function of the images seen.
         clip: largest norm of an objective's gradient, None for no limit.
@@ -135,7 +137,7 @@ def run(
                 parallel.append(_parallel(_Loss(model, objective), ranks))
         model.train()
         while state.images < images:
-            batch = _as_dict(next(batches))
+            batch = as_batch(next(batches))
             count = len(batch["x0"])
             rows = ranks.rows(count, accumulate)
             factor = schedule(state.images)
@@ -264,11 +266,3 @@ def cycle(loader: Iterable[Batch]) -> Iterator[Batch]:
             yield batch
         if empty:
             raise ValueError("expected a loader with at least one batch, got an empty one: is it a used-up generator?")
-
-
-def _as_dict(batch: Batch) -> dict[str, Tensor]:
-    if isinstance(batch, Tensor):
-        return {"x0": batch}
-    if "x0" not in batch:
-        raise ValueError(f'expected a batch to be a tensor or a dict with "x0", got the keys {sorted(batch)}')
-    return batch

@@ -80,7 +80,7 @@ class NoiseEmbedding(nn.Module):
         waves = torch.cat([phase.sin(), phase.cos()], 1).to(next(self.perceptron.parameters()).dtype)
         if self.labels is None:
             if label is not None:
-                raise ValueError("expected no label: the network was made without num_classes; got one")
+                raise ValueError("expected no label: the network was made without num_classes; got one: leave it out")
             embedding: Tensor = self.perceptron(waves)
             return embedding
         known = self.labels(self._known(label, len(c_noise)))

@@ -109,7 +109,7 @@ class Condition(nn.Module):
 
     def forward(self, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         if label is not None and self.num_classes is None:
-            raise ValueError("expected no label: the network was made without num_classes; got one")
+            raise ValueError("expected no label: the network was made without num_classes; got one: leave it out")
         start, gap = self.bounds.to(c_noise.dtype)
         passed = ((start - c_noise[:, None]) / gap).clamp(0, 1)
         rows = pad(passed, (1, 0), value=1.0) - pad(passed, (0, 1))

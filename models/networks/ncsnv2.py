@@ -60,7 +60,7 @@ class NCSNv2(nn.Module):
         """
         check_images(x, self.channels, self.depth)
         if label is not None:
-            raise ValueError("expected no label: NCSNv2 is unconditional; got one")
+            raise ValueError("expected no label: NCSNv2 is unconditional; got one: leave it out")
         rows = x.new_ones(1, 1)
         h = self.stem(2 * x - 1 if self.unit_range else x)
         h = cascade(self.stages, self.refine, h, rows)

@@ -15,6 +15,7 @@ from warm import run
 
 from scorefield.commands.check_data import check_data, noise_levels
 from scorefield.commands.data_facts import DataFacts
+from scorefield.commands.encode import encode
 from scorefield.commands.images import Images
 from scorefield.commands.run import Run
 from scorefield.configs import build, own
@@ -251,3 +252,32 @@ def test_real_cifar10_has_the_noise_of_ncsnv2() -> None:
     largest, exact = largest_distance(x)
     assert exact and abs(largest / 255 - 53.415) < 1e-3
     assert abs(noise_levels(largest / 255, 3072)["scales"] - 232) <= 2
+
+
+# Units
+
+
+def test_data_in_other_units_is_said_by_every_mode_that_reads_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, x in (("w", 127 + 73 * rng.standard_normal((99, 2))), ("b", rng.integers(0, 256, (99, 2)).astype(float))):
+        np.save(tmp_path / f"{name}.npy", x)
+        config = own.get_config()
+        config.data = {"name": "array", "path": str(tmp_path / f"{name}.npy")}
+        report = check_data(tmp_path / name, config)
+        words = {"w": "subtract the mean and divide by the deviation", "b": "8-bit images: give levels=256"}[name]
+        assert words in report["warning"] and "where about 0 +- 1 is expected" in report["warning"]
+        config.data.levels = 256 if name == "b" else None
+        assert ("warning" in check_data(tmp_path / name, config)) == (name == "w")
+    np.save(tmp_path / "x.npy", rng.standard_normal((99, 2)))
+    train = (
+        "--mode=train", "--config=own", "--config.net=mlp:width=8", "--config.training.images=64",
+        "--config.training.batch=32", "--config.training.sample_every=0",
+    )  # fmt: skip
+    for name, said in (("w", 1), ("x", 0)):
+        data = f"--config.data=array:path='{tmp_path / name}.npy'"
+        done = run(*train, data, f"--workdir={tmp_path / ('run_' + name)}")
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+        assert len(lines) == said and all("subtract the mean" in line for line in lines), done.stderr
+    with pytest.warns(UserWarning, match=r"w: the data is 1[23]\d.* \+- [78]\d"):
+        encode(tmp_path / "run_x", input=str(tmp_path / "w.npy"), steps=2, device="cpu")

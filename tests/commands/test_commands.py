@@ -58,6 +58,9 @@ def test_every_mode_runs_writes_what_it_says_and_needs_only_the_workdir(workdir:
         wrote = [Path(line.removeprefix("wrote ")) for line in done.stdout.splitlines() if line.startswith("wrote ")]
         assert {path.suffix for path in wrote} >= {".npz", ".png"}
         assert all(path.stat().st_size > 0 for path in wrote)
+    (tmp_path / "plain").write_text("")
+    rights = (tmp_path / "plain").stat().st_mode
+    assert [path for path in workdir.rglob("*.*") if path.is_file() and path.stat().st_mode != rights] == []
     report = json.loads((workdir / "likelihood_test.json").read_text())
     ode = report["estimates"]["ode"]
     assert report["n"] == ode["n"] == 5

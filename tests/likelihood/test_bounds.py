@@ -560,7 +560,7 @@ def test_float32_costs_little(bound: Callable[..., Density]) -> None:
 def test_no_images_have_no_bounds_and_a_bound_keeps_no_graph() -> None:
     model = gaussian((3,))
     for bound in BOUNDS.values():
-        result = bound(None, PATHS["vp"], torch.empty(0, 3, 8, 8))
+        result = bound(model, PATHS["vp"], torch.empty(0, 3, 8, 8))
         assert result.log_prob.shape == (0,)
         assert result.std_error is not None and result.std_error.shape == (0,)
         assert set(result.parts) == {"prior", "diffusion", "reconstruction"}

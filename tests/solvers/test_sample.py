@@ -54,7 +54,7 @@ def test_batches_change_nothing_and_take_their_rows_of_cond() -> None:
         ({"grid": 20}, "expected grid to be one of grids, as grids.log_snr with steps=20, got 20"),
         ({"grid": [1, 0.5]}, "with steps=20, got [1, 0.5]"),
         ({"grid": "log_snr"}, "with steps=20, got 'log_snr'"),
-        ({"steps": 2.5}, "expected a whole number of steps, at least 1, got 2.5"),
+        ({"steps": 2.5}, "expected steps to be at least 1, got 2.5: give a whole number"),
         ({"solver": "dpm"}, "expected solver to be one of solvers, as DPMSolver(2), got 'dpm'"),
         ({"solver": DPMSolver}, "as DPMSolver(2), got the class DPMSolver"),
         ({"shape": 4}, "expected shape to be (B, *D), as (64, 3, 32, 32), got 4"),

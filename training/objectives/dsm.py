@@ -7,9 +7,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.arguments import check_denoiser
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_x0
+from scorefield.sde_lib.sde import check_path
 from scorefield.training import times as times_
 from scorefield.training import weighting
+from scorefield.training.data.units import FirstBatch
 from scorefield.training.engine import Batch, Objective, Step, finite, run
 from scorefield.training.model import Model
 from scorefield.training.state import TrainingState
@@ -60,12 +63,13 @@ def objective(
         times: see `training.times`.
         accept: see `Objective`.
     """
+    in_units = FirstBatch()
 
     def draw(model: Model, batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-        x0 = batch["x0"]
+        x0 = in_units(batch["x0"], next(model.parameters()).dtype)
         t = times(sde, len(x0), generator)
         eps = torch.randn(x0.shape, generator=generator, device=generator.device, dtype=x0.dtype)
-        return {"times": t, "eps": eps}
+        return {"x0": x0, "times": t, "eps": eps}
 
     def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
         return batch_loss(model.denoiser, sde, batch, weight)
@@ -112,6 +116,8 @@ def train(
     Raises:
         ValueError: as `run` does, or if the state is of another denoiser or learned path.
     """
+    check_path(sde)
+    check_denoiser(denoiser, {})
     state = state or TrainingState(Model(denoiser, sde))
     if state.model.denoiser is not denoiser or (isinstance(sde, nn.Module) and state.model.sde is not sde):
         raise ValueError(

@@ -16,6 +16,7 @@ from scorefield.training.data.files.keys import Head, Keys, keys_of
 from scorefield.training.data.files.lazy_rows import LazyRows
 from scorefield.training.data.files.names import held_out_name, split_of
 from scorefield.training.data.files.paths import nonempty_path
+from scorefield.training.data.units import as_float32, check_float32
 
 LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
 READ_BY = {
@@ -205,8 +206,11 @@ def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True)
     they are read, other types never.
 
     Raises:
-        ValueError: if there are levels and the floats have fractions, or there are none and these are integers.
+        ValueError: if there are levels and the floats have fractions, or there are none and these are integers, or
+            floats whose range or digits float32 does not hold.
     """
+    if x.dtype.kind == "c":
+        raise ValueError(f"{path}: expected real numbers, got {x.dtype}: save real and imaginary parts as two channels")
     if levels is None and guess:
         levels = LEVELS.get(x.dtype.name)
     if levels is None and x.dtype.kind != "f":
@@ -219,10 +223,10 @@ def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True)
         dtype = np.float32 if levels is None else np.uint8 if x.dtype.kind == "b" else x.dtype.newbyteorder("=")
         if x.ndim < 2 or x.dtype == dtype:
             return x, levels
+        check_float32(path, x)
         return LazyRows.of(x, np.arange(len(x)), dtype), levels
     if levels is None:
-        with np.errstate(over="ignore"):
-            return x.astype(np.float32), None
+        return as_float32(path, x), None
     return _smallest_type(path, x, levels), levels
 
 
