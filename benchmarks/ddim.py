@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.commands.encode import along_flow, rms
+from scorefield.commands.flow import along_flow, rms
 from scorefield.commands.generate import generate
 from scorefield.commands.interpolate import spherical
 from scorefield.commands.run import Trained, open_trained, stored_tensor

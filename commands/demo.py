@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scorefield.commands.encode import along_flow, rms
+from scorefield.commands.flow import along_flow, rms
 from scorefield.commands.generate import generate
 from scorefield.commands.interpolate import interpolate
 from scorefield.commands.likelihood.command import likelihood

@@ -1,16 +1,21 @@
 """The images of a data set that a command uses."""
 
+import inspect
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorefield.commands.run import stored_tensor
-from scorefield.training.data import Dataset
+from scorefield.commands.run import Run, stored_tensor
+from scorefield.configs import build
+from scorefield.training.data import Dataset, Decoding, image_files, read_images, whole_array
 from scorefield.training.data.dataset import random_rows
+from scorefield.training.data.files.decoding import kind_of
+from scorefield.training.data.files.images import SUFFIXES
 from scorefield.training.distributed.ranks import Ranks
 
 
@@ -50,3 +55,47 @@ class Images:
     def label(self) -> Tensor | None:
         """The classes, (N,), where the data set has them."""
         return None if self.data.label is None else torch.as_tensor(self.data.label)
+
+
+def read_input(run: Run, path: Path) -> Dataset:
+    """A folder of images, an image, or an .npy or .npz file, as a data set for this run.
+
+    Images get the size and the channels of the run as its reader gave them to the training images. Where that reader
+    had no size, a line on stderr says that images were resized.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the images cannot be read, or an array has another shape than the run's data.
+    """
+    if not path.is_dir() and path.suffix.lower() not in SUFFIXES:
+        return run.accept(whole_array(path, run.data.levels, labels=run.num_classes is not None))
+    files = image_files(path) if path.is_dir() else [path]
+    if len(run.data.shape) != 3:
+        raise ValueError(
+            f"expected an array (.npy, .npz) of shape (N, {', '.join(map(str, run.data.shape))}), as this run has, got "
+            f"images in {path}: save them as an array"
+        )
+    channels, height, width = run.data.shape
+    settings = {key: value for key, value in run.config.data.items() if key in _of_reader(run)}
+    settings |= {"channels": 0, "alpha": "keep"} if channels == 4 else {"channels": channels}
+    settings |= {"bits": 8 if run.data.levels == 256 else 0, "corrupt": "error"}
+    given = Decoding(**settings).sides is not None
+    x, levels = read_images(files, Decoding(**(settings if given else {**settings, "size": (height, width)})))
+    dataset = run.accept(Dataset(path.name, "test", x, levels))
+    others = 0 if given else sum(_side(file) != (height, width) for file in files)
+    if others:
+        print(f"{others} of {len(files)} images are resized to {height}x{width} (height x width)", file=sys.stderr)
+    return dataset
+
+
+def _of_reader(run: Run) -> set[str]:
+    """The keywords of `Decoding`, if the run's reader has them."""
+    keywords = {field.name for field in fields(Decoding)}
+    reader = build.DATASETS.parts.get(run.config.data.name)
+    return keywords if reader is not None and keywords <= inspect.signature(reader).parameters.keys() else set()
+
+
+def _side(file: Path) -> tuple[int, int]:
+    with file.open("rb") as opened:
+        kind = kind_of(opened)
+    return kind.height, kind.width

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.commands.encode import along_flow, flow_solver
+from scorefield.commands.flow import GRID, SOLVER, STEPS, along_flow, checked_times
 from scorefield.commands.labels import data_labels
-from scorefield.commands.run import open_trained, output_path, stored_tensor, write_arrays, write_json
+from scorefield.commands.outputs import output_path
+from scorefield.commands.run import open_trained, write_arrays, write_json
 from scorefield.evaluation import save_pictures
+from scorefield.training.data.batches import tensor
 
 
 def interpolate(
@@ -19,9 +21,9 @@ def interpolate(
     split: str = "test",
     num: int = 9,
     label: str | int | None = None,
-    solver: str = "ddim",
-    grid: str | None = None,
-    steps: int = 100,
+    solver: str = SOLVER,
+    grid: str = GRID,
+    steps: int = STEPS,
     batch: int = 256,
     ema: bool = True,
     checkpoint: str | None = None,
@@ -38,28 +40,31 @@ def interpolate(
     if num < 2:
         raise ValueError(f"expected --num of at least 2, for both images, got {num}")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
-    path = output_path(output, workdir / "interpolation.npz")
     run = trained.run
-    options = {"solver": solver, "grid": grid or "log_snr", "steps": steps}
-    flow_solver(options)
+    options = {"solver": solver, "grid": grid, "steps": steps}
+    ts = checked_times(run, options, batch)
     dataset = run.dataset(split)
     if not all(0 <= i < len(dataset) for i in pair):
         raise ValueError(f"expected --pair of images 0 .. {len(dataset) - 1} of the {split} split, got {pair}")
-    ends = run.centred(stored_tensor(dataset)[list(pair)]).to(run.device)
+    ends = run.centred(tensor(dataset.x[list(pair)])).to(run.device)
     own = None if dataset.label is None else torch.as_tensor(dataset.label[list(pair)])
     ends_labels = data_labels(run, own, 2, label, dataset.name)
+    settings = {
+        "pair": list(pair), "split": split, "num": num, "data_sha256": dataset.fingerprint, **ends_labels.described,
+        **options, **trained.described,
+    }  # fmt: skip
+    path = output_path(output, workdir / "interpolation.npz", settings)
 
-    latents, _ = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, labels=ends_labels.label)
+    latents, _ = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, labels=ends_labels.label, ts=ts)
     path_of_latents = spherical(latents[0], latents[1], torch.linspace(0, 1, num, device=latents.device))
     nearest = (torch.arange(num) >= num / 2).long()
     labels = None if ends_labels.label is None else ends_labels.label[nearest]
-    x0, _ = along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, labels=labels)
+    x0, _ = along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, labels=labels, ts=ts)
     back = run.to_stored(x0)
 
     write_arrays(path, x=back, latent=path_of_latents)
     picture = save_pictures(run.viewable(back), path.with_suffix(".png"), columns=num)
-    settings = {"pair": list(pair), "split": split, **ends_labels.described, **options}
-    report = write_json(path.with_suffix(".json"), {**settings, **trained.described})
+    report = write_json(path.with_suffix(".json"), settings)
     return {"files": [str(path), str(picture), str(report)]}
 
 

@@ -14,7 +14,15 @@ from scorefield.commands.images import Images
 from scorefield.commands.labels import data_labels
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
-from scorefield.commands.run import Run, Trained, open_trained, output_path, stored_tensor, write_arrays, write_json
+from scorefield.commands.outputs import output_path
+from scorefield.commands.run import (
+    Run,
+    Trained,
+    open_trained,
+    stored_tensor,
+    write_arrays,
+    write_json,
+)
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.configs import build
 from scorefield.evaluation import save_bars
@@ -28,9 +36,6 @@ from scorefield.training.distributed.ranks import Ranks
 TOLERANCE = 1e-3  # bits/dim, where neither a tolerance nor a solver is given
 MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
 PRIORS = ("standard", "data")
-REPORTED = (
-    "split", "images", "seed", "batch", "dequantisation", "prior", "data_sha256", "dequantiser_sha256", "versions",
-)  # fmt: skip
 
 
 def likelihood(
@@ -109,7 +114,6 @@ def likelihood(
     names = _estimator_names(estimators, of_ode)
     ranks = Ranks.of_environment()
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
-    path = output_path(output, workdir / f"likelihood_{split}.json")
     run = trained.run.on(data)
     dataset = run.dataset(split)
     images = Images.of(dataset, num, seed)
@@ -132,6 +136,8 @@ def likelihood(
         "variance": variance, "seed": seed, "batch": batch, "data_sha256": dataset.fingerprint, "versions": versions(),
         "dequantiser_sha256": dequantiser_sha256, **trained.described,
     }  # fmt: skip
+    content = {key: value for key, value in settings.items() if key not in ("batch", "versions")}
+    path = output_path(output, workdir / f"likelihood_{split}.json", content)
     decided = {"run": run.described(), "prior_moments": [scorer.prior.mean.tolist(), scorer.prior.std.tolist()]}
     results = PartialResults(path, {**settings, **decided, "device": str(run.device)})
     facts: dict[str, Any] = {}
@@ -162,9 +168,7 @@ def likelihood(
         "t_max": run.sde.t_max,
         "levels": run.data.levels,
         "data": dataset.name,
-        **{key: settings[key] for key in REPORTED},
-        **labels.described,
-        **trained.described,
+        **settings,
     }
     write_json(path, report)
     values = {name: -columns[name] / scorer.unit for name in names}

@@ -115,7 +115,7 @@ def test_a_solver_within_a_solver_takes_settings(workdir: Path, tmp_path: Path, 
 
 
 def test_a_measured_grid_and_a_trajectory_are_written_and_used(workdir: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(workdir, tmp_path / "vp")
+    copy = shutil.copytree(workdir, tmp_path / "vp", ignore=shutil.ignore_patterns("samples*"))
     done = run("--mode=grid", f"--workdir={copy}", "--num=4", "--steps=20", "--order=1")
     assert done.returncode == 0, done.stderr
     measured = json.loads((copy / "grid.json").read_text())
@@ -134,15 +134,17 @@ def test_a_measured_grid_and_a_trajectory_are_written_and_used(workdir: Path, tm
 
 
 def test_belm_comes_back_to_the_image_it_encoded(workdir: Path, tmp_path: Path) -> None:
-    copy, grid = shutil.copytree(workdir, tmp_path / "vp"), ("--solver=belm", "--steps=5")
+    copy = shutil.copytree(workdir, tmp_path / "vp", ignore=shutil.ignore_patterns("latents*", "decoded*"))
+    grid = ("--solver=belm", "--steps=5")
     assert run("--mode=encode", f"--workdir={copy}", "--num=6", "--batch=4", *grid).returncode == 0
     done = run("--mode=decode", f"--workdir={copy}", "--batch=5")  # by the solver and the steps of the encoding
     assert done.returncode == 0, done.stderr
     assert "solver: belm" in done.stdout and "steps: 5" in done.stdout
     assert json.loads((copy / "decoded.json").read_text())["round_trip_rms"] < 1e-4
     done = run("--mode=decode", f"--workdir={copy}", "--solver=belm", "--steps=6")
-    assert done.returncode == 2
-    assert "--grid and --steps that these latents were encoded with" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "these latents were encoded by steps 5, not 6: they do not come back exactly" in done.stderr
+    assert json.loads((copy / "decoded_2.json").read_text())["round_trip_rms"] > 1e-4
 
 
 def test_weights_of_another_checkpoint_are_read_by_its_name_or_its_path(workdir: Path, tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--mode=sample", "--split=test"), "not an option of --mode=sample"),
         (("--mode=encode", "--solver=ddim:eta=1.0"), "adds noise"),
         (("--mode=encode", "--input=nowhere.npz"), "nowhere.npz"),
-        (("--mode=encode", "--input={mixed}"), "of 8x8 and"),
+        (("--mode=encode", "--input={mixed}"), "17 levels, as this run was trained on, got (1, 8, 8) and 256"),
         (("--mode=decode", "--input={torn}"), "cannot be read"),
         (("--mode=likelihood", "--solver=ddim"), "adams_moulton, heun, euler or adaptive"),
         (("--mode=dream",), "see --help"),

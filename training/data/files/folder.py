@@ -103,13 +103,13 @@ def _files(root: Path) -> list[Path]:
     return [root / file for file in sorted(files, key=lambda file: file.parts)]
 
 
-def read_images(files: Sequence[Path]) -> tuple[NDArray[Any], int]:
-    """The images (N, C, H, W) of files that are alike in size and depth, and their levels.
+def read_images(files: Sequence[Path], decoding: Decoding | None = None) -> tuple[NDArray[Any], int]:
+    """The images (N, C, H, W) of files, and their levels.
 
     Raises:
-        ValueError: if they differ in size or in bits, or one cannot be read.
+        ValueError: if they differ and the decoding does not make them alike, or one cannot be read.
     """
-    images = Images([Item.of(file) for file in files], range(len(files)), Decoding())
+    images = Images([Item.of(file) for file in files], range(len(files)), decoding or Decoding())
     return np.concatenate(list(images.chunks())), images.layout.levels
 
 

@@ -1,0 +1,90 @@
+"""Where a command writes: nothing is replaced without a line."""
+
+import itertools
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scorefield.training.distributed.ranks import Ranks
+
+SIDES = (".npz", ".json", ".png")  # of one output: its arrays, its report and its picture
+NAMED = 3  # differences that a line names
+
+
+def output_path(output: str | None, default: Path, made_by: Mapping[str, Any] | None = None) -> Path:
+    """The file to write: `output`, or the default, or the default with a number where other settings made that one.
+
+    The picture and the report of a command have the same name with other suffixes. Lines on stderr say what is
+    replaced, why a name has a number, and which folder is new.
+
+    Args:
+        output: given on the command line.
+        default: in the run.
+        made_by: the settings that decide the content, which are in the report. Without them the default is replaced.
+
+    Raises:
+        ValueError: unless the suffix of `output` is that of the default.
+    """
+    path = default if output is None else Path(output)
+    if path.suffix != default.suffix or path.is_dir():
+        raise ValueError(f"expected --output to name a {default.suffix} file, got {output!r}")
+    if output is None and made_by is not None:
+        return _numbered(default, json.loads(json.dumps(made_by)))
+    if _taken(path):
+        _say(f"replaces {path}")
+    if not path.parent.is_dir():
+        _say(f"makes the folder {path.parent}")
+    return path
+
+
+def newest(workdir: Path, name: str) -> Path:
+    """The newest of the files NAME.npz, NAME_2.npz and so on, or NAME.npz if there is none."""
+    files = [path for path in workdir.glob(f"{name}*.npz") if path.stem[len(name) + 1 :].isdigit() or path.stem == name]
+    return max(files, key=lambda path: path.stat().st_mtime_ns, default=workdir / f"{name}.npz")
+
+
+def report_beside(path: Path) -> dict[str, Any]:
+    """The report of an output, or {} if there is none that reads."""
+    try:
+        report = json.loads(path.with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _numbered(default: Path, made_by: dict[str, Any]) -> Path:
+    for n in itertools.count(1):
+        path = default if n == 1 else default.with_name(f"{default.stem}_{n}{default.suffix}")
+        if not _taken(path):
+            break
+        report = report_beside(path)
+        if all(report.get(key) == value for key, value in made_by.items()):
+            _say(f"replaces {path}, which the same settings made")
+            return path
+    if n > 1:
+        _say(f"keeps {default}{_differences(report_beside(default), made_by)} and writes {path}")
+    return path
+
+
+def _differences(report: dict[str, Any], made_by: dict[str, Any]) -> str:
+    others = [key for key, value in made_by.items() if report.get(key) != value]
+    others.sort(key=lambda key: key.endswith("sha256"))  # which tells a reader least
+    named = [f"{key} {_short(report.get(key))}, not {_short(made_by[key])}" for key in others]
+    more = [f"{len(named) - NAMED} more"] if len(named) > NAMED else []
+    return f" ({'; '.join(named[:NAMED] + more)})" if report else ""
+
+
+def _taken(path: Path) -> bool:
+    return any(path.with_suffix(side).exists() for side in SIDES)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:21]}..."
+
+
+def _say(line: str) -> None:
+    if Ranks.current().first:
+        print(line, file=sys.stderr, flush=True)
