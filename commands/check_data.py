@@ -1,6 +1,5 @@
 """A report on a data set before training, and the noise levels that suit it."""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from scorefield.commands.run import open_run, output_path, write_json
+from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.run import open_run, write_json
 from scorefield.configs import build, own
 from scorefield.evaluation import save_pictures
 from scorefield.sde_lib import VESDE
@@ -52,15 +52,13 @@ def check_data(
         output: a .json to write instead of WORKDIR/data.json; the picture goes beside it.
 
     Raises:
-        ValueError: if there is no such data, or the report would replace another file.
+        ValueError: if there is no such data.
     """
     if num < 2 or steps < 1:
         raise ValueError(
             f"expected --num of at least 2 and --steps of at least 1, got {num} and {steps}: give larger ones"
         )
-    path = output_path(output, workdir / "data.json").absolute()
-    if output is None:
-        _refuse_to_replace(path)
+    check_output(output, ".json")
     config = open_run(workdir, "cpu").config if config is None else config
     dataset: Dataset = build.build(build.DATASETS, config.data, split=split)
     chosen = own.fill(config, own.preset(dataset))
@@ -84,6 +82,7 @@ def check_data(
         low, high = float(config.transform.low), float(config.transform.high)
         report["ncsnv2_in_the_model"] = _stretched(report.get("ncsnv2"), (high - low) * (1 - 1 / dataset.levels))
     report = {key: value for key, value in report.items() if value is not None}
+    path = output_path(output, workdir.absolute() / "data.json", report)
     write_json(path, report)
     return {**_shown(report), "files": [str(path), str(_picture(dataset, path.with_suffix(".png")))]}
 
@@ -181,20 +180,6 @@ def _picture(dataset: Dataset, path: Path) -> Path:
     if dataset.levels is not None:
         return save_pictures(x[:, :3] if x.ndim == 4 else x, path, high=dataset.levels - 1)
     return save_pictures(x, path, low=float(x.min()), high=max(float(x.max()), float(x.min()) + 1e-12))
-
-
-def _refuse_to_replace(path: Path) -> None:
-    """Refuses to replace a file that is no report: without --workdir it may be anything in the current folder."""
-    try:
-        report = "largest_distance" in json.loads(path.read_text())
-    except (OSError, ValueError, TypeError):
-        report = False
-    for file in (path, path.with_suffix(".png")):
-        if file.exists() and not report:
-            raise ValueError(
-                f"expected no {file}, or a report of --mode=check_data, got another file: give --workdir or "
-                "--output=FILE.json"
-            )
 
 
 def _shown(report: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from scorefield.commands.generate import generate
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.labels import sampled_labels
-from scorefield.commands.run import Run, open_trained, output_path, write_arrays, write_json
+from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.run import Run, open_trained, write_arrays, write_json
 from scorefield.configs import build
 from scorefield.evaluation import save_labelled_rows
 from scorefield.models import CountCalls
@@ -50,8 +51,8 @@ def compare(
     if num < 1 or batch < 1:
         raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
     solvers: dict[str, Solver] = {name: build.build(build.SOLVERS, name) for name in solver}
+    check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
-    path = output_path(output, workdir / "compare.npz")
     run = trained.run
     labels = sampled_labels(run, num, label, guidance)
     sampling = {
@@ -81,17 +82,14 @@ def compare(
             if x is not None:
                 arrays[f"{name} {count}"] = x
 
+    settings = {
+        "num": num, "solver": list(solver), "steps": list(steps), "grid": build.unparse(sampling["grid"]),
+        "denoise": sampling["denoise"], "seed": seed, **labels.described, "guidance": guidance, **trained.described,
+    }  # fmt: skip
+    path = output_path(output, workdir / "compare.npz", settings)
     write_arrays(path, **{name: run.to_stored(x) for name, x in arrays.items()})
     picture = _picture(run, arrays, path.with_suffix(".png"))
-    summary = {
-        "num": num,
-        "grid": build.unparse(sampling["grid"]),
-        "seed": seed,
-        **labels.described,
-        **trained.described,
-        "table": table,
-    }
-    report = write_json(path.with_suffix(".json"), summary)
+    report = write_json(path.with_suffix(".json"), {**settings, "table": table})
     return {"files": [str(path), str(picture), str(report)]}
 
 

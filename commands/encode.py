@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scorefield.commands.flow import (
     GRID,
     SOLVER,
@@ -20,7 +22,7 @@ from scorefield.commands.flow import (
 from scorefield.commands.images import Images, read_input
 from scorefield.commands.labels import data_labels
 from scorefield.commands.latents import Latents
-from scorefield.commands.outputs import newest, output_path
+from scorefield.commands.outputs import check_output, newest, output_path
 from scorefield.commands.run import Run, Trained, open_run, open_trained, write_arrays, write_json
 from scorefield.evaluation import save_rows
 
@@ -55,6 +57,7 @@ def encode(
     Raises:
         ValueError: if there is no trained run, the images do not fit it, or the solver cannot encode.
     """
+    check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     run = trained.run.on(data)
     options = {"solver": solver, "grid": grid, "steps": steps}
@@ -67,7 +70,6 @@ def encode(
         "num": len(stored), "images": images.described, "data": images.data.name,
         "data_sha256": images.data.fingerprint, **labels.described, **made_by,
     }  # fmt: skip
-    path = output_path(output, workdir / "latents.npz", settings)
     x0 = run.centred(stored).to(run.device)
 
     began = time.perf_counter()
@@ -81,6 +83,7 @@ def encode(
             file=sys.stderr,
         )
 
+    path = output_path(output, workdir / "latents.npz", settings)
     known = images.label if run.num_classes is None else labels.label
     Latents(latent, made_by, ts, before, stored, known, images.index).write(path)
     shown = min(len(stored), 16)
@@ -115,6 +118,7 @@ def decode(
     Raises:
         ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
     """
+    check_output(output, ".npz")
     source = Path(input) if input else newest(workdir, "latents")
     latents = Latents.read(source, open_run(workdir, device).data.shape)
     made_by = latents.made_by if latents.made_by.keys() >= {"solver", "grid", "steps"} else _of_old(source, latents)
@@ -127,20 +131,22 @@ def decode(
         ts = latents.t
     labels = data_labels(run, latents.label, len(latents.latent), label, str(source))
     differing = _differing(made_by, {**options, **trained.described})
+    if labels.label is not None and latents.label is not None and not torch.equal(labels.label, latents.label.long()):
+        differing.append(f"their own classes, not {label}")
     settings = {
         "num": len(latents.latent), "latents_sha256": _digest(source), **labels.described, **options,
         **trained.described,
     }  # fmt: skip
-    path = output_path(output, workdir / "decoded.npz", settings)
 
     before = None if differing else latents.before
     x0, _ = along_flow(
         run, trained.denoiser, latents.latent, options, up=False, batch=batch, labels=labels.label, before=before, ts=ts
     )
     if differing:
-        print(f"these latents were encoded by {differing}: they do not come back exactly", file=sys.stderr)
+        print(f"these latents were encoded by {', '.join(differing)}: they do not come back exactly", file=sys.stderr)
     back, stored = run.to_stored(x0), latents.x
 
+    path = output_path(output, workdir / "decoded.npz", settings)
     write_arrays(path, x=back, label=latents.label if run.num_classes is None else labels.label)
     rows = [run.viewable(images[: min(len(back), 16)]) for images in ([back] if stored is None else [stored, back])]
     picture = save_rows(rows, path.with_suffix(".png"))
@@ -164,14 +170,14 @@ def _of_old(source: Path, latents: Latents) -> Options:
     return made_by
 
 
-def _differing(made_by: Options, here: Options) -> str:
+def _differing(made_by: Options, here: Options) -> list[str]:
     """What encoded, with what decodes, where that is something else."""
     same = {"solver": str(flow_solver(made_by)) == str(flow_solver(here))}
-    return ", ".join(
+    return [
         f"{key} {str(made_by[key])[:40]}, not {str(here[key])[:40]}"
         for key in ("solver", "grid", "steps", "weights", "checkpoint_sha256")
         if key in made_by and not same.get(key, made_by[key] == here[key])
-    )
+    ]
 
 
 def _digest(file: Path) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from scorefield.commands.generate import guided, label_cond
 from scorefield.commands.labels import sampled_labels
+from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import open_trained, write_json
 from scorefield.evaluation import save_curve
 from scorefield.solvers import PerSampleNoise, step_density
@@ -49,9 +50,7 @@ def grid(
     if not 1 <= order <= 4:
         raise ValueError(f"expected --order of 1 to 4, got {order}")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
-    path = Path(output) if output else workdir / "grid.json"
-    if path.suffix != ".json":
-        raise ValueError(f"expected --output to name a .json file, got {output!r}")
+    check_output(output, ".json")
     run = trained.run
     labels = sampled_labels(run, max(num, 1), label, guidance)
     noise = PerSampleNoise(seed, range(max(num, 1)))
@@ -61,6 +60,7 @@ def grid(
         measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps)
 
     settings = {"num": num, "steps": steps, "order": order, "seed": seed, **labels.described, "guidance": guidance}
+    path = output_path(output, workdir / "grid.json")  # a fixed name, from which --grid=optimal reads
     report = write_json(path, {**settings, **trained.described, **measured._asdict()})
     curve = {"steps": (measured.log_snr, measured.density)}
     picture = save_curve(curve, path.with_suffix(".png"), "log-SNR", "density of steps")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scorefield.commands.flow import GRID, SOLVER, STEPS, along_flow, checked_times
 from scorefield.commands.labels import data_labels
-from scorefield.commands.outputs import output_path
+from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import open_trained, write_arrays, write_json
 from scorefield.evaluation import save_pictures
 from scorefield.training.data.batches import tensor
@@ -39,6 +39,7 @@ def interpolate(
     """
     if num < 2:
         raise ValueError(f"expected --num of at least 2, for both images, got {num}")
+    check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     run = trained.run
     options = {"solver": solver, "grid": grid, "steps": steps}
@@ -53,7 +54,6 @@ def interpolate(
         "pair": list(pair), "split": split, "num": num, "data_sha256": dataset.fingerprint, **ends_labels.described,
         **options, **trained.described,
     }  # fmt: skip
-    path = output_path(output, workdir / "interpolation.npz", settings)
 
     latents, _ = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, labels=ends_labels.label, ts=ts)
     path_of_latents = spherical(latents[0], latents[1], torch.linspace(0, 1, num, device=latents.device))
@@ -62,6 +62,7 @@ def interpolate(
     x0, _ = along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, labels=labels, ts=ts)
     back = run.to_stored(x0)
 
+    path = output_path(output, workdir / "interpolation.npz", settings)
     write_arrays(path, x=back, latent=path_of_latents)
     picture = save_pictures(run.viewable(back), path.with_suffix(".png"), columns=num)
     report = write_json(path.with_suffix(".json"), settings)

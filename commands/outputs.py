@@ -13,25 +13,26 @@ SIDES = (".npz", ".json", ".png")  # of one output: its arrays, its report and i
 NAMED = 3  # differences that a line names
 
 
+def check_output(output: str | None, suffix: str) -> None:
+    """Raises ValueError unless `output` is None or names a file with this suffix, before a command computes."""
+    if output is not None and (Path(output).suffix != suffix or Path(output).is_dir()):
+        raise ValueError(f"expected --output to name a {suffix} file, got {output!r}")
+
+
 def output_path(output: str | None, default: Path, made_by: Mapping[str, Any] | None = None) -> Path:
-    """The file to write: `output`, or the default, or the default with a number where other settings made that one.
+    """The file to write now: `output`, or the default, with a number if other settings made the one that is there.
 
     The picture and the report of a command have the same name with other suffixes. Lines on stderr say what is
-    replaced, why a name has a number, and which folder is new.
+    replaced, what is kept under the plain name, and which folder is new.
 
     Args:
         output: given on the command line.
         default: in the run.
-        made_by: the settings that decide the content, which are in the report. Without them the default is replaced.
-
-    Raises:
-        ValueError: unless the suffix of `output` is that of the default.
+        made_by: the settings that decide the content, as in the report. Without them the default is replaced.
     """
-    path = default if output is None else Path(output)
-    if path.suffix != default.suffix or path.is_dir():
-        raise ValueError(f"expected --output to name a {default.suffix} file, got {output!r}")
     if output is None and made_by is not None:
         return _numbered(default, json.loads(json.dumps(made_by)))
+    path = default if output is None else Path(output)
     if _taken(path):
         _say(f"replaces {path}")
     if not path.parent.is_dir():

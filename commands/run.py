@@ -242,18 +242,6 @@ def stored_tensor(dataset: Dataset) -> Tensor:
     return tensor(dataset.x[:])
 
 
-def output_path(output: str | None, default: Path) -> Path:
-    """The file to write: `output`, or the default.
-
-    Raises:
-        ValueError: unless its suffix is that of the default. The picture and the report have the same name with others.
-    """
-    path = Path(output) if output else default
-    if path.suffix != default.suffix or path.is_dir():
-        raise ValueError(f"expected --output to name a {default.suffix} file, got {output!r}")
-    return path
-
-
 def write_arrays(path: Path, **arrays: Any) -> Path:
     """Write those arrays that are not None to an .npz, completely or not at all."""
     with atomic_file(path) as part, part.open("wb") as file:

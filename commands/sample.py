@@ -8,7 +8,8 @@ import torch
 
 from scorefield.commands.generate import generate
 from scorefield.commands.labels import sampled_labels
-from scorefield.commands.run import Run, open_trained, output_path, write_arrays, write_json
+from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.run import Run, open_trained, write_arrays, write_json
 from scorefield.configs import build
 from scorefield.evaluation import save_pictures, save_rows
 from scorefield.models import CountCalls
@@ -52,12 +53,14 @@ def sample(
     if trajectory is not None and not 1 <= trajectory <= min(num, batch):
         raise ValueError(f"expected --trajectory of 1 to {min(num, batch)} samples, got {trajectory}")
     ranks = Ranks.of_environment()
+    check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
-    path = output_path(output, workdir / "samples.npz")
     run = trained.run
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
     sampling = {**run.config.sampling, **{key: value for key, value in chosen.items() if value is not None}}
     labels = sampled_labels(run, num, label, guidance)
+    settings = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
+    settings |= {"label": None, **labels.described, "guidance": guidance, "num": num, "seed": seed, **trained.described}
 
     began = time.perf_counter()
     kept, counted = None if trajectory is None else Trajectory(trajectory), CountCalls(trained.denoiser)
@@ -72,12 +75,10 @@ def sample(
     seconds = time.perf_counter() - began
 
     stored = run.to_stored(x)
+    path = output_path(output, workdir / "samples.npz", settings)
     write_arrays(path, x=stored, label=labels.label)
     picture = save_pictures(run.viewable(stored[:256]), path.with_suffix(".png"))
-    settings = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
-    settings |= {"label": None, **labels.described, "guidance": guidance}
-    summary = {"num": num, **settings, "nfe": nfe, "seed": seed, **trained.described, "seconds": round(seconds, 2)}
-    report = write_json(path.with_suffix(".json"), summary)
+    report = write_json(path.with_suffix(".json"), {**settings, "nfe": nfe, "seconds": round(seconds, 2)})
     files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]
     return {"samples_per_second": round(num / seconds, 1), "nfe": nfe, "files": [str(file) for file in files]}
 

@@ -14,15 +14,8 @@ from scorefield.commands.images import Images
 from scorefield.commands.labels import data_labels
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
-from scorefield.commands.outputs import output_path
-from scorefield.commands.run import (
-    Run,
-    Trained,
-    open_trained,
-    stored_tensor,
-    write_arrays,
-    write_json,
-)
+from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.run import Run, Trained, open_trained, stored_tensor, write_arrays, write_json
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.configs import build
 from scorefield.evaluation import save_bars
@@ -113,6 +106,8 @@ def likelihood(
     }  # fmt: skip
     names = _estimator_names(estimators, of_ode)
     ranks = Ranks.of_environment()
+    check_output(output, ".json")
+    default = workdir / f"likelihood_{split}.json"
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     run = trained.run.on(data)
     dataset = run.dataset(split)
@@ -136,10 +131,8 @@ def likelihood(
         "variance": variance, "seed": seed, "batch": batch, "data_sha256": dataset.fingerprint, "versions": versions(),
         "dequantiser_sha256": dequantiser_sha256, **trained.described,
     }  # fmt: skip
-    content = {key: value for key, value in settings.items() if key not in ("batch", "versions")}
-    path = output_path(output, workdir / f"likelihood_{split}.json", content)
     decided = {"run": run.described(), "prior_moments": [scorer.prior.mean.tolist(), scorer.prior.std.tolist()]}
-    results = PartialResults(path, {**settings, **decided, "device": str(run.device)})
+    results = PartialResults(Path(output) if output else default, {**settings, **decided, "device": str(run.device)})
     facts: dict[str, Any] = {}
     if "ode" in names and given_solver is None:
         facts = _choose(scorer, results, ranks, TOLERANCE if tolerance is None else tolerance, divergence is None)
@@ -170,7 +163,8 @@ def likelihood(
         "data": dataset.name,
         **settings,
     }
-    write_json(path, report)
+    content = {key: value for key, value in settings.items() if key not in ("batch", "versions")}
+    path = write_json(output_path(output, default, content), report)
     values = {name: -columns[name] / scorer.unit for name in names}
     errors = {f"{name}_error": columns[f"{name}_error"] / scorer.unit for name in names if f"{name}_error" in columns}
     arrays = {**values, **errors, "latent": columns.get("latent"), "index": images.index}

@@ -147,14 +147,14 @@ def test_check_data_shows_all_of_a_sorted_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["data.json", "data.png"])
-def test_check_data_writes_over_nothing_but_a_report(tmp_path: Path, name: str) -> None:
+def test_check_data_writes_over_nothing_but_the_same_report(tmp_path: Path, name: str) -> None:
     np.save(tmp_path / "a.npy", noise(20, 3))
     config = configured(tmp_path / "a.npy", "mlp")
-    for place in ("first", "again"):  # a report, over a report
-        check_data(tmp_path / "w", config, split="train" if place == "first" else "test")
+    for split, wrote in (("train", "data.json"), ("test", "data_2.json"), ("train", "data.json")):
+        assert check_data(tmp_path / "w", config, split=split)["files"][0] == str(tmp_path / "w" / wrote)
     mine = tmp_path / name
     mine.write_text('{"labels": [1, 2]}')
-    refused(f"expected no {mine}", check_data, tmp_path, config)
+    assert check_data(tmp_path, config)["files"][0] == str(tmp_path / "data_2.json")
     assert mine.read_text() == '{"labels": [1, 2]}'
     check_data(tmp_path, config, output=str(tmp_path / "other.json"))
 

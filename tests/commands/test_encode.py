@@ -70,7 +70,7 @@ def test_latents_that_moved_decode_as_they_were_encoded(
     assert decoded["round_trip_rms"] == pytest.approx(rms(back, run.centred(x)), rel=1e-5)
 
     decode(workdir, input=str(moved), solver="ddim", steps=9, checkpoint="latest", device="cpu")
-    said = capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err.splitlines()[0]
     assert said.startswith("these latents were encoded by solver heun, not ddim, steps 7, not 9, checkpoint_sha256 ")
 
 
