@@ -15,7 +15,7 @@ from scorefield.configs import build
 from scorefield.training.data import Dataset, Decoding, image_files, read_images, whole_array
 from scorefield.training.data.dataset import random_rows
 from scorefield.training.data.files.decoding import kind_of
-from scorefield.training.data.files.images import SUFFIXES
+from scorefield.training.data.files.images import image_suffixes
 from scorefield.training.distributed.ranks import Ranks
 
 
@@ -67,7 +67,7 @@ def read_input(run: Run, path: Path) -> Dataset:
         FileNotFoundError: if there is no such file.
         ValueError: if the images cannot be read, or an array has another shape than the run's data.
     """
-    if not path.is_dir() and path.suffix.lower() not in SUFFIXES:
+    if not path.is_dir() and path.suffix.lower() not in image_suffixes():
         return run.accept(whole_array(path, run.data.levels, labels=run.num_classes is not None))
     files = image_files(path) if path.is_dir() else [path]
     if len(run.data.shape) != 3:
