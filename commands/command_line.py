@@ -16,6 +16,7 @@ from scorefield.commands.arguments import sort
 from scorefield.configs.text import few, suggestion
 
 Command = Callable[..., dict[str, Any]]
+LONGEST = 600  # characters of an error
 
 # Of each mode: the file below `commands`, the function in it, and what it does.
 MODES = {
@@ -115,7 +116,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(_text(error).split())}", file=sys.stderr)
+        print(f"error: {_short(_text(error))}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
@@ -132,10 +133,16 @@ def _text(error: ValueError | OSError) -> str:
     return f"{error.filename}: {error.strerror}: expected a place that this user may read and write, choose another"
 
 
+def _short(text: str) -> str:
+    """One line, whose middle is left out if it is too long to be read."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
+
+
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
     """One line, without the place in the code."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"warning: {_short(str(message))}", file=sys.stderr)
 
 
 def _print(summary: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from scorefield.commands.run import Trained, open_trained, write_json
 from scorefield.evaluation import save_curve
 from scorefield.likelihood import mean_and_error
 from scorefield.models.networks.dequantiser import Dequantiser
+from scorefield.sde_lib.arguments import shown
 from scorefield.solvers import PerSampleNoise
 from scorefield.training import EMA, Batches, Model, TrainingState
 from scorefield.training.checkpoints.atomic import atomic_file, write_tensors
@@ -165,7 +166,7 @@ def load_dequantiser(trained: Trained) -> tuple[Dequantiser, dict[str, Any]]:
         there, file = facts["checkpoint_sha256"], facts["dequantiser_sha256"]
         named = f"{facts['weights']} of {facts['checkpoint']}"
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{report} does not read ({error!r}): {remedy}") from None
+        raise ValueError(f"{report} does not read ({shown(error)}): {remedy}") from None
     here = trained.described
     if there != here["checkpoint_sha256"]:
         raise ValueError(
@@ -178,7 +179,7 @@ def load_dequantiser(trained: Trained) -> tuple[Dequantiser, dict[str, Any]]:
         module = Dequantiser(**facts["dequantiser"])
         module.load_state_dict(load_file(weights))
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{weights} is of another architecture ({error!r}): {remedy}") from None
+        raise ValueError(f"{weights} is of another architecture ({shown(error)}): {remedy}") from None
     return module.to(trained.run.device).eval().requires_grad_(False), facts
 
 

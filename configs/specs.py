@@ -131,7 +131,7 @@ def build(table: Table, spec: str | Mapping[str, Any], **context: Any) -> Any:
     try:
         part = constructor(**keywords, **needed)
     except (TypeError, RuntimeError, ArithmeticError) as error:  # a word for a number, or a size that torch refuses
-        raise ValueError(f"{name} cannot be made of {keywords}: {error}") from error
+        raise ValueError(f"{name} cannot be made of {str(keywords)[:100]}: {str(error)[:150]}") from error
     if not isinstance(part, table.base):
         raise _not_derived(table, name, part)
     return part

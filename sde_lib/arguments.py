@@ -22,7 +22,7 @@ def shown(value: object) -> str:
         return type(value).__name__ + (f" {tuple(shape)}" if isinstance(shape, tuple) else "")
     if isinstance(value, list | tuple) and any(hasattr(each, "shape") for each in value):
         return f"a {type(value).__name__} of {len(value)}: {', '.join(map(shown, value[:3]))}"
-    text = " ".join(repr(value).split())
+    text = " ".join((f"{type(value).__name__}: {value}" if isinstance(value, Exception) else repr(value)).split())
     if isinstance(value, Mapping):
         text = f"a dict of {', '.join(f'{key}: {shown(each)}' for key, each in value.items())}"
     if len(text) <= MOST:

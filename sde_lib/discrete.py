@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from scorefield.sde_lib.arguments import shown
 from scorefield.sde_lib.broadcast import as_tensor, precise
 from scorefield.sde_lib.sde import SDE
 
@@ -57,12 +58,12 @@ class DiscreteVPSDE(SDE):
     def __post_init__(self) -> None:
         if isinstance(self.betas, str):
             if self.betas not in BETAS:
-                raise ValueError(f"expected betas to be one of {', '.join(BETAS)} or a list, got {self.betas!r}")
+                raise ValueError(f"expected betas to be one of {', '.join(BETAS)} or a list, got {shown(self.betas)}")
             betas = BETAS[self.betas](self.steps, self.beta_start, self.beta_end)
         else:
             betas = torch.tensor(list(self.betas), dtype=torch.float64)
         if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError(f"expected at least two betas strictly between 0 and 1, got {self.betas!r}")
+            raise ValueError(f"expected at least two betas strictly between 0 and 1, got {shown(self.betas)}")
         object.__setattr__(self, "steps", len(betas))
         object.__setattr__(self, "betas", tuple(betas.tolist()))
 

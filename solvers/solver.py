@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.arguments import check_samples
+from scorefield.sde_lib.arguments import check_samples, shown
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predict_x0
 from scorefield.sde_lib.sde import Noise, check_path
 from scorefield.solvers.schedule import Schedule
@@ -175,7 +175,7 @@ def check_splittable(denoiser: BoundDenoiser, x: Tensor, schedule: Schedule) -> 
                 apart = predict_x0(part.denoiser, y[rows], at.alpha, at.sigma, **part.cond)
                 difference = float((together[rows] - apart).abs().max())
             except Exception as error:
-                raise ValueError(f"{_EXPECTED} an error for a part of the batch ({error}): {_ADVICE}") from error
+                raise ValueError(f"{_EXPECTED} an error for a part of the batch ({shown(error)}): {_ADVICE}") from error
             # A network's rounding is multiplied by up to sigma / alpha in D.
             if difference * float(at.alpha / size) > TOLERANCE * float(together.abs().max()):
                 raise ValueError(f"{_EXPECTED} one that differs by {difference:.2g} in a part of the batch: {_ADVICE}")

@@ -12,6 +12,7 @@ from scorefield.models.checkpoints.report import LoadReport, filled, noise_found
 from scorefield.models.checkpoints.spec import CheckpointSpec
 from scorefield.models.denoiser import Denoiser
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.arguments import shown
 
 # Files: how to build the network of a state dict, `spec_of(state, **architecture)`.
 STATES: dict[str, Callable[..., CheckpointSpec]] = {
@@ -87,7 +88,7 @@ def open_checkpoint(
     try:
         spec, states = _read(path, source, ema, both, architecture)
         if not spec.sde.t_min < spec.sde.t_max or not spec.low < spec.high:
-            raise ValueError(f"expected a path and a range from small to large, got {spec.sde} and {spec.low}")
+            raise ValueError(f"expected a path and a range from small to large, got {shown(spec.sde)} and {spec.low}")
         network, raw = spec.network(**spec.settings), None
         denoiser = spec.denoiser(network).eval().requires_grad_(False)
         *others, (weights, state) = states.items()
@@ -96,7 +97,7 @@ def open_checkpoint(
             raw = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
         report = _check(denoiser, spec, filled(network, spec, state, weights))
     except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{path} is not of {source}, or not of this architecture: {error!r}") from None
+        raise ValueError(f"{path} is not of {source}, or not of this architecture: {shown(error)}") from None
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     return Opened(spec, denoiser, report, raw)

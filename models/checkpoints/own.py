@@ -31,6 +31,7 @@ from scorefield.models.networks.unet import UNet
 from scorefield.models.networks.vdm import VDM
 from scorefield.models.precondition import EDM, PREDICTS, Precondition, TimeConditioned
 from scorefield.sde_lib import SDE, DiscreteVPSDE
+from scorefield.sde_lib.arguments import shown
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -164,13 +165,12 @@ def _load(folder: Path, classes: Iterable[type]) -> tuple[Denoiser, SDE, dict[st
             raise ValueError(f"low {data['low']} is not below high {data['high']}")
     except UNREADABLE as error:
         raise ValueError(
-            f"expected a folder written by save_pretrained, and {config} does not read ({error})"
+            f"expected a folder written by save_pretrained, and {config} does not read ({shown(error)})"
         ) from None
     try:
         network.load_state_dict(uncompiled(load_file(file)))
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{file} does not hold the weights that {config} describes: {reason}") from None
+        raise ValueError(f"{file} does not hold the weights that {config} describes: {shown(error)}") from None
     required = bool(described.get("label_required", False))  # older folders do not say
     return Denoiser(network, precondition, label_required=required).eval(), sde, data
 
@@ -198,7 +198,7 @@ def _describe_precondition(precondition: Precondition) -> dict[str, Any]:
             return {"class": name}
     if not isinstance(precondition, EDM | TimeConditioned):
         raise ValueError(
-            f"expected a parameterisation of models.precondition, got {precondition}: use TimeConditioned, or edm()"
+            f"expected a parameterisation of models.precondition, got {shown(precondition)}: use TimeConditioned or edm"
         )
     described = _describe(precondition, PRECONDITIONS)
     if isinstance(precondition, TimeConditioned):

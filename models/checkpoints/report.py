@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from scorefield.models.checkpoints.spec import CheckpointSpec
 from scorefield.models.denoiser import Denoiser
 from scorefield.sde_lib import SDE, predict_noise
+from scorefield.sde_lib.arguments import shown
 
 # Below this share of the noise, the network or its path is probably wrong.
 POOR = 0.5
@@ -112,7 +113,7 @@ def noise_found(denoiser: Denoiser, sde: SDE, shape: tuple[int, ...]) -> float:
     try:
         found = predict_noise(denoiser, eps * float(sigma), alpha, sigma, **cond)
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"the network does not run on a sample of shape {shape}: {error}") from None
+        raise ValueError(f"the network does not run on a sample of shape {shape}: {shown(error)}") from None
     if not bool(found.isfinite().all()):
         raise ValueError("the network gives values that are not finite: its weights are damaged")
     return 1 - float((found - eps).square().mean() / eps.square().mean())

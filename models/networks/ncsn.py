@@ -17,6 +17,7 @@ from scorefield.models.networks.refinenet import (
     refining_blocks,
     residual_stages,
 )
+from scorefield.sde_lib.arguments import shown
 
 SIGMAS = tuple(0.01 ** (i / 9) for i in range(10))
 
@@ -98,7 +99,7 @@ class Condition(nn.Module):
         super().__init__()
         levels = [float(sigma) for sigma in sigmas]
         if not levels or levels[-1] <= 0 or any(after >= before for before, after in pairwise(levels)):
-            raise ValueError(f"expected positive, decreasing noise levels, got {levels}")
+            raise ValueError(f"expected positive, decreasing noise levels, got {shown(levels)}: sort them")
         self.num_classes = num_classes
         self.labels = 0 if num_classes is None else num_classes + 1
         log = torch.tensor(levels, dtype=torch.float64).log() / 4

@@ -246,6 +246,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--mode=sample", "--solver=dpm:released=True"), "order 3 only"),
         (("--mode=grid", "--order=9"), "--order of 1 to 4"),
         (("--mode=encode", "--solver=churn"), "belm to invert exactly"),
+        (("--mode=sample", f"--solver=dpm:order={(1,) * 3000}".replace(" ", "")), "expected DPMSolver of order 1 to 3"),
     ],
 )
 def test_a_mistake_gets_one_line_and_nothing_is_overwritten(
@@ -260,6 +261,7 @@ def test_a_mistake_gets_one_line_and_nothing_is_overwritten(
     errors = [line for line in done.stderr.splitlines() if line]
     assert len(errors) == 1, done.stderr
     assert errors[0].startswith("error: ")
+    assert len(errors[0]) < 650
     assert says in errors[0]
     assert contents(workdir) == before
 

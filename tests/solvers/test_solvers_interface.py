@@ -124,6 +124,9 @@ def test_long_values_are_cut_in_errors() -> None:
     with pytest.raises(ValueError, match=re.escape("... (1000 in all): sort them")) as caught:
         grids.sigmas(VESDE(), [1 + i / 1000 for i in range(1000)])
     assert len(str(caught.value)) < 150
+    with pytest.raises(ValueError, match=re.escape("... (1000 in all)")) as caught:
+        DiscreteVPSDE([2.0] * 1000)
+    assert len(str(caught.value)) < 200
     with pytest.raises(ValueError, match=r"steps to be at least 1, got 2\.5: give a whole number"):
         grids.log_snr(VPSDE(), 2.5)  # type: ignore[arg-type]
 

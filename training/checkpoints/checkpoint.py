@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from scorefield.sde_lib.arguments import shown
 from scorefield.training.averages.power_ema import PowerEMA
 from scorefield.training.checkpoints import randomness
 from scorefield.training.checkpoints.atomic import atomic_dir, has_checksums, remove, verify, write_tensors
@@ -153,7 +154,7 @@ def load(
         raise
     except Exception as error:  # torch, pickle and zipfile raise anything for a damaged file
         raise ValueError(
-            f"{checkpoint / 'state.pt'} does not read ({error!r}): restore it, or remove {checkpoint}"
+            f"{checkpoint / 'state.pt'} does not read ({shown(error)}): restore it, or remove {checkpoint}"
         ) from None
     return extra
 
