@@ -37,6 +37,8 @@ def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
     # Near the prior, an error in predicted noise grows by sigma / alpha in x0, and an error in v does not. With
     # little or low-dimensional data, predicted noise gives outliers.
     config.precondition = spec(PRECONDITIONS, "v")
+    with config.ignore_type():
+        config.training.ema_ramp = placeholder(float)
     if variant in ("array", "toy"):
         config.net = spec(NETWORKS, "mlp")
         return config
@@ -49,8 +51,7 @@ def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
         config.data.size = placeholder(int)
         config.net.update(width=placeholder(int), blocks=placeholder(int))
         config.net.update(multipliers=placeholder(tuple), attention=placeholder(tuple))
-        config.training.update(images=placeholder(int), batch=placeholder(int))
-        config.training.update(learning_rate=placeholder(float), ema_ramp=placeholder(float))
+        config.training.update(images=placeholder(int), batch=placeholder(int), learning_rate=placeholder(float))
     return config
 
 

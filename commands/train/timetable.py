@@ -18,8 +18,8 @@ UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 def duration(seconds: float) -> str:
-    """A time in words, in its two largest units: 45 s, 12 min, 1 h 12 min."""
-    left = max(0, round(seconds))
+    """A time in words, in its two largest units: 45 s, 2 min 5 s, 12 min, 1 h 12 min; in minutes from ten on."""
+    left = max(0, round(seconds) if seconds < 600 else 60 * round(seconds / 60))
     for (name, size), (below, smaller) in itertools.pairwise(UNITS):
         if left >= size:
             more = left % size // smaller
