@@ -214,10 +214,11 @@ class Log:
         self._line = now
         rate = (now.images - before.images) / (now.stepping - before.stepping)
         left = (settings.images - step.images) / rate
+        speed = f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"
         loss = f"{self.guard.state_dict()['mean']:.4f}"  # over some 100 steps
         if not self._estimated:
             self._estimated = True
-            say(f"{rate:,.3g} images/s: {duration(left)} to go{plans(settings, left)}")
+            say(f"{speed}: {duration(left)} to go{plans(settings, left)}")
         elif settings.log_seconds and self._bar.disable:
-            say(f"{step.images:>12,} images  loss {loss}  {rate:,.3g} images/s  {duration(left)} left")
+            say(f"{step.images:>12,} images  loss {loss}  {speed}  {duration(left)} left")
         self._bar.set_postfix(loss=loss)
