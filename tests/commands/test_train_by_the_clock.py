@@ -113,7 +113,8 @@ def photographs(folder: Path, sizes: list[tuple[int, int]]) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(0)
     for i, (width, height) in enumerate(sizes):
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{i}.png")
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))  # keeps its spread when it is made smaller
+        coarse.resize((width, height), Image.Resampling.NEAREST).save(folder / f"{i}.png")
     return folder
 
 
