@@ -124,8 +124,8 @@ class MixtureTrials(Trials):
         super().__init__(mixture.denoiser, sde, drawn(mixture, sde, TRIAL_SAMPLES, 1))
         self.mixture = mixture
 
-    def flow(self, count: int) -> tuple[Field, State]:
-        return self.mixture, (self.x[:count], self.x.new_zeros(count, 1))
+    def flow(self, rows: slice) -> tuple[Field, State]:
+        return self.mixture, (self.x[rows], self.x.new_zeros(len(self.x[rows]), 1))
 
 
 def analytic(name: str, sde: SDE, count: int) -> tuple[list[str], list[AdamsMoulton]]:

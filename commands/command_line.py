@@ -68,7 +68,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "split": (str, "split of the data set: train or test"),
     "pair": (list, "the two images to interpolate between, as 0,1"),
     "estimators": (list, "estimators of the likelihood: ode, dsm, vlb, elbo"),
-    "tolerance": (float, "largest error of the ODE solver in one value, in bits/dim"),
+    "tolerance": (float, "largest error of the ODE solver in one value, in bits/dim or nats/dim"),
     "divergence": (str, "exact, hutchinson or hutchpp, with settings as in hutchinson:probes=4"),
     "dequantisation": (
         str,

@@ -1,6 +1,6 @@
 """From noise to samples, in batches of bounded memory, with a noise source for each sample."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,9 @@ from tqdm import tqdm
 from scorefield import models, solvers
 from scorefield.commands.run import Run
 from scorefield.configs import build
+from scorefield.likelihood.progress import with_steps
 from scorefield.sde_lib.denoiser import DenoiserLike
-from scorefield.solvers import Progress, Solver
+from scorefield.solvers import Solver
 from scorefield.solvers.solver import OnStep
 from scorefield.training.distributed.ranks import Ranks
 
@@ -111,16 +112,14 @@ class Bar:
         """Count samples that are already done."""
         self._bar.update(count)
 
+    def part(self, count: int) -> Callable[[float], None]:
+        """The `progress` of work on `count` samples: it gets the share that is done."""
+        start = self._bar.n
+        return lambda share: self.skip(start + round(count * share) - self._bar.n)
+
     def steps(self, count: int, other: OnStep = None) -> OnStep:
         """The `on_step` of a solver for `count` samples. It calls `other` as well."""
-        start = self._bar.n
-
-        def on_step(progress: Progress) -> None:
-            self._bar.update(start + round(count * progress.step / progress.steps) - self._bar.n)
-            if other is not None:
-                other(progress)
-
-        return on_step
+        return with_steps(self.part(count), other)
 
 
 @contextmanager

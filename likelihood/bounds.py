@@ -19,6 +19,7 @@ from torch import Tensor
 from scorefield.likelihood.decoders import Decoder, GaussianDecoder
 from scorefield.likelihood.density import Density, check_samples
 from scorefield.likelihood.prior import GaussianPrior
+from scorefield.likelihood.progress import ShareDone
 from scorefield.likelihood.quadrature import ChainSum, LogSNRIntegral
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.broadcast import precise
@@ -42,6 +43,7 @@ def elbo(
     prior: Prior | None = None,
     noise: Noise = torch.randn_like,
     uniform: Noise = torch.rand_like,
+    progress: ShareDone = None,
 ) -> Density:
     """VDM's evidence lower bound, in continuous time or for a chain of T steps.
 
@@ -67,6 +69,7 @@ def elbo(
         prior: a `GaussianPrior`, or mean and std that broadcast with x0, at the path's end; the path's by default.
         noise: source of the normals; `PerSampleNoise` gives each sample its stream.
         uniform: source of the times, `(B,) -> (B,)` on [0, 1); the `uniform` of a PerSampleNoise belongs here.
+        progress: called with the share of the work that is done, 0 to 1.
 
     Returns:
         log_prob, an unbiased estimate of the bound in nats: the sum of the parts "prior", "diffusion" and
@@ -78,7 +81,7 @@ def elbo(
         ValueError: for data that is not finite floating-point numbers (B, *D), counts below 1, or an invalid grid.
     """
     times = LogSNRIntegral(sde) if steps is None and ts is None else ChainSum.of(sde, steps, ts, x0)
-    return _bound(denoiser, cond, sde, x0, times, decoder, None, draws, decodings, prior, noise, uniform)
+    return _bound(denoiser, cond, sde, x0, times, decoder, None, draws, decodings, prior, noise, uniform, progress)
 
 
 def dsm_bound(
@@ -92,6 +95,7 @@ def dsm_bound(
     prior: Prior | None = None,
     noise: Noise = torch.randn_like,
     uniform: Noise = torch.rand_like,
+    progress: ShareDone = None,
 ) -> Density:
     """The denoising-score-matching bound of continuous data, corrected for t_min.
 
@@ -106,7 +110,7 @@ def dsm_bound(
     """
     return elbo(
         denoiser, sde, x0, cond=cond, decoder=GaussianDecoder(), draws=draws, decodings=decodings, prior=prior,
-        noise=noise, uniform=uniform,
+        noise=noise, uniform=uniform, progress=progress,
     )  # fmt: skip
 
 
@@ -125,6 +129,7 @@ def vlb(
     prior: Prior | None = None,
     noise: Noise = torch.randn_like,
     uniform: Noise = torch.rand_like,
+    progress: ShareDone = None,
 ) -> Density:
     """DDPM's variational bound -(L_T + sum_t L_{t-1} + L_0) for a chain of Gaussian steps  (Ho et al. 2020, Eq. 5).
 
@@ -153,7 +158,7 @@ def vlb(
         raise ValueError("expected steps or ts, got neither: pass steps=1000, or use elbo for continuous time")
     chain = ChainSum.of(sde, steps, ts, x0, variance)
     std = chain.first_std if variance == "small" else None
-    return _bound(denoiser, cond, sde, x0, chain, decoder, std, draws, decodings, prior, noise, uniform)
+    return _bound(denoiser, cond, sde, x0, chain, decoder, std, draws, decodings, prior, noise, uniform, progress)
 
 
 def _bound(
@@ -169,6 +174,7 @@ def _bound(
     prior: Prior | None,
     noise: Noise,
     uniform: Noise,
+    progress: ShareDone,
 ) -> Density:
     """The three parts; each evaluation sees the complete batch."""
     check_samples(x0)
@@ -185,10 +191,14 @@ def _bound(
             eps = noise(x0)
             error = predict_noise(model, sde.perturb(x0, t, eps), *sde.scales(t)) - eps
             losses.append(-weight / 2 * precise(error).square().flatten(1).sum(1))
+            if progress is not None:
+                progress(len(losses) / (times.count(draws) + decodings))
         t = torch.full_like(blank, times.start)
         decoded = [
             decoder.log_prob(model, x0, sde.perturb(x0, t, noise(x0)), *sde.scales(t), std) for _ in range(decodings)
         ]
+        if progress is not None:
+            progress(1.0)
         diffusion, reconstruction = torch.stack(losses) / len(losses), torch.stack(decoded)
         if not isinstance(prior, GaussianPrior):
             prior = GaussianPrior(*prior) if prior else GaussianPrior.standard(sde)

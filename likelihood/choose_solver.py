@@ -1,6 +1,5 @@
 """Choose the solver and the grid that keep a likelihood within a tolerance, by trials on a few samples."""
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,10 +9,11 @@ from torch import Tensor
 
 from scorefield.likelihood.divergence import Divergence, Hutchinson
 from scorefield.likelihood.flow import FlowWithDivergence
+from scorefield.likelihood.progress import ShareDone
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, take_rows
 from scorefield.sde_lib.sde import Noise
-from scorefield.solvers import AdamsMoulton, PerSampleNoise, Schedule, grids
+from scorefield.solvers import AdamsMoulton, PerSampleNoise, Progress, Schedule, grids
 from scorefield.solvers.ode.flow import Field, State
 from scorefield.solvers.solver import check_splittable
 from scorefield.solvers.variables import SoftClippedLogSNR
@@ -22,11 +22,16 @@ LogProb = Callable[[Tensor], Tensor]  # (B, *D) -> (B,), nats
 
 TRIAL_SAMPLES = 32
 RANKING_SAMPLES = 8  # the first trial samples, which rank the candidates.
-REFERENCE_STEPS = 160  # of the fine solution in the ranking.
-RICHARDSON = 4 / 3  # from the difference between n and 2 n steps to the error of n, at second order.
+FINER = 4  # steps of the fine solution in the ranking, over those of the candidates.
+RICHARDSON_ORDER = 2
 MIN_STEPS, MAX_STEPS = 8, 512
-ORDERS, LOWS, HIGHS, TIME_WEIGHTS = (3, 4), (0.0005, 0.002, 0.01, 0.05), (5.0, 30.0), (0.0, 2.0)
-CANDIDATES_KEPT = 4  # best solvers of one ranking, the candidates of the next
+# Order, low, high, time weight: the first is good on most problems, each next one where those before it are not.
+CANDIDATES = (
+    (3, 0.05, 5.0, 0.0), (3, 0.05, 5.0, 2.0), (3, 0.05, 30.0, 2.0), (3, 0.05, 30.0, 0.0),
+    (3, 0.01, 5.0, 0.0), (4, 0.05, 5.0, 2.0), (3, 0.0005, 30.0, 2.0), (4, 0.01, 5.0, 0.0),
+)  # fmt: skip
+CANDIDATES_KEPT = 2  # best solvers of one ranking, the candidates of the next
+GOOD = 0.5  # of the tolerance: a ranking ends at the first candidate whose error is below
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Plan:
         solver: the chosen one, with its integration variable.
         ts: its rising grid.
         tolerance: the requested one, in bits/dim.
-        error: the solver's estimated error of a value, in bits/dim: 4/3 of the largest difference from twice the
-            steps, over the trial samples.
+        error: the solver's estimated error of a value, in bits/dim: the largest difference from twice the steps or
+            more, over the trial samples, times `richardson`.
         bias: the mean of that difference, signed: the estimated error of a set's mean.
         nfe: evaluations of a sample under this plan.
         trial_nfe: evaluations that the choice took, over all trial samples.
@@ -57,6 +62,12 @@ class Plan:
         """Whether the error is within the tolerance."""
         return self.error <= self.tolerance
 
+    def __repr__(self) -> str:
+        return (
+            f"Plan({self.solver}, {len(self.ts) - 1} steps, {self.nfe} evaluations, error {self.error:.2g} of "
+            f"tolerance {self.tolerance:g} bits/dim, {self.trial_nfe} evaluations to choose)"
+        )
+
 
 def choose_solver(
     denoiser: DenoiserLike,
@@ -69,12 +80,14 @@ def choose_solver(
     noise: Noise = torch.randn_like,
     prior_log_prob: LogProb | None = None,
     max_steps: int = MAX_STEPS,
+    progress: ShareDone = None,
 ) -> Plan:
     """The fewest steps of `AdamsMoulton`, and the variable for them, that keep a value's error below the tolerance.
 
-    Orders and integration variables are ranked on the first 8 samples, against a fine solution. The best one is
-    compared with itself at twice the steps, on all trial samples, until the difference is below the tolerance. Each
-    sample keeps its probes, so the differences are the solver's.
+    Orders and integration variables are ranked on the first 8 samples, against a solution of four times the steps. The
+    first whose error is below half the tolerance ends the ranking. The best one is compared with itself at twice the
+    steps, on all trial samples, until the difference is below the tolerance. Each sample keeps its probes, so the
+    differences are the solver's.
 
     The estimate covers the trial samples only. Where a few samples in a hundred are much harder, as on the ridges
     between narrow modes, their error can be a hundred times larger.
@@ -89,6 +102,7 @@ def choose_solver(
         noise: source of the probes.
         prior_log_prob: the prior to be used; by default the path's prior.
         max_steps: the search ends here, whether the tolerance is met or not.
+        progress: called with the share of the work that is done, 0 to 1. The total is an estimate.
 
     Raises:
         ValueError: for a tolerance that is not positive, max_steps below 1, or a denoiser whose answer for a sample
@@ -104,12 +118,14 @@ def choose_solver(
     check_splittable(BoundDenoiser(denoiser, cond, len(x)), x, Schedule(sde, ends, x))
     first = take_rows(cond or {}, slice(0, TRIAL_SAMPLES), len(x))
     trials = Trials(
-        denoiser, sde, x[:TRIAL_SAMPLES], cond=first, divergence=divergence, noise=noise, prior_log_prob=prior_log_prob
-    )
+        denoiser, sde, x[:TRIAL_SAMPLES], cond=first, divergence=divergence, noise=noise, prior_log_prob=prior_log_prob,
+        progress=progress,
+    )  # fmt: skip
     steps = min(max_steps, max(MIN_STEPS, round(20 * (1e-3 / tolerance) ** 0.25)))
+    trials.expect(steps)
     tried: dict[int, tuple[AdamsMoulton, float, float]] = {}
     while True:
-        solver, error = trials.best(steps)
+        solver, error = trials.best(steps, GOOD * tolerance)
         too_large = error > tolerance and steps < max_steps  # on the first 8: no need to evaluate the others
         tried[steps] = (solver, error, math.nan) if too_large else (solver, *trials.error(solver, steps))
         following = _next({n: error for n, (_, error, _) in tried.items()}, tolerance, max_steps)
@@ -119,7 +135,14 @@ def choose_solver(
     good = [n for n, (_, error, _) in tried.items() if error <= tolerance]
     steps = min(good) if good else max(tried)
     solver, error, bias = tried[steps]
+    if progress is not None:
+        progress(1.0)
     return Plan(solver, trials.grid(solver, steps), tolerance, error, bias, solver.evaluations(steps), trials.nfe)
+
+
+def richardson(steps: int, finer: int) -> float:
+    """From the difference between two solutions to the error of the coarser one, at second order."""
+    return 1 / (1 - (steps / finer) ** RICHARDSON_ORDER)
 
 
 def _next(errors: dict[int, float], tolerance: float, max_steps: int) -> int | None:
@@ -152,6 +175,7 @@ class Trials:
         divergence: Divergence | None = None,
         noise: Noise = torch.randn_like,
         prior_log_prob: LogProb | None = None,
+        progress: ShareDone = None,
     ) -> None:
         self.prior_log_prob = prior_log_prob or sde.prior_log_prob
         self.denoiser, self.sde, self.x, self.nfe = BoundDenoiser(denoiser, cond, len(x)), sde, x, 0
@@ -161,8 +185,14 @@ class Trials:
             x, noise.first(len(x)) if isinstance(noise, PerSampleNoise) else noise
         )
         self.spread = max(float(x.double().square().mean().sqrt()), 1e-3)
-        self._values: dict[tuple[AdamsMoulton, int, int], Tensor] = {}
+        self.progress, self.expected = progress, 1
+        self._values: dict[tuple[AdamsMoulton, int], Tensor] = {}  # of the first samples, or of all
         self._ranked = list[AdamsMoulton]()
+
+    def expect(self, steps: int) -> None:
+        """Estimate the evaluations of a choice that begins with so many steps, for `progress`."""
+        ranking = min(RANKING_SAMPLES, len(self.x)) * (len(CANDIDATES) + FINER) * steps
+        self.expected = ranking + 4 * len(self.x) * steps
 
     def grid(self, solver: AdamsMoulton, steps: int) -> Tensor:
         """A rising grid of equal steps in the solver's integration variable."""
@@ -174,44 +204,67 @@ class Trials:
         length = self.sde.t_max - self.sde.t_min
         return [
             AdamsMoulton(order, SoftClippedLogSNR(low, high, self.spread, weight / length))
-            for order, low, high, weight in itertools.product(ORDERS, LOWS, HIGHS, TIME_WEIGHTS)
+            for order, low, high, weight in CANDIDATES
         ]
 
-    def best(self, steps: int) -> tuple[AdamsMoulton, float]:
+    def best(self, steps: int, good: float = 0.0) -> tuple[AdamsMoulton, float]:
         """The solver with the smallest error at this number of steps, and that error.
 
-        It is the largest error over the first 8 samples, in bits/dim, against a fine solution.
+        It is the largest error over the first 8 samples, in bits/dim, against a fine solution. The first solver whose
+        error is at most `good` is taken, and the others are not tried.
         """
         count = min(RANKING_SAMPLES, len(self.x))
         fine = AdamsMoulton(4, SoftClippedLogSNR(0.002, 30.0, self.spread))
-        reference = self.values(fine, max(REFERENCE_STEPS, 3 * steps), count)
-
-        def worst(solver: AdamsMoulton) -> float:
+        finer = min((n for solver, n in self._values if solver == fine and n >= FINER * steps), default=FINER * steps)
+        reference, errors = self.values(fine, finer, count), dict[AdamsMoulton, float]()
+        candidates = self._ranked[:CANDIDATES_KEPT] or self.candidates()
+        for solver in candidates:
             error = float((self.values(solver, steps, count) - reference).abs().max())
-            return error if math.isfinite(error) else math.inf
-
-        self._ranked = sorted(self._ranked[:CANDIDATES_KEPT] or self.candidates(), key=worst)
-        return self._ranked[0], worst(self._ranked[0])
+            errors[solver] = error if math.isfinite(error) else math.inf
+            if error <= good:
+                break
+        found = sorted(errors, key=lambda solver: errors[solver])
+        self._ranked = [*found, *(solver for solver in candidates if solver not in errors)]
+        return found[0], errors[found[0]]
 
     def error(self, solver: AdamsMoulton, steps: int) -> tuple[float, float]:
-        """The largest difference from twice the steps, times `RICHARDSON`, and the mean difference, in bits/dim."""
-        change = self.values(solver, steps) - self.values(solver, 2 * steps)
-        return RICHARDSON * float(change.abs().max()), float(change.mean())
+        """The largest difference from a finer solution, times `richardson`, and the mean difference, in bits/dim.
+
+        It has twice the steps, or more where such a solution is known.
+        """
+        known = (n for (each, n), values in self._values.items() if each == solver and len(values) == len(self.x))
+        finer = min((n for n in known if n >= 2 * steps), default=2 * steps)
+        change = self.values(solver, steps) - self.values(solver, finer)
+        return richardson(steps, finer) * float(change.abs().max()), float(change.mean())
 
     def values(self, solver: AdamsMoulton, steps: int, count: int | None = None) -> Tensor:
         """Bits/dim of the first `count` samples, or all. The prior is included, because x has errors too."""
         count = len(self.x) if count is None else count
-        if (solver, steps, count) not in self._values:
-            flow, start = self.flow(count)
-            with torch.no_grad():
-                latent, change = solver.integrate(flow, start, Schedule(self.sde, self.grid(solver, steps), start[0]))
-            self.nfe += solver.evaluations(steps) * count
-            nats = (self.prior_log_prob(latent) + change.mean(1)).double().cpu()
-            self._values[solver, steps, count] = -nats / (latent[0].numel() * math.log(2))
-        return self._values[solver, steps, count]
+        known = self._values.get((solver, steps), torch.zeros(0, dtype=torch.float64))
+        if len(known) < count:
+            rows = slice(len(known), count)
+            known = torch.cat([known, self._solve(solver, steps, rows)])
+            self._values[solver, steps] = known
+        return known[:count]
 
-    def flow(self, count: int) -> tuple[Field, State]:
-        """The flow of the first `count` samples, with their probes, and its initial state."""
-        flow = FlowWithDivergence(self.denoiser.take(slice(0, count)), self.divergence, False, torch.randn_like)
-        directions = self.directions if self.divergence.shared else self.directions[:, :count]
-        return flow, flow.begin(self.x[:count], directions)
+    def flow(self, rows: slice) -> tuple[Field, State]:
+        """The flow of some samples, with their probes, and its initial state."""
+        flow = FlowWithDivergence(self.denoiser.take(rows), self.divergence, False, torch.randn_like)
+        directions = self.directions if self.divergence.shared else self.directions[:, rows]
+        return flow, flow.begin(self.x[rows], directions)
+
+    def _solve(self, solver: AdamsMoulton, steps: int, rows: slice) -> Tensor:
+        (flow, start), before = self.flow(rows), self.nfe
+        evaluations = solver.evaluations(steps) * len(start[0])
+
+        def on_step(state: Progress) -> None:
+            if self.progress is not None:
+                done = before + evaluations * state.step / state.steps
+                self.progress(done / max(self.expected, 1.1 * done))
+
+        with torch.no_grad():
+            schedule = Schedule(self.sde, self.grid(solver, steps), start[0])
+            latent, change = solver.integrate(flow, start, schedule, on_step)
+        self.nfe += evaluations
+        nats = (self.prior_log_prob(latent) + change.mean(1)).double().cpu()
+        return -nats / (latent[0].numel() * math.log(2))

@@ -1,7 +1,7 @@
 """Score a data set by several estimators, some samples at a time; the draws of a sample do not depend on its batch."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,14 +15,15 @@ from scorefield.likelihood.density import Density, log_likelihood
 from scorefield.likelihood.dequantisation import Dequantisation, Uniform, importance_bound
 from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
 from scorefield.likelihood.prior import GaussianPrior, prior_kl
+from scorefield.likelihood.progress import ShareDone, part_of
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.denoiser import DenoiserLike, take_rows
 from scorefield.sde_lib.quantise import cell_centres
 from scorefield.solvers import AdamsMoulton, FlowSolver, PerSampleNoise, grids
 from scorefield.solvers.ode.adaptive_rk import UnsolvedError
-from scorefield.solvers.solver import OnStep
 
 MAX_PROBES = 16
+PROBE_SAMPLES = 16  # the first samples, on which the number of probes is chosen
 EXACT_DIMS = 16  # dimensions up to which the exact divergence is the default
 PRIOR_SAMPLES = 10_000  # samples from which KL(p_T || prior) is estimated
 Columns = dict[str, Tensor]  # of a value for each sample
@@ -32,7 +33,8 @@ Columns = dict[str, Tensor]  # of a value for each sample
 class DatasetScorer:
     """A data set, a model, and the settings of the estimators "ode", "dsm", "vlb" and "elbo".
 
-    The method of an estimator's name scores a slice of the samples. It gives columns, (B,): the log-likelihood in nats
+    The method of an estimator's name scores a slice of the samples, and calls `progress` with the share that is done,
+    0 to 1. It gives columns, (B,): the log-likelihood in nats
     under its name, its parts, its error, and the evaluations.
 
     Args:
@@ -99,19 +101,21 @@ class DatasetScorer:
         x, log_q = how(stored.to(self.device), self.levels, self.sde, uniform, low=self.low, high=self.high)
         return x, log_q.cpu()
 
-    def ode(self, rows: slice, on_step: Callable[[int], OnStep] = lambda count: None) -> Columns:
+    def ode(self, rows: slice, progress: ShareDone = None) -> Columns:
         """The probability flow. All draws of a sample use the same probes, so the weights share the probes' error.
 
         Raises:
             ValueError: if an adaptive solver fails; it names the sample.
         """
         weights, densities = [], list[Density]()
-        for draw in range(1 if self.levels is None else self.dequantisation.samples):
+        count = 1 if self.levels is None else self.dequantisation.samples
+        for draw in range(count):
             x, log_q = self.dequantised(rows, self.dequantisation, draw)
             try:
                 density = log_likelihood(
                     self.denoiser, self.sde, x, cond=self._cond(rows), divergence=self.divergence, solver=self.solver,
-                    ts=self.ts, noise=self._noise(rows, 1), on_step=on_step(len(x)), prior_log_prob=self.prior,
+                    ts=self.ts, noise=self._noise(rows, 1), prior_log_prob=self.prior,
+                    progress=part_of(progress, draw / count, (draw + 1) / count),
                 )  # fmt: skip
             except UnsolvedError as error:
                 last = rows.start + len(x) - 1
@@ -127,21 +131,21 @@ class DatasetScorer:
         nfe_max = max(density.nfe_max or 0 for density in densities)
         return columns | _evaluations("ode", sum(d.nfe for d in densities), nfe_max, len(weights[0]))
 
-    def dsm(self, rows: slice) -> Columns:
+    def dsm(self, rows: slice, progress: ShareDone = None) -> Columns:
         """The bound of uniformly dequantised, or continuous, values."""
         x, log_q = self.dequantised(rows, Uniform())
-        bound = dsm_bound(self.denoiser, self.sde, x, draws=self.draws, **self._bound_settings(rows, 2))
+        bound = dsm_bound(self.denoiser, self.sde, x, draws=self.draws, **self._bound_settings(rows, 2, progress))
         return _columns("dsm", replace(bound, log_prob=bound.log_prob.cpu() - log_q))
 
-    def elbo(self, rows: slice) -> Columns:
+    def elbo(self, rows: slice, progress: ShareDone = None) -> Columns:
         """VDM's bound, on the centres of the integers' cells or on continuous values."""
         decoder = GaussianDecoder() if self.levels is None else LevelDecoder(self.levels, self.low, self.high)
-        settings = self._bound_settings(rows, 3)
+        settings = self._bound_settings(rows, 3, progress)
         return _columns(
             "elbo", elbo(self.denoiser, self.sde, self.values(rows), decoder=decoder, draws=self.draws, **settings)
         )
 
-    def vlb(self, rows: slice) -> Columns:
+    def vlb(self, rows: slice, progress: ShareDone = None) -> Columns:
         """DDPM's bound, for a chain of equal steps in log-SNR.
 
         On equal steps in time, the first step of a path that begins near the data costs tens of bits. The posterior of
@@ -155,7 +159,7 @@ class DatasetScorer:
         )
         return _columns("vlb", vlb(
             self.denoiser, self.sde, self.values(rows), decoder=decoder, ts=grids.log_snr(self.sde, self.chain),
-            variance=self.variance, draws=min(self.draws, self.chain), **self._bound_settings(rows, 4),
+            variance=self.variance, draws=min(self.draws, self.chain), **self._bound_settings(rows, 4, progress),
         ))  # fmt: skip
 
     def prior_kl(self) -> dict[str, float]:
@@ -164,67 +168,88 @@ class DatasetScorer:
         bound = float(self.prior.kl(self.sde, x0, self.sde.t_max).mean())
         return {"estimate": prior_kl(self.sde, x0, self.prior) / self.unit, "bound": bound / self.unit}
 
-    def choose(self, tolerance: float, choose_divergence: bool) -> dict[str, Any]:
-        """Choose the solver and the grid for a tolerance in bits/dim, on the first samples; gives facts for a report.
+    @property
+    def _unit_in_bits(self) -> float:
+        """One nat/dim of continuous values in bits/dim, or 1."""
+        return self.unit / (self.dims * math.log(2))
 
-        With `choose_divergence` the divergence is chosen too: exact in up to 16 dimensions, else with few probes. Their
-        number is the smallest, up to 16, whose variance is below a hundredth of the variance between samples.
+    def choose(self, tolerance: float, choose_divergence: bool, progress: ShareDone = None) -> dict[str, Any]:
+        """Choose the solver and the grid for a tolerance, on the first samples; gives facts for a report.
+
+        The tolerance and the errors are in bits/dim, or for continuous values in nats/dim.
+
+        With `choose_divergence` the divergence is chosen too: exact in up to 16 dimensions, else with few probes.
         """
         rows = slice(0, min(TRIAL_SAMPLES, len(self.stored)))
         x, _ = self.dequantised(rows, self.dequantisation)
         if choose_divergence:
             self.divergence = Exact() if self.dims <= EXACT_DIMS else Hutchinson()
         plan = choose_solver(
-            self.denoiser, self.sde, x, tolerance, cond=self._cond(rows), divergence=self.divergence,
-            noise=self._noise(rows, 1), prior_log_prob=self.prior,
+            self.denoiser, self.sde, x, tolerance * self._unit_in_bits, cond=self._cond(rows),
+            divergence=self.divergence, noise=self._noise(rows, 1), prior_log_prob=self.prior,
+            progress=part_of(progress, 0.0, 0.8),
         )  # fmt: skip
         self.solver, self.ts = plan.solver, plan.ts
         facts = {
             "tolerance": tolerance,
             "tolerance_met": plan.met,
-            "solver_error": plan.error,
-            "solver_bias": plan.bias,
+            "solver_error": plan.error / self._unit_in_bits,
+            "solver_bias": plan.bias / self._unit_in_bits,
             "pilots": len(x),
             "pilot_evaluations": plan.trial_nfe,
         }
         if not isinstance(self.divergence, Hutchinson):
             return facts
-        several = replace(self.divergence, probes=max(4, self.divergence.probes))
+        return facts | self._choose_probes(x, choose_divergence, part_of(progress, 0.8, 1.0))
+
+    def _choose_probes(self, x: Tensor, choose: bool, progress: ShareDone) -> dict[str, Any]:
+        """The smallest number of probes, up to 16, whose variance is below a hundredth of that between samples."""
+        assert isinstance(self.divergence, Hutchinson)
+        rows = slice(0, min(PROBE_SAMPLES, len(x)))
+        several = replace(self.divergence, probes=max(3, self.divergence.probes))
         density = log_likelihood(
-            self.denoiser, self.sde, x, cond=self._cond(rows), divergence=several, solver=plan.solver, ts=plan.ts,
-            noise=self._noise(rows, 5),
+            self.denoiser, self.sde, x[rows], cond=self._cond(rows), divergence=several, solver=self.solver, ts=self.ts,
+            noise=self._noise(rows, 5), prior_log_prob=self.prior, progress=progress,
         )  # fmt: skip
         assert density.std_error is not None
         one_probe = float(density.std_error.double().square().mean()) * several.probes  # its variance, in nats^2
-        between = float(density.log_prob.double().var()) if len(x) > 1 else math.inf
-        if choose_divergence:
+        between = float(density.log_prob.double().var()) if len(density.log_prob) > 1 else math.inf
+        if choose:
             probes = math.ceil(100 * one_probe / between) if between > 0 else 1
             self.divergence = replace(self.divergence, probes=max(1, min(MAX_PROBES, probes)))
         return {
-            **facts,
-            "probe_error_of_one": one_probe**0.5 / (self.dims * math.log(2)),
+            "probe_error_of_one": one_probe**0.5 / self.unit,
             "probes": self.divergence.probes,
             "probe_share_of_variance": one_probe / self.divergence.probes / between,
         }
 
-    def check_choice(self) -> dict[str, Any]:
-        """The effect of twice the steps on up to 32 other samples, spread evenly over the set; facts for a report."""
+    def check_choice(self, chosen_here: bool = True, progress: ShareDone = None) -> dict[str, Any]:
+        """The effect of twice the steps on other samples, spread evenly over the set; facts for a report.
+
+        They are an eighth of the set, at least 4 and at most 32. The errors are in the unit of `choose`. The first 32
+        samples are left out if they chose the solver.
+        """
         assert isinstance(self.solver, AdamsMoulton)
         assert self.ts is not None
-        others = len(self.stored) - TRIAL_SAMPLES
+        first = TRIAL_SAMPLES if chosen_here else 0
+        others = len(self.stored) - first
         if others < 1:
             return {}
-        chosen = range(TRIAL_SAMPLES, len(self.stored), max(1, others // TRIAL_SAMPLES))[:TRIAL_SAMPLES]
+        count = min(TRIAL_SAMPLES, max(4, len(self.stored) // 8))
+        chosen = range(first, len(self.stored), max(1, others // count))[:count]
         cond = take_rows(self.cond, torch.tensor(chosen), len(self.stored))
         part, rows = replace(self, stored=self.stored[chosen], cond=cond), slice(0, len(chosen))
         trials = Trials(
             self.denoiser, self.sde, part.dequantised(rows, self.dequantisation)[0], cond=part._cond(rows),
             divergence=self.divergence, prior_log_prob=self.prior, noise=PerSampleNoise(self.seed + 6, chosen),
+            progress=progress,
         )  # fmt: skip
-        error, bias = trials.error(self.solver, len(self.ts) - 1)
+        steps = len(self.ts) - 1
+        trials.expected = 3 * steps * len(chosen)
+        error, bias = (each / self._unit_in_bits for each in trials.error(self.solver, steps))
         return {"solver_error_of_others": error, "solver_bias_of_others": bias, "others": len(chosen)}
 
-    def change_from_half_the_steps(self) -> float | None:
+    def change_from_half_the_steps(self, progress: ShareDone = None) -> float | None:
         """The mean effect of half the steps on the first samples, in the unit of the data; None without a fixed grid.
 
         Probes stay the same for both, where the divergence has them.
@@ -235,8 +260,11 @@ class DatasetScorer:
         if isinstance(divergence, Hutchinson | HutchPlusPlus):
             divergence = replace(divergence, fresh=False)
         rows, half = slice(0, min(TRIAL_SAMPLES, len(self.stored))), torch.cat([self.ts[:-1:2], self.ts[-1:]])
-        values = [replace(self, ts=ts, divergence=divergence).ode(rows)["ode"] for ts in (self.ts, half)]
-        return float((values[0] - values[1]).mean()) / self.unit
+        fine, coarse = (
+            replace(self, ts=ts, divergence=divergence).ode(rows, part_of(progress, *part))["ode"]
+            for ts, part in ((self.ts, (0.0, 2 / 3)), (half, (2 / 3, 1.0)))
+        )
+        return float((fine - coarse).mean()) / self.unit
 
     def _cond(self, rows: slice) -> dict[str, Any]:
         cond = take_rows(self.cond, rows, len(self.stored))
@@ -245,9 +273,10 @@ class DatasetScorer:
     def _noise(self, rows: slice, stream: int) -> PerSampleNoise:
         return PerSampleNoise(self.seed + stream, range(*rows.indices(len(self.stored))))
 
-    def _bound_settings(self, rows: slice, stream: int) -> dict[str, Any]:
+    def _bound_settings(self, rows: slice, stream: int, progress: ShareDone) -> dict[str, Any]:
         noise = self._noise(rows, stream)
-        return {"cond": self._cond(rows), "prior": self.prior, "noise": noise, "uniform": noise.uniform}
+        cond = self._cond(rows)
+        return {"cond": cond, "prior": self.prior, "noise": noise, "uniform": noise.uniform, "progress": progress}
 
 
 def _columns(name: str, density: Density) -> Columns:

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from scorefield.likelihood.choose_solver import LogProb, choose_solver
 from scorefield.likelihood.divergence import Divergence, Hutchinson
 from scorefield.likelihood.flow import FlowWithDivergence, draws_fresh
+from scorefield.likelihood.progress import ShareDone, part_of, with_steps
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import Adaptive, FlowSolver, Schedule
 from scorefield.solvers.ode.flow import State
 from scorefield.solvers.solver import OnStep, check_splittable
+
+CHOICE_SHARE = 0.7  # of `progress`, to choose a solver; for some 60 samples it is the share of the work
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,18 @@ class Density:
     nfe_max: int | None = None
     solver_error: float | None = None
 
+    def __repr__(self) -> str:
+        log_prob = self.log_prob.detach()
+        said = [f"log_prob {tuple(log_prob.shape)}, mean {float(log_prob.double().mean()):.6g} nats"]
+        if self.std_error is not None:
+            error = self.std_error.detach().double().square().mean().sqrt()
+            said += [f"std_error {float(error):.2g} nats (rms)"]
+        if self.solver_error is not None:
+            said += [f"solver_error {self.solver_error:.2g} bits/dim"]
+        said += [f"nfe {self.nfe:g}"] + ([f"nfe_max {self.nfe_max}"] if self.nfe_max is not None else [])
+        said += [f"latent {tuple(self.latent.shape)}"] if self.latent is not None else []
+        return f"Density({', '.join([*said, f'parts {list(self.parts)}'])})"
+
 
 def log_likelihood(
     denoiser: DenoiserLike,
@@ -55,6 +70,7 @@ def log_likelihood(
     prior_log_prob: LogProb | None = None,
     noise: Noise = torch.randn_like,
     on_step: OnStep = None,
+    progress: ShareDone = None,
     differentiable: bool | Literal["adjoint"] = False,
 ) -> Density:
     """Log p(x0) = log prior(x_T) + int_{t_min}^{t_max} div v dt  along  dx/dt = v  from x0  (Song et al. 2021, Eq. 39).
@@ -75,6 +91,7 @@ def log_likelihood(
         prior_log_prob: log-density of the latents in nats, (B, *D) -> (B,); by default the path's prior.
         noise: source of the probes; `PerSampleNoise` gives each sample its stream.
         on_step: see `Solver`.
+        progress: called with the share of the work that is done, 0 to 1, of choosing a solver too.
         differentiable: keep the graph, so that log_prob can be differentiated by x0 and by the denoiser's weights.
             "adjoint" uses torchdiffeq's adjoint, in constant memory, with `Adaptive(per_sample=False)`.
 
@@ -91,9 +108,9 @@ def log_likelihood(
                 raise ValueError("expected a tolerance, or a solver and its grid, got both: leave one out")
             plan = choose_solver(
                 denoiser, sde, x0, tolerance, cond=cond, divergence=divergence, noise=noise,
-                prior_log_prob=prior_log_prob,
+                prior_log_prob=prior_log_prob, progress=part_of(progress, 0.0, CHOICE_SHARE),
             )  # fmt: skip
-            solver, ts = plan.solver, plan.ts
+            solver, ts, progress = plan.solver, plan.ts, part_of(progress, CHOICE_SHARE, 1.0)
         solver = solver or Adaptive()
         fresh = draws_fresh(divergence, solver)
         flow = FlowWithDivergence(bound, divergence, fresh, noise, bool(differentiable))
@@ -105,7 +122,7 @@ def log_likelihood(
             if differentiable == "adjoint":
                 latent, change = _by_adjoint(solver, flow, start, schedule, denoiser)
             else:
-                latent, change = solver.integrate(flow, start, schedule, on_step)
+                latent, change = solver.integrate(flow, start, schedule, with_steps(progress, on_step))
             prior = (prior_log_prob or sde.prior_log_prob)(latent)
             log_prob = prior + change.mean(1)
     error = None

@@ -32,6 +32,10 @@ class LogSNRIntegral:
         """Nats for each dimension that the steps' variances cost: none in continuous time."""
         return 0.0
 
+    def count(self, draws: int | None) -> int:
+        """The number of `points`."""
+        return draws or 0
+
     def points(self, draws: int | None, uniform: Noise, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """For each of the draws, a time (B,) and its weight (B,); the mean over draws is the integral.
 
@@ -91,6 +95,10 @@ class ChainSum:
     def end(self) -> float:
         """The time next to the prior."""
         return float(self.ts[-1])
+
+    def count(self, draws: int | None) -> int:
+        """The number of `points`."""
+        return len(self.weight) if draws is None else min(draws, len(self.weight))
 
     def points(self, draws: int | None, uniform: Noise, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """For each of the draws, a time (B,) and its weight (B,); the mean over draws is the sum.

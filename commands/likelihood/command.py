@@ -7,26 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.generate import label_cond, progress_bar
 from scorefield.commands.images import Images
 from scorefield.commands.labels import data_labels
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
+from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import Run, Trained, open_trained, stored_tensor, write_arrays, write_json
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.configs import build
 from scorefield.evaluation import save_bars
-from scorefield.likelihood import Exact, GaussianPrior, Hutchinson, Moments
-from scorefield.likelihood.choose_solver import TRIAL_SAMPLES
+from scorefield.likelihood import Exact, GaussianPrior, Moments
 from scorefield.likelihood.dataset import EXACT_DIMS, Columns, DatasetScorer
-from scorefield.solvers import AdamsMoulton, FlowSolver
-from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training.distributed.ranks import Ranks
 
-TOLERANCE = 1e-3  # bits/dim, where neither a tolerance nor a solver is given
 MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
 PRIORS = ("standard", "data")
 
@@ -69,8 +66,9 @@ def likelihood(
         num: the number of images, drawn at random by the seed; all by default.
         label: the number or name of one class for all images, in place of their own.
         estimators: among "ode", "dsm", "vlb" and "elbo" (see `commands.likelihood.report.MEANINGS`).
-        tolerance: the solver's largest error of an ode value, in bits/dim. It chooses solver, grid and number of
-            probes on the first 32 images. The default is 1e-3, unless a solver, grid or steps are given.
+        tolerance: the solver's largest error of an ode value, in bits/dim, or nats/dim for continuous data. It chooses
+            solver, grid and number of probes on the first 32 images, and the run keeps the choice for later commands.
+            The default is 1e-2, unless a solver, grid or steps are given.
         solver: a solver instead of a tolerance. The effect of half the steps on the first 32 images is then measured.
         grid: of its times.
         steps: of the grid, 50 by default.
@@ -91,15 +89,7 @@ def likelihood(
     Raises:
         ValueError: if there is no trained run, an option is invalid, or the options contradict each other.
     """
-    if batch < 1 or (num is not None and num < 1) or draws < 2 or chain < 1 or seed < 0:
-        raise ValueError(
-            f"expected --num, --batch and --chain of at least 1, --draws of 2 and --seed of 0, got {num}, {batch}, "
-            f"{chain}, {draws} and {seed}"
-        )
-    if variance not in ("small", "large"):
-        raise ValueError(f"expected --variance of small or large, got {variance!r}")
-    if (tolerance is not None and not tolerance > 0) or (steps is not None and steps < 1):
-        raise ValueError(f"expected a positive tolerance and --steps of at least 1, got {tolerance} and {steps}")
+    _check_numbers(num, batch, draws, chain, seed, variance, tolerance, steps)
     of_ode = {
         "tolerance": tolerance, "solver": solver, "grid": grid, "steps": steps, "divergence": divergence,
         "dequantisation": dequantisation,
@@ -112,10 +102,8 @@ def likelihood(
     run = trained.run.on(data)
     dataset = run.dataset(split)
     images = Images.of(dataset, num, seed)
-    stored = images.stored
-    if not bool(torch.as_tensor(stored, dtype=torch.float64).isfinite().all()):
-        raise ValueError(f"expected finite values, got NaN or infinity in {dataset.name}: correct or remove its images")
-    dequantisation_spec, dequantisation_settings, dequantiser_sha256 = _dequantisation(trained, dequantisation)
+    stored = _finite(images.stored, dataset.name)
+    of_ode["dequantisation"], dequantisation_settings, dequantiser_sha256 = _dequantisation(trained, dequantisation)
     labels = data_labels(run, images.label, len(stored), label, dataset.name)
     scorer = DatasetScorer(
         trained.denoiser, run.sde, stored, run.data.levels, _prior(run, prior, seed),
@@ -124,55 +112,90 @@ def likelihood(
     )  # fmt: skip
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)
-    given_solver = _given_solver(run, scorer, solver, grid, steps, tolerance)
-    settings = {
-        "split": split, "num": len(stored), "images": images.described, **labels.described, "estimators": names,
-        **of_ode, "dequantisation": dequantisation_spec, "prior": prior, "draws": draws, "chain": chain,
-        "variance": variance, "seed": seed, "batch": batch, "data_sha256": dataset.fingerprint, "versions": versions(),
+    given = given_solver(run, scorer, solver, grid, steps, tolerance)
+    of_values = {
+        **labels.described, **of_ode, "prior": prior, "data_sha256": dataset.fingerprint,
         "dequantiser_sha256": dequantiser_sha256, **trained.described,
     }  # fmt: skip
+    settings = {
+        "split": split, "num": len(stored), "images": images.described, "estimators": names, **of_values,
+        "draws": draws, "chain": chain, "variance": variance, "seed": seed, "batch": batch, "versions": versions(),
+    }  # fmt: skip
     decided = {"run": run.described(), "prior_moments": [scorer.prior.mean.tolist(), scorer.prior.std.tolist()]}
-    results = PartialResults(Path(output) if output else default, {**settings, **decided, "device": str(run.device)})
-    facts: dict[str, Any] = {}
-    if "ode" in names and given_solver is None:
-        facts = _choose(scorer, results, ranks, TOLERANCE if tolerance is None else tolerance, divergence is None)
-    elif given_solver is not None:
-        facts = given_solver
-        if divergence is None and scorer.dims <= EXACT_DIMS:
-            scorer.divergence = Exact()
+    place = Path(output) if output else default
+    results = PartialResults(place, {**settings, **decided, "device": str(run.device)})
+    facts = given or {}
+    if "ode" in names and given is None:
+        tolerance = TOLERANCE if tolerance is None else tolerance
+        kept = KeptPlan.of(workdir, place, {**of_values, **decided, "tolerance": tolerance})
+        facts = choose(scorer, kept, ranks, tolerance, divergence is None)
+    elif divergence is None and scorer.dims <= EXACT_DIMS:
+        scorer.divergence = Exact()
     _score(scorer, names, results, ranks, batch)
-    if not ranks.first:
-        ranks.barrier()
-        return {}
-    if "ode" in names and given_solver is None:
-        facts |= scorer.check_choice()
-    elif "ode" in names:
-        facts["change_from_half_the_steps"] = scorer.change_from_half_the_steps()
-    unit = "bits_per_dim" if run.data.levels is not None else "nats_per_dim"
-    columns = _gathered(results, names, len(stored), batch)
+    lines: dict[str, Any] = {}
+    if ranks.first:
+        facts |= check(scorer, facts) if "ode" in names else {}
+        columns = _gathered(results, names, len(stored), batch)
+        described = {"t_min": run.sde.t_min, "t_max": run.sde.t_max, "data": dataset.name, **settings}
+        report = _report(scorer, names, columns, facts, described)
+        content = {key: value for key, value in settings.items() if key not in ("batch", "versions")}
+        path = output_path(output, default, content)
+        lines = _write(path, scorer, report, columns, images)
+        results.delete()
+    ranks.barrier()
+    return lines
+
+
+def _report(
+    scorer: DatasetScorer, names: Sequence[str], columns: Columns, facts: dict[str, Any], described: dict[str, Any]
+) -> dict[str, Any]:
+    unit = unit_of(scorer).replace("/", "_per_")
     estimates = estimates_of(scorer, names, unit, columns, facts)
-    report = {
+    return {
         unit: estimates[names[0]][unit],
         "standard_error": estimates[names[0]]["standard_error"],
-        "n": len(stored),
+        "n": len(scorer.stored),
         "estimates": estimates,
         "prior_kl": scorer.prior_kl(),
-        "t_min": run.sde.t_min,
-        "t_max": run.sde.t_max,
-        "levels": run.data.levels,
-        "data": dataset.name,
-        **settings,
+        "levels": scorer.levels,
+        **described,
     }
-    content = {key: value for key, value in settings.items() if key not in ("batch", "versions")}
-    path = write_json(output_path(output, default, content), report)
+
+
+def _write(
+    path: Path, scorer: DatasetScorer, report: dict[str, Any], columns: Columns, images: Images
+) -> dict[str, Any]:
+    """Write the report, the arrays and the picture; the lines to print."""
+    unit, names = unit_of(scorer).replace("/", "_per_"), report["estimates"]
+    write_json(path, report)
     values = {name: -columns[name] / scorer.unit for name in names}
     errors = {f"{name}_error": columns[f"{name}_error"] / scorer.unit for name in names if f"{name}_error" in columns}
     arrays = {**values, **errors, "latent": columns.get("latent"), "index": images.index}
-    write_arrays(path.with_suffix(".npz"), **{unit: values[names[0]]}, **arrays)
-    picture = save_bars(torch.as_tensor(values[names[0]]), path.with_suffix(".png"), unit.replace("_", " "))
-    results.delete()
-    ranks.barrier()
-    return {**lines_of(estimates, unit), "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
+    first = next(iter(values.values()))
+    write_arrays(path.with_suffix(".npz"), **{unit: first}, **arrays)
+    picture = save_bars(torch.as_tensor(first), path.with_suffix(".png"), unit.replace("_", " "))
+    return {**lines_of(names, unit), "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
+
+
+def _check_numbers(
+    num: int | None, batch: int, draws: int, chain: int, seed: int, variance: str, tolerance: float | None,
+    steps: int | None,
+) -> None:  # fmt: skip
+    if batch < 1 or (num is not None and num < 1) or draws < 2 or chain < 1 or seed < 0:
+        raise ValueError(
+            f"expected --num, --batch and --chain of at least 1, --draws of 2 and --seed of 0, got {num}, {batch}, "
+            f"{chain}, {draws} and {seed}"
+        )
+    if variance not in ("small", "large"):
+        raise ValueError(f"expected --variance of small or large, got {variance!r}")
+    if (tolerance is not None and not tolerance > 0) or (steps is not None and steps < 1):
+        raise ValueError(f"expected a positive tolerance and --steps of at least 1, got {tolerance} and {steps}")
+
+
+def _finite(stored: Tensor, name: str) -> Tensor:
+    if not bool(torch.as_tensor(stored, dtype=torch.float64).isfinite().all()):
+        raise ValueError(f"expected finite values, got NaN or infinity in {name}: correct or remove its images")
+    return stored
 
 
 def _estimator_names(estimators: Sequence[str], of_ode: dict[str, Any]) -> list[str]:
@@ -216,56 +239,6 @@ def _prior(run: Run, name: str, seed: int) -> GaussianPrior:
     return GaussianPrior.matched(run.sde, Moments.of(run.centred(some)))
 
 
-def _given_solver(
-    run: Run, scorer: DatasetScorer, solver: str | None, grid: str | None, steps: int | None, tolerance: float | None
-) -> dict[str, Any] | None:
-    """Give the scorer the solver and the grid of the command line, or return None where a tolerance chooses them."""
-    if solver is None and grid is None and steps is None:
-        return None
-    if tolerance is not None:
-        raise ValueError("expected --tolerance, or --solver, --grid and --steps, got both: the tolerance chooses them")
-    built = build.build(build.SOLVERS, solver or "adams_moulton")
-    if not isinstance(built, FlowSolver):
-        raise ValueError(f"{built} cannot integrate a density: use adams_moulton, heun, euler or adaptive")
-    variable = getattr(built, "variable", None)
-    if grid is None and isinstance(built, AdamsMoulton) and isinstance(variable, SoftClippedLogSNR):
-        grid = f"soft_clipped:low={variable.low},high={variable.high},time_weight={variable.time_weight}"
-    grid, steps = grid or "log_snr", 50 if steps is None else steps
-    scorer.solver = built
-    scorer.ts = grid_of(run, {"grid": grid, "steps": steps}).flip(0)
-    return {"grid": grid, "steps": steps}
-
-
-def _choose(
-    scorer: DatasetScorer, results: PartialResults, ranks: Ranks, tolerance: float, choose_divergence: bool
-) -> dict[str, Any]:
-    """Choose the scorer's solver on one rank for all, or read the choice of an interrupted command; facts to report."""
-    if ranks.first and results.load_facts("plan") is None:
-        count = min(TRIAL_SAMPLES, len(scorer.stored))
-        print(f"choosing a solver for {tolerance:g} bits/dim on {count} images", flush=True)
-        chosen = scorer.choose(tolerance, choose_divergence)
-        assert isinstance(scorer.solver, AdamsMoulton)
-        assert isinstance(scorer.solver.variable, SoftClippedLogSNR)
-        assert scorer.ts is not None
-        variable, ts = scorer.solver.variable, scorer.ts.tolist()
-        constants = {
-            "low": variable.low,
-            "high": variable.high,
-            "spread": variable.spread,
-            "time_weight": variable.time_weight,
-        }
-        written = build.unparse({"name": "adams_moulton", "order": scorer.solver.order, **constants})
-        results.save_facts("plan", {**chosen, "adams_moulton": written, "steps": len(ts) - 1, "ts": ts})
-    ranks.barrier()
-    facts = results.load_facts("plan")
-    assert facts is not None
-    scorer.solver = build.build(build.SOLVERS, facts.pop("adams_moulton"))
-    scorer.ts = torch.tensor(facts.pop("ts"), dtype=torch.float64)
-    if choose_divergence:
-        scorer.divergence = Hutchinson(probes=facts["probes"]) if "probes" in facts else Exact()
-    return facts
-
-
 def _score(scorer: DatasetScorer, names: Sequence[str], results: PartialResults, ranks: Ranks, batch: int) -> None:
     """Score the batches that have no result yet, one estimator at a time."""
     total = len(scorer.stored)
@@ -275,9 +248,7 @@ def _score(scorer: DatasetScorer, names: Sequence[str], results: PartialResults,
         for name, first in ranks.shard(todo):
             rows = slice(first, min(first + batch, total))
             count, began = rows.stop - rows.start, time.perf_counter()
-            columns = scorer.ode(rows, bar.steps) if name == "ode" else getattr(scorer, name)(rows)
-            if name != "ode":
-                bar.skip(count)
+            columns = getattr(scorer, name)(rows, bar.part(count))
             seconds = np.full(count, (time.perf_counter() - began) / count)
             arrays = {key: column.numpy() for key, column in columns.items()}
             results.save(_part(name, first), {**arrays, f"{name}_seconds": seconds})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scorefield.commands.run import write_arrays, write_json
+from scorefield.commands.run import write_arrays
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -39,16 +39,6 @@ class PartialResults:
         """A saved part."""
         with np.load(self._file(name)) as stored:
             return {key: stored[key] for key in stored.files}
-
-    def save_facts(self, name: str, facts: dict[str, Any]) -> None:
-        """Save facts as JSON."""
-        write_json(self.folder / f"{name}.json", facts)
-
-    def load_facts(self, name: str) -> dict[str, Any] | None:
-        """Saved facts, or None."""
-        file = self.folder / f"{name}.json"
-        facts: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
-        return facts
 
     def delete(self) -> None:
         """Remove the folder."""

@@ -84,8 +84,8 @@ def lines_of(estimates: dict[str, dict[str, Any]], unit: str) -> dict[str, Any]:
     if "tolerance" in ode:
         met = "" if ode["tolerance_met"] else ", which is NOT met"
         lines["solver's error"] = (
-            f"{ode['solver_error']:.1e} bits/dim in the worst of {ode['pilots']} trial images; the tolerance is "
-            f"{ode['tolerance']:g}{met}"
+            f"{ode['solver_error']:.1e} {unit.replace('_per_', '/')} in the worst of {ode['pilots']} trial images; the "
+            f"tolerance is {ode['tolerance']:g}{met}"
         )
         if "others" in ode:
             lines["and"] = f"{ode['solver_error_of_others']:.1e} in the worst of {ode['others']} others"

@@ -20,7 +20,9 @@ from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.train.command import train
 from scorefield.commands.train_dequantiser import train_dequantiser
 from scorefield.configs import build, digits, own
+from scorefield.likelihood import DatasetScorer
 from scorefield.models.analytic import Gaussian, GaussianMixture
+from scorefield.solvers import AdamsMoulton, grids
 
 # Partial results
 
@@ -29,13 +31,10 @@ def test_parts_are_found_only_with_the_same_settings(tmp_path: Path) -> None:
     output = tmp_path / "report.json"
     parts = PartialResults(output, {"seed": 0})
     parts.save("a", {"x": np.arange(3)})
-    parts.save_facts("plan", {"steps": 4})
     same, other = PartialResults(output, {"seed": 0}), PartialResults(output, {"seed": 1})
     assert "a" in same
     assert same.load("a")["x"].tolist() == [0, 1, 2]
-    assert same.load_facts("plan") == {"steps": 4}
     assert "a" not in other
-    assert other.load_facts("plan") is None
     same.delete()
     assert not list(tmp_path.iterdir())
 
@@ -116,6 +115,30 @@ def test_a_tolerance_chooses_and_says_what(workdir: Path, tmp_path: Path) -> Non
     assert ode["error_of_a_value"] > 0
     assert "AdamsMoulton" in ode["solver"]
     assert ode["nfe"] == ode["steps"] + 3
+
+
+def test_a_choice_is_kept_for_the_run_and_made_again_for_another_tolerance(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = list[float]()
+
+    def choose(self: DatasetScorer, tolerance: float, *_: object) -> dict[str, Any]:
+        chosen.append(tolerance)
+        self.solver, self.ts = AdamsMoulton(), grids.soft_clipped(self.sde, 4).flip(0)
+        return {"tolerance": tolerance, "tolerance_met": True, "solver_error": 0.1, "pilots": 4, "probes": 1}
+
+    monkeypatch.setattr(DatasetScorer, "choose", choose)
+    options: dict[str, Any] = {"num": 4, "tolerance": 0.3}
+    first, second = (report_of(workdir, tmp_path / f"{i}.json", **options) for i in range(2))
+    assert chosen == [0.3]
+    odes = [report["estimates"]["ode"] for report in (first, second)]
+    assert [ode["chosen_by"] for ode in odes] == ["this command", "an earlier command"]
+    assert first["bits_per_dim"] == second["bits_per_dim"]
+    assert odes[0]["solver_error"] == odes[1]["solver_error"] == 0.1
+    assert odes[1]["others"] == 4  # this command has not tried these images
+    report_of(workdir, tmp_path / "2.json", **{**options, "tolerance": 0.5})
+    report_of(workdir, tmp_path / "3.json", **options, split="train")
+    assert chosen == [0.3, 0.5, 0.3]
 
 
 OPTIONS: dict[str, Any] = {"num": 24, "steps": 6, "batch": 4, "estimators": ["ode", "elbo"], "draws": 4}

@@ -607,3 +607,15 @@ def nan_at(index: int) -> Tensor:
 def test_what_cannot_be_bounded_is_refused(call: Callable[..., Density], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(torch.ones(4, 3), gaussian((3,)), VPSDE())
+
+
+@pytest.mark.parametrize("bound", [elbo, dsm_bound, vlb], ids=lambda bound: bound.__name__)
+def test_a_bound_tells_its_progress_and_prints_in_a_line(bound: Callable[..., Density]) -> None:
+    sde, model, shares = VPSDE(), gaussian((2,)), list[float]()
+    settings: dict[str, Any] = {"draws": 6} | ({} if bound is dsm_bound else {"decoder": GaussianDecoder()})
+    settings |= {"steps": 4} if bound is vlb else {}
+    result = bound(model, sde, batch(model, 3), progress=shares.append, **settings)
+    points = 4 if bound is vlb else 6  # a chain takes each step once
+    assert_close(shares, [i / (points + 4) for i in range(1, points + 1)] + [1.0])
+    assert repr(result).startswith("Density(log_prob (3,), mean ")
+    assert "tensor" not in repr(result)

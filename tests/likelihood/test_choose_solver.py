@@ -478,3 +478,33 @@ def test_the_density_of_a_trained_model_integrates_to_one(learned: tuple[int, De
     # Something was learned: the mean of 0.4 at 0.8 and 0.6 at -0.8.
     mean = (density[:, None] * x).sum(0) * cell
     assert_close(mean, torch.tensor([-0.16, 0.0][:dims]).double(), rtol=0, atol=0.1)
+
+
+def test_a_choice_and_the_density_after_it_tell_their_progress_and_print_in_a_line() -> None:
+    """From the first evaluations of the first trial up to all of the work, never backwards."""
+    sde, model, shares = PATHS["vp"], CountCalls(mixture((3,))), list[tuple[float, int]]()
+    x = on_the_path(mixture((3,)), sde, 12, 3)
+    result = log_likelihood(
+        model, sde, x, divergence=Exact(), tolerance=1e-2, progress=lambda share: shares.append((share, model.calls))
+    )
+    values = [share for share, _ in shares]
+    assert shares[0][1] < 12
+    assert 0 < values[0] < 0.02
+    assert values == sorted(values)
+    assert values[-1] == 1.0
+    assert repr(result).startswith("Density(log_prob (12,), mean ")
+    assert f"solver_error {result.solver_error:.2g} bits/dim, nfe {result.nfe:g}, " in repr(result)
+    assert "latent (12, 3), parts ['prior', 'change']" in repr(result)
+    plan = choose_solver(mixture((3,)), sde, x, 1e-2, divergence=Exact())
+    assert f"{len(plan.ts) - 1} steps, {plan.nfe} evaluations" in repr(plan)
+    assert "tensor" not in repr(plan) + repr(result)
+
+
+def test_a_choice_costs_no_more_than_a_few_times_what_sixty_four_samples_do() -> None:
+    """Its evaluations over those of 64 samples under the plan; 8 and 11 before a ranking ended at a good candidate."""
+    for name, tolerance in (("cosine", 1e-2), ("rectified", 1e-3)):
+        sde, model = PATHS[name], mixture((2,))
+        x = on_the_path(model, sde, 32, 1)
+        plan = choose_solver(model, sde, x, tolerance, divergence=Exact(), prior_log_prob=at_the_end(model, sde))
+        assert plan.met
+        assert plan.trial_nfe < 3 * 64 * plan.nfe

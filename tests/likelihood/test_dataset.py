@@ -52,3 +52,22 @@ def test_integers_are_scored_as_their_density_times_the_cell_whatever_the_batch(
     # The bound of the same density: its mean is below, up to its own error.
     bound = scores.dsm(slice(0, 4))
     assert bool(((bound["dsm"] - result).abs() < 5 * bound["dsm_error"]).all())
+
+
+def test_of_continuous_values_tolerance_and_errors_are_in_nats_for_each_dimension() -> None:
+    """Against the closed form, which has the error of the worst of the trial samples themselves."""
+    alpha, sigma = SDE.scales(SDE.t_min)
+    generator = torch.Generator().manual_seed(0)
+    x = (alpha * MODEL.sample(8, generator) + sigma * torch.randn(8, 3, generator=generator)).float()
+    score = DatasetScorer(MODEL, SDE, x, None, GaussianPrior.standard(SDE))
+    shares = list[float]()
+    facts = score.choose(0.02, True, shares.append)
+    assert_close(score.unit, 3.0)
+    assert facts["tolerance_met"]
+    exact = MODEL.log_prob(x.double(), alpha, sigma)
+    worst = float((score.ode(slice(0, 8))["ode"] - exact).abs().max()) / 3
+    assert 0.3 * facts["solver_error"] < worst < 2 * facts["solver_error"] <= 0.04
+    assert shares == sorted(shares)
+    # What chose the solver is not said to be another, unless an earlier command chose it.
+    assert score.check_choice() == {}
+    assert score.check_choice(False)["others"] == 4

@@ -1,0 +1,124 @@
+"""The solver of `--mode=likelihood`: given by options, chosen by a tolerance, or kept from an earlier command."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scorefield.commands.generate import grid as grid_of
+from scorefield.commands.generate import progress_bar
+from scorefield.commands.run import Run, write_json
+from scorefield.configs import build
+from scorefield.likelihood import Exact, Hutchinson
+from scorefield.likelihood.choose_solver import TRIAL_SAMPLES
+from scorefield.likelihood.dataset import DatasetScorer
+from scorefield.solvers import AdamsMoulton, FlowSolver
+from scorefield.solvers.variables import SoftClippedLogSNR
+from scorefield.training.distributed.ranks import Ranks
+
+TOLERANCE = 1e-2  # bits/dim, or nats/dim, where neither a tolerance nor a solver is given
+
+
+def unit_of(scorer: DatasetScorer) -> str:
+    """The unit of values, errors and tolerances."""
+    return "nats/dim" if scorer.levels is None else "bits/dim"
+
+
+def given_solver(
+    run: Run, scorer: DatasetScorer, solver: str | None, grid: str | None, steps: int | None, tolerance: float | None
+) -> dict[str, Any] | None:
+    """Give the scorer the solver and the grid of the command line, or return None where a tolerance chooses them."""
+    if solver is None and grid is None and steps is None:
+        return None
+    if tolerance is not None:
+        raise ValueError("expected --tolerance, or --solver, --grid and --steps, got both: the tolerance chooses them")
+    built = build.build(build.SOLVERS, solver or "adams_moulton")
+    if not isinstance(built, FlowSolver):
+        raise ValueError(f"{built} cannot integrate a density: use adams_moulton, heun, euler or adaptive")
+    variable = getattr(built, "variable", None)
+    if grid is None and isinstance(built, AdamsMoulton) and isinstance(variable, SoftClippedLogSNR):
+        grid = f"soft_clipped:low={variable.low},high={variable.high},time_weight={variable.time_weight}"
+    grid, steps = grid or "log_snr", 50 if steps is None else steps
+    scorer.solver = built
+    scorer.ts = grid_of(run, {"grid": grid, "steps": steps}).flip(0)
+    return {"grid": grid, "steps": steps}
+
+
+class KeptPlan:
+    """The chosen solver of a run, in its file likelihood_plans.json, by a hash of everything that decides the choice.
+
+    Args:
+        folder: of the file.
+        settings: weights, data, tolerance, divergence, dequantisation and prior.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self._file, self._settings = folder / "likelihood_plans.json", settings
+        self._key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+    @classmethod
+    def of(cls, workdir: Path, output: Path, settings: dict[str, Any]) -> "KeptPlan":
+        """In the run's folder, or in that of the output if the run's cannot be written."""
+        return cls(workdir if os.access(workdir, os.W_OK) else output.parent, settings)
+
+    def load(self) -> dict[str, Any] | None:
+        """The plan, or None."""
+        kept = self._all().get(self._key)
+        return None if kept is None else kept["plan"]
+
+    def save(self, plan: dict[str, Any]) -> None:
+        """Add the plan to the file."""
+        write_json(self._file, {**self._all(), self._key: {**self._settings, "plan": plan}})
+
+    def _all(self) -> dict[str, Any]:
+        try:
+            kept: dict[str, Any] = json.loads(self._file.read_text())
+        except (OSError, ValueError):  # a plan can be made again
+            return {}
+        return kept
+
+
+def choose(
+    scorer: DatasetScorer, kept: KeptPlan, ranks: Ranks, tolerance: float, choose_divergence: bool
+) -> dict[str, Any]:
+    """Choose the scorer's solver on one rank for all, or take the kept choice; facts for a report."""
+    new = kept.load() is None
+    ranks.barrier()  # every rank has looked before the choice is written
+    if new and ranks.first:
+        count = min(TRIAL_SAMPLES, len(scorer.stored))
+        print(
+            f"choosing a solver for {tolerance:g} {unit_of(scorer)} on {count} images, for later commands too",
+            flush=True,
+        )
+        with progress_bar("choose", count) as bar:
+            chosen = scorer.choose(tolerance, choose_divergence, bar.part(count))
+        assert isinstance(scorer.solver, AdamsMoulton)
+        assert isinstance(scorer.solver.variable, SoftClippedLogSNR)
+        assert scorer.ts is not None
+        ts, constants = scorer.ts.tolist(), asdict(scorer.solver.variable)
+        written = build.unparse({"name": "adams_moulton", "order": scorer.solver.order, **constants})
+        kept.save({**chosen, "adams_moulton": written, "steps": len(ts) - 1, "ts": ts})
+    ranks.barrier()
+    facts = kept.load()
+    assert facts is not None
+    scorer.solver = build.build(build.SOLVERS, facts.pop("adams_moulton"))
+    scorer.ts = torch.tensor(facts.pop("ts"), dtype=torch.float64)
+    if choose_divergence:
+        scorer.divergence = Hutchinson(probes=facts["probes"]) if "probes" in facts else Exact()
+    if not new and ranks.first:
+        print(f"the solver for {tolerance:g} {unit_of(scorer)} is that of an earlier command", flush=True)
+    return {**facts, "chosen_by": "this command" if new else "an earlier command"}
+
+
+def check(scorer: DatasetScorer, facts: dict[str, Any]) -> dict[str, Any]:
+    """What other steps would change, for a report."""
+    with progress_bar("check", min(TRIAL_SAMPLES, len(scorer.stored))) as bar:
+        progress = bar.part(min(TRIAL_SAMPLES, len(scorer.stored)))
+        if "tolerance" in facts:
+            return scorer.check_choice(facts["chosen_by"] == "this command", progress)
+        return {"change_from_half_the_steps": scorer.change_from_half_the_steps(progress)}
+
