@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scorefield.commands.flow import (
     GRID,
     SOLVER,
@@ -129,10 +127,10 @@ def decode(
     ts = checked_times(run, options, batch)
     if latents.t is not None and not given.keys() & {"grid", "steps"}:
         ts = latents.t
-    labels = data_labels(run, latents.label, len(latents.latent), label, str(source))
+    labels = data_labels(run, latents.label if label is None else None, len(latents.latent), label, str(source))
     differing = _differing(made_by, {**options, **trained.described})
-    if labels.label is not None and latents.label is not None and not torch.equal(labels.label, latents.label.long()):
-        differing.append(f"their own classes, not {label}")
+    if labels.label is not None and (latents.label is None or bool((labels.label != latents.label.flatten()).any())):
+        differing.append(f"{'no class' if latents.label is None else 'their own classes'}, not {label}")
     settings = {
         "num": len(latents.latent), "latents_sha256": _digest(source), **labels.described, **options,
         **trained.described,

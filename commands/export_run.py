@@ -45,7 +45,10 @@ def export_run(
         discrete = run.data.levels is not None
         low, high = (run.low, run.high) if discrete else (-float("inf"), float("inf"))
         shape, levels = run.data.shape, run.data.levels
-        save_pretrained(trained.denoiser, run.sde, folder, shape=shape, levels=levels, low=low, high=high)
+        save_pretrained(
+            trained.denoiser, run.sde, folder, shape=shape, levels=levels, low=low, high=high,
+            class_names=run.data.class_names, class_counts=run.data.class_counts,
+        )  # fmt: skip
     return {"format": to, **trained.described, "files": [str(folder)]}
 
 

@@ -50,7 +50,8 @@ def import_checkpoint(
     opened = open_checkpoint(Path(file), source, keywords, both=True)
     spec, denoiser, report = opened.spec, opened.denoiser, opened.report
     config = _configuration(spec, denoiser, data)
-    facts = DataFacts(Path(file).stem, spec.shape, spec.levels, spec.num_classes, fingerprint="")
+    classes = (spec.class_names, spec.class_counts)
+    facts = DataFacts(Path(file).stem, spec.shape, spec.levels, spec.num_classes, "", *classes)
     run = Run(workdir, config, facts, device_of("cpu"))
     weights = denoiser.state_dict()
     with torch.device("meta"):  # its names and shapes alone

@@ -89,7 +89,7 @@ def class_number(run: Run, label: int | str) -> int:
             number = int(label)
         except ValueError:
             close = difflib.get_close_matches(str(label), names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"give a number of 0 .. {count - 1}"
+            hint = f"did you mean {close[0]!r}?" if close else "give its number"
             raise ValueError(
                 f"expected --label to be a class of this run ({_known(run)}), got {label!r}: {hint}"
             ) from None

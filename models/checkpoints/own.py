@@ -7,7 +7,7 @@ FOLDER/model.safetensors    the weights
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ def save_pretrained(
     levels: int | None = 256,
     low: float = -1.0,
     high: float = 1.0,
+    class_names: Sequence[str] = (),
+    class_counts: Sequence[int] = (),
 ) -> Path:
     """Write a denoiser and the path it was trained on; returns the folder.
 
@@ -70,6 +72,8 @@ def save_pretrained(
         levels: how many values the data has, None if it is continuous.
         low: what the smallest value of the data is for the network.
         high: what the largest value is.
+        class_names: of the classes in their order, if they have names.
+        class_counts: training examples of each class, where they were counted.
 
     Raises:
         ValueError: for a network, parameterisation or path that cannot be written down.
@@ -85,7 +89,14 @@ def save_pretrained(
         "network": {"class": _name(type(network), NETWORKS), **settings_of(network)},
         "precondition": _describe_precondition(denoiser.precondition),
         "sde": _describe(sde, SDES),
-        "data": {"shape": shape, "levels": levels, "low": str(low), "high": str(high)},  # JSON has no infinity
+        "data": {
+            "shape": shape,
+            "levels": levels,
+            "low": str(low),  # JSON has no infinity
+            "high": str(high),
+            "class_names": list(class_names),
+            "class_counts": list(class_counts),
+        },
         "label_required": denoiser.label_required,
     }
     try:
@@ -142,6 +153,8 @@ def read_folder(
         high=data["high"],
         levels=data["levels"],
         unlabelled=not denoiser.label_required,
+        class_names=data["class_names"],
+        class_counts=data["class_counts"],
     )
     return spec, {"as stored": state}
 
@@ -161,6 +174,8 @@ def _load(folder: Path, classes: Iterable[type]) -> tuple[Denoiser, SDE, dict[st
         precondition = _make_precondition(described["precondition"], sdes)
         data = dict(described["data"])
         data |= {"shape": _shape(data["shape"]), "low": float(data["low"]), "high": float(data["high"])}
+        data["class_names"] = tuple(map(str, data.get("class_names", ())))  # older folders have none
+        data["class_counts"] = tuple(map(int, data.get("class_counts", ())))
         if not data["low"] < data["high"]:
             raise ValueError(f"low {data['low']} is not below high {data['high']}")
     except UNREADABLE as error:

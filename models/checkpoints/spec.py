@@ -36,6 +36,8 @@ class CheckpointSpec:
         low, high: the range of the data that it was trained on.
         levels: how many values it has, None for continuous data.
         unlabelled: whether "no label" means anything: it was trained with labels left out, or has none.
+        class_names: of the classes in their order, where they are known.
+        class_counts: training examples of each class, where they are known.
         extra: endings of names that a checkpoint may have beside its weights: buffers that follow from the settings.
     """
 
@@ -49,6 +51,8 @@ class CheckpointSpec:
     high: float = 1.0
     levels: int | None = 256
     unlabelled: bool = True
+    class_names: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()
     extra: tuple[str, ...] = ("sigmas", "resample_filter")
 
     @property

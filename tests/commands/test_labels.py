@@ -43,8 +43,9 @@ def report(path: Path) -> dict[str, Any]:
 
 
 def score(workdir: Path, data: Path, **options: Any) -> dict[str, Any]:
-    likelihood(workdir, data=f"array:path={str(data)!r}", solver="heun", steps=60, **options)
-    return report(workdir / "likelihood_test.json")
+    path = workdir / f"{data.stem}.json"
+    likelihood(workdir, data=f"array:path={str(data)!r}", solver="heun", steps=60, output=str(path), **options)
+    return report(path)
 
 
 def test_a_network_that_was_always_given_its_class_is_scored_with_one(data: Path, tmp_path: Path) -> None:
@@ -81,25 +82,26 @@ def test_classes_come_with_the_latents(data: Path, tmp_path: Path, capsys: pytes
         with pytest.raises(ValueError, match=r"expected a class for each image, .*: give --label"):
             mode(run.workdir, input=str(source), **SOLVER)
 
-    encode(run.workdir, input=str(tmp_path / "xy.npz"), **SOLVER)
-    written = report(run.workdir / "latents.json")
-    assert written["label"] == "of the images"
+    latents, decoded = tmp_path / "latents.npz", tmp_path / "decoded.npz"
+    encode(run.workdir, input=str(tmp_path / "xy.npz"), output=str(latents), **SOLVER)
+    assert report(latents.with_suffix(".json"))["label"] == "of the images"
     # (x0 - mean) / SPREAD is the latent of a Gaussian, up to the prior's own deviation of one.
-    with np.load(run.workdir / "latents.npz") as latents:
-        assert latents["label"].tolist() == label.tolist()
-        np.testing.assert_allclose(latents["latent"], (x - MEANS.numpy()[label]) / SPREAD, atol=0.05)
-    decode(run.workdir, **SOLVER)
-    assert report(run.workdir / "decoded.json")["round_trip_rms"] < 0.01
+    with np.load(latents) as found:
+        assert found["label"].tolist() == label.tolist()
+        np.testing.assert_allclose(found["latent"], (x - MEANS.numpy()[label]) / SPREAD, atol=0.05)
+    decode(run.workdir, input=str(latents), output=str(decoded))
+    assert report(decoded.with_suffix(".json"))["round_trip_rms"] < 0.01
 
-    encode(run.workdir, input=str(tmp_path / "x.npy"), label="1", **SOLVER)
-    decode(run.workdir, **SOLVER)  # with the class that they were encoded with
-    assert report(run.workdir / "decoded.json")["round_trip_rms"] < 0.01
+    encode(run.workdir, input=str(tmp_path / "x.npy"), label="1", output=str(latents), **SOLVER)
     capsys.readouterr()
-    decode(run.workdir, label=3, **SOLVER)
-    assert "--label replaces the classes of 12 images" in capsys.readouterr().err
-    with np.load(run.workdir / "decoded.npz") as decoded, np.load(run.workdir / "latents.npz") as latents:
-        assert decoded["label"].tolist() == [3] * 12
-        np.testing.assert_allclose(decoded["x"] - latents["x"], np.tile(MEANS[3] - MEANS[1], (12, 1)), atol=0.02)
+    decode(run.workdir, input=str(latents), output=str(decoded))  # with the class that they were encoded with
+    assert report(decoded.with_suffix(".json"))["round_trip_rms"] < 0.01
+    assert "encoded by" not in capsys.readouterr().err
+    decode(run.workdir, input=str(latents), output=str(decoded), label=3)
+    assert "encoded by their own classes, not 3" in capsys.readouterr().err
+    with np.load(decoded) as found, np.load(latents) as before:
+        assert found["label"].tolist() == [3] * 12
+        np.testing.assert_allclose(found["x"] - before["x"], np.tile(MEANS[3] - MEANS[1], (12, 1)), atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -138,12 +140,13 @@ def test_interpolation_uses_the_class_of_each_end_or_one_for_both(data: Path, tm
 def test_classes_without_an_example_are_never_sampled(data: Path, tmp_path: Path) -> None:
     run = class_run(tmp_path / "run", data, counts=(0, 5, 0, 7), dropout=0.1)
     for guidance in (1.0, 1.5):
-        sample(run.workdir, num=9, guidance=guidance, **SOLVER)
-        with np.load(run.workdir / "samples.npz") as samples:
+        path = tmp_path / "samples.npz"
+        sample(run.workdir, num=9, guidance=guidance, output=str(path), **SOLVER)
+        with np.load(path) as samples:
             assert samples["label"].tolist() == [1, 3] * 4 + [1]
             # Six deviations: one false alarm in 10^7 runs.
             assert np.abs(samples["x"] - guidance * MEANS.numpy()[samples["label"]]).max() < 6 * SPREAD
-    assert report(run.workdir / "samples.json")["classes"] == [1, 3]
+    assert report(tmp_path / "samples.json")["classes"] == [1, 3]
     for command in (sample, compare, grid):
         with pytest.raises(ValueError, match=r"with examples in the training data \(1, 3\), got 2, which had none"):
             command(run.workdir, label=2)  # type: ignore[operator]
@@ -168,8 +171,8 @@ def test_a_class_is_named_by_its_name_or_its_number(
 ) -> None:
     run = class_run(tmp_path / "run", data, names=("bird", "flower", "3", "sky"))
     for label, number in (("flower", 1), ("3", 2), (3, 3), ("0", 0)):
-        sample(run.workdir, num=2, label=label, **SOLVER)
-        written = report(run.workdir / "samples.json")
+        sample(run.workdir, num=2, label=label, output=str(tmp_path / "samples.npz"), **SOLVER)
+        written = report(tmp_path / "samples.json")
         assert (written["label"], written["class"]) == (number, run.data.class_names[number])
     assert "--label=3 is the name of class number 2" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"\(bird, flower, 3, sky\), got 'flowr': did you mean 'flower'\?"):

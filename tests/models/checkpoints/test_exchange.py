@@ -169,10 +169,14 @@ def test_our_own_data_of_few_levels_keeps_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("required", [True, False])
 def test_an_exported_network_still_requires_its_class(required: bool, tmp_path: Path) -> None:
     denoiser = Denoiser(NETWORKS["unet"], precondition.eps, label_required=required)
-    save_pretrained(denoiser, VPSDE(), tmp_path / "folder", shape=(3, 8, 8), low=0.0)
+    classes: dict[str, Any] = {"class_names": ("a", "b", "c", "d"), "class_counts": (0, 5, 0, 7)}
+    save_pretrained(denoiser, VPSDE(), tmp_path / "folder", shape=(3, 8, 8), low=0.0, **classes)
     assert from_pretrained(tmp_path / "folder")[0].label_required is required
-    import_checkpoint(tmp_path / "run", file=str(tmp_path / "folder"), source="scorefield")
-    assert open_trained(tmp_path / "run").run.label_required is required
+    import_checkpoint(tmp_path / "first", file=str(tmp_path / "folder"), source="scorefield")
+    export_run(tmp_path / "first", output=str(tmp_path / "again"))
+    import_checkpoint(tmp_path / "run", file=str(tmp_path / "again"), source="scorefield")
+    run = open_trained(tmp_path / "run").run
+    assert run.label_required is required and run.classes == [1, 3] and run.data.class_names == classes["class_names"]
     config = tmp_path / "folder" / "config.json"  # as it was written before
     config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "label_required"}))
     assert from_pretrained(tmp_path / "folder")[0].label_required is False
