@@ -17,7 +17,7 @@ from scorefield.commands.flow import along_flow, rms
 from scorefield.commands.generate import generate
 from scorefield.commands.interpolate import spherical
 from scorefield.commands.run import Trained, open_trained, stored_tensor
-from scorefield.evaluation import DigitProbe, save_labelled_rows
+from scorefield.evaluation import DigitProbe, plot_rows
 from scorefield.training.data import digits
 
 STEPS = (5, 10, 20, 50, 100)
@@ -68,7 +68,7 @@ def one_latent(trained: Trained, probe: DigitProbe, output: Path, num: int) -> N
             rows[f"eta = {eta:g}, {steps} steps"] = run.viewable(run.to_stored(x[:16]))
         print(f"| {eta} | class, correlation | " + " | ".join(cells[:-1]) + " |")
     print(f"\n![one latent, many lengths]({output.name}/lengths.png)\n")
-    save_labelled_rows(rows, output / "lengths.png")
+    plot_rows(rows, output / "lengths.png")
 
 
 def reconstruction(trained: Trained, output: Path, num: int) -> None:
@@ -90,7 +90,7 @@ def reconstruction(trained: Trained, output: Path, num: int) -> None:
                 rows[f"ddim, {steps} steps"] = run.viewable(run.to_stored(back[:16]))
         print(f"| {solver} | " + " | ".join(f"{e:.1e}" for e in errors) + " |")
     print(f"\n![held-out digits and their reconstructions]({output.name}/reconstruction.png)\n")
-    save_labelled_rows(rows, output / "reconstruction.png")
+    plot_rows(rows, output / "reconstruction.png")
 
 
 def interpolation(trained: Trained, probe: DigitProbe, output: Path, num: int) -> None:
@@ -113,7 +113,7 @@ def interpolation(trained: Trained, probe: DigitProbe, output: Path, num: int) -
         print(f"| {name} | " + " | ".join(cells) + " |")
         rows |= {f"{name}, pair {i}": run.viewable(images[i]) for i in range(3)}
     print(f"\n![between latents]({output.name}/interpolation.png)\n")
-    save_labelled_rows(rows, output / "interpolation.png")
+    plot_rows(rows, output / "interpolation.png")
 
 
 def chord(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import open_run, write_json
 from scorefield.configs import build, own
-from scorefield.evaluation import save_pictures
+from scorefield.evaluation import plot_samples
 from scorefield.sde_lib import VESDE
 from scorefield.solvers import Schedule, grids
 from scorefield.solvers.sde.langevin import variance_preserving_step
@@ -176,10 +176,12 @@ def _stretched(levels: dict[str, Any] | None, factor: float) -> dict[str, Any] |
 
 
 def _picture(dataset: Dataset, path: Path) -> Path:
-    x = tensor(dataset.x[evenly_spaced(len(dataset), 1000 if dataset.shape == (2,) else 64)]).float()
+    x = tensor(dataset.x[evenly_spaced(len(dataset), 1000 if len(dataset.shape) == 1 else 64)]).float()
     if dataset.levels is not None:
-        return save_pictures(x[:, :3] if x.ndim == 4 else x, path, high=dataset.levels - 1)
-    return save_pictures(x, path, low=float(x.min()), high=max(float(x.max()), float(x.min()) + 1e-12))
+        plot_samples(x[:, :3] if x.ndim == 4 else x, path, high=dataset.levels - 1)
+    else:
+        plot_samples(x, path, low=float(x.min()), high=max(float(x.max()), float(x.min()) + 1e-12))
+    return path
 
 
 def _shown(report: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from scorefield.commands.labels import sampled_labels
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import Run, open_trained, write_arrays, write_json
 from scorefield.configs import build
-from scorefield.evaluation import save_labelled_rows
+from scorefield.evaluation import plot_rows
 from scorefield.models import CountCalls
 from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import Solver
@@ -129,5 +129,6 @@ def _line(row: dict[str, Any]) -> str:
 
 def _picture(run: Run, arrays: dict[str, Tensor], path: Path) -> Path:
     """A picture with a named row of at most sixteen samples for each, or a scatter for points."""
-    rows = {name: run.viewable(run.to_stored(x[:16])) for name, x in arrays.items()}
-    return save_labelled_rows(rows, path)
+    captions = {name: f"{name} steps" for name in arrays} | {"flow": f"the flow: {REFERENCE}, {FINE} steps"}
+    plot_rows({captions[name]: run.viewable(run.to_stored(x[:16])) for name, x in arrays.items()}, path)
+    return path

@@ -11,7 +11,7 @@ from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.run import Trained, open_trained, stored_tensor, write_json
 from scorefield.commands.train.command import train
 from scorefield.configs import build, digits
-from scorefield.evaluation import DigitProbe, save_curve, save_pictures, save_rows
+from scorefield.evaluation import DigitProbe, plot_curves, plot_rows, plot_samples
 from scorefield.training.data import digits as digits_data
 
 # Each as (solver, grid, steps).
@@ -81,7 +81,8 @@ def _five_solvers(trained: Trained, workdir: Path, seed: int, five: dict[str, di
     run = trained.run
     for name, sampling in five.items():
         x = generate(run, trained.denoiser, 64, sampling=sampling, seed=seed)
-        yield save_pictures(run.viewable(run.to_stored(x)), workdir / f"samples_{name}.png")
+        plot_samples(run.viewable(run.to_stored(x)), picture := workdir / f"samples_{name}.png")
+        yield picture
 
 
 def _round_trip(
@@ -92,7 +93,7 @@ def _round_trip(
     stored = stored_tensor(run.dataset("test"))[::18]
     x0 = run.centred(stored).to(run.device)
     table: dict[str, dict[int, float]] = {}
-    rows = [run.viewable(stored[:16])]
+    rows = {"test images": run.viewable(stored[:16])}
     for solver in ("ddim", "heun"):
         table[solver] = {}
         for n in steps:
@@ -101,12 +102,12 @@ def _round_trip(
             back, _ = along_flow(run, trained.denoiser, latent, options, up=False, show=False)
             table[solver][n] = rms(back, x0.cpu())
             if solver == "ddim":
-                rows.append(run.viewable(run.to_stored(back[:16])))
+                rows[f"{solver}, {n} steps"] = run.viewable(run.to_stored(back[:16]))
     curves = {solver: (list(errors), list(errors.values())) for solver, errors in table.items()}
-    return table, [
-        save_curve(curves, workdir / "round_trip_error.png", "steps", "round-trip error (rms)", log="xy"),
-        save_rows(rows, workdir / "round_trip.png"),
-    ]
+    pictures = [workdir / "round_trip_error.png", workdir / "round_trip.png"]
+    plot_curves(curves, pictures[0], x="steps", y="round-trip error (rms)", log="xy")
+    plot_rows(rows, pictures[1])
+    return table, pictures
 
 
 def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int, checked: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _probe(vp: Trained, ncsn: Trained, workdir: Path, seed: int, count: int, che
             "largest_share": float(shares.max()),
         }
         if name == "ncsn":
-            save_pictures(run.viewable(x[:64]), workdir / "ncsn.png")
+            plot_samples(run.viewable(x[:64]), workdir / "ncsn.png")
     return results
 
 

@@ -22,7 +22,7 @@ from scorefield.commands.labels import data_labels
 from scorefield.commands.latents import Latents
 from scorefield.commands.outputs import check_output, newest, output_path
 from scorefield.commands.run import Run, Trained, open_run, open_trained, write_arrays, write_json
-from scorefield.evaluation import save_rows
+from scorefield.evaluation import plot_rows
 
 FAR = 0.05  # round trip, in the model's values, from which a line says so
 
@@ -86,7 +86,8 @@ def encode(
     Latents(latent, made_by, ts, before, stored, known, images.index).write(path)
     shown = min(len(stored), 16)
     scaled = (latent[:shown] / float(run.sde.scales(run.sde.t_max)[1]) / 6 + 0.5).clamp(0, 1)  # three deviations
-    picture = save_rows([run.viewable(stored[:shown]), scaled], path.with_suffix(".png"))
+    picture = path.with_suffix(".png")
+    plot_rows({"images": run.viewable(stored[:shown]), "their latents": scaled}, picture)
     spread = float(latent.std()) / float(run.sde.scales(run.sde.t_max)[1])
     measured = {"latent_std_over_prior": spread, "round_trip_rms": distance}
     report = write_json(path.with_suffix(".json"), {**settings, **measured, "seconds": round(seconds, 2)})
@@ -146,8 +147,8 @@ def decode(
 
     path = output_path(output, workdir / "decoded.npz", settings)
     write_arrays(path, x=back, label=latents.label if run.num_classes is None else labels.label)
-    rows = [run.viewable(images[: min(len(back), 16)]) for images in ([back] if stored is None else [stored, back])]
-    picture = save_rows(rows, path.with_suffix(".png"))
+    rows = {**({} if stored is None else {"images": stored}), "decoded": back}
+    plot_rows({name: run.viewable(x[:16]) for name, x in rows.items()}, picture := path.with_suffix(".png"))
     measured = {} if stored is None else {"round_trip_rms": rms(x0, run.centred(stored))}
     report = write_json(path.with_suffix(".json"), {**settings, "latents": str(source), **measured})
     said = {name: float(f"{value:.4g}") for name, value in measured.items()}

@@ -9,7 +9,7 @@ from scorefield.commands.generate import guided, label_cond
 from scorefield.commands.labels import sampled_labels
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import open_trained, write_json
-from scorefield.evaluation import save_curve
+from scorefield.evaluation import plot_curves
 from scorefield.solvers import PerSampleNoise, step_density
 
 
@@ -63,5 +63,5 @@ def grid(
     path = output_path(output, workdir / "grid.json")  # a fixed name, from which --grid=optimal reads
     report = write_json(path, {**settings, **trained.described, **measured._asdict()})
     curve = {"steps": (measured.log_snr, measured.density)}
-    picture = save_curve(curve, path.with_suffix(".png"), "log-SNR", "density of steps")
+    plot_curves(curve, picture := path.with_suffix(".png"), x="log-SNR", y="density of steps")
     return {"files": [str(report), str(picture)]}

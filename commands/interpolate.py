@@ -10,7 +10,7 @@ from scorefield.commands.flow import GRID, SOLVER, STEPS, along_flow, checked_ti
 from scorefield.commands.labels import data_labels
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import open_trained, write_arrays, write_json
-from scorefield.evaluation import save_pictures
+from scorefield.evaluation import plot_rows
 from scorefield.training.data.batches import tensor
 
 
@@ -64,7 +64,10 @@ def interpolate(
 
     path = output_path(output, workdir / "interpolation.npz", settings)
     write_arrays(path, x=back, latent=path_of_latents)
-    picture = save_pictures(run.viewable(back), path.with_suffix(".png"), columns=num)
+    picture = path.with_suffix(".png")
+    seen = run.viewable(torch.cat([run.to_stored(ends[:1]), back, run.to_stored(ends[1:])]))
+    heads = [f"image {pair[0]}", *(f"{i / (num - 1):.2g}" for i in range(num)), f"image {pair[1]}"]
+    plot_rows({"interpolated": seen}, picture, heads=heads)
     report = write_json(path.with_suffix(".json"), settings)
     return {"files": [str(path), str(picture), str(report)]}
 

@@ -11,7 +11,7 @@ from scorefield.commands.labels import sampled_labels
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import Run, open_trained, write_arrays, write_json
 from scorefield.configs import build
-from scorefield.evaluation import save_pictures, save_rows
+from scorefield.evaluation import plot_rows, plot_samples
 from scorefield.models import CountCalls
 from scorefield.solvers import Trajectory
 from scorefield.training.distributed.ranks import Ranks
@@ -77,7 +77,7 @@ def sample(
     stored = run.to_stored(x)
     path = output_path(output, workdir / "samples.npz", settings)
     write_arrays(path, x=stored, label=labels.label)
-    picture = save_pictures(run.viewable(stored[:256]), path.with_suffix(".png"))
+    plot_samples(run.viewable(stored[:256]), picture := path.with_suffix(".png"))
     report = write_json(path.with_suffix(".json"), {**settings, "nfe": nfe, "seconds": round(seconds, 2)})
     files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]
     return {"samples_per_second": round(num / seconds, 1), "nfe": nfe, "files": [str(file) for file in files]}
@@ -89,7 +89,10 @@ def _save_trajectory(run: Run, kept: Trajectory, path: Path) -> list[Path]:
     write_arrays(path, t=kept.t, x=kept.x, x0=kept.x0)
     shown = torch.linspace(0, len(kept.t) - 1, min(12, len(kept.t))).round().long()
     alpha = run.sde.scales(kept.t[shown])[0]
-    rows = []
+    rows = {}
     for i, a in zip(shown.tolist(), alpha.tolist(), strict=True):
-        rows += [run.viewable(run.to_stored(kept.x[i] / a)), run.viewable(run.to_stored(kept.x0[i]))]
-    return [path, save_rows(rows, path.with_suffix(".png"))]
+        at = f"t = {float(kept.t[i]):.3g}"
+        rows[f"{at}: x / alpha"] = run.viewable(run.to_stored(kept.x[i] / a))
+        rows[f"{at}: denoised before it"] = run.viewable(run.to_stored(kept.x0[i]))
+    plot_rows(rows, picture := path.with_suffix(".png"))
+    return [path, picture]

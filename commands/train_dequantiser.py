@@ -16,7 +16,7 @@ from tqdm import tqdm
 from scorefield.commands.generate import label_cond
 from scorefield.commands.labels import data_labels
 from scorefield.commands.run import Trained, open_trained, write_json
-from scorefield.evaluation import save_curve
+from scorefield.evaluation import plot_curves
 from scorefield.likelihood import mean_and_error
 from scorefield.models.networks.dequantiser import Dequantiser
 from scorefield.sde_lib.arguments import shown
@@ -139,7 +139,7 @@ def train_dequantiser(
     report = write_json(_files(workdir)[1], facts)
     xs = [row["images"] for row in history]
     curves = {name: (xs, [row[name] for row in history]) for name in ("gain", "log_q")}
-    picture = save_curve(curves, workdir / "dequantiser.png", "images seen", "bits/dim")
+    plot_curves(curves, picture := workdir / "dequantiser.png", x="images seen", y="bits/dim")
     return {
         "images": state.images,
         "log_q": round(history[-1]["log_q"], 5),

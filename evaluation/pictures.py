@@ -1,122 +1,211 @@
-"""PNG files: images as grids, points as a scatter, anything else as a matrix; curves and bars."""
+"""Samples as matplotlib figures, saved where a path is given: images as grids and rows, points, series and vectors.
+
+A notebook shows the figure that a function returns. The figures need no screen, and change no setting of matplotlib.
+"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only: no screen is needed
-
-import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-SCALE = 256  # pixels; a smaller picture is enlarged by an integer factor
+SIDE = 64  # pixels: smaller images are enlarged to it, by an integer factor
+PANEL = 400  # pixels: a smaller grid is enlarged to about this
+LARGEST = 4096  # pixels of a picture's side, where images are enlarged
+GAP, LINE, TITLE, TICKS = 10, 2, 24, 26  # pixels
+LETTER, WRAP = 7, 36  # pixels of a letter, and letters of a line of a row's name
+SERIES = 16  # entries from which a vector is drawn as a curve
+CURVES = 32  # drawn in one panel
+SHOWN, WIDE = 640, 2.5  # pixels of the longer side of a picture within an overview, and when that is the whole line
 
 
-def save_pictures(x: Tensor, path: Path, columns: int | None = None, low: float = 0.0, high: float = 1.0) -> Path:
-    """Samples (N, *D) with values in [low, high] as one picture.
+def plot_samples(
+    samples: Tensor | Mapping[str, Tensor],
+    path: Path | None = None,
+    *,
+    columns: int | None = None,
+    across: int | None = None,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Figure:
+    """Samples (N, *D) with values in [low, high], or named batches of them, each a panel under its name.
 
-    Images (C, H, W) make a grid (of their first channel unless C is 3), points (2,) a scatter plot. Other samples are
-    the rows of a matrix.
+    Images (C, H, W) make a grid (of their first channel unless C is 3), and volumes one of their middle slices. Points
+    (2,) make scatter plots on common axes, as do the first two entries of longer vectors. From 16 entries on, vectors
+    are curves, and (C, L) are curves of their first channel.
+
+    Args:
+        samples: the batches, all of one shape of a sample.
+        path: a .png to write.
+        columns: of a grid of images, by default about as many as rows.
+        across: panels beside one another, by default all.
+        low: what is black.
+        high: what is white.
     """
-    x = x.detach().float().cpu()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if x.shape[1:] == (2,):
-        return _figure(path, lambda axes: axes.scatter(x[:, 0], x[:, 1], s=4, linewidths=0))
-    if x.ndim != 4:
-        return _figure(path, lambda axes: axes.imshow(x.flatten(1), aspect="auto", vmin=low, vmax=high))
-    grid = image_grid((x - low) / (high - low), columns or math.ceil(math.sqrt(len(x))))
-    array = (grid * 255).round().byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array)
-    enlarge = max(1, math.ceil(SCALE / max(picture.size)), 4 if x.shape[-1] < 16 else 2 if x.shape[-1] < 64 else 1)
-    picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST).save(path)
-    return path
+    batches = {"": samples} if isinstance(samples, Tensor) else samples
+    panels = {name: _drawable(x, low, high) for name, x in batches.items()}
+    first = next(iter(panels.values()))
+    images = first.ndim == 4
+    height = width = PANEL
+    grids = {}
+    if images:
+        columns = columns or math.ceil(math.sqrt(len(first)))
+        whole = max(columns * first.shape[-1], math.ceil(len(first) / columns) * first.shape[-2])
+        factor = enlargement(max(first.shape[-2:]), whole, PANEL)
+        grids = {name: image_grid(x, columns, factor) for name, x in panels.items()}
+        height, width = next(iter(grids.values())).shape[-2:]
+    across, title = across or len(panels), TITLE if any(panels) else 0
+    size = across * (width + GAP) + GAP, math.ceil(len(panels) / across) * (height + title + GAP) + GAP
+    figure, axes = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100), list[Axes]()
+    for i, (name, x) in enumerate(panels.items()):
+        left, top = GAP + i % across * (width + GAP), GAP + title + i // across * (height + title + GAP)
+        if images:
+            axes.append(_axes(figure, size, (left, top, width, height)))
+            _show(axes[-1], grids[name])
+        else:
+            box, first_axes = (left + TICKS, top, width - TICKS, height - TICKS), axes[0] if axes else None
+            axes.append(_axes(figure, size, box, sharex=first_axes, sharey=first_axes))
+            _draw(axes[-1], x)
+        axes[-1].set_title(name, fontsize=9, pad=4)
+    return saved(figure, path)
 
 
-def image_grid(x: Tensor, columns: int) -> Tensor:
-    """Images (N, C, H, W) in [0, 1] as one (1 or 3, rows (H + 1) + 1, columns (W + 1) + 1), with grey lines between."""
+def plot_rows(
+    rows: Mapping[str, Tensor],
+    path: Path | None = None,
+    *,
+    heads: Sequence[str] = (),
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Figure:
+    """Named batches of images (N, C, H, W), each a row beside its name. Other samples are panels: see `plot_samples`.
+
+    Args:
+        rows: the batches, of one shape of a sample.
+        path: a .png to write.
+        heads: what stands above the columns.
+        low: what is black.
+        high: what is white.
+    """
+    panels = {name: _drawable(x, low, high) for name, x in rows.items()}
+    first = next(iter(panels.values()))
+    if first.ndim != 4:
+        return plot_samples(rows, path, across=math.ceil(math.sqrt(len(rows))), low=low, high=high)
+    factor = enlargement(max(first.shape[-2:]), max(map(len, panels.values())) * first.shape[-1])
+    strips = {textwrap.fill(name, WRAP): image_grid(x, len(x), factor) for name, x in panels.items()}
+    longest = max(strip.shape[-1] for strip in strips.values())
+    margin = LETTER * max(len(line) for name in strips for line in name.splitlines() or [""]) + 2 * GAP
+    height, top = next(iter(strips.values())).shape[-2], GAP + (TITLE if heads else 0)
+    size = margin + longest + GAP, top + len(strips) * (height + GAP // 2) + GAP // 2
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100)
+    for i, head in enumerate(heads):
+        across = margin + (i + 0.5) * (first.shape[-1] * factor + LINE)
+        figure.text(across / size[0], 1 - (top - 4) / size[1], head, ha="center", va="bottom", fontsize=8)
+    for i, (name, strip) in enumerate(strips.items()):
+        begins = top + i * (height + GAP // 2)
+        _show(_axes(figure, size, (margin, begins, strip.shape[-1], height)), strip)
+        where = (margin - GAP) / size[0], 1 - (begins + height / 2) / size[1]
+        figure.text(*where, name, ha="right", va="center", fontsize=9)
+    return saved(figure, path)
+
+
+def plot_overview(pictures: Mapping[str, Path], path: Path | None = None, *, across: int = 3) -> Figure:
+    """Pictures from files, each under its caption, on one sheet.
+
+    Args:
+        pictures: files that Pillow reads, by their captions.
+        path: a .png to write.
+        across: pictures beside one another.
+    """
+    lines, longest = list[list[tuple[str, Image.Image, int]]](), across * (SHOWN + GAP) - GAP
+    opened = [(caption, Image.open(file).convert("RGB")) for caption, file in pictures.items()]
+    for caption, picture in sorted(opened, key=lambda each: each[1].width > WIDE * each[1].height):
+        wide = picture.width > WIDE * picture.height  # has a line of its own, at the end
+        picture.thumbnail((longest if wide else SHOWN, SHOWN))
+        if wide or not lines or len(lines[-1]) == across or lines[-1][0][2] > SHOWN:
+            lines.append([])
+        lines[-1].append((caption, picture, longest if wide else SHOWN))
+    heights = [max(picture.height for _, picture, _ in line) for line in lines]
+    size = longest + 2 * GAP, sum(height + TITLE + GAP for height in heights) + GAP
+    figure, top = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100), GAP
+    for line, height in zip(lines, heights, strict=True):
+        for i, (caption, picture, room) in enumerate(line):
+            left = GAP + i * (SHOWN + GAP) + (room - picture.width) // 2
+            axes = _axes(figure, size, (left, top + TITLE, picture.width, picture.height))
+            axes.imshow(picture, aspect="auto", interpolation="nearest")
+            axes.set_axis_off()
+            axes.set_title(caption, fontsize=10, pad=4)
+        top += height + TITLE + GAP
+    return saved(figure, path)
+
+
+def saved(figure: Figure, path: Path | None) -> Figure:
+    """The figure, written to a file where a path is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=figure.dpi)
+    return figure
+
+
+def image_grid(x: Tensor, columns: int, factor: int = 1) -> Tensor:
+    """Images (N, C, H, W) in [0, 1], enlarged by a factor f, as one, with grey lines of l = 2 pixels between.
+
+    Its shape is (1 or 3, rows (f H + l) + l, columns (f W + l) + l).
+    """
     x = (x if x.shape[1] == 3 else x[:, :1]).clamp(0, 1)
+    x = x.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     count, channels, height, width = x.shape
     rows = math.ceil(count / columns)
-    grid = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), 0.5)
+    grid = torch.full((channels, rows * (height + LINE) + LINE, columns * (width + LINE) + LINE), 0.5)
     for i, image in enumerate(x):
-        top, left = i // columns * (height + 1) + 1, i % columns * (width + 1) + 1
+        top, left = i // columns * (height + LINE) + LINE, i % columns * (width + LINE) + LINE
         grid[:, top : top + height, left : left + width] = image
     return grid
 
 
-def save_rows(rows: Sequence[Tensor], path: Path, low: float = 0.0, high: float = 1.0) -> Path:
-    """Batches of one shape (N, *D), each a row of the picture."""
-    return save_pictures(torch.cat(list(rows)), path, columns=len(rows[0]), low=low, high=high)
+def enlargement(side: int, whole: int, panel: int = 0) -> int:
+    """The factor for images of a side, within a grid whose longer side is `whole`, in pixels."""
+    wanted = max(math.ceil(SIDE / side), round(panel / whole))
+    return max(1, min(wanted, LARGEST // whole))
 
 
-def save_labelled_rows(rows: Mapping[str, Tensor], path: Path, low: float = 0.0, high: float = 1.0) -> Path:
-    """Named batches of one shape (N, *D), each a row beside its name; for points, scatter plots side by side."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = next(iter(rows.values())).shape
-    points, images = shape[1:] == (2,), len(shape) == 4
-    columns = math.ceil(math.sqrt(len(rows))) if points else 1
-    lines = math.ceil(len(rows) / columns)
-    size = (3 * columns, 3 * lines) if points else (2.5 + 0.6 * shape[0], 0.7 * lines)
-    figure, axes = plt.subplots(lines, columns, figsize=size, dpi=120, layout="constrained", squeeze=False)
-    try:
-        for ax in axes.flat:
-            ax.set_axis_off()
-        for ax, (name, batch) in zip(axes.flat, rows.items(), strict=False):
-            x = batch.detach().float().cpu()
-            if points:
-                ax.scatter(x[:, 0], x[:, 1], s=4, linewidths=0)
-                ax.set_title(name, fontsize=8)
-                continue
-            ax.text(-0.01, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=8)
-            if images:
-                strip = image_grid((x - low) / (high - low), len(x)).permute(1, 2, 0)
-                ax.imshow(strip.squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            else:
-                ax.imshow(x.flatten(1), aspect="auto", vmin=low, vmax=high)
-        figure.savefig(path)
-    finally:
-        plt.close(figure)
-    return path
+def _drawable(x: Tensor, low: float, high: float) -> Tensor:
+    """Images (N, C, H, W) within [0, 1], or other samples as they are."""
+    x = x.detach().float().cpu()
+    if x.ndim == 5:
+        x = x[:, :, x.shape[2] // 2]
+    return (x - low) / (high - low) if x.ndim == 4 else x
 
 
-def save_curve(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path, x: str, y: str, log: str = ""
-) -> Path:
-    """Named curves (xs, ys) on one pair of axes; `log` names the axes that are logarithmic, as in "xy"."""
-
-    def draw(axes: Axes) -> None:
-        for name, (xs, ys) in curves.items():
-            axes.plot(xs, ys, label=name, marker="o" if len(xs) < 20 else "")
-        axes.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
-        axes.grid(alpha=0.3)
-        if len(curves) > 1:
-            axes.legend()
-
-    return _figure(path, draw)
+def _axes(figure: Figure, size: tuple[int, int], box: tuple[int, int, int, int], **shared: Axes | None) -> Axes:
+    """Axes at (left, top, width, height), in pixels of a figure of this size."""
+    left, top, width, height = box
+    whole_width, whole_height = size
+    bottom = whole_height - top - height
+    share = left / whole_width, bottom / whole_height, width / whole_width, height / whole_height
+    keywords: dict[str, Any] = {**shared}
+    return figure.add_axes(share, **keywords)
 
 
-def save_bars(values: Tensor, path: Path, x: str) -> Path:
-    """A histogram of values (N,)."""
-
-    def draw(axes: Axes) -> None:
-        axes.hist(np.asarray(values.detach().double().cpu()), bins=40)
-        axes.set(xlabel=x, ylabel="count")
-
-    return _figure(path, draw)
+def _show(axes: Axes, grid: Tensor) -> None:
+    axes.set_axis_off()
+    image = grid.permute(1, 2, 0).squeeze(-1)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
 
 
-def _figure(path: Path, draw: Callable[[Axes], object]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(figsize=(6, 4), dpi=120, layout="constrained")
-    try:
-        draw(axes)
-        figure.savefig(path)
-    finally:
-        plt.close(figure)
-    return path
+def _draw(axes: Axes, x: Tensor) -> None:
+    """Vectors (N, D) or series (N, C, L): a scatter plot, curves, or a histogram."""
+    axes.tick_params(labelsize=7)
+    x = x[:, 0] if x.ndim > 2 else x
+    if x.shape[1] == 1:
+        axes.hist(x[:, 0].numpy(), bins=40)
+    elif x.shape[1] < SERIES:
+        axes.scatter(x[:, 0], x[:, 1], s=4, linewidths=0)
+    else:
+        axes.plot(x[:CURVES].T, linewidth=0.8, alpha=0.7)

@@ -1,5 +1,6 @@
 """The likelihood of a data set under a trained run, by one estimator or several side by side."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import Run, Trained, open_trained, stored_tensor, write_arrays, write_json
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.configs import build
-from scorefield.evaluation import save_bars
+from scorefield.evaluation import plot_histogram
 from scorefield.likelihood import Exact, GaussianPrior, Moments
 from scorefield.likelihood.dataset import EXACT_DIMS, Columns, DatasetScorer
 from scorefield.training.distributed.ranks import Ranks
@@ -173,8 +174,10 @@ def _write(
     arrays = {**values, **errors, "latent": columns.get("latent"), "index": images.index}
     first = next(iter(values.values()))
     write_arrays(path.with_suffix(".npz"), **{unit: first}, **arrays)
-    picture = save_bars(torch.as_tensor(first), path.with_suffix(".png"), unit.replace("_", " "))
-    return {**lines_of(names, unit), "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
+    levels, picture = scorer.levels, path.with_suffix(".png")
+    uniform = {} if levels is None else {"uniform": math.log2(levels)}
+    plot_histogram(torch.as_tensor(first), picture, x=f"{unit.replace('_', ' ')}: lower is better", mark=uniform)
+    return {**lines_of(names, unit, levels), "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
 
 
 def _check_numbers(

@@ -73,13 +73,16 @@ def _estimate(scorer: DatasetScorer, name: str, unit: str, columns: Columns) -> 
     return estimate
 
 
-def lines_of(estimates: dict[str, dict[str, Any]], unit: str) -> dict[str, Any]:
+def lines_of(estimates: dict[str, dict[str, Any]], unit: str, levels: int | None) -> dict[str, Any]:
     """The lines to print."""
     lines: dict[str, Any] = {}
     for name, estimate in estimates.items():
         error = estimate["standard_error"]
         number = f"{estimate[unit]:.4f} +- {math.nan if error is None else error:.4f}"
-        lines[f"{name}, {unit}"] = f"{number} (n = {estimate['n']}, {estimate['nfe']:g} evaluations)"
+        uniform = "" if levels is None else f", uniform is {math.log2(levels):.2f}"
+        lines[f"{name}, {unit}"] = (
+            f"{number} (n = {estimate['n']}, {estimate['nfe']:g} evaluations; lower is better{uniform})"
+        )
     ode = estimates.get("ode", {})
     if "tolerance" in ode:
         met = "" if ode["tolerance_met"] else ", which is NOT met"

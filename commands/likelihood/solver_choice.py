@@ -121,4 +121,3 @@ def check(scorer: DatasetScorer, facts: dict[str, Any]) -> dict[str, Any]:
         if "tolerance" in facts:
             return scorer.check_choice(facts["chosen_by"] == "this command", progress)
         return {"change_from_half_the_steps": scorer.change_from_half_the_steps(progress)}
-

@@ -1,5 +1,6 @@
 """The output of training: a progress bar, metrics.jsonl, timing.jsonl, TensorBoard, curves, and pictures."""
 
+import json
 import math
 import sys
 import time
@@ -10,11 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from scorefield.commands.run import Run
 from scorefield.commands.train.json_lines import JsonLines
 from scorefield.commands.train.pictures import save_curves, save_samples
+from scorefield.commands.train.resume import flat
 from scorefield.commands.train.settings import PRECISIONS
 from scorefield.commands.train.timetable import duration, plans, say
 from scorefield.configs import build
@@ -74,6 +77,8 @@ class Log:
         if self._first:
             workdir = self.run.workdir
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before + 1)
+            with self._room(optional=True):
+                _describe(self.run, self._board)
             self._metrics = JsonLines(workdir / "metrics.jsonl", self.before)
             self._timing = JsonLines(workdir / "timing.jsonl", self.before)
             self.loss = self._metrics.rows[-1].get("loss", math.nan) if self._metrics.rows else math.nan
@@ -222,3 +227,13 @@ class Log:
         elif settings.log_seconds and self._bar.disable:
             say(f"{step.images:>12,} images  loss {loss}  {speed}  {duration(left)} left")
         self._bar.set_postfix(loss=loss)
+
+
+def _describe(run: Run, board: SummaryWriter) -> None:
+    """The configuration, as text and as hyperparameters to compare runs by."""
+    described = run.described()["config"]
+    board.add_text("config", f"```json\n{json.dumps(described, indent=2)}\n```")
+    settings = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flat(described).items()}
+    writer: Any = board.file_writer
+    for summary in hparams(settings, {"train/loss": 0.0}):  # type: ignore[no-untyped-call]
+        writer.add_summary(summary)

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from scorefield.commands.generate import generate
 from scorefield.commands.labels import sampled_labels
 from scorefield.commands.run import Run
-from scorefield.evaluation import save_curve, save_side_by_side
+from scorefield.evaluation import plot_curves, plot_samples
 from scorefield.solvers import Progress
 from scorefield.training import Model, TrainingState
 
@@ -45,7 +45,7 @@ def save_samples(
         return ""
     if not side_by_side:
         return f"no samples after {state.images:,} images: {missing[0]}"
-    path = save_side_by_side(side_by_side, run.workdir / "samples" / f"{state.images:010d}.png")
+    plot_samples(side_by_side, path := run.workdir / "samples" / f"{state.images:010d}.png")
     for name, seen in side_by_side.items():
         if seen.ndim == 4:
             shown = seen if seen.shape[1] in (1, 3) else seen[:, :1]
@@ -60,7 +60,8 @@ def save_curves(rows: Sequence[dict[str, Any]], workdir: Path) -> None:
     if not rows:
         return
     xs = [row["images"] for row in rows]
-    save_curve({"loss": (xs, [row["loss"] for row in rows])}, workdir / "loss.png", "images seen", "loss", log="y")
+    loss = {"loss": (xs, [row["loss"] for row in rows])}
+    plot_curves(loss, workdir / "loss.png", x="images seen", y="loss", log="y")
     counted = [row for row in rows if "levels" in row]
     curves = {}
     for stage in range(STAGES):
@@ -70,7 +71,7 @@ def save_curves(rows: Sequence[dict[str, Any]], workdir: Path) -> None:
             curves[f"to {part[-1]['images']:,} images"] = _by_level(part)
     if curves:
         y = "error in the noise, |eps_hat - eps|^2 / D"
-        save_curve(curves, workdir / "loss_by_log_snr.png", "log-SNR", y, log="y")
+        plot_curves(curves, workdir / "loss_by_log_snr.png", x="log-SNR", y=y, log="y")
 
 
 def sampling_of(run: Run) -> Mapping[str, Any]:

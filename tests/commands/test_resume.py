@@ -143,6 +143,9 @@ def test_tensorboard_keeps_its_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [event.step for event in board.Scalars("train/loss")] == [row["images"] for row in rows if "loss" in row]
+    text = board.Tensors("config/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert json.loads(text.removeprefix("```json").removesuffix("```"))["training"]["images"] == 96
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= board.PluginTagToContent("hparams").keys()
 
 
 def test_a_session_tells_of_its_own_images_alone(tmp_path: Path) -> None:

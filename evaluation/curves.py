@@ -1,0 +1,44 @@
+"""Curves and histograms as matplotlib figures, saved where a path is given."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from scorefield.evaluation.pictures import saved
+
+
+def plot_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path | None = None,
+    *,
+    x: str = "",
+    y: str = "",
+    log: str = "",
+) -> Figure:
+    """Named curves (xs, ys) on one pair of axes; `log` names the axes that are logarithmic, as in "xy"."""
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name, (xs, ys) in curves.items():
+        axes.plot(xs, ys, label=name, marker="o" if len(xs) < 20 else "")
+    axes.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend()
+    return saved(figure, path)
+
+
+def plot_histogram(
+    values: Tensor, path: Path | None = None, *, x: str = "", mark: Mapping[str, float] | None = None
+) -> Figure:
+    """A histogram of values (N,), with a named line at one value, if it is given."""
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.hist(np.asarray(values.detach().double().cpu()), bins=40)
+    axes.set(xlabel=x, ylabel="count")
+    for name, value in (mark or {}).items():
+        axes.axvline(value, color="black", linestyle="--", label=f"{name} {value:.4g}")
+        axes.legend()
+    return saved(figure, path)
