@@ -242,8 +242,15 @@ def modern_config(saved: dict[str, Any]) -> dict[str, Any]:
         group, _, name = key.rpartition(".")
         place = config.get(group, {}) if group else config
         if name in place:
-            place[name] = spec(table, place[name])
+            place[name] = spec(table, _as_it_was(key, place[name]))
     return config
+
+
+def _as_it_was(key: str, saved: Any) -> Any:
+    """A part of a configuration, with what its absent keywords meant when it was saved complete."""
+    if key == "data" and "corrupt" in saved and "exif" not in saved:  # images were read as the camera stored them
+        return {**saved, "exif": False}
+    return saved
 
 
 def denoiser(

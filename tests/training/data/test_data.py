@@ -362,7 +362,7 @@ def test_folder_classes_are_sub_folders(tmp_path: Path) -> None:
     save(tmp_path / "train" / "loose.png", grey(6))
     train = folder(tmp_path)
     assert sorted(train.x[:, 0, 0, 0].tolist()) == [1, 2, 3, 5] and labels(train).tolist() == [0, 1, 2, 2]
-    assert "left out 1 images above the folders of the classes: train/loose.png" in train.notes
+    assert "left out 1 image above the folders of the classes: train/loose.png" in train.notes
     assert "left out images beside the splits, in extra" in train.notes
 
 
@@ -474,7 +474,7 @@ def test_array_refuses_what_it_cannot_read(tmp_path: Path) -> None:
         os.truncate(packed, size)
         refused(f"got {size} bytes that cannot be read", array, packed)
     np.savez(packed, label=LABELS, x_test=BYTES)
-    refused("expected data to train on, got x_test alone", array, packed)
+    refused("expected data to train on, got only x_test", array, packed)
     np.savez(packed, x=BYTES, label=LABELS[:3])
     refused("labels of shape (4,)", array, packed)
     np.savez(packed, x=BYTES, label=LABELS / 2)

@@ -66,13 +66,13 @@ def test_published_files_are_what_their_names_say(tmp_path: Path, form: str) -> 
 def test_several_arrays_are_named_and_a_setting_chooses(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, first=X[:9], second=X)
-    refused("expected one array of data, got first (9, 2, 3), second (20, 2, 3): choose one (key=first)", array, path)
+    refused("expected one array of data, got first (9, 2, 3), second (20, 2, 3): choose one (key=NAME)", array, path)
     refused("expected one array of data, got first (9, 2, 3)", whole_array, path, 256)
     assert (array(path, "test", key="second").x == X[[0, 10]]).all()
     refused("expected an array 'third', got first (9, 2, 3), second (20, 2, 3)", array, path, key="third")
     np.savez(path, data=X.reshape(20, 6), images=X, target=Y, labels=Y // 2)
     refused("expected one array of data, got data (20, 6), images (20, 2, 3)", array, path)
-    refused("got target (20,), labels (20,): choose one (label_key=target), or none", array, path, key="images")
+    refused("got target (20,), labels (20,): choose one (label_key=NAME), or none", array, path, key="images")
     chosen = array(path, key="images", label_key="labels")
     assert chosen.shape == (2, 3) and labels(chosen).tolist() == np.delete(Y // 2, [0, 10]).tolist()
     assert array(path, key="images", label_key="none").label is None
@@ -80,7 +80,7 @@ def test_several_arrays_are_named_and_a_setting_chooses(tmp_path: Path) -> None:
     refused("got x (20, 2, 3), x_train (20, 2, 3), x_test (6, 2, 3): choose one", array, path)
     assert (array(path, "test", key="x_train").x == X_TEST).all()
     np.savez(path, x_test=X, y_test=Y)
-    refused("expected data to train on, got x_test alone", array, path)
+    refused("expected data to train on, got only x_test", array, path)
     alone = array(path, "test", key="x_test")
     assert (alone.x == X[[0, 10]]).all() and labels(alone).tolist() == Y[[0, 10]].tolist()
     np.savez(path, y=Y, labels_train=Y)

@@ -3,9 +3,11 @@
 import io
 import shutil
 import struct
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ import pytest
 from image_files import grey, labels, noise, png_bytes, refused, save, write_shard
 from PIL import Image, ImageOps
 
-from scorefield.training.data import archive, folder, shards
+from scorefield.configs import build
+from scorefield.training.data import archive, folder, huggingface, shards
 from scorefield.training.data.files.names import split_of, splits_of
 
 
@@ -142,7 +145,7 @@ def test_shards_with_photo_and_mask(tmp_path: Path, photo: str, mask: str, choic
         files[f"{i}.{mask}"] = png_bytes(grey(200 + i))
         files[f"{i}.{photo}"] = (jpg_bytes if photo.endswith("jpg") else png_bytes)(grey(i))
     write_shard(path, files)
-    refused(f"got 0.{mask} and 0.{photo}: choose one by its ending (image={mask})", shards, path)
+    refused(f"got 0.{mask} and 0.{photo}: choose image={mask} or image={photo}", shards, path)
     assert first(shards(path, image=choice)) == [1, 2]
     assert first(shards(path, image=mask)) == [201, 202]
 
@@ -154,7 +157,7 @@ def test_samples_without_the_image_are_counted(tmp_path: Path) -> None:
     )
     assert shards(tmp_path / "a.tar").notes == ("left out 2 samples without an image",)
     write_shard(tmp_path / "b.tar", {"3.heic": b"other"})
-    refused("found none: left out 1 files that are no images (1 .heic), as 3.heic", shards, tmp_path / "b.tar")
+    refused("found none: left out 1 file of other kinds (1 .heic), as 3.heic", shards, tmp_path / "b.tar")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_two_images_of_one_name_by_accident_are_said(tmp_path: Path) -> None:
     root = laid_out(tmp_path, *(f"{i:02}.png" for i in range(20)), "07.bmp")
     data = folder(root)
     assert len(data) == 18 and data.notes == (
-        "1 images have the name of another one, as 07.bmp and 07.png: all are read",
+        "1 image with the name of another one, as 07.bmp and 07.png: all are read",
     )
     refused("expected images as 'jpg'", folder, root, image="jpg")
 
@@ -205,14 +208,14 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     for name in ("cat/9.heic", "owl/0.heic", "readme.txt"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"no image")
-    line = "left out 3 files that are no images (2 .heic, 1 .txt), as {}cat/9.heic"
+    line = "left out 3 files of other kinds (2 .heic, 1 .txt), as {}cat/9.heic"
     assert folder(root).notes == (line.format(""),)
     assert archive(zipped(root)).notes == (line.format("wrapper/"),)
     (root / "new.avi").write_bytes(b"no image")  # the images are in the cache
-    assert folder(root).notes[0].startswith("left out 4 files that are no images (2 .heic, ")
+    assert folder(root).notes[0].startswith("left out 4 files of other kinds (2 .heic, ")
     shutil.rmtree(root / "cat")
     shutil.rmtree(root / "dog")
-    refused("found none: left out 3 files that are no images (1 .avi, 1 .heic, 1 .txt)", folder, root)
+    refused("found none: left out 3 files of other kinds (1 .avi, 1 .heic, 1 .txt)", folder, root)
 
 
 def test_a_stray_image_does_not_drop_the_classes(tmp_path: Path) -> None:
@@ -220,7 +223,7 @@ def test_a_stray_image_does_not_drop_the_classes(tmp_path: Path) -> None:
     save(root / "cover.png", grey(9, 50, 30))
     data = folder(root)
     assert labels(data).tolist() == [0, 0, 1, 1, 1]
-    assert data.notes == ("left out 1 images above the folders of the classes: cover.png",)
+    assert data.notes == ("left out 1 image above the folders of the classes: cover.png",)
     for i in range(3):
         save(root / f"{i}.png", grey(9))
     (root / "cover.png").unlink()
@@ -266,7 +269,7 @@ def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
             frames[0].save(tmp_path / f"{i}{ending}.{ending}", save_all=True, append_images=frames[1:])
     data = folder(tmp_path)
     assert first(data) == [40, 41, 41]
-    assert data.notes == (f"of 4 images with several frames the first is read, as {tmp_path}/0gif.gif",)
+    assert data.notes == (f"the first frame is read of 4 images with several, as {tmp_path}/0gif.gif",)
 
 
 def test_sixteen_and_thirty_two_bits_of_a_tiff(tmp_path: Path) -> None:
@@ -314,3 +317,83 @@ def test_what_systems_leave_behind_is_left_out_without_noise(tmp_path: Path) -> 
     with tarfile.open(tmp_path / "d.tar", "w") as tar:
         tar.add(root, "d")
     assert archive(tmp_path / "d.tar").notes == () and len(archive(tmp_path / "d.tar")) == 3
+
+
+def test_a_run_that_read_images_as_the_camera_stored_them_still_does() -> None:
+    saved = build.spec(build.DATASETS, "folder", path="photos").to_dict()
+    assert saved["exif"] is True and build.modern_config({"data": saved})["data"]["exif"] is True
+    del saved["exif"]  # as an earlier version saved it
+    assert build.modern_config({"data": saved})["data"]["exif"] is False
+    assert build.modern_config({"data": {"name": "folder", "path": "photos"}})["data"]["exif"] is True
+
+
+# Data sets of Hugging Face, by the parts of the package that the reader uses
+
+
+class Kind:
+    """A feature of a column, whose type's name is what the reader looks at."""
+
+    def __init__(self, dtype: str = "", names: Any = None) -> None:
+        self.dtype, self.names = dtype, names
+
+
+Picture, ClassLabel, Value = (type(name, (Kind,), {}) for name in ("Image", "ClassLabel", "Value"))
+
+
+class Table:
+    """A split: columns of lists."""
+
+    cache_files = ()
+
+    def __init__(self, features: dict[str, Kind], rows: dict[str, list[Any]]) -> None:
+        self.features, self.rows, self.column_names = features, rows, list(features)
+        self.num_rows = len(next(iter(rows.values())))
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.rows[key] if isinstance(key, str) else {name: column[key] for name, column in self.rows.items()}
+
+    def cast_column(self, *_: Any) -> "Table":
+        return self
+
+    def with_format(self, _: Any) -> "Table":
+        return self
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, parts: dict[str, list[int]], **features: Kind) -> None:
+    """Installs a package `datasets` whose one set has these splits of grey images, whatever the column."""
+
+    def column(name: str, values: list[int]) -> list[Any]:
+        if isinstance(features[name], Picture):
+            extra = 100 if name != "image" else 0
+            return [{"bytes": png_bytes(grey(value + extra)), "path": None} for value in values]
+        return [value % 2 for value in values]
+
+    tables = {part: Table(features, {name: column(name, v) for name in features}) for part, v in parts.items()}
+    package = SimpleNamespace(load_dataset=lambda *_: tables, Image=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "datasets", package)
+
+
+@pytest.mark.parametrize("parts", [("train", "validation"), ("Training", "Test"), ("train", "dev"), ("TRAIN", "TEST")])
+def test_splits_of_a_hub_in_their_usual_forms(monkeypatch: pytest.MonkeyPatch, parts: tuple[str, str]) -> None:
+    hub(monkeypatch, {parts[0]: [1, 2], parts[1]: [3]}, image=Picture(), label=ClassLabel(names=["a", "b"]))
+    train, test = huggingface("x"), huggingface("x", "test")
+    assert (first(train), first(test)) == ([1, 2], [3]) and train.notes[0].startswith(f"training on {parts[0]}, test")
+    assert labels(train).tolist() == [1, 0] and test.class_names == ("a", "b")
+
+
+def test_columns_of_a_hub_that_could_be_the_data_or_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, {"train": [1, 2, 3]}, mask=Picture(), image=Picture(), fine=ClassLabel(), coarse=ClassLabel())
+    refused("expected one column of data, got mask, image: choose one (column=NAME)", huggingface, "x")
+    refused(
+        "expected one column of classes, got fine, coarse: choose one (label=NAME)", huggingface, "x", column="image"
+    )
+    assert labels(huggingface("x", column="image", label="coarse")).tolist() == [0, 1]
+    unlabelled = huggingface("x", column="image", label="none")
+    assert unlabelled.label is None and first(unlabelled) == [2, 3]
+    hub(monkeypatch, {"train": [1, 2, 3]}, image=Picture(), target=Value("int64"), weight=Value("float32"))
+    assert labels(huggingface("x")).tolist() == [0, 1]
+    hub(monkeypatch, {"train": [1, 2, 3]}, image=Picture(), label=Picture())
+    assert huggingface("x", column="image").label is None

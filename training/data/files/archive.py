@@ -60,8 +60,8 @@ def archive(
         if not names:
             raise no_images(path, notes)
         items, paths = [members[name] for name in names], without_common_folders(names)
-        found = split_by_folders(items, paths, split, str(path), (), image, splits)
-        return replace(found, notes=[*notes, *found.notes])
+        listed = split_by_folders(items, paths, split, str(path), (), image, splits)
+        return replace(listed, notes=[*notes, *listed.notes])
 
     name, settings = path.name.split(".")[0], [path.name, image, splits]
     return image_set(name, split, listing, files=[path], beside=path.parent, decoding=decoding, settings=settings)

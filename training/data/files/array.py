@@ -39,10 +39,10 @@ def array(
 ) -> Dataset:
     """The array (N, *D) of an .npy file, of an .npz file with its labels, or of raw bytes, unchanged.
 
-    The arrays of an .npz are known by their names: data as `x`, `images`, `data` or `features`, labels as `label`, `y`
-    or `target`, and the split of each by a word as in `x_train`, `test_images` or `val_labels`; so are `x_train.npy`
-    and files beside it. Without a test or validation split, every tenth item is the test split. Labels (N,) or (N, 1)
-    are whole numbers, or words, which are numbered in alphabetical order. Images must be channel-first, (N, C, H, W):
+    The arrays of an .npz are known by their names. Data is `x`, `images`, `data` or `features`, labels are `label`, `y`
+    or `target`, and a word says the split: `x_train`, `test_images`, `val_labels`. So are `x_train.npy` and the files
+    beside it. Without a test or validation split, every tenth item is the test split. Labels (N,) or (N, 1) are numbers
+    of classes, or words, which are numbered in alphabetical order. Images must be channel-first, (N, C, H, W):
     axes are never guessed or moved. An array above 256 MiB is mapped and its rows are read on demand, unless it is
     compressed (`numpy.savez_compressed`).
 
@@ -74,10 +74,10 @@ def array(
 def _dataset(path: Path, split: Split, levels: int | None, keys: Keys, read: Read) -> Dataset:
     if "train" not in keys.x:
         got = ", ".join(keys.x.values())
-        raise ValueError(f"{path}: expected data to train on, got {got} alone: name it x, or choose it (key=...)")
-    held = held_out_name(keys.x)
-    side = held if split == "test" and held else "train"
-    labelled = [each for each in ("train", held) if each in keys.label]
+        raise ValueError(f"{path}: expected data to train on, got only {got}: name it x, or choose it (key=...)")
+    test = held_out_name(keys.x)
+    side = test if split == "test" and test else "train"
+    labelled = [each for each in ("train", test) if each in keys.label]
     labels, num_classes, names = _numbered([read(keys.label[each]) for each in labelled])
     label = dict(zip(labelled, labels, strict=True)).get(side)
     x = read(keys.x[side])
@@ -85,7 +85,7 @@ def _dataset(path: Path, split: Split, levels: int | None, keys: Keys, read: Rea
     facts: dict[str, Any] = {"num_classes": num_classes, "class_names": names} if label is not None else {}
     facts["notes"] = (keys.note,) if keys.note else ()
     dataset = Dataset(path.stem, split, stored, levels, label, **facts)
-    if held:
+    if test:
         return dataset
     index = hold_out(len(dataset), split)
     part = LazyRows.of(x, index, stored.dtype) if x.nbytes > IN_MEMORY else stored[index]
@@ -98,14 +98,14 @@ def _numbered(labels: Sequence[NDArray[Any]]) -> tuple[list[NDArray[Any]], int, 
     if flat and all(label.dtype.kind == "U" for label in flat):
         names = np.unique(np.concatenate([label.reshape(-1) for label in flat]))
         return [np.searchsorted(names, label).astype(np.int64) for label in flat], len(names), tuple(names.tolist())
-    whole = [_whole(label) for label in flat]
-    return whole, max((int(a.max(initial=0)) + 1 for a in whole if a.dtype.kind == "i"), default=0), ()
+    numbers = [_as_numbers(label) for label in flat]
+    return numbers, max((int(a.max(initial=0)) + 1 for a in numbers if a.dtype.kind == "i"), default=0), ()
 
 
-def _whole(label: NDArray[Any]) -> NDArray[Any]:
-    """Numbers of classes in int64, from whole floats too; `Dataset` refuses what is left as it is."""
-    whole = label.dtype.kind in "biu" or (label.dtype.kind == "f" and bool((label == np.rint(label)).all()))
-    return label.astype(np.int64) if whole else label
+def _as_numbers(label: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of classes in int64, also from floats without fractions. Others stay, and `Dataset` refuses them."""
+    integer = label.dtype.kind in "biu" or (label.dtype.kind == "f" and bool((label == np.rint(label)).all()))
+    return label.astype(np.int64) if integer else label
 
 
 def whole_array(path: str | os.PathLike[str], levels: int | None, *, labels: bool = False) -> Dataset:
@@ -147,13 +147,13 @@ def heads(path: Path) -> dict[str, Head]:
     with _readable(path), path.open("rb") as file:
         if not _is_npz(file):
             return {"x": _head(file)}
-        found = {}
+        members = {}
         with zipfile.ZipFile(file) as packed:
             for name in packed.namelist():
                 if name.endswith(".npy"):
                     with packed.open(name) as member:
-                        found[name.removesuffix(".npy")] = _head(member)
-        return found
+                        members[name.removesuffix(".npy")] = _head(member)
+        return members
 
 
 def load(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:

@@ -47,11 +47,11 @@ def folder(
     """
     check_split(split)
     root = nonempty_path(path)
-    every = _files(root)
-    files = [file for file in every if is_image(file.relative_to(root).as_posix())]
-    paths = [file.relative_to(root).as_posix() for file in files]
+    every = _paths(root)
+    paths = list(filter(is_image, every))
+    files = [root / path for path in paths]
     tops = [place.name for place in root.iterdir() if place.is_dir() and not is_hidden(place.name)]
-    notes = left_out(file.relative_to(root).as_posix() for file in every)
+    notes = left_out(every)
     if not files:
         raise no_images(root, notes)
     return image_set(
@@ -74,15 +74,15 @@ def image_files(root: Path) -> list[Path]:
         OSError: if one of the folders cannot be listed.
         ValueError: if it has no images.
     """
-    every = _files(root)
-    files = [file for file in every if is_image(file.relative_to(root).as_posix())]
+    every = _paths(root)
+    files = [root / path for path in every if is_image(path)]
     if not files:
-        raise no_images(root, left_out(file.relative_to(root).as_posix() for file in every))
+        raise no_images(root, left_out(every))
     return files
 
 
-def _files(root: Path) -> list[Path]:
-    """All files under a folder, in order of their path, without hidden ones."""
+def _paths(root: Path) -> list[str]:
+    """All files under a folder, by their path below it and in its order, without hidden ones."""
     if root.is_file():
         raise ValueError(
             f"expected a folder, got the file {root}: a zip or tar of images is data archive (own.py:archive), an .npy "
@@ -90,7 +90,7 @@ def _files(root: Path) -> list[Path]:
         )
     if not root.is_dir():
         raise FileNotFoundError(f"expected a folder {root}, which is not there: give the path of a folder of images")
-    files: list[Path] = []
+    paths: list[str] = []
     visited = set()
     for place, folders, names in os.walk(root, followlinks=True, onerror=_raise):
         status = os.stat(place)
@@ -99,8 +99,9 @@ def _files(root: Path) -> list[Path]:
             continue
         visited.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if not is_hidden(name)]
-        files += [Path(place, name).relative_to(root) for name in names if not is_hidden(name)]
-    return [root / file for file in sorted(files, key=lambda file: file.parts)]
+        below = Path(place).relative_to(root).as_posix()
+        paths += [name if below == "." else f"{below}/{name}" for name in names if not is_hidden(name)]
+    return sorted(paths, key=lambda path: path.split("/"))
 
 
 def read_images(files: Sequence[Path], decoding: Decoding | None = None) -> tuple[NDArray[Any], int]:

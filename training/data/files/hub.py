@@ -117,9 +117,7 @@ def _column(table: Any, path: str) -> str:
     for wanted in (("Image",), ("List", "LargeList", "Sequence", "Array2D", "Array3D", "Array4D", "Array5D")):
         columns = [str(column) for column, kind in kinds.items() if kind in wanted]
         if len(columns) > 1:
-            raise ValueError(
-                f"{path}: expected one column of data, got {', '.join(columns)}: choose one (column={columns[0]})"
-            )
+            raise ValueError(f"{path}: expected one column of data, got {', '.join(columns)}: choose one (column=NAME)")
         if columns:
             return columns[0]
     raise ValueError(f"{path}: expected a column of images or of lists of numbers, got {kinds}: give one (column=...)")
@@ -133,7 +131,7 @@ def _label(table: Any, path: str) -> str:
     if "label" in plain or len(columns) < 2:
         return "label" if "label" in plain else "".join(columns)
     raise ValueError(
-        f"{path}: expected one column of classes, got {', '.join(columns)}: choose one (label={columns[0]}), or none "
+        f"{path}: expected one column of classes, got {', '.join(columns)}: choose one (label=NAME), or none "
         "(label=none)"
     )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scorefield.training.data.files.decoding import DamagedImageError, Decoding, Kind, kind_of
+from scorefield.training.data.files.names import counted
 
 T = TypeVar("T")
 # Formats of Pillow that need another program, or that it only recognises.
@@ -167,7 +168,9 @@ class Images:
                 "or save an array of uint16 as .npy"
             )
         if moving:
-            self.notes.append(f"of {len(moving)} images with several frames the first is read, as {moving[0]}")
+            self.notes.append(
+                f"the first frame is read of {counted(len(moving), 'image')} with several, as {moving[0]}"
+            )
         return self._layout(first[1], kinds)
 
     def _check_size(self, item: Item, kind: Kind, first: tuple[Item, Kind]) -> None:

@@ -65,11 +65,11 @@ def keys_of(path: Path, heads: Mapping[str, Head], key: str = "", label_key: str
 
 def _note(heads: Mapping[str, Head], x: Mapping[str, str], label: Mapping[str, str]) -> str:
     """A line that says what is read of several arrays."""
-    held = held_out_name(x)
-    read = {split: [each[split] for each in (x, label) if split in each] for split in ("train", held)}
-    unused = [name for name in heads if name not in read["train"] and name not in read[held]]
+    test = held_out_name(x)
+    read = {split: [each[split] for each in (x, label) if split in each] for split in ("train", test)}
+    unused = [name for name in heads if name not in read["train"] and name not in read[test]]
     parts = [f"training on {' with '.join(read['train'])}"] if read["train"] else []
-    parts += [f"testing on {' with '.join(read[held])}"] if held else []
+    parts += [f"testing on {' with '.join(read[test])}"] if test else []
     parts += [f"{few(unused)} not used"] if unused else []
     return ", ".join(parts) if len(heads) > 1 else ""
 
@@ -92,7 +92,7 @@ def _family(path: Path, heads: Mapping[str, Head], names: list[str], chosen: str
         setting, none = ("key", "") if what == "data" else ("label_key", ", or none (label_key=none)")
         raise ValueError(
             f"{path}: expected one array of {what}, got {_shown({name: heads[name] for name in names})}: choose one "
-            f"({setting}={names[0]}){none}"
+            f"({setting}=NAME){none}"
         )
     return {kind: alike[0] for family in families.values() for kind, alike in family.items()}
 

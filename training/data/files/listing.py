@@ -3,7 +3,8 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scorefield.training.data.files.decoding import Decoding, suitable
 from scorefield.training.data.files.images import Images, Item, image_suffixes, sizes_of
 from scorefield.training.data.files.names import (
     SHARE,
+    counted,
     described_splits,
     few,
     matches,
@@ -24,7 +26,7 @@ from scorefield.training.data.files.names import (
     twins,
 )
 
-HIDDEN = (".", "__MACOSX", "@eaDir")  # how the names of folders and files begin that systems leave behind
+HIDDEN = ("/.", "/__MACOSX", "/@eaDir")  # how the names of folders and files begin that systems leave behind
 LEFT_BEHIND = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 
 
@@ -42,13 +44,13 @@ class Listing:
 
 def is_hidden(path: str) -> bool:
     """Whether a file in a folder or an archive is hidden, or one that a system leaves behind."""
-    parts = path.split("/")
-    return any(part.startswith(HIDDEN) for part in parts) or parts[-1].lower() in LEFT_BEHIND
+    below = f"/{path}"
+    return any(start in below for start in HIDDEN) or below.rpartition("/")[2].lower() in LEFT_BEHIND
 
 
 def is_image(path: str) -> bool:
     """Whether a file in a folder or an archive is an image that is not hidden."""
-    return PurePosixPath(path).suffix.lower() in image_suffixes() and not is_hidden(path)
+    return splitext(path)[1].lower() in image_suffixes() and not is_hidden(path)
 
 
 def left_out(paths: Iterable[str]) -> list[str]:
@@ -56,10 +58,9 @@ def left_out(paths: Iterable[str]) -> list[str]:
     others = [path for path in paths if not is_image(path) and not is_hidden(path)]
     if not others:
         return []
-    endings = Counter(PurePosixPath(path).suffix.lower() or "none" for path in others).most_common()
-    return [
-        f"left out {len(others)} files that are no images ({few([f'{n} {e}' for e, n in endings])}), as {others[0]}"
-    ]
+    endings = Counter(splitext(path)[1].lower() or "none" for path in others).most_common()
+    counts = few([f"{count:,} {ending}" for ending, count in endings])
+    return [f"left out {counted(len(others), 'file')} of other kinds ({counts}), as {others[0]}"]
 
 
 def no_images(where: Path, notes: Sequence[str]) -> ValueError:
@@ -138,7 +139,7 @@ def _chosen(
     if not chosen:
         raise ValueError(f"expected images as {image!r} in {where}, found none: choose another ending (image=)")
     others = len(paths) - len(chosen)
-    notes = [f"left out {others} images that are not {image!r}"] if others else []
+    notes = [f"left out {counted(others, 'image')} that are not {image!r}"] if others else []
     return [items[i] for i in chosen], [paths[i] for i in chosen], notes
 
 
@@ -154,15 +155,15 @@ def _split_folders(parts: Sequence[tuple[str, ...]], where: str, tops: Iterable[
 
 
 def _class_folders(parts: Sequence[tuple[str, ...]], level: int | None, splits: bool) -> list[tuple[str, ...]]:
-    """Folders from those of the classes on: without those of the splits, and without those that contain all."""
+    """Folders from the classes on: without splits, and without a folder that contains all others."""
     if level is not None:
         above = 0 if len({part[:level] for part in parts}) > 1 else level
-        twice = all(part[level] == "".join(part[level + 1 : level + 2]) for part in parts)  # seg_test/seg_test/cat
-        parts = [part[above:level] + part[level + 1 + twice :] for part in parts]
+        repeated = all(part[level] == "".join(part[level + 1 : level + 2]) for part in parts)  # seg_test/seg_test/cat
+        parts = [part[above:level] + part[level + 1 + repeated :] for part in parts]
     while all(len(part) > 1 and part[0] == parts[0][0] for part in parts):
         parts = [part[1:] for part in parts]
-    alone = len({part[:1] for part in parts}) == 1 and parts[0] and split_of(parts[0][0])[1] == "*"
-    return [part[1:] for part in parts] if splits and alone and level is None else list(parts)
+    single = len({part[:1] for part in parts}) == 1 and parts[0] and split_of(parts[0][0])[1] == "*"
+    return [part[1:] for part in parts] if splits and single and level is None else list(parts)
 
 
 def _strays(
@@ -176,7 +177,7 @@ def _strays(
     if len(classes) == 1 or len(loose) > max(1, len(places) // SHARE):
         line = f"no classes: {len(loose)} of {len(places)} images lie above the folders {few(classes)}"
         return list(places), False, [line]
-    line = f"left out {len(loose)} images above the folders of the classes: {few([paths[i] for i in loose])}"
+    line = f"left out {counted(len(loose), 'image')} above the folders of the classes: {few([paths[i] for i in loose])}"
     return [i for i in places if below[i]], True, [line]
 
 
@@ -225,7 +226,7 @@ def _content(listing: Listing, decoding: Decoding) -> Content:
     def facts() -> dict[str, Any]:
         label = None if listing.label is None else [int(listing.label[i]) for i in images.kept]
         count = len(images.skipped)
-        skipped = [f"skipped {count} images that cannot be read: {few(images.skipped)}"] if count else []
+        skipped = [f"skipped {counted(count, 'image')} that cannot be read: {few(images.skipped)}"] if count else []
         return {
             "levels": images.layout.levels,
             "label": label,

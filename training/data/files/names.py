@@ -28,14 +28,14 @@ DATA = {
     "x", "xs", "data", "dataset", "image", "images", "img", "imgs", "feature", "features", "sample", "samples", "input",
     "inputs", "pixels", "points", "vectors",
 }  # fmt: skip
-SHARE = 10  # one in so many is an accident, more are the rule
+SHARE = 10  # one exception in ten is an accident, more are no exceptions
 
 
 def split_of(name: str) -> tuple[str, str]:
     """The split that a name says ("train", "test", "val", or ""), and the rest of the name, with # for any number."""
     plain = CAMEL.sub("_", name).lower()
-    found = list(SPLIT.finditer(plain))
-    kind = found[0].lastgroup or "" if len(found) == 1 else ""
+    matched = list(SPLIT.finditer(plain))
+    kind = matched[0].lastgroup or "" if len(matched) == 1 else ""
     return kind, re.sub("[0-9]+", "#", SPLIT.sub("*", plain) if kind else plain)
 
 
@@ -98,6 +98,11 @@ def few(names: Sequence[Any], most: int = 3) -> str:
     return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things, as "1 image" or "2 images"."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def matches(pattern: str, path: str) -> bool:
     """Whether a path has an ending as "jpg", or a pattern as "*/images/*", or not one as "!*_mask.png"."""
     negative, pattern = pattern.startswith("!"), pattern.removeprefix("!").lower()
@@ -127,7 +132,7 @@ def twins(paths: Sequence[str], where: str) -> str:
         return ""
     as_one = f"as {pairs[0][0]} and {pairs[0][1]}"
     if len(pairs) * SHARE < len(photos):
-        return f"{len(pairs)} images have the name of another one, {as_one}: all are read"
+        return f"{counted(len(pairs), 'image')} with the name of another one, {as_one}: all are read"
     raise ValueError(
         f"expected one image for each sample in {where}, got {len(pairs)} more, {as_one}: choose by ending or pattern "
         "(image=jpg, image='*/images/*', image='!*_mask*', or image='*' for all)"
@@ -139,8 +144,8 @@ def _sample(path: str) -> tuple[str, bool]:
     *folders, name = path.lower().split("/")
     parts, mask = [], False
     for part in (*folders, name.rpartition(".")[0]):
-        found = MASKS.fullmatch(part)
-        mask = mask or found is not None
-        kept = found[1] or "" if found else part
+        word = MASKS.fullmatch(part)
+        mask = mask or word is not None
+        kept = word[1] or "" if word else part
         parts += [] if not kept or PHOTOS.fullmatch(kept) else [kept]
     return "/".join(parts), mask

@@ -14,7 +14,7 @@ from scorefield.training.data.files.archive import archive_members, existing_arc
 from scorefield.training.data.files.decoding import Decoding, image_reader
 from scorefield.training.data.files.images import Item, content_of
 from scorefield.training.data.files.listing import Listing, image_set, is_image, left_out, no_images
-from scorefield.training.data.files.names import described_splits, matches, members, split_of, splits_of
+from scorefield.training.data.files.names import counted, described_splits, matches, members, split_of, splits_of
 from scorefield.training.data.files.paths import nonempty_path
 
 SIDES: tuple[Split, Split] = ("train", "test")
@@ -33,11 +33,10 @@ def shards(
 ) -> Dataset:
     """The images of tar shards, in the order of the shards and of the keys in them.
 
-    `path` names one tar or several: "a-{000..012}.tar", "{a,b}.tar", "a-*.tar". Shards whose names differ only in a
-    word for a split and in numbers are the splits, as folders are in `folder`: "*-{split}-*.tar" or "*.tar" for
-    a-train-0.tar and a-val-0.tar. Otherwise every tenth image is the test split. A sample's class is the number or the
-    word in its .cls, or the entry `label` of its .json; words are numbered in alphabetical order. All samples have a
-    class, or none has.
+    `path` names one tar or several: "a-{000..012}.tar", "{a,b}.tar", "a-*.tar". Shards are the splits if their names
+    differ only in numbers and in a word for a split: "*.tar" for a-train-0.tar and a-val-0.tar, or "a-{split}-*.tar".
+    Otherwise every tenth image is the test split. A sample's class is the number or the word in its .cls, or the entry
+    `label` of its .json; words are numbered in alphabetical order. All samples have a class, or none has.
 
     The other arguments are those of `folder`; `image` is the ending where samples have several images, as "jpg". By
     default the cache lies beside the first shard.
@@ -56,7 +55,9 @@ def shards(
         if not samples:
             raise no_images(files[0], left_out(f"{s.key}.{name}" for s in every for name in s.files))
         others = len(every) - len(samples)
-        lines = [f"left out {others} samples without {repr(image) if image else 'an image'}"] if others else []
+        lines = (
+            [f"left out {counted(others, 'sample')} without {repr(image) if image else 'an image'}"] if others else []
+        )
         classes, names = _numbered(samples, label)
         index = [i for i, sample in enumerate(samples) if sides[sample.shard] == split]
         if None in sides.values():
@@ -96,12 +97,12 @@ def _split_files(pattern: str, split: Split, splits: bool) -> tuple[dict[Path, S
 
 def _words(pattern: str) -> list[str]:
     """What stands for {split} in the names of files."""
-    found: set[str] = set()
+    words: set[str] = set()
     for one in _braces(pattern.replace("{split}", "\0")):
         expression = re.compile(fnmatch.translate(one).replace("\0", "([^/]*)"))
         matched = map(expression.match, glob.glob(one.replace("\0", "*")))
-        found.update(match[1] for match in matched if match)
-    return sorted(found)
+        words.update(match[1] for match in matched if match)
+    return sorted(words)
 
 
 class _Sample(NamedTuple):
@@ -133,8 +134,8 @@ def _image(shard: Path, key: str, files: Mapping[str, Item], image: str) -> Item
         known = [image.lower()] if image.lower() in known else [each for each in known if matches(image, f"x.{each}")]
     if len(known) > 1:
         raise ValueError(
-            f"{shard}: expected one image for each sample, got {key}.{f' and {key}.'.join(known)}: choose one by its "
-            f"ending (image={known[0]})"
+            f"{shard}: expected one image for each sample, got {key}.{f' and {key}.'.join(known)}: choose "
+            + " or ".join(f"image={suffix}" for suffix in known)
         )
     return files[known[0]] if known else None
 
