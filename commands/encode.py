@@ -111,8 +111,8 @@ def decode(
 ) -> dict[str, Any]:
     """Decode a file of latents to an .npz of `x`, with a picture and the distance from the encoded images.
 
-    The file is `input`, or the newest of the run. Solver, grid, steps, weights and classes are by default those that
-    encoded it. A line on stderr says if others are taken.
+    The file is `input`, or the newest of the run. Solver, grid, steps, weights and classes are by default those
+    of the encoding. A line on stderr says if others are taken.
 
     Raises:
         ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
@@ -123,10 +123,12 @@ def decode(
     made_by = latents.made_by if latents.made_by.keys() >= {"solver", "grid", "steps"} else _of_old(source, latents)
     trained = _trained(workdir, made_by, device, ema, checkpoint)
     run = trained.run
-    given = {key: value for key, value in {"solver": solver, "grid": grid, "steps": steps}.items() if value is not None}
-    options = {key: given.get(key, made_by[key]) for key in ("solver", "grid", "steps")}
+    chosen = {
+        key: value for key, value in {"solver": solver, "grid": grid, "steps": steps}.items() if value is not None
+    }
+    options = {key: chosen.get(key, made_by[key]) for key in ("solver", "grid", "steps")}
     ts = checked_times(run, options, batch)
-    if latents.t is not None and not given.keys() & {"grid", "steps"}:
+    if latents.t is not None and not chosen.keys() & {"grid", "steps"}:
         ts = latents.t
     labels = data_labels(run, latents.label if label is None else None, len(latents.latent), label, str(source))
     differing = _differing(made_by, {**options, **trained.described})
@@ -156,7 +158,7 @@ def decode(
 
 
 def _trained(workdir: Path, made_by: Options, device: str | None, ema: bool | None, checkpoint: str | None) -> Trained:
-    """The run with the weights that encoded, if it still has them, or with those that are asked for."""
+    """The run with the weights of the encoding, if it still has them, or with others that the options name."""
     if checkpoint is None and (workdir / "checkpoints" / str(made_by.get("checkpoint"))).is_dir():
         checkpoint = str(made_by["checkpoint"])
     return open_trained(workdir, device, made_by.get("weights") != "raw" if ema is None else ema, checkpoint=checkpoint)

@@ -79,10 +79,10 @@ def read_input(run: Run, path: Path) -> Dataset:
     settings = {key: value for key, value in run.config.data.items() if key in _of_reader(run)}
     settings |= {"channels": 0, "alpha": "keep"} if channels == 4 else {"channels": channels}
     settings |= {"bits": 8 if run.data.levels == 256 else 0, "corrupt": "error"}
-    given = Decoding(**settings).sides is not None
-    x, levels = read_images(files, Decoding(**(settings if given else {**settings, "size": (height, width)})))
+    sized = Decoding(**settings).sides is not None
+    x, levels = read_images(files, Decoding(**(settings if sized else {**settings, "size": (height, width)})))
     dataset = run.accept(Dataset(path.name, "test", x, levels))
-    others = 0 if given else sum(_side(file) != (height, width) for file in files)
+    others = 0 if sized else sum(_side(file) != (height, width) for file in files)
     if others:
         print(f"{others} of {len(files)} images are resized to {height}x{width} (height x width)", file=sys.stderr)
     return dataset

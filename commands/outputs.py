@@ -33,7 +33,7 @@ def output_path(output: str | None, default: Path, made_by: Mapping[str, Any] | 
     if output is None and made_by is not None:
         return _numbered(default, json.loads(json.dumps(made_by)))
     path = default if output is None else Path(output)
-    if _taken(path):
+    if _is_there(path):
         _say(f"replaces {path}")
     if not path.parent.is_dir():
         _say(f"makes the folder {path.parent}")
@@ -58,7 +58,7 @@ def report_beside(path: Path) -> dict[str, Any]:
 def _numbered(default: Path, made_by: dict[str, Any]) -> Path:
     for n in itertools.count(1):
         path = default if n == 1 else default.with_name(f"{default.stem}_{n}{default.suffix}")
-        if not _taken(path):
+        if not _is_there(path):
             break
         report = report_beside(path)
         if all(report.get(key) == value for key, value in made_by.items()):
@@ -77,7 +77,7 @@ def _differences(report: dict[str, Any], made_by: dict[str, Any]) -> str:
     return f" ({'; '.join(named[:NAMED] + more)})" if report else ""
 
 
-def _taken(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     return any(path.with_suffix(side).exists() for side in SIDES)
 
 

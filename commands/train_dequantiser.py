@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from scorefield.commands.generate import label_cond
 from scorefield.commands.labels import data_labels
+from scorefield.commands.outputs import output_path
 from scorefield.commands.run import Trained, open_trained, write_json
 from scorefield.evaluation import plot_curves
 from scorefield.likelihood import mean_and_error
@@ -116,6 +117,7 @@ def train_dequantiser(
                 print(f"{step.images:>12,} images  gain {row['gain']:.4f} bits/dim", flush=True)
     seconds = time.perf_counter() - began
 
+    output_path(None, _files(workdir)[0])  # says that it replaces another
     weights = _save(workdir, average)
     facts = {
         "version": VERSION,

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from training_runs import configuration, new_state
 
+from scorefield.commands.compare import compare
 from scorefield.commands.encode import decode, encode
 from scorefield.commands.flow import along_flow, rms
 from scorefield.commands.grid import grid
@@ -49,7 +50,9 @@ def test_latents_that_moved_decode_as_they_were_encoded(
 ) -> None:
     grid(workdir, num=4, steps=16, device="cpu")
     encode(workdir, num=4, solver="heun", grid="optimal", steps=7, ema=False, device="cpu")
+    capsys.readouterr()
     grid(workdir, num=4, steps=16, order=1, device="cpu")  # other times under the same name
+    assert capsys.readouterr().err == f"replaces {workdir / 'grid.json'}\n"
     run = open_trained(workdir, "cpu").run
     state = new_state(run)
     torch.nn.init.normal_(state.denoiser.net.head.weight, std=0.5)
@@ -126,7 +129,9 @@ def test_nothing_is_replaced_without_a_line(workdir: Path, tmp_path: Path, capsy
     for steps in (2, 3):
         sample(workdir, num=2, steps=steps, device="cpu")
         interpolate(workdir, num=2, steps=steps, device="cpu")
+        compare(workdir, num=2, steps=(steps,), solver=("ddim",), device="cpu")
     assert (workdir / "samples_2.npz").is_file()
+    assert (workdir / "compare_2.npz").is_file()
     assert (workdir / "interpolation_2.npz").is_file()
     (workdir / "samples_3.png").touch()  # of somebody else
     sample(workdir, num=2, steps=4, device="cpu")

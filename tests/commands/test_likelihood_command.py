@@ -59,6 +59,22 @@ def report_of(workdir: Path, path: Path, **options: Any) -> dict[str, Any]:
     return report
 
 
+def test_a_subset_is_random_and_another_one_keeps_the_first_report(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(workdir, tmp_path / "vp")
+    for seed, name in ((3, "likelihood_test"), (4, "likelihood_test_2"), (3, "likelihood_test")):
+        wrote = likelihood(copy, num=4, seed=seed, estimators=["dsm"], draws=2)["files"]
+        assert wrote[0] == str(copy / f"{name}.json")
+        report = json.loads(Path(wrote[0]).read_text())
+        assert report["images"] == f"4 of 360, at random (seed {seed})"
+        with np.load(wrote[1]) as file:
+            assert file["index"].tolist() == np.random.default_rng(seed).permutation(360)[:4].tolist()
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith(f"keeps {copy / 'likelihood_test.json'} (images 4 of 360") for line in lines) == 1
+    assert sum(line.endswith("which the same settings made") for line in lines) == 1
+
+
 def test_four_estimators_side_by_side(workdir: Path, tmp_path: Path) -> None:
     names = ["ode", "dsm", "vlb", "elbo"]
     report = report_of(workdir, tmp_path / "all.json", num=6, estimators=names, draws=6, chain=5, steps=4, batch=4)
