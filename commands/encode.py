@@ -123,12 +123,10 @@ def decode(
     made_by = latents.made_by if latents.made_by.keys() >= {"solver", "grid", "steps"} else _of_old(source, latents)
     trained = _trained(workdir, made_by, device, ema, checkpoint)
     run = trained.run
-    chosen = {
-        key: value for key, value in {"solver": solver, "grid": grid, "steps": steps}.items() if value is not None
-    }
-    options = {key: chosen.get(key, made_by[key]) for key in ("solver", "grid", "steps")}
+    others = {"solver": solver, "grid": grid, "steps": steps}
+    options = {key: made_by[key] if value is None else value for key, value in others.items()}
     ts = checked_times(run, options, batch)
-    if latents.t is not None and not chosen.keys() & {"grid", "steps"}:
+    if latents.t is not None and grid is None and steps is None:
         ts = latents.t
     labels = data_labels(run, latents.label if label is None else None, len(latents.latent), label, str(source))
     differing = _differing(made_by, {**options, **trained.described})
