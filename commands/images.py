@@ -2,8 +2,10 @@
 
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,8 +62,9 @@ class Images:
 def read_input(run: Run, path: Path) -> Dataset:
     """A folder of images, an image, or an .npy or .npz file, as a data set for this run.
 
-    Images get the size and the channels of the run as its reader gave them to the training images. Where that reader
-    had no size, a line on stderr says that images were resized.
+    Images in folders with the names of the run's classes are of these. Images get the size and the channels of the run
+    as its reader gave them to the training images. Where that reader had no size, a line on stderr says that images
+    were resized.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -81,11 +84,20 @@ def read_input(run: Run, path: Path) -> Dataset:
     settings |= {"bits": 8 if run.data.levels == 256 else 0, "corrupt": "error"}
     sized = Decoding(**settings).sides is not None
     x, levels = read_images(files, Decoding(**(settings if sized else {**settings, "size": (height, width)})))
-    dataset = run.accept(Dataset(path.name, "test", x, levels))
+    dataset = run.accept(Dataset(path.name, "test", x, levels, **_classes_of(run, files)))
     others = 0 if sized else sum(_side(file) != (height, width) for file in files)
     if others:
         print(f"{others} of {len(files)} images are resized to {height}x{width} (height x width)", file=sys.stderr)
     return dataset
+
+
+def _classes_of(run: Run, files: Sequence[Path]) -> dict[str, Any]:
+    """The classes of images, if each lies in a folder that has the name of one."""
+    names, folders = run.data.class_names, [file.absolute().parent.name for file in files]
+    if run.num_classes is None or not set(folders) <= set(names):
+        return {}
+    label = np.array([names.index(folder) for folder in folders], np.int64)
+    return {"label": label, "num_classes": len(names), "class_names": names}
 
 
 def _of_reader(run: Run) -> set[str]:

@@ -16,10 +16,18 @@ class ClassifierFree(nn.Module):
     Args:
         denoiser: called once with `label` and once without.
         scale: 0 is unconditional, 1 conditional, more is guided.
+
+    Raises:
+        ValueError: for a denoiser that was always given a label.
     """
 
     def __init__(self, denoiser: DenoiserLike, scale: float) -> None:
         super().__init__()
+        if getattr(denoiser, "label_required", False):
+            raise ValueError(
+                "expected a denoiser that was trained with some labels left out, got one that was always given a "
+                "label: use it without guidance"
+            )
         self.denoiser = denoiser
         self.scale = scale
 

@@ -20,7 +20,7 @@ from scorefield.commands.run import open_run
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
 from scorefield.configs import build, own
-from scorefield.models import Denoiser
+from scorefield.models import ClassifierFree, Denoiser
 from scorefield.models.precondition import eps
 from scorefield.training.data import folder
 
@@ -224,6 +224,8 @@ def test_a_denoiser_that_requires_a_label_refuses_to_be_called_without(data: Pat
         strict := Denoiser(lambda x, c, **cond: x, eps, label_required=True),
         strict.noise,
     )
+    with pytest.raises(ValueError, match="trained with some labels left out, got one that was always given a label"):
+        ClassifierFree(strict, 2.0)
     for call in calls:
         call(x, half, half, label=torch.zeros(2, dtype=torch.long))
         for cond in ({}, {"label": None}):
@@ -236,7 +238,9 @@ def test_classes_of_another_data_set_are_found_by_their_names(tmp_path: Path) ->
         for name in names:
             (tmp_path / top / name).mkdir(parents=True)
             for i in range(20):
-                Image.new("L", (4, 4), 10 * ord(name) % 251).save(tmp_path / top / name / f"{i}.png")
+                image = Image.new("L", (4, 4), 10 * ord(name) % 251)
+                image.paste(255, (0, 2, 4, 4))
+                image.save(tmp_path / top / name / f"{i}.png")
     train_set = folder(tmp_path / "a")
     run_config = config(tmp_path / "a")
     run_config.data = build.spec(build.DATASETS, "folder", path=str(tmp_path / "a"))
@@ -250,3 +254,8 @@ def test_classes_of_another_data_set_are_found_by_their_names(tmp_path: Path) ->
         assert x.flat[0] == 10 * ord(run.data.class_names[label]) % 251
     with pytest.raises(ValueError, match=r"expected classes .* \(c, d, f\), got 'x' in odd"):
         run.on(f"folder:path={str(tmp_path / 'odd')!r}").dataset("train")
+    # So are those of images to encode, of all classes or of one.
+    for source, expected in (("b", [1] * 20 + [2] * 20), ("b/f", [2] * 20)):
+        encode(run.workdir, input=str(tmp_path / source), output=str(tmp_path / "latents.npz"), steps=2)
+        with np.load(tmp_path / "latents.npz") as latents:
+            assert latents["label"].tolist() == expected
