@@ -51,7 +51,8 @@ def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
         config.data.size = placeholder(int)
         config.net.update(width=placeholder(int), blocks=placeholder(int))
         config.net.update(multipliers=placeholder(tuple), attention=placeholder(tuple))
-        config.training.update(images=placeholder(int), batch=placeholder(int), learning_rate=placeholder(float))
+        config.training.update(images=placeholder(int), batch=placeholder(int))
+        config.training.update(learning_rate=placeholder(float), warmup=placeholder(int))
     return config
 
 
@@ -74,7 +75,8 @@ def preset(dataset: Dataset) -> dict[str, Any]:
         "net.attention": (levels - 1,),
         "training.images": min(max(EPOCHS * count, 48_000), 1_000_000),
         "training.batch": 32 if small else 128,
-        "training.learning_rate": 1e-3 if small else 2e-4,
+        "training.learning_rate": 2e-3 if small else 2e-4,
+        "training.warmup": 1_000,
         "training.ema_ramp": 0.05,
     }
 
