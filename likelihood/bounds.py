@@ -22,7 +22,7 @@ from scorefield.likelihood.prior import GaussianPrior
 from scorefield.likelihood.progress import ShareDone
 from scorefield.likelihood.quadrature import ChainSum, LogSNRIntegral
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import precise
+from scorefield.sde_lib.broadcast import one_each, precise
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predict_noise
 from scorefield.sde_lib.sde import Noise
 
@@ -194,9 +194,10 @@ def _bound(
             if progress is not None:
                 progress(len(losses) / (times.count(draws) + decodings))
         t = torch.full_like(blank, times.start)
-        decoded = [
-            decoder.log_prob(model, x0, sde.perturb(x0, t, noise(x0)), *sde.scales(t), std) for _ in range(decodings)
-        ]
+        decoded = []
+        for _ in range(decodings):
+            log_p = decoder.log_prob(model, x0, sde.perturb(x0, t, noise(x0)), *sde.scales(t), std)
+            decoded.append(one_each(log_p, len(x0), "the decoder"))
         if progress is not None:
             progress(1.0)
         diffusion, reconstruction = torch.stack(losses) / len(losses), torch.stack(decoded)

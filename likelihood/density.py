@@ -12,6 +12,7 @@ from scorefield.likelihood.divergence import Divergence, Hutchinson
 from scorefield.likelihood.flow import FlowWithDivergence, draws_fresh
 from scorefield.likelihood.progress import ShareDone, part_of, with_steps
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.broadcast import one_each
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import Adaptive, FlowSolver, Schedule
@@ -123,7 +124,7 @@ def log_likelihood(
                 latent, change = _by_adjoint(solver, flow, start, schedule, denoiser)
             else:
                 latent, change = solver.integrate(flow, start, schedule, with_steps(progress, on_step))
-            prior = (prior_log_prob or sde.prior_log_prob)(latent)
+            prior = one_each((prior_log_prob or sde.prior_log_prob)(latent), len(x0), "the prior")
             log_prob = prior + change.mean(1)
     error = None
     if divergence.shared:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import precise
+from scorefield.sde_lib.broadcast import like, one_each, precise
 from scorefield.sde_lib.quantise import cell_centres, cell_width, dequantise, place_in_cell
 from scorefield.sde_lib.sde import Noise
 
@@ -80,7 +80,7 @@ class TruncatedNormal(Dequantisation):
         alpha, sigma = (float(scale) for scale in sde.scales(sde.t_min))
         reach = alpha * cell_width(levels, low=low, high=high) / (2 * sigma)
         inside = math.erf(reach / math.sqrt(2))
-        u = precise(uniform(cell_centres(k, levels, low=low, high=high)))
+        u = precise(like(uniform(cell_centres(k, levels)), k, "the uniform numbers"))
         eps = torch.special.ndtri((1 - inside) / 2 + inside * u).clamp(-reach, reach)
         log_q = -(eps.square() / 2 + math.log(sigma * inside * math.sqrt(2 * math.pi))).flatten(1).sum(1)
         place = 0.5 + eps / (2 * reach)
@@ -103,7 +103,8 @@ class Variational(Dequantisation):
     ) -> tuple[Tensor, Tensor]:
         centre = cell_centres(k, levels)
         with torch.no_grad():
-            u, log_q = self.flow(centre, uniform(centre))
+            u, log_q = self.flow(centre, like(uniform(centre), k, "the uniform numbers"))
+        log_q = one_each(log_q, len(k), "the flow's log_q")
         x, log_det = dequantise(k, levels, low=low, high=high, uniform=lambda _: u.to(centre))
         return x, log_q.double() - log_det
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
+from scorefield.sde_lib.broadcast import like
 from scorefield.sde_lib.sde import Noise
 
 Field = Callable[[Tensor], Tensor]
@@ -151,7 +152,7 @@ class Hutchinson(Divergence):
         return self.probes
 
     def directions(self, x: Tensor, noise: Noise) -> Tensor:
-        normals = torch.stack([noise(x) for _ in range(self.probes)])
+        normals = torch.stack([like(noise(x), x, "the noise") for _ in range(self.probes)])
         if self.distribution == "orthogonal":
             if self.probes > x[0].numel():
                 raise ValueError(f"expected at most {x[0].numel()} orthogonal probes, got {self.probes}")
@@ -191,7 +192,7 @@ class HutchPlusPlus(Divergence):
         return self.probes
 
     def directions(self, x: Tensor, noise: Noise) -> Tensor:
-        return signs(torch.stack([noise(x) for _ in range(self.rank + self.probes)]))
+        return signs(torch.stack([like(noise(x), x, "the noise") for _ in range(self.rank + self.probes)]))
 
     def estimates(self, products: Products, directions: Tensor) -> Tensor:
         start, probes = directions[: min(self.rank, directions[0, 0].numel())], directions[self.rank :]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.broadcast import one_each
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import Schedule, grids
 
@@ -119,7 +120,7 @@ class ChainSum:
 def _strata(draws: int, uniform: Noise, like: Tensor) -> Iterator[Tensor]:
     """Uniform numbers (B,), one within each of `draws` equal parts of [0, 1)."""
     for i in range(draws):
-        yield (i + uniform(like)) / draws
+        yield (i + one_each(uniform(like), len(like), "the uniform numbers")) / draws
 
 
 def _chain_times(sde: SDE, steps: int | None, ts: Tensor | None, x0: Tensor) -> Tensor:

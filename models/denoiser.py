@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.models.precondition import Precondition
-from scorefield.sde_lib.broadcast import Scale, expand, precise
+from scorefield.sde_lib.broadcast import Scale, expand, like, precise
 
 
 class Denoiser(nn.Module):
     """D(x, alpha, sigma) = c_skip x + c_out F(c_in x, c_noise), an estimate of E[x0 | x = alpha x0 + sigma eps].
 
     Karras et al. 2022, Eq. 7. Scales are () or (B,); the network is called as `net(x, c_noise, **cond)`
-    with c_noise (B,), and conditioning passes through to it.
+    with c_noise (B,), and conditioning passes through to it. It answers in the shape of x, and drops variances that it
+    has learned.
 
     Args:
         net: the network F, or any function called so: a module's weights become this one's.
@@ -52,5 +53,4 @@ class Denoiser(nn.Module):
             )
         # In half precision timesteps would be rounded to the nearest half, or eight.
         level = c_noise.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
-        output: Tensor = self.net(expand(c_in, x) * x, level, **cond)
-        return output.to(x.dtype)
+        return like(self.net(expand(c_in, x) * x, level, **cond), x, "the network").to(x.dtype)

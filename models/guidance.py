@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from scorefield.sde_lib.broadcast import Scale
-from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
+from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise, predict_x0
 
 
 class ClassifierFree(nn.Module):
@@ -38,8 +38,8 @@ class ClassifierFree(nn.Module):
             ValueError: without a label.
         """
         label = _required(label)
-        without = self.denoiser(x, alpha, sigma, **cond)
-        return without + self.scale * (self.denoiser(x, alpha, sigma, label=label, **cond) - without)
+        without = predict_x0(self.denoiser, x, alpha, sigma, **cond)
+        return without + self.scale * (predict_x0(self.denoiser, x, alpha, sigma, label=label, **cond) - without)
 
     def noise(self, x: Tensor, alpha: Scale, sigma: Scale, *, label: Tensor | None = None, **cond: Any) -> Tensor:
         """The guided E[eps | x], linear in the two denoisers' as D is, shape (B, *D)."""

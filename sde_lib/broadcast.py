@@ -23,6 +23,34 @@ def expand(scale: Scale, x: Tensor) -> Tensor:
     return scale.to(x.device, x.dtype).reshape(scale.shape + (1,) * (x.ndim - scale.ndim))
 
 
+def like(answer: Tensor, x: Tensor, who: str) -> Tensor:
+    """The answer, once it has the shape of `x`: broadcasting would mix the samples of a batch without a word.
+
+    Raises:
+        ValueError: for another shape, or what is no tensor; `who` answered.
+    """
+    return _of_shape(answer, x.shape, f"{who} to answer in the shape of x")
+
+
+def one_each(answer: Tensor, batch: int, who: str) -> Tensor:
+    """The answer, once it is one number for each sample, (B,).
+
+    Raises:
+        ValueError: for another shape, or what is no tensor; `who` answered.
+    """
+    return _of_shape(answer, (batch,), f"{who} to answer with one number for each sample")
+
+
+def _of_shape(answer: Tensor, shape: tuple[int, ...], expected: str) -> Tensor:
+    got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    if got != tuple(shape):
+        raise ValueError(
+            f"expected {expected}, {tuple(shape)}, got {got}: return that shape, and pass what belongs to each sample "
+            "with a row for each"
+        )
+    return answer
+
+
 def precise(scale: Scale) -> Tensor:
     """The scale in float64, where the device has it: differences of scales then keep their digits."""
     scale = as_tensor(scale)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from scorefield.sde_lib.arguments import check_denoiser, shown
-from scorefield.sde_lib.broadcast import Scale, expand
+from scorefield.sde_lib.broadcast import Scale, expand, like
 
 # A denoiser is called as `D(x, alpha, sigma, **cond)` and returns E[x0 | x = alpha x0 + sigma eps], shape (B, *D).
 # Scales are () or (B,). A function, a module or any other callable will do.
@@ -119,9 +119,4 @@ def _noise_method(denoiser: DenoiserLike) -> DenoiserLike | None:
 
 
 def _like(answer: Tensor, x: Tensor) -> Tensor:
-    if answer.shape != x.shape:
-        raise ValueError(
-            f"expected the denoiser to answer in the shape of x, {tuple(x.shape)}, got {tuple(answer.shape)}: "
-            "pass what belongs to each sample as cond={...}, with a row for each"
-        )
-    return answer.to(x.dtype)
+    return like(answer, x, "the denoiser").to(x.dtype)

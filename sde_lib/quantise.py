@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.sde_lib.broadcast import precise
+from scorefield.sde_lib.broadcast import like, precise
 
 FLOATS = 4  # least width of a cell, in float32's spacing at the ends of the range
 
@@ -80,7 +80,8 @@ def dequantise(
     """
     k = _checked(images, levels)
     nats = math.prod(images.shape[1:]) * math.log(cell_width(levels, low=low, high=high))
-    x = place_in_cell(k, uniform(k.float()), levels, low=low, high=high)
+    u = like(uniform(k.float()), k, "the uniform numbers")
+    x = place_in_cell(k, u, levels, low=low, high=high)
     return x, torch.tensor(nats, dtype=torch.float64)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scorefield.sde_lib.arguments import shown
 from scorefield.sde_lib.bisection import bisect
-from scorefield.sde_lib.broadcast import as_tensor, expand
+from scorefield.sde_lib.broadcast import as_tensor, expand, like
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
 Noise = Callable[[Tensor], Tensor]
@@ -79,7 +79,7 @@ class SDE(abc.ABC):
     def perturb(self, x0: Tensor, t: Tensor | float, eps: Tensor) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) eps, shape (B, *D)."""
         alpha, sigma = self.scales(t)
-        return expand(alpha, x0) * x0 + expand(sigma, x0) * eps
+        return expand(alpha, x0) * x0 + expand(sigma, x0) * like(eps, x0, "the noise")
 
     def score(self, denoiser: DenoiserLike, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """grad_x log p_t(x) = (alpha D - x) / sigma^2 = -eps / sigma  (Tweedie), shape (B, *D)."""
@@ -96,7 +96,7 @@ class SDE(abc.ABC):
     ) -> Tensor:
         """A draw from the prior N(0, sigma(t_max)^2), shape (B, *D), from the given noise source."""
         blank = torch.empty(shape, dtype=dtype, device=device)
-        return noise(blank) * expand(self.scales(self.t_max)[1], blank)
+        return like(noise(blank), blank, "the noise") * expand(self.scales(self.t_max)[1], blank)
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
         """Log N(z; 0, sigma(t_max)^2) in nats, shape (B,)."""

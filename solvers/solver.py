@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.arguments import check_samples, shown
+from scorefield.sde_lib.broadcast import like
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predict_x0
 from scorefield.sde_lib.sde import Noise, check_path
 from scorefield.solvers.schedule import Schedule
@@ -121,7 +122,7 @@ class Solver(abc.ABC):
             self._check(schedule)
             if self.splits_batch:
                 check_splittable(bound, x, schedule)
-            return self.run(bound, x, schedule, noise, on_step)
+            return self.run(bound, x, schedule, lambda y: like(noise(y), y, "the noise"), on_step)
 
     def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
         """All the steps of the grid."""

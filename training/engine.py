@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from scorefield.sde_lib.broadcast import one_each
 from scorefield.training.data.units import as_batch
 from scorefield.training.distributed.blocks import recomputing
 from scorefield.training.distributed.ranks import Ranks
@@ -177,7 +178,10 @@ class _Loss(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         answer = self.loss(self.model, batch)
-        return answer if isinstance(answer, tuple) else (answer, {})
+        losses, numbers = answer if isinstance(answer, tuple) else (answer, dict[str, Tensor]())
+        for name, value in {"loss": losses, **numbers}.items():
+            one_each(value, len(batch["x0"]), f"the objective's {name}")
+        return losses, numbers
 
 
 def _backward(

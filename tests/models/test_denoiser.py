@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from scorefield.likelihood import GaussianDecoder, Variational, dequantise, dsm_bound, elbo, log_likelihood, vlb
 from scorefield.models import MLP, Denoiser, precondition
 from scorefield.models.precondition import Precondition
-from scorefield.sde_lib import predict_noise
+from scorefield.sde_lib import VPSDE, predict_noise
+from scorefield.solvers import DDIM, PerSampleNoise, grids
+from scorefield.training import dsm_loss, train
 
 # Variance preserving, exploding, straight-line, and EDM's ends: alpha and sigma.
 SCALES = ((0.8, 0.6), (0.01, 0.99995), (1.0, 20.0), (0.999, 0.001))
@@ -206,3 +209,115 @@ def test_scales_may_be_plain_numbers() -> None:
     denoiser = Denoiser(Says(answer), precondition.v)
     for call in (denoiser, denoiser.noise, lambda *args: predict_noise(denoiser.forward, *args)):
         assert torch.equal(call(x, 0.8, 0.6), call(x, *numbers(0.8, 0.6)))
+
+
+# Shapes
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "one number for each sample": lambda x: x.flatten(1).mean(1),
+    "one sample": lambda x: x[:1],
+    "one number": lambda x: x.mean(),
+    "twice the channels": lambda x: torch.cat([x, x], 1),
+    "a channel's mean": lambda x: x.mean(1, keepdim=True).expand(-1, 2, *x.shape[2:]),
+}
+WEIGHT = 0.5
+
+
+class Scaled(nn.Module):
+    """A network that says half of x, in a shape of its own."""
+
+    def __init__(self, shape: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        super().__init__()
+        self.weight, self.shape = nn.Parameter(torch.tensor(WEIGHT, dtype=torch.float64)), shape
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        return self.weight * self.shape(x)
+
+
+def uses(denoiser: Denoiser, shape: tuple[int, ...]) -> dict[str, Callable[[], Tensor]]:
+    """Every use of a denoiser's answer: a loss, a training step, bounds, a density and a sample, one number each."""
+    sde, (x0, eps) = VPSDE(t_min=0.01), draws(shape, n=4)
+    t = torch.linspace(0.1, 0.9, 4, dtype=torch.float64)
+    settings: dict[str, Any] = {"noise": PerSampleNoise(0, range(4)), "decoder": GaussianDecoder()}
+    return {
+        "dsm_loss": lambda: dsm_loss(denoiser, sde, x0, t, eps).mean(),
+        "elbo": lambda: elbo(denoiser, sde, x0, **settings).log_prob.mean(),
+        "vlb": lambda: vlb(denoiser, sde, x0, steps=20, **settings).log_prob.mean(),
+        "dsm_bound": lambda: dsm_bound(denoiser, sde, x0, noise=settings["noise"]).log_prob.mean(),
+        "log_likelihood": lambda: log_likelihood(denoiser, sde, x0, noise=settings["noise"]).log_prob.mean(),
+        "sample": lambda: DDIM()(denoiser, sde, x0, grids.log_snr(sde, 3)).mean(),
+        "train": lambda: next(train(denoiser, sde, [x0], images=4)).loss,
+    }
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("shape", [(1,), (4,), (1, 2, 2), (4, 2, 2)], ids=str)
+def test_a_network_that_answers_in_another_shape_is_refused_by_every_use(
+    shape: tuple[int, ...], wrong: Callable[[Tensor], Tensor]
+) -> None:
+    # Broadcasting makes numbers of these: (4,) is added to (4, 1) as (4, 4), and to (4, 4) along the wrong axis.
+    for use in uses(Denoiser(Scaled(wrong), precondition.eps).double(), shape).values():
+        with pytest.raises(ValueError, match=r"expected the network to answer in the shape of x, \(4, .*, got .*:"):
+            use()
+
+
+def test_the_same_uses_of_a_network_of_the_right_shape_have_the_right_values() -> None:
+    # eps_hat = x / 2, whose expected error in closed form is |(alpha x0 + sigma eps) / 2 - eps|^2: independent sums.
+    (x0, eps), sde = draws((1,), n=4), VPSDE(t_min=0.01)
+    values = {
+        name: float(use().detach()) for name, use in uses(Denoiser(Scaled(), precondition.eps).double(), (1,)).items()
+    }
+    alpha, sigma = sde.scales(torch.linspace(0.1, 0.9, 4, dtype=torch.float64))
+    error = WEIGHT * (alpha * x0[:, 0] + sigma * eps[:, 0]) - eps[:, 0]
+    assert values["dsm_loss"] == pytest.approx(float(error.square().mean()), rel=1e-12)
+    # dx/dt = f x + g^2 eps_hat / (2 sigma) is linear in x, so log p is a normal's, by its factor exp int (f + ...) dt.
+    ts = torch.linspace(sde.t_min, sde.t_max, 20_001, dtype=torch.float64)
+    rate = sde.drift(ts) + sde.diffusion(ts).square() * WEIGHT / (2 * sde.scales(ts)[1])
+    growth = float(torch.trapezoid(rate, ts))
+    log_p = -(x0 * math.exp(growth)).square().mean() / 2 - math.log(2 * math.pi) / 2 + growth
+    assert values["log_likelihood"] == pytest.approx(float(log_p), abs=1e-3)
+    assert all(math.isfinite(value) for value in values.values())  # the bounds' own values are test_bounds.py's
+
+
+def first(x: Tensor) -> Tensor:
+    return x[:1]
+
+
+@pytest.mark.parametrize(
+    ("call", "who"),
+    [
+        (lambda d, s, x, t: dsm_loss(d, s, x, t, x[:, 0]), "the noise to answer in the shape of x"),
+        (lambda d, s, x, t: elbo(d, s, x, decoder=GaussianDecoder(), noise=first), "the noise to answer"),
+        (lambda d, s, x, t: DDIM(eta=1.0)(d, s, x, grids.log_snr(s, 3), noise=first), "the noise to answer"),
+        (lambda d, s, x, t: log_likelihood(d, s, x, noise=first), "the noise to answer"),
+        (lambda d, s, x, t: s.prior((4, 1), noise=first), "the noise to answer"),
+        (
+            lambda d, s, x, t: dsm_loss(d, s, x, t, x, weight=lambda s, t: t[:, None]),
+            r"the weight to answer with one number for each sample, \(4,\), got \(4, 4\)",
+        ),
+        (
+            lambda d, s, x, t: next(train(d, s, [x], images=4, weight=lambda s, t: t[:, None])),
+            "the weight to answer with one number for each sample",
+        ),
+        (lambda d, s, x, t: dsm_loss(d, s, x, t[:, None], x), r"a scale of shape \(\) or \(4,\)"),
+        (lambda d, s, x, t: elbo(d, s, x, decoder=GaussianDecoder(), uniform=first), "the uniform numbers to answer"),
+        (lambda d, s, x, t: dequantise(x.long().abs(), 9, uniform=first), "the uniform numbers to answer"),
+        (
+            lambda d, s, x, t: log_likelihood(d, s, x, prior_log_prob=lambda z: z),
+            r"the prior to answer with one number for each sample, \(4,\), got \(4, 1\)",
+        ),
+        (
+            lambda d, s, x, t: Variational(lambda centre, u: (u, u))(x.long().abs(), 9, s, torch.rand_like),
+            "the flow's log_q to answer with one number",
+        ),
+        (
+            lambda d, s, x, t: Variational(lambda centre, u: (u[:1], t))(x.long().abs(), 9, s, torch.rand_like),
+            "the uniform numbers to answer in the shape of x",
+        ),
+    ],
+)
+def test_other_parts_of_a_users_own_are_refused_in_another_shape(call: Callable[..., Any], who: str) -> None:
+    x, t = draws((1,), n=4)[0], torch.linspace(0.1, 0.9, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"expected {who}"):
+        call(Denoiser(Scaled(), precondition.eps).double(), VPSDE(t_min=0.01), x, t)

@@ -95,6 +95,18 @@ def test_a_refused_objective_leaves_the_other_alone(refused: int) -> None:
     assert state.ema.updates == 1  # one of the two has moved
 
 
+def test_losses_are_one_number_for_each_example() -> None:
+    state, objectives = pair(1)
+    right = objectives[0].loss
+    for wrong in (
+        lambda model, batch: right(model, batch).mean(),
+        lambda model, batch: right(model, batch)[:, None],
+    ):
+        objectives[0].loss = wrong
+        with pytest.raises(ValueError, match="expected the objective's loss to answer with one number for each"):
+            next(run(state, objectives, numbers(), images=4))
+
+
 def test_some_objective_must_take_every_step() -> None:
     state, objectives = pair()
     for some in (objectives[1:], []):

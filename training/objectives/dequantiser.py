@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import expand, precise
+from scorefield.sde_lib.broadcast import expand, like, one_each, precise
 from scorefield.sde_lib.denoiser import Cond, DenoiserLike
 from scorefield.sde_lib.quantise import cell_centres, cell_width, place_in_cell
 from scorefield.training.engine import Batch, Objective, Step, run
@@ -38,7 +38,7 @@ def objective(
     def loss(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         k, cond = batch["x0"], {name: value for name, value in batch.items() if name not in ("x0", "uniform")}
         assert model.dequantiser is not None
-        u, log_q = model.dequantiser(cell_centres(k, levels), batch["uniform"])
+        u, log_q = _placed(model.dequantiser, k, batch["uniform"], levels)
         x = place_in_cell(k, u, levels, low=low, high=high)
         with torch.no_grad():
             score, largest = sde.score(denoiser, x.detach(), time, **cond), expand(limit / sde.scales(time)[1], x)
@@ -143,7 +143,7 @@ def dequantiser_gain(
     """
     time = _within(sde, time)
     width = cell_width(levels, low=low, high=high)
-    u, log_q = dequantiser(cell_centres(k, levels), uniform)
+    u, log_q = _placed(dequantiser, k, uniform, levels)
     total = -precise(log_q)
     for node, weight in zip(*np.polynomial.legendre.leggauss(nodes), strict=True):
         r = (float(node) + 1) / 2
@@ -151,6 +151,11 @@ def dequantiser_gain(
         score = sde.score(denoiser, x, time, **(cond or {}))
         total = total + float(weight) / 2 * precise(score * width * (u - uniform)).flatten(1).sum(1)
     return total
+
+
+def _placed(dequantiser: nn.Module, k: Tensor, uniform: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    u, log_q = dequantiser(cell_centres(k, levels), uniform)
+    return like(u, k, "the dequantiser"), one_each(log_q, len(k), "the dequantiser's log_q")
 
 
 def _within(sde: SDE, time: float | None) -> float:

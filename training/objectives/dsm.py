@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.arguments import check_denoiser
+from scorefield.sde_lib.broadcast import one_each
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_x0
 from scorefield.sde_lib.sde import check_path
 from scorefield.training import times as times_
@@ -34,10 +35,14 @@ def dsm_loss(
 
     Vincent 2011, "A Connection Between Score Matching and Denoising Autoencoders"; Song et al. 2021, Eq. 7. The times
     `t (B,)` and the standard normal `eps (B, *D)` are arguments, so a loss can be computed again.
+
+    Raises:
+        ValueError: if the noise, the denoiser's answer or the weight has another shape.
     """
     alpha, sigma = sde.scales(t)
     error = predict_x0(denoiser, sde.perturb(x0, t, eps), alpha, sigma, **cond) - x0
-    return weight(sde, t).to(error) * error.square().flatten(1).mean(1)
+    loss = weight(sde, t).to(error) * error.square().flatten(1).mean(1)
+    return one_each(loss, len(x0), "the weight")
 
 
 def batch_loss(denoiser: DenoiserLike, sde: SDE, batch: dict[str, Tensor], weight: Weighting) -> Tensor:
