@@ -15,14 +15,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-SIDE = 64  # pixels: smaller images are enlarged to it, by an integer factor
-PANEL = 400  # pixels: a smaller grid is enlarged to about this
-LARGEST = 4096  # pixels of a picture's side, where images are enlarged
-GAP, LINE, TITLE, TICKS = 10, 2, 24, 26  # pixels
+# In pixels: smaller images are enlarged to SIDE and grids to about PANEL, by an integer factor, up to LARGEST.
+SIDE, PANEL, LARGEST = 64, 400, 4096
+GAP, LINE, TITLE, TICKS = 10, 2, 24, 26
+
 LETTER, WRAP = 7, 36  # pixels of a letter, and letters of a line of a row's name
-SERIES = 16  # entries from which a vector is drawn as a curve
-CURVES = 32  # drawn in one panel
-SHOWN, WIDE = 640, 2.5  # pixels of the longer side of a picture within an overview, and when that is the whole line
+
+# Vectors of SERIES entries or more are drawn as curves, CURVES in a panel.
+SERIES, CURVES = 16, 32
+
+# In an overview pictures are shrunk to SHOWN pixels. Those WIDE times as wide as high have their own line.
+SHOWN, WIDE = 640, 2.5
 
 
 def plot_samples(
@@ -43,7 +46,7 @@ def plot_samples(
     Args:
         samples: the batches, all of one shape of a sample.
         path: a .png to write.
-        columns: of a grid of images, by default about as many as rows.
+        columns: of a grid of images, by default the square root of their number, rounded up.
         across: panels beside one another, by default all.
         low: what is black.
         high: what is white.
@@ -56,8 +59,8 @@ def plot_samples(
     grids = {}
     if images:
         columns = columns or math.ceil(math.sqrt(len(first)))
-        whole = max(columns * first.shape[-1], math.ceil(len(first) / columns) * first.shape[-2])
-        factor = enlargement(max(first.shape[-2:]), whole, PANEL)
+        grid_side = max(columns * first.shape[-1], math.ceil(len(first) / columns) * first.shape[-2])
+        factor = enlargement(max(first.shape[-2:]), grid_side, PANEL)
         grids = {name: image_grid(x, columns, factor) for name, x in panels.items()}
         height, width = next(iter(grids.values())).shape[-2:]
     across, title = across or len(panels), TITLE if any(panels) else 0
@@ -126,7 +129,7 @@ def plot_overview(pictures: Mapping[str, Path], path: Path | None = None, *, acr
     lines, longest = list[list[tuple[str, Image.Image, int]]](), across * (SHOWN + GAP) - GAP
     opened = [(caption, Image.open(file).convert("RGB")) for caption, file in pictures.items()]
     for caption, picture in sorted(opened, key=lambda each: each[1].width > WIDE * each[1].height):
-        wide = picture.width > WIDE * picture.height  # has a line of its own, at the end
+        wide = picture.width > WIDE * picture.height
         picture.thumbnail((longest if wide else SHOWN, SHOWN))
         if wide or not lines or len(lines[-1]) == across or lines[-1][0][2] > SHOWN:
             lines.append([])
@@ -169,10 +172,10 @@ def image_grid(x: Tensor, columns: int, factor: int = 1) -> Tensor:
     return grid
 
 
-def enlargement(side: int, whole: int, panel: int = 0) -> int:
-    """The factor for images of a side, within a grid whose longer side is `whole`, in pixels."""
-    wanted = max(math.ceil(SIDE / side), round(panel / whole))
-    return max(1, min(wanted, LARGEST // whole))
+def enlargement(side: int, grid_side: int, panel: int = 0) -> int:
+    """The factor for images of a side, within a grid whose longer side is `grid_side`, in pixels."""
+    factor = max(math.ceil(SIDE / side), round(panel / grid_side))
+    return max(1, min(factor, LARGEST // grid_side))
 
 
 def _drawable(x: Tensor, low: float, high: float) -> Tensor:
@@ -186,9 +189,9 @@ def _drawable(x: Tensor, low: float, high: float) -> Tensor:
 def _axes(figure: Figure, size: tuple[int, int], box: tuple[int, int, int, int], **shared: Axes | None) -> Axes:
     """Axes at (left, top, width, height), in pixels of a figure of this size."""
     left, top, width, height = box
-    whole_width, whole_height = size
-    bottom = whole_height - top - height
-    share = left / whole_width, bottom / whole_height, width / whole_width, height / whole_height
+    total_width, total_height = size
+    bottom = total_height - top - height
+    share = left / total_width, bottom / total_height, width / total_width, height / total_height
     keywords: dict[str, Any] = {**shared}
     return figure.add_axes(share, **keywords)
 

@@ -14,11 +14,14 @@ from scorefield.sde_lib.arguments import check_samples, shown
 from scorefield.training.data.batches import ToModelRange, tensor
 from scorefield.training.data.dataset import Dataset, evenly_spaced
 
-LEAST, MOST = 0.2, 5.0  # deviations, and means, that paths with noise levels of 0.01 to 80 are made for
-LOST = 0.01  # of a deviation: the smallest noise level of most paths
-FAINT = 1e-6  # of the widest column's deviation: too little to learn
-VALUES = 1 << 17  # of a data set, whose units are looked at
-SAMPLE = 1 << 20  # values whose digits are looked at
+# Deviations and means for which paths with noise levels of 0.01 to 80 are made.
+LEAST, MOST = 0.2, 5.0
+VALUES = 1 << 17  # of a data set, in which they are measured
+
+# A column is lost where rounding is LOST of its deviation, the smallest noise level of most paths. One whose deviation
+# is FAINT of the widest column's does not count: there is nothing to learn.
+LOST, FAINT = 0.01, 1e-6
+SAMPLE = 1 << 20  # values whose digits are compared
 
 
 def as_batch(batch: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
@@ -55,8 +58,8 @@ class FirstBatch:
         """`x0 (B, *D)` in `dtype`.
 
         Raises:
-            ValueError: for integers and complex numbers, and for a first batch without a dimension of the data, with
-                values that are not finite, or of whose digits the type keeps too few.
+            ValueError: for integers and complex numbers. For a first batch also: where a dimension is missing, values
+                are not finite, or the type keeps too few digits.
         """
         if not x0.is_floating_point() and not x0.is_complex():
             raise ValueError(
@@ -85,7 +88,7 @@ def _look(x0: Tensor, dtype: torch.dtype) -> None:
 
 
 def odd_units(x: Tensor) -> str | None:
-    """A line if the model's values (N, *D) are far from those that paths and networks are made for, else None."""
+    """A line if the model's values (N, *D) are far from a mean of 0 and a deviation of 1, else None."""
     if x.numel() == 0:
         return None
     x = x.float()
@@ -94,8 +97,8 @@ def odd_units(x: Tensor) -> str | None:
         return None
     fix = "subtract the mean and divide by the deviation, or correct levels and transform (see --mode=check_data)"
     if low >= 0 and 32 < high <= 255:
-        whole = bool((x == x.round()).all())
-        fix = f"these look like 8-bit images: {'give levels=256' if whole else 'divide by 127.5 and subtract 1'}"
+        integers = bool((x == x.round()).all())
+        fix = f"these look like 8-bit images: {'give levels=256' if integers else 'divide by 127.5 and subtract 1'}"
     return f"the data is {mean:.4g} +- {std:.4g}, from {low:.4g} to {high:.4g}, where about 0 +- 1 is expected: {fix}"
 
 
