@@ -7,6 +7,7 @@ model's mass in the cell of k at that time.
 
 import abc
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from scorefield.sde_lib.broadcast import like, one_each, precise
 from scorefield.sde_lib.quantise import cell_centres, cell_width, dequantise, place_in_cell
 from scorefield.sde_lib.sde import Noise
 
+WIDE = 3.0  # noises from a cell's centre to its end: the truncated normal leaves most of a wider cell empty
 Flow = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (centres in [-1, 1], uniforms) -> u in [0, 1), log q(u)
 
 
@@ -69,7 +71,9 @@ class TruncatedNormal(Dequantisation):
         x = alpha x_k + sigma eps,    |sigma eps| < alpha (high - low) / (2 levels)
 
     A model that was trained on the levels themselves sees the inputs of its training (Zheng et al. 2023, "Improved
-    techniques for maximum likelihood estimation for diffusion ODEs", Section 4.1).
+    techniques for maximum likelihood estimation for diffusion ODEs", Section 4.1). A model of dequantised values is
+    flat in a cell: one draw then loses log(2 r) - log(2 pi e) / 2 nats a dimension, for a cell r noises to either side
+    (0.37 for r = 3, 1.06 for r = 6). `Uniform` loses nothing there. Cells wider than 3 noises get a warning.
     """
 
     samples: int = 1
@@ -79,6 +83,13 @@ class TruncatedNormal(Dequantisation):
     ) -> tuple[Tensor, Tensor]:
         alpha, sigma = (float(scale) for scale in sde.scales(sde.t_min))
         reach = alpha * cell_width(levels, low=low, high=high) / (2 * sigma)
+        if reach > WIDE:
+            loss = math.log(2 * reach) - math.log(2 * math.pi * math.e) / 2
+            warnings.warn(
+                f"the noise at t_min, {sigma:.2g}, is small for a cell {2 * reach * sigma:.2g} wide: truncated_normal "
+                f"loses up to {loss:.2f} nats a dimension unless the network was trained on the levels: use uniform",
+                stacklevel=2,
+            )
         inside = math.erf(reach / math.sqrt(2))
         u = precise(like(uniform(cell_centres(k, levels)), k, "the uniform numbers"))
         eps = torch.special.ndtri((1 - inside) / 2 + inside * u).clamp(-reach, reach)
@@ -110,5 +121,24 @@ class Variational(Dequantisation):
 
 
 def importance_bound(log_weights: Tensor) -> Tensor:
-    """The bound from log p(x_i) - log q(x_i | k), (K, B): the logarithm of the mean weight, (B,)."""
+    """The bound from log p(x_i) - log q(x_i | k), (K, B): the logarithm of the mean weight, (B,).
+
+    It warns where the K weights are worth less than half of as many equal ones: q is then far from p in the cells.
+    """
+    if len(log_weights) > 1 and log_weights.shape[1] > 0:
+        worth = float(effective_draws(log_weights).mean())
+        if worth < len(log_weights) / 2:
+            warnings.warn(
+                f"the {len(log_weights)} draws of dequantisation are worth {worth:.1f} equal ones, so log P(k) may be "
+                "well above this bound: compare uniform, truncated_normal and variational, or take more samples",
+                stacklevel=2,
+            )
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+
+
+def effective_draws(log_weights: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 of log-weights (K, B): the number of equal weights that are worth as much, (B,).
+
+    Kong 1992, "A note on importance sampling using standardized weights".
+    """
+    return (2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0)).exp()

@@ -1,6 +1,7 @@
 """From integers to densities, and the prior of the latents, against exact masses and closed forms."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from scorefield.likelihood import (
     Variational,
     prior_kl,
 )
-from scorefield.likelihood.dequantisation import importance_bound
+from scorefield.likelihood.dequantisation import effective_draws, importance_bound
 from scorefield.models.analytic import Gaussian
-from scorefield.sde_lib import SDE, VPSDE, RectifiedSDE
+from scorefield.sde_lib import SDE, VESDE, VPSDE, RectifiedSDE
 from scorefield.sde_lib.quantise import cell_centres, quantise
 
 COARSE = VPSDE(t_min=0.01)  # its noise at t_min, 0.03, is a sixth of a cell of 8 levels in [-1, 1]
@@ -98,6 +99,36 @@ def test_importance_weights_close_the_gap_to_the_probability(how: Dequantisation
     single, eight = (float(importance_bound(log_weights.reshape(m, -1)).mean()) for m in (1, 8))
     assert single < eight <= exact + 0.02
     assert exact - eight < (exact - single) / 3
+
+
+def test_a_narrow_q_on_wide_cells_says_what_it_loses_and_uniform_loses_little() -> None:
+    # A wide Gaussian is nearly flat in a cell 12 noises wide: the loss of one draw is log(2 r) - log(2 pi e) / 2.
+    sde, k, std = VESDE(sigma_min=0.01), torch.full((400, 4), 8), 1.0
+    ends = torch.tensor([-1 + 16 / 17, -1 + 18 / 17], dtype=torch.float64)
+    normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), math.hypot(std, 0.01))
+    exact = 4 * float(normal.cdf(ends).diff().log())
+
+    def weights(how: Dequantisation, draws: int) -> Tensor:
+        source = seeded()
+        each = [how(k, 17, sde, source, low=-1.0, high=1.0) for _ in range(draws)]
+        return torch.stack([normal.log_prob(x.double()).sum(1) - log_q for x, log_q in each])
+
+    with pytest.warns(UserWarning, match=r"the noise at t_min, 0.01, is small for a cell 0.12 wide: .* 1.05 nats"):
+        narrow = weights(TruncatedNormal(), 8)
+    one = (exact - float(narrow[0].mean())) / 4
+    # E of -log weight: 5 standard errors of chi-squared halves over 1,600 numbers.
+    assert one == pytest.approx(math.log(2 / 17 / 0.01) - math.log(2 * math.pi * math.e) / 2, abs=5 * 0.71 / 40)
+    with pytest.warns(UserWarning, match="the 8 draws of dequantisation are worth .* equal ones"):
+        loss = exact - float(importance_bound(narrow).mean())
+    assert 1.0 < loss < 4 * one
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert abs(exact - float(importance_bound(weights(Uniform(), 8)).mean())) < 0.01
+
+
+def test_effective_draws_count_equal_weights() -> None:
+    log_weights = torch.tensor([[0.0, 0.0, -50.0], [0.0, -math.inf, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(effective_draws(log_weights), torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
 
 
 def test_the_centres_are_the_middles() -> None:

@@ -395,6 +395,32 @@ def test_gradient_of_log_prob_by_x_is_the_score(name: str, solver: str, divergen
     assert_close(gradient, model.score(x.detach(), *sde.scales(sde.t_min)), rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("path", "method"), [("ve", "dopri5"), ("rectified", "dopri5"), ("ve", "dopri8"), ("vp", "bosh3")]
+)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_gradients_through_adaptive_steps_are_good_to_1e_4_at_the_default_tolerances(
+    path: str, method: str, per_sample: bool
+) -> None:
+    # The density is the mixture's own at t_min, so its gradients are known, by x and by the means.
+    sde, start = PATHS[path], mixture((2,))
+    means, x = start.means.clone().requires_grad_(), batch(start, 2).requires_grad_()
+    model = GaussianMixture(means, start.stds, start.weights)
+    exact = torch.autograd.grad(model.log_prob(x, *sde.scales(sde.t_min)).sum(), [x, means])
+    result = log_likelihood(
+        model, sde, x, divergence=Exact(), solver=Adaptive(method, per_sample=per_sample), differentiable=True,
+        prior_log_prob=lambda z: model.log_prob(z, *sde.scales(sde.t_max)),
+    )  # fmt: skip
+    for found, right in zip(torch.autograd.grad(result.log_prob.sum(), [x, means]), exact, strict=True):
+        assert float((found - right).norm() / right.norm()) < 1e-4
+
+
+def test_scipy_refuses_gradients_by_the_weights_too() -> None:
+    solver = Adaptive("scipy:RK45")
+    with pytest.raises(ValueError, match="expected a method that gradients pass through, got scipy:RK45"):
+        of_weights(network(2), Exact(), batch(mixture((2,)), 2), solver=solver, differentiable=True)
+
+
 def of_weights(model: Denoiser, divergence: Divergence, x: Tensor, **settings: Any) -> Tensor:
     noise = PerSampleNoise(3, range(len(x)))
     result = log_likelihood(model, PATHS["vp"], x, divergence=divergence, noise=noise, **settings)
