@@ -21,7 +21,7 @@ from scorefield.training.data import Dataset
 IMAGES = ("folder", "archive", "shards", "huggingface")
 VARIANTS = (*IMAGES, "array", "toy", "ddpm")
 SMALL = 10_000  # images, up to which the network is small
-EPOCHS = 24
+EPOCHS = 20
 
 
 def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
@@ -73,7 +73,7 @@ def preset(dataset: Dataset) -> dict[str, Any]:
         "net.multipliers": (1,) + (2,) * (levels - 1),
         "net.blocks": 1 if small else 2,
         "net.attention": (levels - 1,),
-        "training.images": min(max(EPOCHS * count, 48_000), 1_000_000),
+        "training.images": min(max(EPOCHS * count, 40_000), 1_000_000),
         "training.batch": 32 if small else 128,
         "training.learning_rate": 2e-3 if small else 2e-4,
         "training.warmup": 1_000,
