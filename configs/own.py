@@ -82,7 +82,11 @@ def preset(dataset: Dataset) -> dict[str, Any]:
 
 
 def fill(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the settings that are None their values; those that got one, by their keys."""
+    """Give the settings that are None their values.
+
+    Returns:
+        The settings that got one.
+    """
     chosen = {}
     for key, value in values.items():
         group, _, name = key.rpartition(".")

@@ -34,7 +34,7 @@ def say(line: str) -> None:
 
 
 def plans(settings: ml_collections.ConfigDict, seconds: float) -> str:
-    """What a run of so many seconds shows and saves by the clock, in words."""
+    """What a run that takes `seconds` shows and saves by the clock, in words."""
     words = []
     if settings.sample_every > 0 and 0 < settings.sample_seconds < seconds:
         words.append(f"first samples after {duration(settings.sample_seconds)}")
