@@ -83,6 +83,11 @@ def defaults() -> ml_collections.ConfigDict:
                 "keep_every": 0,  # Images; the first checkpoint after each multiple is kept too.
                 "on_full_disk": "stop",  # Or "continue" without checkpoints until there is room.
             },
-            "sampling": {"solver": spec(SOLVERS, "dpm"), "grid": spec(GRIDS, "log_snr"), "steps": 20, "denoise": True},
+            "sampling": {
+                "solver": spec(SOLVERS, "adams", variable="soft_clipped"),
+                "grid": spec(GRIDS, "soft_clipped"),
+                "steps": 20,
+                "denoise": True,
+            },
         }
     )

@@ -10,7 +10,7 @@ from scorefield.sde_lib.arguments import shown
 from scorefield.sde_lib.denoiser import Cond, DenoiserLike, predict_x0, take_rows
 from scorefield.sde_lib.sde import check_path
 from scorefield.solvers import grids
-from scorefield.solvers.multistep.dpm import DPMSolver
+from scorefield.solvers.multistep.adams import Adams
 from scorefield.solvers.noise import PerSampleNoise
 from scorefield.solvers.schedule import check_grid
 from scorefield.solvers.solver import OnStep, Solver
@@ -23,9 +23,9 @@ def sample(
     sde: SDE,
     shape: tuple[int, ...],
     *,
-    solver: Solver = DPMSolver(),  # noqa: B008 - frozen
+    solver: Solver = Adams(variable="soft_clipped"),  # noqa: B008 - frozen
     steps: int = 20,
-    grid: Grid | Tensor = grids.log_snr,
+    grid: Grid | Tensor = grids.soft_clipped,
     cond: Cond | None = None,
     denoise: bool = True,
     seed: int = 0,
@@ -43,7 +43,7 @@ def sample(
         denoiser: E[x0 | x], see `Solver`.
         sde: the path.
         shape: (B, *D).
-        solver: any solver.
+        solver: any solver. The default is the best with 15 to 25 evaluations on held-out problems (docs/solvers.md).
         steps: of the grid.
         grid: a function of `solvers.grids`, or a falling grid of times.
         cond: keywords for the denoiser. Tensors have a row for each sample, (B, ...).

@@ -19,7 +19,7 @@ from scorefield.training import Model, TrainingState
 
 SAMPLES = 36  # in each panel
 STAGES = 4  # parts of the run, each a curve over noise levels
-QUICK = {"solver": "dpm", "grid": "log_snr", "steps": 20, "denoise": True}
+QUICK = {"solver": "adams:variable=soft_clipped", "grid": "soft_clipped", "steps": 20, "denoise": True}
 
 
 def save_samples(

@@ -9,7 +9,16 @@ from oracles import gaussian
 from torch import Tensor
 
 from scorefield.sde_lib import VPSDE
-from scorefield.solvers import AnnealedLangevin, DPMSolver, EulerMaruyama, PerSampleNoise, Progress, grids, sample
+from scorefield.solvers import (
+    Adams,
+    AnnealedLangevin,
+    DPMSolver,
+    EulerMaruyama,
+    PerSampleNoise,
+    Progress,
+    grids,
+    sample,
+)
 
 SDE, MODEL = VPSDE(), gaussian((2,))
 
@@ -30,9 +39,9 @@ def test_a_sample_is_prior_solver_and_denoising(denoise: bool) -> None:
     assert torch.equal(found, given)
 
 
-def test_the_default_is_dpm_solver_in_twenty_steps_of_log_snr() -> None:
+def test_the_default_is_adams_in_twenty_steps_that_are_equal_in_its_own_variable() -> None:
     x = SDE.prior((3, 2), noise=PerSampleNoise(0, range(3)), dtype=torch.float64)
-    x = DPMSolver()(MODEL, SDE, x, grids.log_snr(SDE, 20))
+    x = Adams(3, variable="soft_clipped")(MODEL, SDE, x, grids.soft_clipped(SDE, 20))
     assert torch.equal(sample(MODEL, SDE, (3, 2), dtype=torch.float64), MODEL(x, *SDE.scales(SDE.t_min)))
 
 
