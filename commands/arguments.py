@@ -57,6 +57,17 @@ def sort(arguments: list[str], kinds: Mapping[str, type], several: tuple[str, ..
     return found
 
 
+def at_least(least: int, **options: int | None) -> None:
+    """Check values of flags, where they are given.
+
+    Raises:
+        ValueError: for the first one below `least`.
+    """
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ValueError(f"expected --{name} of at least {least}, got {value}")
+
+
 def _next(rest: list[str]) -> str:
     """The next word, if it can be a value."""
     return rest.pop(0) if rest and not rest[0].startswith("--") else ""
@@ -64,6 +75,8 @@ def _next(rest: list[str]) -> str:
 
 def _refuse(name: str, kinds: Mapping[str, type]) -> None:
     positive = name.removeprefix("no")
+    if kinds.get(positive) is bool:
+        raise ValueError(f"expected --{name} alone, got a value of it: write --{positive}=true or --{positive}=false")
     if positive in kinds:
         raise ValueError(f"expected --{positive}=VALUE, got --{name}: only switches, as --noema, take `no`")
     known = [f"--{each}" for each in kinds]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
+from scorefield.commands.arguments import at_least
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import open_run, write_json
 from scorefield.configs import build, own
@@ -54,10 +55,8 @@ def check_data(
     Raises:
         ValueError: if there is no such data.
     """
-    if num < 2 or steps < 1:
-        raise ValueError(
-            f"expected --num of at least 2 and --steps of at least 1, got {num} and {steps}: give larger ones"
-        )
+    at_least(2, num=num)
+    at_least(1, steps=steps)
     check_output(output, ".json")
     config = open_run(workdir, "cpu").config if config is None else config
     dataset: Dataset = build.build(build.DATASETS, config.data, split=split)

@@ -1,5 +1,6 @@
 """Flags to a call: a mode is a function of a working directory and keywords."""
 
+import errno
 import importlib
 import inspect
 import json
@@ -127,10 +128,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _text(error: ValueError | OSError) -> str:
-    """The message of an error. Of the system's, it names the file first, and what to do."""
+    """The message of an error. One of the system names the file, and what to do."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"expected room for {error.filename or 'the files'}, got {error.strerror!r}: make room, or write elsewhere"
+        )
     if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
         return str(error)
-    return f"{error.filename}: {error.strerror}: expected a place that this user may read and write, choose another"
+    return f"expected {error.filename} to be read or written, got {error.strerror!r}: choose another place"
 
 
 def _short(text: str) -> str:
@@ -241,9 +246,7 @@ def _options(mode: str, takes: Mapping[str, inspect.Parameter], values: dict[str
         if name in options and not isinstance(takes[name].default, tuple):
             if len(options[name]) > 1:
                 several = " and ".join(map(str, options[name]))
-                raise ValueError(
-                    f"expected --{name} once in --mode={mode}, got {several}: --mode=compare takes several"
-                )
+                raise ValueError(f"expected --{name} once, got {several}: only --mode=compare takes several")
             options[name] = options[name][0]
     if "pair" in options:
         options["pair"] = _two(options["pair"])

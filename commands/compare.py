@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import generate
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.labels import sampled_labels
@@ -48,8 +49,8 @@ def compare(
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
     """
-    if num < 1 or batch < 1:
-        raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
+    at_least(1, num=num, batch=batch, steps=min(steps, default=0))
+    at_least(0, seed=seed)
     solvers: dict[str, Solver] = {name: build.build(build.SOLVERS, name) for name in solver}
     check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)

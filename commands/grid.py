@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import guided, label_cond
 from scorefield.commands.labels import sampled_labels
 from scorefield.commands.outputs import check_output, output_path
@@ -47,14 +48,16 @@ def grid(
     Raises:
         ValueError: if there is no trained run, or too few trajectories or steps.
     """
+    at_least(1, num=num, steps=steps)
+    at_least(0, seed=seed)
     if not 1 <= order <= 4:
         raise ValueError(f"expected --order of 1 to 4, got {order}")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     check_output(output, ".json")
     run = trained.run
-    labels = sampled_labels(run, max(num, 1), label, guidance)
-    noise = PerSampleNoise(seed, range(max(num, 1)))
-    x = run.sde.prior((max(num, 1), *run.data.shape), noise=noise, device=run.device)
+    labels = sampled_labels(run, num, label, guidance)
+    noise = PerSampleNoise(seed, range(num))
+    x = run.sde.prior((num, *run.data.shape), noise=noise, device=run.device)
     model, cond = guided(trained.denoiser, guidance), label_cond(labels.label, run.device)
     with torch.no_grad():
         measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps)

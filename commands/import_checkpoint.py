@@ -13,7 +13,7 @@ from scorefield.commands.run import Run, device_of, write_json
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.configs.specs import FROM_DATA
-from scorefield.models.checkpoints.load import open_checkpoint
+from scorefield.models.checkpoints.load import SOURCES, open_checkpoint
 from scorefield.models.checkpoints.spec import CheckpointSpec
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.hyperparameters import settings_of
@@ -43,6 +43,8 @@ def import_checkpoint(
     Raises:
         ValueError: if the file does not read or does not fit, or the directory holds a run; nothing is written then.
     """
+    if not source:
+        raise ValueError(f"expected --from with the format of {file}, one of {', '.join(SOURCES)}")
     if (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
         raise ValueError(f"{workdir} holds a run already, or is no folder: choose another --workdir")
     keywords = build.parse(f"architecture:{architecture or ''}")

@@ -53,7 +53,7 @@ class Latents:
                 f"expected latents in {path}, found no file: make them with --mode=encode, or give --input"
             )
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             made_by = json.loads(str(arrays.pop("made_by"))) if "made_by" in arrays else report_beside(path)
         except Exception:  # numpy and zipfile raise anything for a damaged file

@@ -18,6 +18,7 @@ from scorefield import models
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.find_checkpoint import find_checkpoint
 from scorefield.configs import build
+from scorefield.configs.text import suggestion
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
 from scorefield.training import Model, load_weights
@@ -41,6 +42,12 @@ class Run:
     @cached_property
     def sde(self) -> SDE:
         sde: SDE = build.build(build.SDES, self.config.sde)
+        with torch.no_grad():
+            change = sde.log_snr(torch.linspace(float(sde.t_min), float(sde.t_max), 33)).diff()
+        if not bool((change < 0).all()):
+            raise ValueError(
+                f"expected a path whose log-SNR falls, got {build.unparse(self.config.sde)}: correct its settings"
+            )
         return sde
 
     @property
@@ -167,8 +174,9 @@ def device_of(name: str | None) -> torch.device:
         gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun sets it
         device = torch.device(name or (gpu if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"expected a device of this machine (cpu, cuda, cuda:1), got {name!r}: {error}") from None
+    except (RuntimeError, AssertionError):
+        gpus = f"PyTorch sees {torch.cuda.device_count()} GPUs here"
+        raise ValueError(f"expected a device of this machine (cpu, cuda, cuda:1), got {name!r}: {gpus}") from None
     return device
 
 
@@ -180,9 +188,9 @@ def open_run(workdir: Path, device: str | None = None) -> Run:
     """
     file = workdir / "config.json"
     if not file.is_file():
-        raise ValueError(
-            f"expected a run in {workdir}, found no config.json: train one with --mode=train --workdir={workdir}"
-        )
+        runs = [str(found.parent) for place in (workdir, workdir.parent) for found in place.glob("*/config.json")]
+        remedy = suggestion(str(workdir), runs) or ": train one with --mode=train, or give another --workdir"
+        raise ValueError(f"expected a run in {workdir}, found no config.json{remedy}")
     try:
         saved = json.loads(file.read_text())
         config = dict(saved["config"])

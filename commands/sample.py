@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import generate
 from scorefield.commands.labels import sampled_labels
 from scorefield.commands.outputs import check_output, output_path
@@ -41,17 +42,17 @@ def sample(
     Options that are left out have the values of the run's configuration. Sample i of a seed does not depend on `num`
     or `batch`. Under torchrun the ranks share the batches, to the same samples; choose `batch` <= num / ranks.
 
-    With `trajectory=n` the trajectories of the first n samples are written too. NAME_trajectory.npz holds `t` (T,), and
-    `x` and `x0` (T, n, *D) in the model's values. Its picture has a column for each sample, and rows of x / alpha and
-    of the denoiser's x0.
+    With `trajectory=n` the trajectories of the first n samples are written too, of all if there are fewer.
+    NAME_trajectory.npz holds `t` (T,), and `x` and `x0` (T, n, *D) in the model's values. Its picture has a column for
+    each sample, and rows of x / alpha and of the denoiser's x0.
 
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
     """
-    if num < 1 or batch < 1:
-        raise ValueError(f"expected --num and --batch of at least 1, got {num} and {batch}")
-    if trajectory is not None and not 1 <= trajectory <= min(num, batch):
-        raise ValueError(f"expected --trajectory of 1 to {min(num, batch)} samples, got {trajectory}")
+    at_least(1, num=num, batch=batch, steps=steps, trajectory=trajectory)
+    at_least(0, seed=seed)
+    if trajectory is not None and min(trajectory, num) > batch:
+        raise ValueError(f"expected --trajectory within one batch, got {trajectory} for --batch={batch}")
     ranks = Ranks.of_environment()
     check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
@@ -63,7 +64,7 @@ def sample(
     settings |= {"label": None, **labels.described, "guidance": guidance, "num": num, "seed": seed, **trained.described}
 
     began = time.perf_counter()
-    kept, counted = None if trajectory is None else Trajectory(trajectory), CountCalls(trained.denoiser)
+    kept, counted = None if trajectory is None else Trajectory(min(trajectory, num)), CountCalls(trained.denoiser)
     with ranks.failing_together():
         x = generate(
             run, counted, num, sampling=sampling, seed=seed, batch=batch, labels=labels.label, guidance=guidance,

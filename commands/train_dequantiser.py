@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor
 from tqdm import tqdm
 
+from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import label_cond
 from scorefield.commands.labels import data_labels
 from scorefield.commands.outputs import output_path
@@ -65,10 +66,8 @@ def train_dequantiser(
     Raises:
         ValueError: if there is no trained run, its data are not integer images, or q is not finite.
     """
-    if num < 1 or batch < 1 or seed < 0:
-        raise ValueError(
-            f"expected --num and --batch of at least 1 and a seed of 0 or more, got {num}, {batch} and {seed}"
-        )
+    at_least(1, num=num, batch=batch)
+    at_least(0, seed=seed)
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     run, levels = trained.run, _levels(trained)
     dataset = run.dataset("train")

@@ -85,9 +85,10 @@ def find(table: Table, name: str) -> Constructor:
         ValueError: if there is none. The message has the nearest names.
     """
     if name not in table:
+        path = f": write folder:path={name} for a path" if table.kind == "datasets" and "/" in name else ""
         raise ValueError(
             f"expected one of {few(name, table)}, or PACKAGE.NAME to import, got {name!r}"
-            f"{suggestion(name, table)} (--mode=list prints all)"
+            f"{path or suggestion(name, table)} (--mode=list prints all)"
         )
     return table[name]
 

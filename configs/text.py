@@ -21,8 +21,9 @@ WORDS: dict[str, Any] = {"nan": math.nan, "inf": math.inf, "true": True, "false"
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """The end of a message about a wrong name: the nearest known one, if one is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    return f": did you mean {names[close[0]]!r}?" if close else ""
 
 
 def few(word: str, known: Iterable[str]) -> str:
@@ -30,7 +31,7 @@ def few(word: str, known: Iterable[str]) -> str:
     names = list(known)
     if len(names) <= SHOWN:
         return ", ".join(names)
-    near = difflib.get_close_matches(word, names, n=NEAREST, cutoff=0.0)
+    near = difflib.get_close_matches(word.lower(), names, n=NEAREST, cutoff=0.0)
     return f"{', '.join(near)} and {len(names) - len(near)} more"
 
 

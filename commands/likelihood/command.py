@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import label_cond, progress_bar
 from scorefield.commands.images import Images
 from scorefield.commands.labels import data_labels
@@ -184,15 +185,13 @@ def _check_numbers(
     num: int | None, batch: int, draws: int, chain: int, seed: int, variance: str, tolerance: float | None,
     steps: int | None,
 ) -> None:  # fmt: skip
-    if batch < 1 or (num is not None and num < 1) or draws < 2 or chain < 1 or seed < 0:
-        raise ValueError(
-            f"expected --num, --batch and --chain of at least 1, --draws of 2 and --seed of 0, got {num}, {batch}, "
-            f"{chain}, {draws} and {seed}"
-        )
+    at_least(1, num=num, batch=batch, chain=chain, steps=steps)
+    at_least(2, draws=draws)
+    at_least(0, seed=seed)
     if variance not in ("small", "large"):
         raise ValueError(f"expected --variance of small or large, got {variance!r}")
-    if (tolerance is not None and not tolerance > 0) or (steps is not None and steps < 1):
-        raise ValueError(f"expected a positive tolerance and --steps of at least 1, got {tolerance} and {steps}")
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"expected --tolerance above 0, as 0.01, got {tolerance}")
 
 
 def _finite(stored: Tensor, name: str) -> Tensor:

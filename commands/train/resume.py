@@ -37,7 +37,7 @@ FREE = (
     "config.training.learning_rate",
     "config.training.clip",
 )
-SHOWN = 4
+SHOWN = 3
 
 
 def refuse_another(run: Run) -> None:
@@ -62,13 +62,12 @@ def refuse_another(run: Run) -> None:
     free = FREE if run.config.training.decay else (*FREE, "config.training.images")
     odd = [key for key in different(_filled(there), _filled(here)) if not key.startswith(free)]
     if odd:
-        shown = ", ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in odd[:SHOWN])
+        shown = _shown(there, here, odd)
         if "data.fingerprint" in odd[:SHOWN]:
             shown += " (the fingerprint is of the data itself: its files have changed)"
-        more = f", and {len(odd) - SHOWN} more differ" if len(odd) > SHOWN else ""
         raise ValueError(
-            f"{run.workdir} holds a run of another configuration: {shown}{more}: choose another --workdir, or use its "
-            "own configuration to resume it"
+            f"{run.workdir} holds a run of another configuration: {shown}: choose another --workdir, or leave "
+            "--config out to resume it"
         )
 
 
@@ -163,8 +162,7 @@ def fork(run: Run, source: Path, model: Model, ema: bool, checkpoint: str | None
     try:
         load_weights(place, model.denoiser if any(key.startswith("sde.") for key in odd) else model, ema)
     except ValueError as error:
-        keys = [key for key in odd if key.startswith("net.")][:SHOWN]
-        shown = ", ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in keys)
+        shown = _shown(there, here, [key for key in odd if key.startswith("net.")])
         raise ValueError(f"cannot fork from {source}: {shown or error}: give the network of its config.json") from None
     kept = [key for key in odd if key.startswith(("sde.", "precondition.", "transform.", "data."))]
     return {
@@ -188,6 +186,14 @@ def write_origin(run: Run, record: dict[str, Any]) -> None:
 def different(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """The keys whose values differ, or that only one has."""
     return [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+
+
+def _shown(there: dict[str, Any], here: dict[str, Any], odd: list[str]) -> str:
+    """The first keys that differ. Of a part with another name the name alone, and how many more differ."""
+    names = tuple(key.removesuffix("name") for key in odd if key.endswith(".name"))
+    odd = [key for key in odd if key.endswith(".name") or not key.startswith(names)]
+    more = [f"and {len(odd) - SHOWN} more differ"] if len(odd) > SHOWN else []
+    return ", ".join([*(f"{k} is {there.get(k)!r} there and {here.get(k)!r} here" for k in odd[:SHOWN]), *more])
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

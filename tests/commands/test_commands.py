@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from warm import begin, run
 
@@ -192,78 +191,6 @@ def test_the_solvers_table_of_the_docs_names_every_solver_and_setting() -> None:
     for line in text.splitlines():  # and every row of the matrix builds
         if line.startswith("| `") and line.count("|") > 4:
             build.build(build.SOLVERS, build.parse(line.split("`")[1]))
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mixed")
-    for i, size in enumerate([(8, 8), (8, 8), (10, 8)]):
-        Image.new("L", size).save(folder / f"{i}.png")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("--mode=train", "--config=configs/digits.py:vp", "--config.sde.bta=3"), "beta_max, beta_min"),
-        (("--mode=train", "--config=configs/digits.py:vpp"), "vp, ve, subvp, edm, cosine, flow, ncsn"),
-        (("--mode=train", "--config=configs/nothing.py"), "got 'configs/nothing.py'"),
-        (("--mode=train", "--config=configs/digits.py:ve"), "holds a run of another configuration"),
-        (("--mode=train", "--config=configs/mnist.py"), "DATA_ROOT"),
-        (("--mode=sample", "--solver=dppm"), "did you mean 'dpm'"),
-        (("--mode=sample", "--solver=dpm:ordr=2"), "did you mean 'order'"),
-        (("--mode=sample", "--grid=uniformly"), "did you mean 'uniform'"),
-        (("--mode=sample", "--steps=0"), "at least 1, got 0"),
-        (("--mode=sample", "--num=0"), "at least 1"),
-        (("--mode=sample", "--label=10"), "0 .. 9"),
-        (("--mode=sample", "--split=test"), "not an option of --mode=sample"),
-        (("--mode=encode", "--solver=ddim:eta=1.0"), "adds noise"),
-        (("--mode=encode", "--input=nowhere.npz"), "nowhere.npz"),
-        (("--mode=encode", "--input={mixed}"), "17 levels, as this run was trained on, got (1, 8, 8) and 256"),
-        (("--mode=decode", "--input={torn}"), "cannot be read"),
-        (("--mode=likelihood", "--solver=ddim"), "adams_moulton, heun, euler or adaptive"),
-        (("--mode=dream",), "see --help"),
-        (("--mode=sample", "--solver=ddim:eta=abc"), "expected eta of ddim to be a number"),
-        (("--mode=sample", "--output=samples.png"), "name a .npz file"),
-        (("--mode=sample", "--seed=-1"), "seed of 0 or more"),
-        (("--mode=encode", "--batch=0"), "--batch of at least 1"),
-        (("--mode=train", "--config=README.md"), "get_config"),
-        (("--mode=sample", "--device=abacus"), "cpu, cuda"),
-        (("--mode=sample", "--solver=ddim", "--solver=dpm"), "--mode=compare takes several"),
-        (("--mode=sample", "--steps=3", "--steps=4"), "--mode=compare takes several"),
-        (("--mode=sample", "--grid=optimal"), "--mode=grid"),
-        (("--mode=sample", "--trajectory=999"), "--trajectory of 1 to"),
-        (("--mode=sample", "--solver=heun:variable=sundial"), "time, sigma, log_snr, soft_clipped"),
-        (("--mode=sample", "--solver=pc:predictor=unipc"), "corrector=False"),
-        (("--mode=sample", "--solver=churn:solver=dpm"), "one-step solver to churn"),
-        (("--mode=sample", "--solver=unipc:order=4"), "order 1 to 3"),
-        (("--mode=compare", "--solver=ddim", "--solver=dppm"), "did you mean 'dpm'"),
-        (("--mode=compare", "--steps=0"), "at least 1, got 0"),
-        (("--mode=sample", "--grid=karras:rho=0"), "positive rho, got 0"),
-        (("--mode=sample", "--grid=sigmas:levels=abc"), "levels=(10,1,0.1)"),
-        (("--mode=sample", "--solver=ddim:eta=nan"), "eta within [0, 1], got nan"),
-        (("--mode=sample", "--solver=adaptive", "--trajectory=2"), "a solver on a fixed grid"),
-        (("--mode=sample", "--solver=dpm:released=True"), "order 3 only"),
-        (("--mode=grid", "--order=9"), "--order of 1 to 4"),
-        (("--mode=encode", "--solver=churn"), "belm to invert exactly"),
-        (("--mode=sample", f"--solver=dpm:order={(1,) * 3000}".replace(" ", "")), "expected DPMSolver of order 1 to 3"),
-    ],
-)
-def test_a_mistake_gets_one_line_and_nothing_is_overwritten(
-    workdir: Path, mixed: Path, tmp_path: Path, arguments: tuple[str, ...], says: str
-) -> None:
-    torn = tmp_path / "torn.npz"
-    torn.write_bytes(b"PK\x03\x04 not much of an archive")
-    before = contents(workdir)
-    filled = [argument.format(mixed=mixed, torn=torn) for argument in arguments]
-    done = run(*filled, f"--workdir={workdir}", DATA_ROOT=str(tmp_path))
-    assert done.returncode == 2, done.stdout + done.stderr
-    errors = [line for line in done.stderr.splitlines() if line]
-    assert len(errors) == 1, done.stderr
-    assert errors[0].startswith("error: ")
-    assert len(errors[0]) < 650
-    assert says in errors[0]
-    assert contents(workdir) == before
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_what_would_make_resuming_wrong_is_refused_with_the_differences(tmp_path
     assert (
         "config.seed is 0 there and 3 here" in message and "config.sde.beta_max is 20.0 there and 15.0 here" in message
     )
-    assert "1 more" in message and "keep" not in message and "clip" not in message and "learning_rate" not in message
+    assert "2 more" in message and "keep" not in message and "clip" not in message and "learning_rate" not in message
     # Settings that the run was made without are at their defaults, not different.
     file = tmp_path / "config.json"
     saved = json.loads(file.read_text())
