@@ -59,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "torn_images" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     for i, size in enumerate([(12, 8), (8, 8)]):
         Image.new("L", size).save(folder / "wide_images" / f"{i}.png")
-    for name in ("no_checkpoint", "torn_config", "torn_weights", "wider", "torn_report", "other_path"):
+    for name in ("no_checkpoint", "torn_config", "torn_weights", "wider", "other_path"):
         shutil.copytree(folder / "vp", folder / name)
     shutil.rmtree(folder / "no_checkpoint" / "checkpoints")
     (folder / "torn_config" / "config.json").write_text("{")
@@ -69,8 +69,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         saved = json.loads((folder / name / "config.json").read_text())
         saved["config"][part][key] = value
         (folder / name / "config.json").write_text(json.dumps(saved))
-    shutil.copy(folder / "latents_classes.npz", folder / "torn_report" / "latents.npz")
-    (folder / "torn_report" / "latents.json").write_text("{")
     before = contents(folder)
     yield folder
     assert contents(folder) == before
@@ -187,7 +185,6 @@ decode --workdir=vp --input=five.npz             | expected an array `latent` .*
 decode --workdir=vp --input=latents_wide.npz     | in latents_wide.npz, got \\(3, 1, 9, 9\\)
 decode --workdir=vp --input=latents_nan.npz      | NaN
 decode --workdir=vp --input=latents_classes.npz  | 0 \\.\\. 9.* 99
-decode --workdir=torn_report                     | torn_report/latents.json does not read
 interpolate --workdir=vp --pair=0                | expected --pair of two numbers, as 0,1, got '0'
 interpolate --workdir=vp --pair=0,99999          | expected --pair of images 0 .. 359
 interpolate --workdir=vp --num=1                 | expected --num of at least 2
