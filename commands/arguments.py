@@ -27,19 +27,19 @@ def sort(arguments: list[str], kinds: Mapping[str, type], several: tuple[str, ..
     Raises:
         ValueError: for an unknown flag, a value of another kind, or a flag that is given twice with different values.
     """
-    found, rest = Arguments(), list(arguments)
+    given, rest = Arguments(), list(arguments)
     while rest:
         word = rest.pop(0)
         name, equals, text = word.lstrip("-").partition("=")
         if word == "--":
-            found.words, rest = [*found.words, *rest], []
+            given.words, rest = [*given.words, *rest], []
         elif not word.startswith("-") or not name:
-            found.words.append(word)
+            given.words.append(word)
         elif name in SWITCHES:
-            found.switches.add(name)
+            given.switches.add(name)
         elif name.startswith(("config.", "noconfig.")):
             text = text if equals or name.startswith("no") else _next(rest)
-            found.changes.append(f"--{name}={text}" if equals or text else f"--{name}")
+            given.changes.append(f"--{name}={text}" if equals or text else f"--{name}")
         else:
             name = name.replace("-", "_")
             if kinds.get(positive := name.removeprefix("no")) is bool and not equals:
@@ -51,10 +51,10 @@ def sort(arguments: list[str], kinds: Mapping[str, type], several: tuple[str, ..
                 raise ValueError(f"expected a value of --{name}, got none: write --{name}=VALUE")
             value = typed(text, kinds[name], f"--{name}")
             if name in several:
-                found.values[name] = (*found.values.get(name, ()), value)
-            elif found.values.setdefault(name, value) != value:
-                raise ValueError(f"expected --{name} once, got {found.values[name]} and {value}: leave one out")
-    return found
+                given.values[name] = (*given.values.get(name, ()), value)
+            elif given.values.setdefault(name, value) != value:
+                raise ValueError(f"expected --{name} once, got {given.values[name]} and {value}: leave one out")
+    return given
 
 
 def at_least(least: int, **options: int | None) -> None:
@@ -76,7 +76,7 @@ def _next(rest: list[str]) -> str:
 def _refuse(name: str, kinds: Mapping[str, type]) -> None:
     positive = name.removeprefix("no")
     if kinds.get(positive) is bool:
-        raise ValueError(f"expected --{name} alone, got a value of it: write --{positive}=true or --{positive}=false")
+        raise ValueError(f"expected --{name} without a value, got one: write --{positive}=true or --{positive}=false")
     if positive in kinds:
         raise ValueError(f"expected --{positive}=VALUE, got --{name}: only switches, as --noema, take `no`")
     known = [f"--{each}" for each in kinds]

@@ -84,7 +84,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
         str,
         "settings that the weights do not show, with the names of their code, as nf=64,ch_mult=(1,2)",
     ),
-    "data": (str, "data set in place of the run's own, as folder:path='images'"),
+    "data": (str, "data set in place of the run's own, as folder:path=/data/images"),
     "to": (str, "format to export to: scorefield or diffusers"),
     "input": (str, "images to encode (folder, .npy, .npz), or latents to decode (.npz)"),
     "output": (str, "file to write; the picture and the report go beside it"),
@@ -159,16 +159,16 @@ def _print(summary: dict[str, Any]) -> None:
 
 
 def _call(arguments: list[str]) -> dict[str, Any]:
-    found = sort(arguments, {**ALWAYS, **{name: kind for name, (kind, _) in OPTIONS.items()}}, SEVERAL)
-    values, words = found.values, found.words
+    given = sort(arguments, {**ALWAYS, **{name: kind for name, (kind, _) in OPTIONS.items()}}, SEVERAL)
+    values, words = given.values, given.words
     mode = values.pop("mode", None) or (words.pop(0) if words else None)
     workdir, config = values.pop("workdir", None), values.pop("config", "")
     if mode is not None and mode not in MODES:
         raise ValueError(f"expected a mode ({few(mode, MODES)}), got {mode!r}{suggestion(mode, MODES)} (see --help)")
-    if "version" in found.switches:
+    if "version" in given.switches:
         print(f"scorefield {importlib.import_module('scorefield').__version__}")
         return {}
-    if found.switches or not arguments:
+    if given.switches or not arguments:
         print(_help(mode))
         return {}
     if mode is None:
@@ -184,17 +184,17 @@ def _call(arguments: list[str]) -> dict[str, Any]:
         options["file"] = words[0]
     elif words:
         raise ValueError(f"expected flags such as --num=64, got {words[0]!r}")
-    if "config" not in takes and (config or found.changes):
+    if "config" not in takes and (config or given.changes):
         raise ValueError(
-            f"expected no {found.changes[0] if found.changes else '--config'} in --mode={mode}, which reads the "
+            f"expected no {given.changes[0] if given.changes else '--config'} in --mode={mode}, which reads the "
             "config.json of the run: only train and check_data take it"
         )
-    if "config" in takes and (config or found.changes or mode == "train"):
+    if "config" in takes and (config or given.changes or mode == "train"):
         # Imported here, because it imports torch.
         from scorefield.commands.configuration import load, of_run, override
 
         own = load(config) if config else of_run(Path(workdir or "."))
-        options["config"] = override(own, found.changes)
+        options["config"] = override(own, given.changes)
     return command(Path(workdir or "."), **options)
 
 

@@ -57,7 +57,7 @@ def override(config: ml_collections.ConfigDict, changes: Sequence[str]) -> ml_co
 
     The VALUE of a part is a spec, as in --config.net=mypkg.Net:width=64. It may be written as a mapping, as in
     --config.net="{'name':'mypkg.Net','width':64}". A switch may be written as --config.KEY or --noconfig.KEY.
-    In any order, whole parts are changed first, then names of parts, then single keywords.
+    In any order, complete parts are changed first, then names of parts, then single keywords.
 
     Raises:
         ValueError: if there is no such key, or the value is of another kind.

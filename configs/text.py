@@ -27,7 +27,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def few(word: str, known: Iterable[str]) -> str:
-    """The known names for a message. Of many, those that are nearest to the word."""
+    """The known names for a message. Of many, the nearest to the word."""
     names = list(known)
     if len(names) <= SHOWN:
         return ", ".join(names)
@@ -36,7 +36,7 @@ def few(word: str, known: Iterable[str]) -> str:
 
 
 def typed(text: str, kind: type, flag: str) -> Any:
-    """The value of a flag. Whole numbers may be written as 1e6, and `~` is the home folder.
+    """The value of a flag. Integers may be written as 1e6, and `~` is the home folder.
 
     Raises:
         ValueError: if the text is not of that kind.

@@ -95,7 +95,7 @@ sample --workdir=vp --num=abc                    | expected --num to be a whole 
 sample --workdir=vp --num=2.5                    | expected --num to be a whole number, got '2.5'
 sample --workdir=vp --num --seed=3               | expected a value of --num, got none
 sample --workdir=vp --nonum                      | expected --num=VALUE, got --nonum
-sample --workdir=vp --noema=true                 | expected --noema alone
+sample --workdir=vp --noema=true                 | expected --noema without a value
 sample --workdir=vp --ema=maybe                  | expected --ema to be true or false, got 'maybe'
 sample --workdir=vp --seed=1 --seed=2            | expected --seed once, got 1 and 2
 sample --workdir=vp --num -1                     | expected --num of at least 1, got -1$
