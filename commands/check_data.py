@@ -60,7 +60,7 @@ def check_data(
     check_output(output, ".json")
     config = open_run(workdir, "cpu").config if config is None else config
     dataset: Dataset = build.build(build.DATASETS, config.data, split=split)
-    chosen = own.fill(config, own.preset(dataset))
+    chosen = own.fill(config, own.preset(len(dataset), dataset.shape))
     rows = evenly_spaced(len(dataset), num)
     x = dataset.x if len(rows) == len(dataset) else LazyRows.of(dataset.x, rows, dataset.x.dtype)
     unit = 1.0 if dataset.levels is None else 1.0 / (dataset.levels - 1)

@@ -1,8 +1,15 @@
 """Train two models on the embedded digits, and use one of them in all four ways."""
 
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from scorefield.commands.flow import along_flow, rms
 from scorefield.commands.generate import generate
@@ -11,7 +18,7 @@ from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.run import Trained, open_trained, stored_tensor, write_json
 from scorefield.commands.train.command import train
 from scorefield.configs import build, digits
-from scorefield.evaluation import DigitProbe, plot_curves, plot_rows, plot_samples
+from scorefield.evaluation import DigitProbe, plot_curves, plot_overview, plot_rows, plot_samples
 from scorefield.training.data import digits as digits_data
 
 # Each as (solver, grid, steps).
@@ -19,58 +26,101 @@ FIVE = {
     "ddim": ("ddim", "log_snr", 50),
     "dpm": ("dpm", "log_snr", 20),
     "heun": ("heun", "log_snr", 25),
-    "ancestral": ("ddim:eta=1.0", "uniform", 100),
-    "predictor_corrector": ("pc", "uniform", 100),
+    "ancestral": ("ddim:eta=1.0", "uniform", 50),
+    "predictor_corrector": ("pc", "uniform", 50),
 }
 CHECKED = "ancestral"
-ROUND_TRIP_STEPS = (5, 10, 20, 50, 100, 200)
+ROUND_TRIP_STEPS = (5, 10, 20, 50, 100)
 
 
 def demo(workdir: Path, *, device: str | None = None, seed: int = 0, quick: bool = False) -> dict[str, Any]:
     """Train the VP and the NCSN model, sample, encode, interpolate and score, and print a table of the results.
 
-    Existing runs are resumed. Finished runs are used as they are.
+    The models train side by side, each on half of the cores. Existing runs are resumed. Finished runs are used as they
+    are.
 
     Args:
         workdir: for all files. The models train in its folders vp/ and ncsn/.
         device: see `open_run`.
         seed: seed of the noise.
         quick: train on 512 images and draw few samples, as a test.
-    """
-    for name in ("vp", "ncsn"):
-        _say(f"training {name}")
-        config = digits.get_config(name)
-        if quick:
-            config.training.images, config.net.width, config.sampling.steps = 512, 8, 4
-        train(workdir / name, config, device=device)
-    vp, ncsn = (open_trained(workdir / name, device) for name in ("vp", "ncsn"))
-    count = 20 if quick else 1000
 
-    _say(f"sampling vp from the same noise with {', '.join(FIVE)}")
+    Raises:
+        ValueError: if the training of NCSN fails.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    count = 20 if quick else 1000
     five = {
         name: {"solver": solver, "grid": grid, "steps": 2 if quick else steps, "denoise": True}
         for name, (solver, grid, steps) in FIVE.items()
     }
-    files = [*_five_solvers(vp, workdir, seed, five)]
-    _say("encoding test images and decoding them")
-    table, pictures = _round_trip(vp, workdir, ROUND_TRIP_STEPS[:2] if quick else ROUND_TRIP_STEPS)
-    _say("interpolating between two of them")
-    between = interpolate(
-        workdir / "vp", steps=4 if quick else 100, device=device, output=str(workdir / "interpolation.npz")
-    )
-    _say("scoring the test split")
-    score = likelihood(
-        workdir / "vp", steps=4 if quick else None, num=20 if quick else None, device=device,
-        output=str(workdir / "likelihood.json"),
-    )  # fmt: skip
+    with _beside("ncsn", workdir, device, quick) as finished:
+        _say(f"training vp, and ncsn beside it ({workdir / 'ncsn.log'})")
+        config = digits.get_config("vp")
+        if quick:
+            config.training.images, config.net.width, config.sampling.steps = 512, 8, 4
+        train(workdir / "vp", config, device=device)
+        vp = open_trained(workdir / "vp", device)
+        _say(f"sampling vp from the same noise with {', '.join(FIVE)}")
+        files = [*_five_solvers(vp, workdir, seed, five)]
+        _say("encoding test images and decoding them")
+        table, pictures = _round_trip(vp, workdir, ROUND_TRIP_STEPS[:2] if quick else ROUND_TRIP_STEPS)
+        _say("interpolating between two of them")
+        between = interpolate(
+            workdir / "vp", steps=4 if quick else 50, device=device, output=str(workdir / "interpolation.npz")
+        )
+        _say("scoring the test split")
+        score = likelihood(
+            workdir / "vp", steps=4 if quick else None, num=20 if quick else None, device=device,
+            output=str(workdir / "likelihood.json"),
+        )  # fmt: skip
+        _say("waiting for ncsn")
+        finished()
+    ncsn = open_trained(workdir / "ncsn", device)
     _say(f"classifying {count} samples of each model by a classifier of the real digits")
     probed = _probe(vp, ncsn, workdir, seed, count, five[CHECKED])
-    files += [*pictures, *map(Path, between["files"]), *map(Path, score["files"]), workdir / "ncsn.png"]
+    shown = {f"vp, {name}": workdir / f"samples_{name}.png" for name in FIVE}
+    shown |= {"ncsn": workdir / "ncsn.png", "encoded and decoded": workdir / "round_trip.png"}
+    shown |= {"interpolation": workdir / "interpolation.png"}
+    plot_overview(shown, workdir / "overview.png")
+    files += [*pictures, *map(Path, between["files"]), *map(Path, score["files"])]
+    files += [workdir / "ncsn.png", workdir / "overview.png"]
 
     summary = {"round_trip_rms": table, "bits_per_dim": score["ode, bits_per_dim"], **probed}
     _print_table(summary)
     report = write_json(workdir / "demo.json", summary)
     return {"files": [str(path) for path in [*files, report]]}
+
+
+@contextmanager
+def _beside(variant: str, workdir: Path, device: str | None, quick: bool) -> Iterator[Callable[[], None]]:
+    """Train a variant in a process of its own, with half of the threads; the function that is given waits for it.
+
+    Small batches gain little from a second thread, so that two trainings side by side take hardly longer than one.
+    """
+    threads, log = torch.get_num_threads(), workdir / f"{variant}.log"
+    half = max(1, threads // 2)
+    command = [sys.executable, "-m", "scorefield.main", "--mode=train", f"--workdir={workdir / variant}"]
+    command += [f"--config=digits:{variant}", *([f"--device={device}"] if device else [])]
+    command += [f"--config.{key}" for key in ("training.images=512", "net.width=8", "sampling.steps=4") if quick]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": str(half)}
+        )
+
+    def finished() -> None:
+        if process.wait() != 0:
+            last = log.read_text().strip().splitlines()[-1:]
+            raise ValueError(f"the training of {variant} failed ({' '.join(last)}): see {log}")
+
+    torch.set_num_threads(half)
+    try:
+        yield finished
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # it saves a checkpoint
+            process.wait()
+        torch.set_num_threads(threads)
 
 
 def _say(what: str) -> None:

@@ -16,7 +16,6 @@ from ml_collections.config_dict import placeholder
 
 from scorefield.configs.build import DATASETS, NETWORKS, PRECONDITIONS, SDES, spec
 from scorefield.configs.defaults import check_variant, defaults
-from scorefield.training.data import Dataset
 
 IMAGES = ("folder", "archive", "shards", "huggingface")
 VARIANTS = (*IMAGES, "array", "toy", "ddpm")
@@ -56,13 +55,13 @@ def get_config(variant: str = "folder") -> ml_collections.ConfigDict:
     return config
 
 
-def preset(dataset: Dataset) -> dict[str, Any]:
-    """The settings of a first training on images, by their size and number; keys are joined by dots.
+def preset(count: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The settings of a first training on images, by their number and shape; keys are joined by dots.
 
     The levels of the network end at 8 pixels or less, where its attention is. Up to 10,000 images, it is one that two
     cores train on 32x32 pixels in minutes.
     """
-    count, (height, width) = len(dataset), dataset.shape[-2:] if len(dataset.shape) == 3 else (1, 1)
+    height, width = shape[-2:] if len(shape) == 3 else (1, 1)
     side, levels = (height, width), 1
     while (levels < 2 or min(side) > 8) and side[0] % 2 == side[1] % 2 == 0:
         side, levels = (side[0] // 2, side[1] // 2), levels + 1

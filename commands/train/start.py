@@ -34,7 +34,7 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
         saved["training"] = defaults().training.to_dict() | saved["training"]
         fill(config, flat(saved))
     dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
-    return dataset, fill(config, preset(dataset))
+    return dataset, fill(config, preset(len(dataset), dataset.shape))
 
 
 def start(
