@@ -52,7 +52,7 @@ def _ncsn(config: ml_collections.ConfigDict) -> None:
     config.transform.update(low=0.0, dequantise=False)  # the published network takes images in 0 .. 1
     config.sde = spec(SDES, "ve", sigma_min=levels[-1], sigma_max=levels[0])
     config.net = spec(NETWORKS, "ncsn", sigmas=levels, width=16)
-    config.training.images = 130_000
+    config.training.update(images=120_000, learning_rate=3e-3, warmup=6_000)
     config.training.weight = spec(WEIGHTINGS, "ncsn")
     config.training.times = spec(TIMES, "discrete", sigmas=levels)
     # Few large steps widen the distribution of a level; the next level and the last denoising correct that.
