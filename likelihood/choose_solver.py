@@ -21,6 +21,7 @@ from scorefield.solvers.variables import SoftClippedLogSNR
 LogProb = Callable[[Tensor], Tensor]  # (B, *D) -> (B,), nats
 
 TRIAL_SAMPLES = 32
+LARGE_TRIAL_SAMPLES = 8  # of more than 1,024 dimensions, over which a value's error in bits/dim is a mean
 RANKING_SAMPLES = 8  # the first trial samples, which rank the candidates.
 FINER = 4  # steps of the fine solution in the ranking, over those of the candidates.
 RICHARDSON_ORDER = 2
@@ -69,6 +70,11 @@ class Plan:
         )
 
 
+def trial_samples(x: Tensor) -> int:
+    """The number of samples of x (B, *D) that are tried: 32, or 8 of more than 1,024 dimensions, or all of fewer."""
+    return min(len(x), TRIAL_SAMPLES if math.prod(x.shape[1:]) <= 1024 else LARGE_TRIAL_SAMPLES)
+
+
 def choose_solver(
     denoiser: DenoiserLike,
     sde: SDE,
@@ -95,7 +101,7 @@ def choose_solver(
     Args:
         denoiser: E[x0 | x].
         sde: the path.
-        x: samples to try; the first 32 are used.
+        x: samples to try; the first 32 are used, or 8 of more than 1,024 dimensions.
         tolerance: in bits/dim, of a value's error.
         cond: keywords for the denoiser. Tensors have a row for each sample of x.
         divergence: the estimator to be used.
@@ -116,9 +122,10 @@ def choose_solver(
         return Plan(AdamsMoulton(), grids.soft_clipped(sde, 1).flip(0), tolerance, 0.0, 0.0, 4, 0)
     ends = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
     check_splittable(BoundDenoiser(denoiser, cond, len(x)), x, Schedule(sde, ends, x))
-    first = take_rows(cond or {}, slice(0, TRIAL_SAMPLES), len(x))
+    count = trial_samples(x)
+    first = take_rows(cond or {}, slice(0, count), len(x))
     trials = Trials(
-        denoiser, sde, x[:TRIAL_SAMPLES], cond=first, divergence=divergence, noise=noise, prior_log_prob=prior_log_prob,
+        denoiser, sde, x[:count], cond=first, divergence=divergence, noise=noise, prior_log_prob=prior_log_prob,
         progress=progress,
     )  # fmt: skip
     steps = min(max_steps, max(MIN_STEPS, round(20 * (1e-3 / tolerance) ** 0.25)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.likelihood.bounds import dsm_bound, elbo, vlb
-from scorefield.likelihood.choose_solver import TRIAL_SAMPLES, Trials, choose_solver
+from scorefield.likelihood.choose_solver import Trials, choose_solver, trial_samples
 from scorefield.likelihood.decoders import DiscretisedDecoder, GaussianDecoder, LevelDecoder
 from scorefield.likelihood.density import Density, log_likelihood
 from scorefield.likelihood.dequantisation import Dequantisation, Uniform, importance_bound
@@ -180,7 +180,7 @@ class DatasetScorer:
 
         With `choose_divergence` the divergence is chosen too: exact in up to 16 dimensions, else with few probes.
         """
-        rows = slice(0, min(TRIAL_SAMPLES, len(self.stored)))
+        rows = slice(0, trial_samples(self.stored))
         x, _ = self.dequantised(rows, self.dequantisation)
         if choose_divergence:
             self.divergence = Exact() if self.dims <= EXACT_DIMS else Hutchinson()
@@ -226,16 +226,16 @@ class DatasetScorer:
     def check_choice(self, chosen_here: bool = True, progress: ShareDone = None) -> dict[str, Any]:
         """The effect of twice the steps on other samples, spread evenly over the set; facts for a report.
 
-        They are an eighth of the set, at least 4 and at most 32. The errors are in the unit of `choose`. The first 32
-        samples are left out if they chose the solver.
+        They are an eighth of the set, at least 4 and at most `trial_samples`. The errors are in the unit of `choose`.
+        The samples that chose the solver are left out.
         """
         assert isinstance(self.solver, AdamsMoulton)
         assert self.ts is not None
-        first = TRIAL_SAMPLES if chosen_here else 0
+        first = trial_samples(self.stored) if chosen_here else 0
         others = len(self.stored) - first
         if others < 1:
             return {}
-        count = min(TRIAL_SAMPLES, max(4, len(self.stored) // 8))
+        count = min(trial_samples(self.stored), max(4, len(self.stored) // 8))
         chosen = range(first, len(self.stored), max(1, others // count))[:count]
         cond = take_rows(self.cond, torch.tensor(chosen), len(self.stored))
         part, rows = replace(self, stored=self.stored[chosen], cond=cond), slice(0, len(chosen))
@@ -259,7 +259,7 @@ class DatasetScorer:
         divergence = self.divergence
         if isinstance(divergence, Hutchinson | HutchPlusPlus):
             divergence = replace(divergence, fresh=False)
-        rows, half = slice(0, min(TRIAL_SAMPLES, len(self.stored))), torch.cat([self.ts[:-1:2], self.ts[-1:]])
+        rows, half = slice(0, trial_samples(self.stored)), torch.cat([self.ts[:-1:2], self.ts[-1:]])
         fine, coarse = (
             replace(self, ts=ts, divergence=divergence).ode(rows, part_of(progress, *part))["ode"]
             for ts, part in ((self.ts, (0.0, 2 / 3)), (half, (2 / 3, 1.0)))

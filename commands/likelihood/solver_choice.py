@@ -14,7 +14,7 @@ from scorefield.commands.generate import progress_bar
 from scorefield.commands.run import Run, write_json
 from scorefield.configs import build
 from scorefield.likelihood import Exact, Hutchinson
-from scorefield.likelihood.choose_solver import TRIAL_SAMPLES
+from scorefield.likelihood.choose_solver import trial_samples
 from scorefield.likelihood.dataset import DatasetScorer
 from scorefield.solvers import AdamsMoulton, FlowSolver
 from scorefield.solvers.variables import SoftClippedLogSNR
@@ -89,7 +89,7 @@ def choose(
     new = kept.load() is None
     ranks.barrier()  # every rank has looked before the choice is written
     if new and ranks.first:
-        count = min(TRIAL_SAMPLES, len(scorer.stored))
+        count = trial_samples(scorer.stored)
         print(
             f"choosing a solver for {tolerance:g} {unit_of(scorer)} on {count} images, for later commands too",
             flush=True,
@@ -116,8 +116,9 @@ def choose(
 
 def check(scorer: DatasetScorer, facts: dict[str, Any]) -> dict[str, Any]:
     """What other steps would change, for a report."""
-    with progress_bar("check", min(TRIAL_SAMPLES, len(scorer.stored))) as bar:
-        progress = bar.part(min(TRIAL_SAMPLES, len(scorer.stored)))
+    count = trial_samples(scorer.stored)
+    with progress_bar("check", count) as bar:
+        progress = bar.part(count)
         if "tolerance" in facts:
             return scorer.check_choice(facts["chosen_by"] == "this command", progress)
         return {"change_from_half_the_steps": scorer.change_from_half_the_steps(progress)}

@@ -180,7 +180,7 @@ def _load(folder: Path, classes: Iterable[type]) -> tuple[Denoiser, SDE, dict[st
             raise ValueError(f"low {data['low']} is not below high {data['high']}")
     except UNREADABLE as error:
         raise ValueError(
-            f"expected a folder written by save_pretrained, and {config} does not read ({shown(error)})"
+            f"expected a folder written by save_pretrained, and {config} does not read ({error})"
         ) from None
     try:
         network.load_state_dict(uncompiled(load_file(file)))

@@ -19,7 +19,6 @@ from scorefield.commands.train import log, pictures
 from scorefield.commands.train.command import train
 from scorefield.commands.train.timetable import CHECKPOINT, PICTURE, Timetable, duration
 from scorefield.configs import build, digits, own
-from scorefield.training.data import Dataset
 from scorefield.training.distributed.ranks import Agreement, Ranks
 
 
@@ -119,7 +118,7 @@ def photographs(folder: Path, sizes: list[tuple[int, int]]) -> Path:
 
 
 def of_shape(count: int, *shape: int) -> dict[str, Any]:
-    return own.preset(Dataset("", "train", np.zeros((count, *shape), np.uint8), 256))
+    return own.preset(count, shape)
 
 
 @pytest.mark.parametrize(

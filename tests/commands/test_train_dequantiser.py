@@ -82,7 +82,8 @@ def test_a_mistake_gets_one_line_and_nothing_is_overwritten(workdir: Path, flags
 
 @pytest.mark.parametrize(("dtype", "says"), [(np.float32, "needs no dequantiser"), (np.uint8, "uniform noise")])
 def test_continuous_data_and_vectors_are_refused(dtype: Any, says: str, tmp_path: Path) -> None:
-    np.save(tmp_path / "data.npy", np.random.default_rng(0).integers(0, 9, size=(40, 6)).astype(dtype))
+    values = np.random.default_rng(0).integers(0, 9, size=(40, 6))
+    np.save(tmp_path / "data.npy", (values if dtype == np.float32 else 28 * values).astype(dtype))
     config = own.get_config("array")
     config.data.path = str(tmp_path / "data.npy")
     config.training.update(images=32, batch=32, sample_every=0)

@@ -6,7 +6,6 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from ml_collections import ConfigDict
@@ -24,7 +23,6 @@ from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import SDE, VESDE, VPSDE
 from scorefield.training import dsm_loss
 from scorefield.training.adam import adam
-from scorefield.training.data import Dataset
 
 # What writes docs/networks.md is not installed.
 TABLE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "networks.py"))
@@ -185,7 +183,7 @@ EVERY = {**{file: tuple(v for name, v in VARIANTS if name == file) for file in F
 def test_every_small_variant_builds(file: str) -> None:
     for variant in OTHERS[file]:
         config = config_of(file, variant)
-        own.fill(config, own.preset(Dataset("", "train", np.zeros((2, 1, 8, 8), np.uint8), 256)))
+        own.fill(config, own.preset(2, (1, 8, 8)))
         sde = build.build(build.SDES, config.sde)
         assert 0 <= sde.t_min < sde.t_max
         build.denoiser(config, (1, 8, 8), 10)
