@@ -43,7 +43,8 @@ def check_denoiser(denoiser: Callable[..., Tensor], cond: Mapping[str, Any]) -> 
     called = f"{shown(denoiser)}, called with ({', '.join(signature.parameters)})"
     try:
         third = signature.parameters[[*signature.bind_partial(0, 1, 2).arguments][-1]]
-        network = isinstance(denoiser, nn.Module) and third.default is not inspect.Parameter.empty  # (x, t, label=None)
+        optional = third.default is not inspect.Parameter.empty and third.name != "sigma"  # as in (x, t, label=None)
+        network = isinstance(denoiser, nn.Module) and optional
     except TypeError:
         network = True
     if network:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scorefield.sde_lib.broadcast import like, precise
 
+LAST = 1 - 2**-24  # the largest place in a cell: that of float32 below 1
 FLOATS = 4  # least width of a cell, in float32's spacing at the ends of the range
 
 
@@ -41,7 +42,7 @@ def place_in_cell(k: Tensor, u: Tensor | float, levels: int, *, low: float = -1.
     Rounding never leaves the cell: `quantise` gives k again, and x is below `high`. Differentiable by u. Same shape.
     """
     k = precise(k)
-    x = cell_to_value(k + u, levels, low=low, high=high).float()
+    x = cell_to_value(k + precise(u).clamp(max=LAST), levels, low=low, high=high).float()
     with torch.no_grad():
         place = _position(x, levels, low, high)
         above = (place >= k + 1) | (precise(x) >= min(high, float(np.float32(high))))

@@ -130,7 +130,7 @@ def likelihood(
     if "ode" in names and given is None:
         tolerance = TOLERANCE if tolerance is None else tolerance
         kept = KeptPlan.of(workdir, place, {**of_values, **decided, "tolerance": tolerance})
-        facts = choose(scorer, kept, ranks, tolerance, divergence is None)
+        facts = choose(scorer, kept, results, ranks, tolerance, divergence is None)
     elif divergence is None and scorer.dims <= EXACT_DIMS:
         scorer.divergence = Exact()
     _score(scorer, names, results, ranks, batch)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scorefield.commands.run import write_arrays
+from scorefield.commands.run import write_arrays, write_json
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -39,6 +39,15 @@ class PartialResults:
         """A saved part."""
         with np.load(self._file(name)) as stored:
             return {key: stored[key] for key in stored.files}
+
+    def save_plan(self, plan: dict[str, Any]) -> None:
+        """Save how the parts are made."""
+        write_json(self.folder / "plan.json", plan)
+
+    def load_plan(self) -> dict[str, Any] | None:
+        """How the parts are made, or None."""
+        file = self.folder / "plan.json"
+        return json.loads(file.read_text()) if file.is_file() else None
 
     def delete(self) -> None:
         """Remove the folder."""

@@ -11,6 +11,7 @@ import torch
 
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.generate import progress_bar
+from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.run import Run, write_json
 from scorefield.configs import build
 from scorefield.likelihood import Exact, Hutchinson
@@ -65,10 +66,10 @@ class KeptPlan:
         """In the run's folder, or in that of the output if the run's cannot be written."""
         return cls(workdir if os.access(workdir, os.W_OK) else output.parent, settings)
 
-    def load(self) -> dict[str, Any] | None:
-        """The plan, or None."""
-        kept = self._all().get(self._key)
-        return None if kept is None else kept["plan"]
+    def load(self, pilots: int) -> dict[str, Any] | None:
+        """The plan, or None if there is none that was chosen on so many samples."""
+        plan = self._all().get(self._key, {}).get("plan", {})
+        return plan if plan.get("pilots", 0) >= pilots else None
 
     def save(self, plan: dict[str, Any]) -> None:
         """Add the plan to the file."""
@@ -76,42 +77,61 @@ class KeptPlan:
 
     def _all(self) -> dict[str, Any]:
         try:
-            kept: dict[str, Any] = json.loads(self._file.read_text())
-        except (OSError, ValueError):  # a plan can be made again
+            kept = dict(json.loads(self._file.read_text()))
+        except (OSError, TypeError, ValueError):  # a plan can be made again
             return {}
-        return kept
+        return {key: entry for key, entry in kept.items() if isinstance(entry, dict)}
 
 
 def choose(
-    scorer: DatasetScorer, kept: KeptPlan, ranks: Ranks, tolerance: float, choose_divergence: bool
+    scorer: DatasetScorer,
+    kept: KeptPlan,
+    results: PartialResults,
+    ranks: Ranks,
+    tolerance: float,
+    choose_divergence: bool,
 ) -> dict[str, Any]:
-    """Choose the scorer's solver on one rank for all, or take the kept choice; facts for a report."""
-    new = kept.load() is None
-    ranks.barrier()  # every rank has looked before the choice is written
-    if new and ranks.first:
-        count = trial_samples(scorer.stored)
-        print(
-            f"choosing a solver for {tolerance:g} {unit_of(scorer)} on {count} images, for later commands too",
-            flush=True,
-        )
-        with progress_bar("choose", count) as bar:
-            chosen = scorer.choose(tolerance, choose_divergence, bar.part(count))
-        assert isinstance(scorer.solver, AdamsMoulton)
-        assert isinstance(scorer.solver.variable, SoftClippedLogSNR)
-        assert scorer.ts is not None
-        ts, constants = scorer.ts.tolist(), asdict(scorer.solver.variable)
-        written = build.unparse({"name": "adams_moulton", "order": scorer.solver.order, **constants})
-        kept.save({**chosen, "adams_moulton": written, "steps": len(ts) - 1, "ts": ts})
+    """Choose the scorer's solver on one rank for all, or take the kept choice; facts for a report.
+
+    The choice is saved with the partial results, so that all of them are made by one solver.
+    """
+    if ranks.first and results.load_plan() is None:
+        plan = kept.load(trial_samples(scorer.stored))
+        if plan is None:
+            plan = _chosen(scorer, tolerance, choose_divergence)
+            kept.save(plan)
+            results.save_plan({**plan, "chosen_by": "this command"})
+        else:
+            print(
+                f"the solver for {tolerance:g} {unit_of(scorer)} is that of an earlier command, chosen on "
+                f"{plan['pilots']} images",
+                flush=True,
+            )
+            results.save_plan({**plan, "chosen_by": "an earlier command"})
     ranks.barrier()
-    facts = kept.load()
+    facts = results.load_plan()
     assert facts is not None
     scorer.solver = build.build(build.SOLVERS, facts.pop("adams_moulton"))
     scorer.ts = torch.tensor(facts.pop("ts"), dtype=torch.float64)
     if choose_divergence:
         scorer.divergence = Hutchinson(probes=facts["probes"]) if "probes" in facts else Exact()
-    if not new and ranks.first:
-        print(f"the solver for {tolerance:g} {unit_of(scorer)} is that of an earlier command", flush=True)
-    return {**facts, "chosen_by": "this command" if new else "an earlier command"}
+    return facts
+
+
+def _chosen(scorer: DatasetScorer, tolerance: float, choose_divergence: bool) -> dict[str, Any]:
+    """A choice of the scorer, as it is kept."""
+    count = trial_samples(scorer.stored)
+    print(
+        f"choosing a solver for {tolerance:g} {unit_of(scorer)} on {count} images, for later commands too", flush=True
+    )
+    with progress_bar("choose", count) as bar:
+        chosen = scorer.choose(tolerance, choose_divergence, bar.part(count))
+    assert isinstance(scorer.solver, AdamsMoulton)
+    assert isinstance(scorer.solver.variable, SoftClippedLogSNR)
+    assert scorer.ts is not None
+    ts, constants = scorer.ts.tolist(), asdict(scorer.solver.variable)
+    written = build.unparse({"name": "adams_moulton", "order": scorer.solver.order, **constants})
+    return {**chosen, "adams_moulton": written, "steps": len(ts) - 1, "ts": ts}
 
 
 def check(scorer: DatasetScorer, facts: dict[str, Any]) -> dict[str, Any]:

@@ -141,7 +141,13 @@ def test_a_choice_is_kept_for_the_run_and_made_again_for_another_tolerance(
     def choose(self: DatasetScorer, tolerance: float, *_: object) -> dict[str, Any]:
         chosen.append(tolerance)
         self.solver, self.ts = AdamsMoulton(), grids.soft_clipped(self.sde, 4).flip(0)
-        return {"tolerance": tolerance, "tolerance_met": True, "solver_error": 0.1, "pilots": 4, "probes": 1}
+        return {
+            "tolerance": tolerance,
+            "tolerance_met": True,
+            "solver_error": 0.1,
+            "pilots": len(self.stored),
+            "probes": 1,
+        }
 
     monkeypatch.setattr(DatasetScorer, "choose", choose)
     options: dict[str, Any] = {"num": 4, "tolerance": 0.3}
@@ -155,6 +161,11 @@ def test_a_choice_is_kept_for_the_run_and_made_again_for_another_tolerance(
     report_of(workdir, tmp_path / "2.json", **{**options, "tolerance": 0.5})
     report_of(workdir, tmp_path / "3.json", **options, split="train")
     assert chosen == [0.3, 0.5, 0.3]
+    report_of(workdir, tmp_path / "4.json", **{**options, "num": 6})  # four images chose, six are to be tried
+    assert chosen == [0.3, 0.5, 0.3, 0.3]
+    (workdir / "likelihood_plans.json").write_text("[]")
+    report_of(workdir, tmp_path / "5.json", **options)
+    assert chosen == [0.3, 0.5, 0.3, 0.3, 0.3]
 
 
 OPTIONS: dict[str, Any] = {"num": 24, "steps": 6, "batch": 4, "estimators": ["ode", "elbo"], "draws": 4}
