@@ -43,8 +43,6 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
     if variant == "ncsn":
         _ncsn(config)
         return config
-    if variant == "vp":
-        config.training.update(images=150_000, learning_rate=3e-3, warmup=6_000)
     along(config, spec(SDES, variant, **PATHS[variant]))
     return config
 
