@@ -1,7 +1,6 @@
 """Images to latents along the probability flow, and back."""
 
 import hashlib
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from scorefield.commands.flow import (
 from scorefield.commands.images import Images, read_input
 from scorefield.commands.labels import data_labels
 from scorefield.commands.latents import Latents
+from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, newest, output_path
 from scorefield.commands.run import Run, Trained, open_run, open_trained, write_arrays, write_json
 from scorefield.evaluation import plot_rows
@@ -73,12 +73,11 @@ def encode(
     began = time.perf_counter()
     latent, before = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=labels.label, ts=ts)
     seconds = time.perf_counter() - began
-    distance = round_trip(run, trained.denoiser, x0, latent, options, labels=labels.label, before=before)
+    distance = round_trip(run, trained.denoiser, x0, latent, options, labels=labels.label, before=before, ts=ts)
     if distance > FAR * (1.0 if run.data.levels is not None else float(x0.std(correction=0))):
-        print(
+        on_stderr(
             f"the images come back from these latents with an error of {distance:.2g} (rms): take more --steps, or "
-            "--solver=belm, which comes back exactly",
-            file=sys.stderr,
+            "--solver=belm, which comes back exactly"
         )
 
     path = output_path(output, workdir / "latents.npz", settings)
@@ -142,7 +141,7 @@ def decode(
         run, trained.denoiser, latents.latent, options, up=False, batch=batch, labels=labels.label, before=before, ts=ts
     )
     if differing:
-        print(f"these latents were encoded by {', '.join(differing)}: they do not come back exactly", file=sys.stderr)
+        on_stderr(f"these latents were encoded by {', '.join(differing)}: they do not come back exactly")
     back, stored = run.to_stored(x0), latents.x
 
     path = output_path(output, workdir / "decoded.npz", settings)
@@ -165,7 +164,7 @@ def _trained(workdir: Path, made_by: Options, device: str | None, ema: bool | No
 def _of_old(source: Path, latents: Latents) -> Options:
     """What an older version encoded by, where no report says it."""
     made_by = {"solver": "ddim" if latents.before is None else "belm", "grid": "log_snr", "steps": 100}
-    print(f"{source} does not say what encoded it: takes {made_by['solver']} in 100 steps", file=sys.stderr)
+    on_stderr(f"{source} does not say what encoded it: takes {made_by['solver']} in 100 steps")
     return made_by
 
 

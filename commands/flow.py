@@ -80,11 +80,12 @@ def round_trip(
     *,
     labels: Tensor | None = None,
     before: Tensor | None = None,
+    ts: Tensor | None = None,
 ) -> float:
     """The root mean square distance of the first 16 images from their decoded latents, in the model's values."""
     some = [None if each is None else each[:CHECKED] for each in (latent, labels, before)]
     assert some[0] is not None
-    back, _ = along_flow(run, denoiser, some[0], options, up=False, labels=some[1], before=some[2], show=False)
+    back, _ = along_flow(run, denoiser, some[0], options, up=False, labels=some[1], before=some[2], ts=ts, show=False)
     return rms(back, x0[:CHECKED].cpu())
 
 

@@ -1,7 +1,6 @@
 """The images of a data set that a command uses."""
 
 import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.run import Run, stored_tensor
 from scorefield.configs import build
 from scorefield.training.data import Dataset, Decoding, image_files, read_images, whole_array
 from scorefield.training.data.dataset import random_rows
 from scorefield.training.data.files.decoding import kind_of
 from scorefield.training.data.files.images import image_suffixes
-from scorefield.training.distributed.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Images:
         described = f"{num} of {len(dataset)}, at random (seed {seed})"
         if part.label is not None and dataset.label is not None:
             some, every = (len(np.unique(label)) for label in (part.label, dataset.label))
-            if some < every and Ranks.current().first:
-                print(f"{dataset.split} images, {described}: {some} of {every} classes", file=sys.stderr, flush=True)
+            if some < every:
+                on_stderr(f"{dataset.split} images, {described}: {some} of {every} classes")
         return cls(part, random_rows(len(dataset), num, seed), described)
 
     @property
@@ -87,7 +86,7 @@ def read_input(run: Run, path: Path) -> Dataset:
     dataset = run.accept(Dataset(path.name, "test", x, levels, **_classes_of(run, files)))
     others = 0 if sized else sum(_side(file) != (height, width) for file in files)
     if others:
-        print(f"{others} of {len(files)} images are resized to {height}x{width} (height x width)", file=sys.stderr)
+        on_stderr(f"{others} of {len(files)} images are resized to {height}x{width} (height x width)")
     return dataset
 
 

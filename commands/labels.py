@@ -1,7 +1,5 @@
 """The classes that a network is given: of samples, and of data."""
 
-import difflib
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +7,9 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.data_facts import SHOWN
+from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.run import Run
-from scorefield.training.distributed.ranks import Ranks
+from scorefield.configs.text import suggestion
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,15 @@ def class_number(run: Run, label: int | str) -> int:
     assert count is not None
     if label in names:
         number = names.index(str(label))
-        if str(label).isdecimal() and int(label) != number and Ranks.current().first:
-            print(f"--label={label} is the name of class number {number}", file=sys.stderr)
+        if str(label).isdecimal() and int(label) != number:
+            on_stderr(f"--label={label} is the name of class number {number}")
     else:
         try:
             number = int(label)
         except ValueError:
-            close = difflib.get_close_matches(str(label), names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "give its number"
+            hint = suggestion(str(label), names) or ": give its number"
             raise ValueError(
-                f"expected --label to be a class of this run ({_known(run)}), got {label!r}: {hint}"
+                f"expected --label to be a class of this run ({_known(run)}), got {label!r}{hint}"
             ) from None
     if not 0 <= number < count:
         raise ValueError(f"expected --label within 0 .. {count - 1}, got {label}")
@@ -150,12 +148,9 @@ def _unseen(run: Run, label: Tensor) -> dict[str, int]:
     unseen = int((~torch.isin(label, torch.tensor(run.classes))).sum())
     if not unseen:
         return {}
-    if Ranks.current().first:
-        print(
-            f"{unseen} of {len(label)} images are of classes that had no example in training: their results mean "
-            "nothing",
-            file=sys.stderr,
-        )
+    on_stderr(
+        f"{unseen} of {len(label)} images are of classes that had no example in training: their results mean nothing"
+    )
     return {"of_classes_without_examples": unseen}
 
 
@@ -164,8 +159,7 @@ def _replaced(label: Tensor | None, own: Tensor | None) -> dict[str, int]:
     others = 0 if own is None or label is None else int((own.reshape(-1) != label).sum())
     if not others:
         return {}
-    if Ranks.current().first:
-        print(f"--label replaces the classes of {others} images, which had another", file=sys.stderr)
+    on_stderr(f"--label replaces the classes of {others} images, which had another")
     return {"of_other_classes": others}
 
 

@@ -2,12 +2,11 @@
 
 import itertools
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scorefield.training.distributed.ranks import Ranks
+from scorefield.commands.on_stderr import on_stderr
 
 SIDES = (".npz", ".json", ".png")  # of one output: its arrays, its report and its picture
 NAMED = 3  # differences that a line names
@@ -34,9 +33,9 @@ def output_path(output: str | None, default: Path, made_by: Mapping[str, Any] | 
         return _numbered(default, json.loads(json.dumps(made_by)))
     path = default if output is None else Path(output)
     if _is_there(path):
-        _say(f"replaces {path}")
+        on_stderr(f"replaces {path}")
     if not path.parent.is_dir():
-        _say(f"makes the folder {path.parent}")
+        on_stderr(f"makes the folder {path.parent}")
     return path
 
 
@@ -62,10 +61,10 @@ def _numbered(default: Path, made_by: dict[str, Any]) -> Path:
             break
         report = report_beside(path)
         if all(report.get(key) == value for key, value in made_by.items()):
-            _say(f"replaces {path}, which the same settings made")
+            on_stderr(f"replaces {path}, which the same settings made")
             return path
     if n > 1:
-        _say(f"keeps {default}{_differences(report_beside(default), made_by)} and writes {path}")
+        on_stderr(f"keeps {default}{_differences(report_beside(default), made_by)} and writes {path}")
     return path
 
 
@@ -84,8 +83,3 @@ def _is_there(path: Path) -> bool:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:21]}..."
-
-
-def _say(line: str) -> None:
-    if Ranks.current().first:
-        print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,6 @@
 """Train a denoiser by denoising score matching; the same command resumes an interrupted run."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -14,6 +13,7 @@ import torch
 from scorefield import training
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.interruption import Interrupted, graceful_stop
+from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.run import Run, device_of
 from scorefield.commands.train.log import Log
 from scorefield.commands.train.resume import WorkdirLock, origin, refuse_another, resume, write_origin
@@ -166,7 +166,7 @@ def _introduce(session: Session, dataset: Dataset, chosen: dict[str, Any]) -> No
     )
     empty = (run.num_classes or 0) - len(run.classes)
     if empty:
-        print(f"{empty} of {run.num_classes} classes have no example: they are never sampled", file=sys.stderr)
+        on_stderr(f"{empty} of {run.num_classes} classes have no example: they are never sampled")
     if chosen:
         words = ", ".join(f"{key}={value}".replace(" ", "") for key, value in chosen.items())
         print(f"chosen by the data: {words} | others by --config.KEY=VALUE", flush=True)

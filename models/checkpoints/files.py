@@ -1,8 +1,9 @@
-"""Reading other people's files without running what may be in them."""
+"""Files of weights: other people's are read without running what may be in them."""
 
 import pickle
 import pickletools
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -134,6 +135,12 @@ def uncompiled(state: Mapping[str, Tensor]) -> State:
 def without_wrappers(state: Mapping[str, Tensor]) -> State:
     """A state dict without the names that torch.compile and DataParallel put around the network or its parts."""
     return {re.sub(r"(^|(?<=\.))((module|_orig_mod)\.)+", "", str(name)): tensor for name, tensor in state.items()}
+
+
+def save_weights(state: State, file: Path, config: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a state dict with the rights of the config.json beside it; safetensors' own are for the user alone."""
+    save_file(state, file, metadata=metadata)
+    shutil.copymode(config, file)
 
 
 def _named(state: State, parameters: list[Tensor]) -> State:

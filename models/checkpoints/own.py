@@ -6,18 +6,17 @@ FOLDER/model.safetensors    the weights
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from scorefield import sde_lib
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
-from scorefield.models.checkpoints.files import State, uncompiled, unwrapped
+from scorefield.models.checkpoints.files import State, save_weights, uncompiled, unwrapped
 from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.hyperparameters import settings_of
@@ -105,9 +104,8 @@ def save_pretrained(
         raise ValueError(f"expected settings that JSON can hold, got {error}: use numbers, words and lists") from None
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in uncompiled(network.state_dict()).items()}
-    save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(text)
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors' own is for the user alone
+    save_weights(weights, folder / "model.safetensors", folder / "config.json")
     return folder
 
 

@@ -63,7 +63,7 @@ class Dataset:
         return tuple(self.x.shape[1:])
 
     def subset(self, count: int | None, seed: int = 0) -> "Dataset":
-        """`count` items at random, with their labels, or the whole set if it has no more; see `random_rows`."""
+        """`count` items at random, with their labels, or all if there are no more; see `random_rows`."""
         if count is None or count >= len(self):
             return self
         rows = random_rows(len(self), count, seed)

@@ -2,16 +2,14 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scorefield.models.checkpoints.diffusers import native
 from scorefield.models.checkpoints.diffusers.importer import PREDICTS, SCHEDULES, WEIGHTS
-from scorefield.models.checkpoints.files import unwrapped
+from scorefield.models.checkpoints.files import save_weights, unwrapped
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers.attention import Attention
 from scorefield.models.networks.unet import UNet
@@ -53,8 +51,7 @@ def to_diffusers(
     folder = Path(folder)
     part = folder if scheduler is None else folder / "unet"
     _write(part / "config.json", config)
-    save_file(state, part / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
-    shutil.copymode(part / "config.json", part / f"{WEIGHTS}.safetensors")  # safetensors' own is for the user alone
+    save_weights(state, part / f"{WEIGHTS}.safetensors", part / "config.json", {"format": "pt"})
     if scheduler is not None:
         _write(folder / "scheduler" / "scheduler_config.json", scheduler)
         parts = {name: ["diffusers", kind] for name, kind in (("scheduler", "DDPMScheduler"), ("unet", "UNet2DModel"))}

@@ -1,6 +1,7 @@
 """Which images of a list belong to a split, what their classes are, and the data set that they make."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -207,6 +208,7 @@ def image_set(
     Raises:
         ValueError: as `Images` and `cached`.
     """
+    listing = functools.cache(listing)
     if decoding.size is None:  # before the cache, which is that of the size
         size = 0 if decoding.crop else suitable(sizes_of(listing().items, decoding.exif))
         decoding = dataclasses.replace(decoding, size=size)
