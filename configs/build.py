@@ -101,6 +101,8 @@ SDES = Table(
         "cosine": sde_lib.CosineSDE,
         "flow": sde_lib.RectifiedSDE,
         "ddpm": sde_lib.DiscreteVPSDE,
+        "learned": sde_lib.LearnedVP,
+        "frozen": sde_lib.FrozenVP,
     },
     base=sde_lib.SDE,
 )
@@ -141,7 +143,8 @@ TIMES = Table(
     {
         "uniform": times.uniform,
         "stratified": times.stratified,
-        "log_snr": times.log_snr,
+        "log_snr": times.LogSNR,
+        "measured": times.Measured,
         "log_normal": times.log_normal,
         "discrete": times.discrete,
     },
@@ -282,7 +285,9 @@ def network(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_class
 
 
 def sde_spec(sde: sde_lib.SDE) -> ml_collections.ConfigDict:
-    """The spec of a path."""
+    """The spec of a path; of a learned one as it is now."""
+    if isinstance(sde, sde_lib.LearnedVP):
+        sde = sde.frozen()
     keywords = {field.name: getattr(sde, field.name) for field in dataclasses.fields(sde)}  # type: ignore[arg-type]
     if isinstance(sde, sde_lib.DiscreteVPSDE):
         keywords["betas"] = sde.named

@@ -53,6 +53,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "betas": (0.9, 0.999),  # Of Adam.
                 "adam_eps": 1e-8,  # Added to the root of the second moment.
                 "weight_decay": 0.0,  # Of AdamW.
+                "decay_biases": True,  # Whether it is of biases too.
                 "warmup": 0,  # Images over which the learning rate rises.
                 "decay": False,  # Decay the learning rate to zero, as half a cosine.
                 "clip": 1.0,  # Largest norm of the gradient; 0 for no limit.
@@ -67,6 +68,8 @@ def defaults() -> ml_collections.ConfigDict:
                 "recompute": False,  # Recompute activations in the backward pass to save memory.
                 "compile": False,  # Compile the network with torch.compile.
                 "sharding": "ddp",  # With several processes: "ddp", or "fsdp" to split the weights.
+                "loss": "dsm",  # Denoising score matching, or "elbo": the bound, which ignores the weight.
+                "elbo_steps": 0,  # T of the bound's chain; 0 for continuous time.
                 "weight": spec(WEIGHTINGS, "simple"),
                 "times": spec(TIMES, "stratified"),
                 "labels": False,  # Train with the classes of the data set.

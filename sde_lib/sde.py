@@ -110,7 +110,7 @@ class SDE(abc.ABC):
         Its mean over the data bounds the mismatch KL(p_T || prior) from above (VDM, Eq. 11, prior term).
         """
         alpha, sigma = self.scales(self.t_max)
-        return (x0 * float(alpha / sigma)).square().flatten(1).sum(1) / 2
+        return (x0 * expand(alpha / sigma, x0)).square().flatten(1).sum(1) / 2
 
 
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:

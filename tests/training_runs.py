@@ -21,6 +21,7 @@ from scorefield.sde_lib import VPSDE
 from scorefield.training import EMA, Step, TrainingState, latest, load, save, train, weighting
 from scorefield.training.data import digits as digits_data
 from scorefield.training.monitor.loss_guard import LossGuard
+from scorefield.training.objectives.dsm import batch_loss
 
 BATCH, TOTAL = 16, 480
 
@@ -76,7 +77,11 @@ def watched(
     state: TrainingState, loader: Iterator[Tensor], folder: Path, steps: int = 60, **options: Any
 ) -> tuple[list[Step], str]:
     """The steps up to a bad one, that one included, and the message of its error."""
-    guard = LossGuard(VPSDE(), state.denoiser, folder=folder, **options)
+    weight = options.pop("weight", weighting.simple)
+    loss = functools.partial(batch_loss, sde=VPSDE(), weight=weight)
+    guard = LossGuard(
+        VPSDE(), state.denoiser, loss=lambda model, batch: loss(model, batch=batch), folder=folder, **options
+    )
     seen: list[Step] = []
 
     def accept(step: Step) -> Tensor:
@@ -89,7 +94,7 @@ def watched(
         loader,
         images=BATCH * steps,
         state=state,
-        weight=options.get("weight", weighting.simple),
+        weight=weight,
         precision=options.get("precision", torch.float32),
         accept=accept,
     )

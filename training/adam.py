@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.sde_lib import SDE
 from scorefield.training.model import Model
 
 
@@ -14,14 +15,22 @@ def adam(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    decay_biases: bool = True,
 ) -> torch.optim.Optimizer:
     """Adam (Kingma and Ba 2015), in one kernel where torch has it: one pass over weights, gradients and moments.
 
-    Weight decay is apart from the gradient (AdamW, Loshchilov and Hutter 2019). Each part of a `Model` is a parameter
-    group.
+    Weight decay is apart from the gradient (AdamW, Loshchilov and Hutter 2019). A learned path has none,
+    and biases have none where `decay_biases` is false (Kingma et al. 2021). Each part of a `Model` is a parameter group.
     """
     parts = list(module.children()) if isinstance(module, Model) else [module]
-    groups: list[dict[str, Any]] = [{"params": own} for part in parts if (own := list(part.parameters()))]
+    groups: list[dict[str, Any]] = []
+    for part in parts:
+        kept, decayed = list[nn.Parameter](), list[nn.Parameter]()
+        for name, weight in part.named_parameters():
+            decays = decay_biases or (weight_decay > 0 and name.split(".")[-1] != "bias")
+            (decayed if decays and not isinstance(part, SDE) else kept).append(weight)
+        groups += [{"params": decayed}] if decayed else []
+        groups += [{"params": kept, "weight_decay": 0.0}] if kept else []
     weights = list(module.parameters())
     fused = all(w.device.type in ("cpu", "cuda") and w.is_floating_point() for w in weights)
     kind = _InMemoryOrder if all(w.device.type == "cpu" for w in weights) else torch.optim.AdamW

@@ -71,6 +71,7 @@ class Objective:
         accept: whether to take a step, () of bool, called once a step before the optimiser moves. A refused step leaves
             weights, moments and averages unchanged. (On CUDA averages continue towards the unchanged weights, and an
             optimiser that is not fused continues by its moments.)
+        after: called on every process once the optimiser has moved, for what follows the losses.
     """
 
     optimizer: torch.optim.Optimizer
@@ -78,6 +79,7 @@ class Objective:
     draw: Callable[[Model, dict[str, Tensor], Generator], dict[str, Tensor]] = lambda model, batch, generator: {}
     every: int = 1
     accept: Callable[[Step], Tensor] = finite
+    after: Callable[[Step], None] = lambda step: None
 
     @property
     def weights(self) -> list[Tensor]:
@@ -161,6 +163,7 @@ def run(
                 position = state.step + 1, state.images + count
                 record = Step(*position, losses.mean(), norm, learning_rate, losses, part, numbers)
                 moved |= _optimizer_step(objective, objective.accept(record))
+                objective.after(record)
                 records.append(record)
             if moved:
                 state.ema.update(model)

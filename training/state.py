@@ -9,6 +9,7 @@ from torch import Generator, nn
 from scorefield.training.adam import adam
 from scorefield.training.averages.ema import EMA
 from scorefield.training.model import Model
+from scorefield.training.times import Measured
 
 
 class TrainingState:
@@ -21,6 +22,7 @@ class TrainingState:
         generator: of the objectives' random numbers, on the model's device; by default seeded with 0.
         step, images: the number of steps taken and of images seen.
         more_optimizers: of further objectives, in their order.
+        times: what the times of training remember, if they do, as `Measured` does.
 
     Raises:
         ValueError: if the averages have another number of weights than the model.
@@ -35,6 +37,7 @@ class TrainingState:
         step: int = 0,
         images: int = 0,
         more_optimizers: Sequence[torch.optim.Optimizer] = (),
+        times: Measured | None = None,
     ) -> None:
         self.model = model if isinstance(model, Model) else Model(model)
         self.optimizer = optimizer or adam(self.model)
@@ -45,6 +48,7 @@ class TrainingState:
         self.generator = generator or Generator(weights[0].device).manual_seed(0)
         self.step, self.images = step, images
         self.more_optimizers = tuple(more_optimizers)
+        self.times = times
 
     @property
     def denoiser(self) -> nn.Module:

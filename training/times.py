@@ -1,11 +1,17 @@
-"""When to train: functions `(sde, n, generator) -> t (n,)`, float64, within [t_min, t_max]."""
+"""When to train: functions `(sde, n, generator) -> t (n,)`, float64, within [t_min, t_max].
 
+`uniform`, `stratified`, `log_normal` and `discrete` decide which noise levels count. An `ImportanceTimes` does not: its
+weights give the loss the mean that it has with `log_snr`, and another variance.
+"""
+
+import abc
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
 
 from scorefield.sde_lib import SDE
+from scorefield.sde_lib.broadcast import precise
 
 Times = Callable[[SDE, int, Generator | None], Tensor]
 
@@ -20,18 +26,129 @@ def stratified(sde: SDE, n: int, generator: Generator | None = None) -> Tensor:
 
     Kingma et al. 2021, Appendix I.1.
     """
-    strata = torch.arange(n, dtype=torch.float64, device=generator.device if generator else None)
-    return _between(sde, (strata + _uniforms(n, generator)) / n)
+    return _between(sde, _strata(n, generator))
 
 
-def log_snr(sde: SDE, n: int, generator: Generator | None = None) -> Tensor:
-    """Uniform in the log-SNR, stratified: with the `simple` weight, the continuous ELBO on every path.
+class ImportanceTimes(abc.ABC):
+    """Stratified times of a density p over the log-SNR, and the weights that undo it.
 
-    Kingma et al. 2021, Eq. 12 and Appendix I.1; its weight in time is `weighting.elbo`.
+        t = time(lambda),   lambda ~ p,   weight = 1 / ((lambda_max - lambda_min) p(lambda))
+
+    The mean of weight times loss is the mean over a uniform log-SNR. With the weighting `simple` that is the
+    continuous ELBO, up to a factor (Kingma et al. 2021, Eq. 12; Song, Durkan et al. 2021, Section 5.1).
     """
-    ends = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)).tolist()
-    strata = torch.arange(n, dtype=torch.float64, device=generator.device if generator else None)
-    return sde.time(ends[0] + (ends[1] - ends[0]) * (strata + _uniforms(n, generator)) / n)
+
+    @abc.abstractmethod
+    def position(self, sde: SDE, u: Tensor) -> Tensor:
+        """The share of the log-SNR's range that has passed, from data to noise, for u (n,) uniform in [0, 1)."""
+
+    @abc.abstractmethod
+    def weight_at(self, sde: SDE, position: Tensor) -> Tensor:
+        """1 over the density of the position, (n,)."""
+
+    def __call__(self, sde: SDE, n: int, generator: Generator | None = None) -> Tensor:
+        """The times, (n,)."""
+        high, low = log_snr_ends(sde)
+        return sde.time(high + (low - high) * self.position(sde, _strata(n, generator)))
+
+    def weight(self, sde: SDE, t: Tensor) -> Tensor:
+        """The weight of each time, (n,)."""
+        return self.weight_at(sde, position_of(sde, sde.log_snr(t)))
+
+
+class LogSNR(ImportanceTimes):
+    """Uniform in the log-SNR, stratified: with the weighting `simple`, the continuous ELBO on every path.
+
+    Kingma et al. 2021, Eq. 12 and Appendix I.1; its weight in time is `weighting.elbo`. ScoreFlow's importance
+    density, proportional to g^2 / sigma^2 in time, is the same, since that is -d lambda / dt.
+    """
+
+    def position(self, sde: SDE, u: Tensor) -> Tensor:
+        return u
+
+    def weight_at(self, sde: SDE, position: Tensor) -> Tensor:
+        return torch.ones_like(position)
+
+
+log_snr = LogSNR()
+
+
+class Measured(ImportanceTimes):
+    """Times of the density that makes the loss vary least, measured while it trains.
+
+        p(lambda) proportional to sqrt(E[L^2 | lambda]),   L = |eps_hat - eps|^2 / D
+
+    is the density of least variance of a single draw. The mean square is a moving one in each bin of the log-SNR's
+    range. Until a bin has been seen, the times are uniform.
+
+    Args:
+        bins: of equal width over the log-SNR.
+        floor: the share of times that stay uniform, so that no weight exceeds 1 / floor.
+        decay: of the moving means, for each step.
+
+    Raises:
+        ValueError: for fewer than one bin, or a floor or a decay outside (0, 1).
+    """
+
+    def __init__(self, bins: int = 64, floor: float = 0.05, decay: float = 0.98) -> None:
+        if bins < 1 or not 0 < floor < 1 or not 0 < decay < 1:
+            raise ValueError(
+                f"expected 1 bin or more, and floor and decay between 0 and 1, got {bins}, {floor:g} and {decay:g}"
+            )
+        self.floor, self.decay = floor, decay
+        self.sums = torch.zeros(2, bins, dtype=torch.float64)  # of the counts, and of L^2
+
+    @property
+    def probability(self) -> Tensor:
+        """Of each bin, (bins,), from the data's end to the noise's; their sum is 1."""
+        count, square = self.sums
+        root = (square / count).sqrt()
+        wanted = self.floor / len(root) + (1 - self.floor) * root / root.sum()
+        return torch.where((count > 0).all() & (root.sum() > 0), wanted, 1 / len(root))
+
+    def position(self, sde: SDE, u: Tensor) -> Tensor:
+        probability = self.probability.to(u.device)
+        edges = probability.cumsum(0)
+        u = u * edges[-1]
+        i = torch.searchsorted(edges, u, right=True).clamp(max=len(edges) - 1)
+        inside = (u - (edges[i] - probability[i])) / probability[i]
+        return (i + inside.clamp(0, 1)) / len(edges)
+
+    def weight_at(self, sde: SDE, position: Tensor) -> Tensor:
+        probability = self.probability.to(position.device)
+        i = (position * len(probability)).long().clamp(0, len(probability) - 1)
+        return 1 / (len(probability) * probability[i])
+
+    @torch.no_grad()
+    def see(self, sde: SDE, log_snr: Tensor, errors: Tensor) -> None:
+        """Count a step's errors |eps_hat - eps|^2 / D at their log-SNRs, (n,) each; with many ranks, those of all.
+
+        Errors that are not finite are left out. The sums stay on the device of the errors.
+        """
+        squares = precise(errors).square()
+        known = squares.isfinite()
+        self.sums = self.sums.to(squares.device)
+        i = (position_of(sde, log_snr) * self.sums.shape[1]).long().clamp(0, self.sums.shape[1] - 1)
+        inside = known[:, None] & (i[:, None] == torch.arange(self.sums.shape[1], device=i.device))
+        values = torch.stack([torch.ones_like(squares), torch.where(known, squares, 0)])
+        self.sums = self.decay * self.sums + (values[:, :, None] * inside).sum(1)  # in the same order everywhere
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The moving sums, on the CPU."""
+        return {"sums": self.sums.cpu().clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from these sums.
+
+        Raises:
+            ValueError: if they have another number of bins.
+        """
+        if state["sums"].shape != self.sums.shape:
+            raise ValueError(
+                f"expected {self.sums.shape[1]} bins of measured times, got {state['sums'].shape[1]}: use the same "
+                "training.times"
+            )
+        self.sums = state["sums"].clone()
 
 
 def log_normal(mean: float = -1.2, std: float = 1.2) -> Times:
@@ -55,6 +172,25 @@ def discrete(sigmas: Sequence[float]) -> Times:
         return sde.time(log_snr.to(level.device)[level])
 
     return sample
+
+
+def log_snr_ends(sde: SDE) -> tuple[float, float]:
+    """The log-SNR next to the data, and at the noisy end."""
+    with torch.no_grad():
+        high, low = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)).tolist()
+    return high, low
+
+
+def position_of(sde: SDE, log_snr: Tensor) -> Tensor:
+    """The share of the log-SNR's range that has passed at these log-SNRs, from 0 next to the data to 1."""
+    high, low = log_snr_ends(sde)
+    return ((high - precise(log_snr)) / (high - low)).clamp(0, 1)
+
+
+def _strata(n: int, generator: Generator | None) -> Tensor:
+    """Uniform numbers, one in each n-th of [0, 1)."""
+    strata = torch.arange(n, dtype=torch.float64, device=generator.device if generator else None)
+    return (strata + _uniforms(n, generator)) / n
 
 
 def _uniforms(n: int, generator: Generator | None) -> Tensor:

@@ -101,7 +101,7 @@ def _train(
         if forked is not None:
             session.save()
         _introduce(session, dataset, chosen)
-        log = Log(run, session.state.images, session.state)
+        log = Log(run, session.state.images, session.state, session.loss)
         return _run(session, dataset, log, (loaded or {}).get("log", {}))
 
 
@@ -192,21 +192,18 @@ def _steps(session: Session, dataset: Dataset, log: Log) -> Iterator[Step]:
     )
     if settings.compile:
         state.denoiser.get_submodule("net").compile(dynamic=False)
-    return training.train(
-        state.denoiser,
-        run.sde,
+    steps = training.run(
+        state,
+        [session.loss.objective(state, log.guard.accept)],
         batches,
         images=settings.images,
-        weight=build.build(build.WEIGHTINGS, settings.weight),
-        times=build.build(build.TIMES, settings.times),
-        state=state,
         schedule=_schedule(settings),
         clip=settings.clip or None,
         precision=PRECISIONS[settings.precision],
         accumulate=settings.accumulate,
         recompute=settings.recompute,
-        accept=log.guard.accept,
     )
+    return (step for (step,) in steps)
 
 
 def _schedule(settings: ml_collections.ConfigDict) -> Callable[[int], float]:

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from scorefield.commands.run import Run
 from scorefield.commands.train.json_lines import JsonLines
+from scorefield.commands.train.objective import Loss
 from scorefield.commands.train.pictures import save_curves, save_samples
 from scorefield.commands.train.resume import flat
 from scorefield.commands.train.settings import PRECISIONS
 from scorefield.commands.train.timetable import duration, plans, say
-from scorefield.configs import build
 from scorefield.training import Ranks, Step, TrainingState
 from scorefield.training.checkpoints.atomic import FULL
 from scorefield.training.distributed.shards import in_shards
@@ -51,22 +51,26 @@ class Log:
         run: in training.
         before: images seen before; rows of more images come from after the checkpoint, and are removed.
         training: its state; with it the layer of a bad step is named.
+        minimised: by default that of the run's configuration.
         loss: the mean over the steps of the last row.
     """
 
     run: Run
     before: int
     training: TrainingState | None = None
+    minimised: Loss | None = None
     loss: float = math.nan
 
     def __post_init__(self) -> None:
         run, settings = self.run, self.run.config.training
-        weight = build.build(build.WEIGHTINGS, settings.weight)
-        self._window = StepMetrics(run.sde, weight, run.device)
+        minimised = self.minimised or Loss(run)
+        self._window = StepMetrics(run.sde, run.device, minimised.parts)
+        self._unit, self._nats = ("bits/dim", math.log(2)) if run.data.levels else ("nats/dim", 1.0)
+        self._bound = ""
         self.guard = LossGuard(
             run.sde,
             self.training.denoiser if self.training else None,
-            weight=weight,
+            loss=minimised.of_batch,
             precision=PRECISIONS[settings.precision],
             explosion=float(settings.get("explosion", 1e3)),
             folder=run.workdir,
@@ -176,7 +180,7 @@ class Log:
             **memory(self.run.device),
         }
         place = {"step": step.step, "images": step.images}
-        numbers = {**means, "learning_rate": step.learning_rate}
+        numbers = {**self._in_units(means), "learning_rate": step.learning_rate}
         with self._room():
             self._metrics.write({**place, **numbers})
         with self._room():
@@ -184,8 +188,24 @@ class Log:
         with self._room():
             self._plot(step.images, {**numbers, **timing})
 
+    def _in_units(self, means: dict[str, Any]) -> dict[str, Any]:
+        """The means, with the parts of a bound in bits/dim, or nats/dim for continuous data."""
+        if "parts" not in means:
+            return means
+        parts, levels, unit = means.pop("parts"), means["levels"], self._unit.replace("/", "_per_")
+        means[unit] = {
+            name: {"mean": mean / self._nats, "error": error / self._nats} for name, (mean, error) in parts.items()
+        }
+        levels[unit] = [each / self._nats for each in levels.pop("diffusion")]
+        total = means[unit]["total"]
+        self._bound = f"  {total['mean']:.3f} +- {total['error']:.3f} {self._unit}"
+        return means
+
     def _plot(self, images: int, numbers: dict[str, Any]) -> None:
         levels = numbers.pop("levels")
+        unit = self._unit.replace("/", "_per_")
+        for part, value in numbers.pop(unit, {}).items():
+            self._board.add_scalar(f"{unit}/{part}", value["mean"], images)
         for name, value in numbers.items():
             self._board.add_scalar(f"train/{name}", value, images)
         for i, low in enumerate(levels["edges"][:-1]):
@@ -225,8 +245,8 @@ class Log:
             self._estimated = True
             say(f"{speed}: {duration(left)} to go{plans(settings, left)}")
         elif settings.log_seconds and self._bar.disable:
-            say(f"{step.images:>12,} images  loss {loss}  {speed}  {duration(left)} left")
-        self._bar.set_postfix(loss=loss)
+            say(f"{step.images:>12,} images  loss {loss}{self._bound}  {speed}  {duration(left)} left")
+        self._bar.set_postfix_str(f"loss={loss}{self._bound}")
 
 
 def _describe(run: Run, board: SummaryWriter) -> None:

@@ -46,6 +46,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key, choices in {
         "on_full_disk": ("stop", "continue"),
         "sharding": ("ddp", "fsdp"),
+        "loss": ("dsm", "elbo"),
         "precision": PRECISIONS,
         "snapshot_dtype": SNAPSHOTS,
     }.items():

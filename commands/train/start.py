@@ -12,6 +12,7 @@ from torch import Generator
 from scorefield import training
 from scorefield.commands.generate import grid, label_cond
 from scorefield.commands.run import Run, open_run
+from scorefield.commands.train.objective import Loss
 from scorefield.commands.train.resume import flat, fork
 from scorefield.commands.train.session import Session
 from scorefield.configs import build
@@ -53,19 +54,24 @@ def start(
     """
     settings, ranks = run.config.training, Ranks.current()
     ranks.rows(settings.batch, settings.accumulate)  # raises
+    loss = Loss(run)
     _seed(run.config.seed)
     model = run.new_model()
     _try_out(run, model)
     if not ranks.first:  # each process has its own dropout
         torch.manual_seed(int(np.random.SeedSequence([run.config.seed, 2, ranks.rank]).generate_state(1)[0]))
-    optimizer = adam(model, settings.learning_rate, tuple(settings.betas), settings.adam_eps, settings.weight_decay)
+    optimizer = adam(
+        model, settings.learning_rate, tuple(settings.betas), settings.adam_eps, settings.weight_decay,
+        settings.decay_biases,
+    )  # fmt: skip
     begun = training.latest(run.workdir / "checkpoints") is not None
     # Before the averages are made, which start from the weights.
     forked = None if source is None or begun else fork(run, source, model, ema, checkpoint)
     averages = training.EMA(model, (settings.ema, *settings.more_ema), settings.ema_ramp)
-    state = TrainingState(model, optimizer, averages, Generator(run.device).manual_seed(run.config.seed))
+    generator = Generator(run.device).manual_seed(run.config.seed)
+    state = TrainingState(model, optimizer, averages, generator, times=loss.measured)
     power = training.PowerEMA(model, settings.snapshot_lengths) if settings.snapshot_every > 0 else None
-    return Session(run, state, power), forked
+    return Session(run, state, loss, power), forked
 
 
 def _seed(seed: int) -> None:

@@ -29,7 +29,7 @@ from scorefield.models.networks.ncsnv2 import NCSNv2
 from scorefield.models.networks.unet import UNet
 from scorefield.models.networks.vdm import VDM
 from scorefield.models.precondition import EDM, PREDICTS, Precondition, TimeConditioned
-from scorefield.sde_lib import SDE, DiscreteVPSDE
+from scorefield.sde_lib import SDE, DiscreteVPSDE, FrozenVP, LearnedVP
 from scorefield.sde_lib.arguments import shown
 
 Table = Mapping[str, Callable[..., Any]]
@@ -38,6 +38,7 @@ NETWORKS: Table = {
     network.__name__: network for network in (UNet, NCSN, NCSNv2, NCSNpp, ADM, VDM, DiT, MLP, DiffusersUNet)
 }
 SDES: Table = {name: getattr(sde_lib, name) for name in sde_lib.__all__ if name.endswith("SDE") and name != "SDE"}
+SDES = {**SDES, "FrozenVP": FrozenVP}
 PRECONDITIONS: Table = {"EDM": EDM, "TimeConditioned": TimeConditioned}
 # What a damaged config.json raises on the way to a network.
 UNREADABLE = (OSError, ArithmeticError, RuntimeError, MemoryError, ValueError, LookupError, TypeError, AttributeError)
@@ -87,7 +88,7 @@ def save_pretrained(
         "format": "scorefield",
         "network": {"class": _name(type(network), NETWORKS), **settings_of(network)},
         "precondition": _describe_precondition(denoiser.precondition),
-        "sde": _describe(sde, SDES),
+        "sde": _describe(sde.frozen() if isinstance(sde, LearnedVP) else sde, SDES),
         "data": {
             "shape": shape,
             "levels": levels,
@@ -239,9 +240,14 @@ def _describe(value: Any, table: Table) -> dict[str, Any]:
     return {"class": _name(type(value), table), **keywords}
 
 
+def _tuples(value: Any) -> Any:
+    """Lists, of lists too, as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def _make(described: Mapping[str, Any], table: Table) -> Any:
     name = str(described["class"])
-    keywords = {key: tuple(v) if isinstance(v, list) else v for key, v in described.items() if key != "class"}
+    keywords = {key: _tuples(v) for key, v in described.items() if key != "class"}
     if name not in table:
         hint = f": if you trust it, give classes=[{name.rsplit('.', 1)[-1]}]" if "." in name else ""
         raise ValueError(f"expected one of {', '.join(table)}, got {name!r}{hint}")

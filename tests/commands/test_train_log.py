@@ -38,6 +38,7 @@ from scorefield.models.precondition import eps
 from scorefield.sde_lib import EDMSDE, SDE, VPSDE, RectifiedSDE
 from scorefield.training import Step, dsm_loss, latest, save, times, train, weighting
 from scorefield.training.monitor.step_metrics import StepMetrics, level_edges
+from scorefield.training.objectives.dsm import batch_loss
 
 pytestmark = pytest.mark.figures
 
@@ -83,9 +84,11 @@ def test_the_error_in_the_noise_does_not_know_the_weight(sde: SDE, weight: weigh
     generator = Generator().manual_seed(0)
     x0, noise = torch.randn(64, 4, generator=generator), torch.randn(64, 4, generator=generator)
     t = times.log_snr(sde, 64, generator)
-    losses = dsm_loss(denoiser, sde, x0, t, noise, weight=weight).detach()
-    window = StepMetrics(sde, weight)
-    window.add(Step(1, 64, losses.mean(), torch.ones(()), 0.0, losses, {"times": t}, {}))
+    batch = {"x0": x0, "times": t, "eps": noise}
+    losses, numbers = batch_loss(denoiser, sde, batch, weight)
+    torch.testing.assert_close(losses, dsm_loss(denoiser, sde, x0, t, noise, weight=weight), rtol=0, atol=0)
+    window = StepMetrics(sde)
+    window.add(Step(1, 64, losses.mean().detach(), torch.ones(()), 0.0, losses.detach(), batch, numbers))
     levels = window.means()["levels"]
     alpha, sigma = sde.scales(t)
     with torch.no_grad():

@@ -144,7 +144,7 @@ def test_told_goes_along_the_runs_own_path_or_another() -> None:
     assert other.sde == VESDE(0.02, 100.0)
     with pytest.raises(ValueError, match="expected predicts"):
         told_of(predicts="epsilon")
-    with pytest.raises(ValueError, match="expected one of vp, subvp, "):
+    with pytest.raises(ValueError, match=r"expected one of vp, .*subvp, "):
         told_of(along="vq")
 
 

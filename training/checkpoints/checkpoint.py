@@ -149,6 +149,8 @@ def load(
             optimizer.load_state_dict(own)
         randomness.restore(_ranks(saved)[Ranks.current().rank], state.generator)
         state.ema.updates, state.step, state.images = saved["ema_updates"], saved["step"], saved["images"]
+        if state.times and saved.get("times"):
+            state.times.load_state_dict(saved["times"])
         extra: dict[str, Any] = saved.get("extra", {})
     except _UnfitError:
         raise
@@ -250,6 +252,7 @@ def _progress(state: TrainingState) -> dict[str, Any]:
         "ema_updates": state.ema.updates,
         "step": state.step,
         "images": state.images,  # the position in the data, too: see `Batches`
+        "times": state.times.state_dict() if state.times else None,
     }
 
 

@@ -70,7 +70,7 @@ class Shards:
             optimizers[-1].load_state_dict(_gathered(optimizer.state_dict()))  # which has the other settings
         ema = self.gather_averages(state.ema)
         first, *more = optimizers
-        return TrainingState(model, first, ema, state.generator, state.step, state.images, tuple(more))
+        return TrainingState(model, first, ema, state.generator, state.step, state.images, tuple(more), state.times)
 
     def gather_averages(self, averages: Average) -> Average:
         """The averages as one process would have them; every process must call."""

@@ -1,6 +1,6 @@
 """The layer that a bad loss came from, and its batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefield.sde_lib import SDE
 from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.distributed.ranks import Ranks
 from scorefield.training.distributed.shards import in_shards
 from scorefield.training.engine import Step
-from scorefield.training.objectives.dsm import batch_loss
-from scorefield.training.weighting import Weighting
+
+# A denoiser's losses on a batch, and other numbers.
+BatchLoss = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 
 
-def find_nonfinite(denoiser: nn.Module, sde: SDE, step: Step, weight: Weighting, precision: torch.dtype) -> str:
+def find_nonfinite(denoiser: nn.Module, step: Step, loss_of: BatchLoss, precision: torch.dtype) -> str:
     """Run this process's rows again and name the first value that is not finite, in words.
 
     The order is: a weight; the batch; the output of a module, the innermost first; the gradient of the weights of the
@@ -37,7 +37,7 @@ def find_nonfinite(denoiser: nn.Module, sde: SDE, step: Step, weight: Weighting,
     denoiser.zero_grad(set_to_none=True)  # the step's own have been clipped by a norm that is not finite
     with outputs.of(denoiser), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
         with torch.enable_grad(), autocast:
-            loss = batch_loss(denoiser, sde, step.batch, weight).mean()
+            loss = loss_of(denoiser, step.batch)[0].mean()
         if outputs.bad is None and bool(loss.isfinite()):
             loss.backward()  # type: ignore[no-untyped-call]
     odd = [key for key, value in step.batch.items() if not bool(value.isfinite().all())]

@@ -13,8 +13,8 @@ from scorefield.sde_lib import SDE
 from scorefield.training import weighting
 from scorefield.training.distributed.ranks import Ranks
 from scorefield.training.engine import Step
-from scorefield.training.monitor.find_nonfinite import find_nonfinite, keep_batch
-from scorefield.training.weighting import Weighting
+from scorefield.training.monitor.find_nonfinite import BatchLoss, find_nonfinite, keep_batch
+from scorefield.training.objectives.dsm import batch_loss
 
 WARM_UP = 100  # steps before a loss can be called exploding, and the length of the running mean
 OWN = 2  # a verdict; 1 where the step is bad in another process only
@@ -32,7 +32,7 @@ class LossGuard:
     Args:
         sde: the path in training.
         denoiser: the module in training; without it no layer is named.
-        weight: of the loss.
+        loss: the losses of a denoiser on a batch, by default those of `dsm.batch_loss` with the weighting `simple`.
         precision: bfloat16 or float16 where the network runs under autocast. With float16, whose gradients overflow
             now and then, an overflow costs only its step.
         explosion: the largest multiple of its running mean over some 100 steps that the loss may be, after 100 steps;
@@ -45,14 +45,15 @@ class LossGuard:
         sde: SDE,
         denoiser: nn.Module | None = None,
         *,
-        weight: Weighting = weighting.simple,
+        loss: BatchLoss | None = None,
         precision: torch.dtype = torch.float32,
         explosion: float = 1e3,
         folder: Path | str = ".",
     ) -> None:
         if math.isnan(explosion) or explosion < 0 or 0 < explosion <= 1:
             raise ValueError(f"expected an explosion to be 0 or more than 1 times the mean loss, got {explosion}")
-        self.sde, self.denoiser, self.weight, self.precision = sde, denoiser, weight, precision
+        self.sde, self.denoiser, self.precision = sde, denoiser, precision
+        self.loss: BatchLoss = loss or (lambda model, batch: batch_loss(model, sde, batch, weighting.simple))
         self.explosion, self.folder = explosion, Path(folder)
         self._gradients = precision != torch.float16
         self._mean, self._seen = torch.zeros((), dtype=torch.float64), 0
@@ -125,7 +126,7 @@ class LossGuard:
             what = f"the loss is {loss:.4g}, {loss / mean:.3g} times its mean {mean:.4g}"
         if ranks.world > 1 and bool(finite.all()):
             what = f"of process {ranks.rank} of {ranks.world}, whose own examples have a finite loss, {what}"
-        where = find_nonfinite(self.denoiser, self.sde, step, self.weight, self.precision) if self.denoiser else ""
+        where = find_nonfinite(self.denoiser, step, self.loss, self.precision) if self.denoiser else ""
         try:
             kept = f"in {keep_batch(step, self.folder, log_snr=log_snr, example=worst)}"
         except (OSError, RuntimeError) as error:  # the report matters more

@@ -1,6 +1,8 @@
 """Sums over the steps between two rows of a training log, on the device of the steps."""
 
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +11,6 @@ from torch import Tensor, nn
 
 from scorefield.sde_lib import SDE
 from scorefield.training.engine import Step
-from scorefield.training.weighting import Weighting
 
 WIDTH = 2.0  # of a bin, in log-SNR
 FAR = 20.0  # the largest log-SNR of an edge: a path may start without noise or end without signal
@@ -20,49 +21,56 @@ class StepMetrics:
 
         eps_error = SNR |D - x0|^2 / D = |eps_hat - eps|^2 / D,
 
-    the loss without its weight (DDPM's `simple`), which compares runs of different weightings. Bins of log-SNR are 2
+    the loss without its weight (DDPM's `simple`), which compares runs of different weightings. Whatever else an
+    objective reports, such as the parts of a bound, gets a mean with its standard error. Bins of log-SNR are 2
     wide at multiples of 2, from one end of the path to the other, so they are the same for every path. A level beyond
     the last edge counts in the last bin. Sums are float64 and added in the order of the steps: with `state_dict` in a
     checkpoint, an interrupted window ends at the same bits. Only `means` and `state_dict` wait for the device.
 
     Args:
         sde: the path, for the log-SNR of a time.
-        weight: of the loss; the error in the noise is divided by it.
         device: of the steps.
+        parts: what the objective reports beside eps_error. The "diffusion" part is also divided among the bins.
     """
 
-    def __init__(self, sde: SDE, weight: Weighting, device: torch.device | str = "cpu") -> None:
-        self.sde, self.weight = sde, weight
+    def __init__(self, sde: SDE, device: torch.device | str = "cpu", parts: Sequence[str] = ()) -> None:
+        self.sde, self.parts = sde, tuple(parts)
         self.edges = level_edges(sde)
         self._inner = torch.tensor(self.edges[1:-1], dtype=torch.float64, device=device)
         self._bins = torch.arange(len(self.edges) - 1, device=device)
-        self._levels = torch.zeros(3, len(self._bins), dtype=torch.float64, device=device)  # count, loss, eps error
-        self._totals = torch.zeros(3, dtype=torch.float64, device=device)  # steps, loss, norm of the gradient
-        self._largest = torch.zeros((), dtype=torch.float64, device=device)  # norm of the gradient
+        zeros = functools.partial(torch.zeros, dtype=torch.float64, device=device)
+        self._levels = zeros(4, len(self._bins))  # count, loss, eps error, diffusion
+        self._totals = zeros(4)  # steps, loss, norm of the gradient, examples
+        self._largest = zeros(())  # norm of the gradient
+        self._parts = zeros(2, 1 + len(self.parts))  # of the loss and of each part, the sum and that of squares
 
     @torch.no_grad()
     def add(self, step: Step) -> None:
         """Count a step."""
-        log_snr = self.sde.log_snr(step.times)
-        losses, weight = step.losses.double(), self.weight(self.sde, step.times).double()
-        error = torch.where(weight > 0, losses * log_snr.double().exp() / weight, 0)
-        values = torch.stack((torch.ones_like(losses), losses, error))
+        log_snr, losses = self.sde.log_snr(step.times), step.losses.double()
+        diffusion = step.numbers.get("diffusion", torch.zeros_like(losses))
+        values = torch.stack((torch.ones_like(losses), losses, step.numbers["eps_error"].double(), diffusion.double()))
         inside = torch.bucketize(log_snr.double(), self._inner, right=True)[:, None] == self._bins
         self._levels += (values[:, :, None] * inside).sum(1)  # an index_add_ would add in any order on CUDA
         norm = step.grad_norm.double()
-        self._totals += torch.stack((torch.ones_like(norm), step.loss.double(), norm))
+        self._totals += torch.stack((torch.ones_like(norm), step.loss.double(), norm, values[0].sum()))
         self._largest = torch.maximum(self._largest, norm)
+        parts = torch.stack((losses, *(step.numbers[name].double() for name in self.parts)))
+        self._parts += torch.stack((parts.sum(1), parts.square().sum(1)))
 
     def means(self) -> dict[str, Any]:
         """The numbers of the window over all processes, which must all call. Empty bins have None."""
-        levels, totals, largest = self._levels.clone(), self._totals.clone(), self._largest.clone()
+        levels, totals, largest, parts = (each.clone() for each in self._sums().values())
         if dist.is_available() and dist.is_initialized():
-            for each, how in ((levels, dist.ReduceOp.SUM), (totals, dist.ReduceOp.SUM), (largest, dist.ReduceOp.MAX)):
+            for each, how in (
+                (levels, dist.ReduceOp.SUM), (totals, dist.ReduceOp.SUM), (largest, dist.ReduceOp.MAX),
+                (parts, dist.ReduceOp.SUM),
+            ):  # fmt: skip
                 dist.all_reduce(each, how)
-        counts, *sums = levels.tolist()
-        steps, loss, norm = totals.tolist()
+        counts, *sums, diffusion = levels.tolist()
+        steps, loss, norm, examples = totals.tolist()
         loss_levels, errors = ([s / n if n else None for s, n in zip(row, counts, strict=True)] for row in sums)
-        return {
+        result: dict[str, Any] = {
             "loss": loss / steps,
             "grad_norm": norm / steps,
             "grad_norm_max": float(largest),
@@ -73,10 +81,17 @@ class StepMetrics:
                 "eps_error": errors,
             },
         }
+        if self.parts:
+            mean, square = (parts / examples).unbind()
+            error = ((square - mean.square()).clamp(min=0) / max(examples - 1, 1)).sqrt()
+            names = ("total", *self.parts)
+            result["parts"] = dict(zip(names, torch.stack((mean, error), 1).tolist(), strict=True))
+            result["levels"]["diffusion"] = [each / examples for each in diffusion]
+        return result
 
     def clear(self) -> None:
         """Start the next window."""
-        for each in (self._levels, self._totals, self._largest):
+        for each in self._sums().values():
             each.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -91,7 +106,7 @@ class StepMetrics:
                 each.copy_(state[name])
 
     def _sums(self) -> dict[str, Tensor]:
-        return {"levels": self._levels, "totals": self._totals, "largest": self._largest}
+        return {"levels": self._levels, "totals": self._totals, "largest": self._largest, "parts": self._parts}
 
 
 def level_edges(sde: SDE) -> list[float]:

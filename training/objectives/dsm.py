@@ -1,6 +1,6 @@
 """Denoising score matching."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ from scorefield.sde_lib.sde import check_path
 from scorefield.training import times as times_
 from scorefield.training import weighting
 from scorefield.training.data.units import FirstBatch
+from scorefield.training.distributed.ranks import Ranks
 from scorefield.training.engine import Batch, Objective, Step, finite, run
 from scorefield.training.model import Model
 from scorefield.training.state import TrainingState
-from scorefield.training.times import Times
+from scorefield.training.times import ImportanceTimes, Measured, Times
 from scorefield.training.weighting import Weighting
 
 
@@ -39,16 +40,30 @@ def dsm_loss(
     Raises:
         ValueError: if the noise, the denoiser's answer or the weight has another shape.
     """
-    alpha, sigma = sde.scales(t)
-    error = predict_x0(denoiser, sde.perturb(x0, t, eps), alpha, sigma, **cond) - x0
-    loss = weight(sde, t).to(error) * error.square().flatten(1).mean(1)
-    return one_each(loss, len(x0), "the weight")
+    error = _squared_error(denoiser, sde, x0, t, eps, cond)
+    return one_each(weight(sde, t).to(error) * error, len(x0), "the weight")
 
 
-def batch_loss(denoiser: DenoiserLike, sde: SDE, batch: dict[str, Tensor], weight: Weighting) -> Tensor:
-    """`dsm_loss` of a batch of x0, eps, times and conditioning, (B,)."""
-    others = {name: value for name, value in batch.items() if name != "times"}
-    return dsm_loss(denoiser, sde, t=batch["times"], weight=weight, **others)
+def batch_loss(
+    denoiser: DenoiserLike, sde: SDE, batch: dict[str, Tensor], weight: Weighting
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`dsm_loss` of a batch of x0, eps, times and conditioning, times its importance weights, (B,).
+
+    It reports eps_error, |eps_hat - eps|^2 / D = SNR |D - x0|^2 / D, (B,), which compares runs of other weightings.
+    """
+    t, importance = batch["times"], batch.get("importance")
+    cond = {name: value for name, value in batch.items() if name not in ("x0", "eps", "times", "importance")}
+    error = _squared_error(denoiser, sde, batch["x0"], t, batch["eps"], cond)
+    losses = one_each(weight(sde, t).to(error) * error, len(error), "the weight")
+    eps_error = error.detach().double() * sde.log_snr(t).double().exp()
+    return losses if importance is None else losses * importance.to(losses), {"eps_error": eps_error}
+
+
+def _squared_error(
+    denoiser: DenoiserLike, sde: SDE, x0: Tensor, t: Tensor, eps: Tensor, cond: Mapping[str, Any]
+) -> Tensor:
+    error = predict_x0(denoiser, sde.perturb(x0, t, eps), *sde.scales(t), **cond) - x0
+    return error.square().flatten(1).mean(1)
 
 
 def objective(
@@ -68,18 +83,43 @@ def objective(
         times: see `training.times`.
         accept: see `Objective`.
     """
-    in_units = FirstBatch()
+    draw = Draw(sde, times)
 
-    def draw(model: Model, batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-        x0 = in_units(batch["x0"], next(model.parameters()).dtype)
-        t = times(sde, len(x0), generator)
-        eps = torch.randn(x0.shape, generator=generator, device=generator.device, dtype=x0.dtype)
-        return {"x0": x0, "times": t, "eps": eps}
-
-    def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    def loss(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return batch_loss(model.denoiser, sde, batch, weight)
 
-    return Objective(optimizer, loss, draw, accept=accept)
+    return Objective(optimizer, loss, draw, accept=accept, after=draw.after)
+
+
+class Draw:
+    """The random numbers of a batch: times with their importance weights, and standard normals.
+
+    Args:
+        sde: the path.
+        times: see `training.times`; `Measured` ones are told every step's errors.
+        more: names of further standard normals of the shape of x0.
+    """
+
+    def __init__(self, sde: SDE, times: Times, more: Sequence[str] = ()) -> None:
+        self.sde, self.times, self.more = sde, times, more
+        self._in_units = FirstBatch()
+
+    def __call__(self, model: Model, batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+        x0 = self._in_units(batch["x0"], next(model.parameters()).dtype)
+        t = self.times(self.sde, len(x0), generator)
+        drawn = {"x0": x0, "times": t}
+        for name in ("eps", *self.more):
+            drawn[name] = torch.randn(x0.shape, generator=generator, device=generator.device, dtype=x0.dtype)
+        if isinstance(self.times, ImportanceTimes):
+            drawn["importance"] = self.times.weight(self.sde, t)
+        return drawn
+
+    def after(self, step: Step) -> None:
+        """Tell `Measured` times the errors of the step, those of all processes."""
+        if isinstance(self.times, Measured):
+            ranks = Ranks.current()
+            at, errors = self.sde.log_snr(step.times).detach(), step.numbers["eps_error"]
+            self.times.see(self.sde, ranks.all_gather(at), ranks.all_gather(errors))
 
 
 def train(

@@ -1,0 +1,83 @@
+"""What a run minimises: its configuration as an objective of the engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from scorefield.commands.run import Run
+from scorefield.configs import build
+from scorefield.likelihood.decoders import Decoder, GaussianDecoder, LevelDecoder
+from scorefield.sde_lib import LearnedVP
+from scorefield.training import Objective, Step, TrainingState
+from scorefield.training.objectives import dsm, elbo
+from scorefield.training.times import Measured, Times
+
+
+@dataclass
+class Loss:
+    """The loss of a configuration.
+
+    Args:
+        run: to train.
+
+    Raises:
+        ValueError: if the loss does not suit the path, the times or the data.
+    """
+
+    run: Run
+
+    def __post_init__(self) -> None:
+        run, settings = self.run, self.run.config.training
+        self.times: Times = build.build(build.TIMES, settings.times)
+        self.weight = build.build(build.WEIGHTINGS, settings.weight)
+        self.steps: int | None = settings.elbo_steps or None
+        if not self.of_bound:
+            if isinstance(run.sde, LearnedVP):
+                raise ValueError(
+                    "expected training.loss of elbo for a learned path, got dsm, which has no meaning for its ends: "
+                    "set --config.training.loss=elbo"
+                )
+            return
+        elbo.check_times(run.sde, self.times, self.steps)
+        if run.data.levels is not None and run.config.transform.dequantise:
+            raise ValueError(
+                "expected transform.dequantise to be False with training.loss=elbo, whose decoder knows the centres of "
+                "the levels only: set --config.transform.dequantise=false"
+            )
+
+    @property
+    def of_bound(self) -> bool:
+        """Whether it is the ELBO."""
+        return bool(self.run.config.training.loss == "elbo")
+
+    @property
+    def measured(self) -> Measured | None:
+        """The times, if they remember what they have seen."""
+        return self.times if isinstance(self.times, Measured) else None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it reports beside the error in the noise."""
+        return elbo.PARTS if self.of_bound else ()
+
+    @property
+    def decoder(self) -> Decoder:
+        """Of the bound's reconstruction part."""
+        run = self.run
+        return GaussianDecoder() if run.data.levels is None else LevelDecoder(run.data.levels, run.low, run.high)
+
+    def of_batch(self, denoiser: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses of a batch with its drawn random numbers, and what else is reported."""
+        if self.of_bound:
+            return elbo.batch_loss(denoiser, self.run.sde, batch, self.decoder, self.steps)
+        return dsm.batch_loss(denoiser, self.run.sde, batch, self.weight)
+
+    def objective(self, state: TrainingState, accept: Callable[[Step], Tensor]) -> Objective:
+        """The objective for the engine."""
+        times, sde = self.times, self.run.sde
+        if self.of_bound:
+            return elbo.objective(
+                sde, state.optimizer, decoder=self.decoder, times=times, steps=self.steps, accept=accept
+            )
+        return dsm.objective(sde, state.optimizer, weight=self.weight, times=times, accept=accept)
