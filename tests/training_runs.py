@@ -78,10 +78,11 @@ def watched(
 ) -> tuple[list[Step], str]:
     """The steps up to a bad one, that one included, and the message of its error."""
     weight = options.pop("weight", weighting.simple)
-    loss = functools.partial(batch_loss, sde=VPSDE(), weight=weight)
-    guard = LossGuard(
-        VPSDE(), state.denoiser, loss=lambda model, batch: loss(model, batch=batch), folder=folder, **options
-    )
+
+    def loss(denoiser: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return batch_loss(denoiser, VPSDE(), batch, weight)
+
+    guard = LossGuard(VPSDE(), state.denoiser, loss=loss, folder=folder, **options)
     seen: list[Step] = []
 
     def accept(step: Step) -> Tensor:

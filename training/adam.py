@@ -20,7 +20,7 @@ def adam(
     """Adam (Kingma and Ba 2015), in one kernel where torch has it: one pass over weights, gradients and moments.
 
     Weight decay is apart from the gradient (AdamW, Loshchilov and Hutter 2019). A learned path has none,
-    and biases have none where `decay_biases` is false (Kingma et al. 2021). Each part of a `Model` is a parameter group.
+    and biases have none where `decay_biases` is false (Kingma et al. 2021). Each part of a `Model` is a group.
     """
     parts = list(module.children()) if isinstance(module, Model) else [module]
     groups: list[dict[str, Any]] = []
