@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import ml_collections
 from torch import Tensor, nn
 
 from scorefield import likelihood, models, sde_lib, solvers
-from scorefield.configs.specs import Table, build, modern, name_of, spec, unparse
+from scorefield.configs.specs import Table, build, find, modern, name_of, spec, unparse
 from scorefield.configs.text import parse
 from scorefield.models import precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
+from scorefield.models.levels import Levels, Parameterisation
 from scorefield.solvers import grids
 from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training import data, times, weighting
@@ -41,6 +43,13 @@ def _time_conditioned(
     return precondition.TimeConditioned(
         build(SDES, along) if along else sde, predicts, unit, scale, shift, integer_timesteps
     )
+
+
+def _levels(cells: tuple[float, float], probabilities: tuple[float, ...] | None = None) -> Levels:
+    """Mean and deviation of each pixel's level in the place of EDM's coefficients; the data gives the probabilities."""
+    if probabilities is None:
+        raise ValueError("expected the probabilities of the levels, got none: training counts them in integer data")
+    return Levels(tuple(probabilities), cells)
 
 
 def _adams_moulton(
@@ -123,7 +132,7 @@ NETWORKS = Table(
 )
 PRECONDITIONS = Table(
     "preconditions",
-    {**precondition.PREDICTS, "edm": precondition.edm, "time_conditioned": _time_conditioned},
+    {**precondition.PREDICTS, "edm": precondition.edm, "levels": _levels, "time_conditioned": _time_conditioned},
     functions=True,
 )
 WEIGHTINGS = Table(
@@ -267,10 +276,11 @@ def denoiser(
     The path is that of the configuration, or `sde`, where the run has built it already.
     """
     sde = sde or build(SDES, config.sde)
-    precondition = build(PRECONDITIONS, config.precondition, sde=sde)
-    return models.Denoiser(
-        network(config, shape, num_classes), precondition, label_required=label_required(config, num_classes)
-    )
+    cells = (config.transform.low, config.transform.high)
+    parameterisation = build(PRECONDITIONS, config.precondition, sde=sde, cells=cells)
+    inputs = getattr(parameterisation, "inputs", 1)
+    net = network(config, shape, num_classes, inputs)
+    return models.Denoiser(net, parameterisation, label_required=label_required(config, num_classes))
 
 
 def label_required(config: ml_collections.ConfigDict, num_classes: int | None) -> bool:
@@ -278,9 +288,21 @@ def label_required(config: ml_collections.ConfigDict, num_classes: int | None) -
     return num_classes is not None and config.training.label_dropout == 0
 
 
-def network(config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-    """The untrained network of a configuration."""
-    built: nn.Module = build(NETWORKS, config.net, channels=shape[0], shape=shape, num_classes=num_classes)
+def network(
+    config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None, inputs: int = 1
+) -> nn.Module:
+    """The untrained network of a configuration.
+
+    Raises:
+        ValueError: if the parameterisation shows the network several inputs, and it takes one.
+    """
+    if inputs > 1 and "inputs" not in inspect.signature(find(NETWORKS, config.net.name)).parameters:
+        raise ValueError(
+            f"expected a network that takes {inputs} inputs, for the parameterisation {config.precondition.name}, got "
+            f"{config.net.name}: use unet or vdm"
+        )
+    sizes = {"channels": shape[0], "inputs": inputs, "shape": shape, "num_classes": num_classes}
+    built: nn.Module = build(NETWORKS, config.net, **sizes)
     return built
 
 
@@ -294,7 +316,7 @@ def sde_spec(sde: sde_lib.SDE) -> ml_collections.ConfigDict:
     return spec(SDES, name_of(SDES, type(sde)), **keywords)
 
 
-def precondition_spec(parameterisation: precondition.Precondition, sde: sde_lib.SDE) -> ml_collections.ConfigDict:
+def precondition_spec(parameterisation: Parameterisation, sde: sde_lib.SDE) -> ml_collections.ConfigDict:
     """The spec of a parameterisation, for a run along a path.
 
     Raises:
@@ -303,6 +325,8 @@ def precondition_spec(parameterisation: precondition.Precondition, sde: sde_lib.
     for name, function in precondition.PREDICTS.items():
         if parameterisation is function:
             return spec(PRECONDITIONS, name)
+    if isinstance(parameterisation, Levels):
+        return spec(PRECONDITIONS, "levels", probabilities=parameterisation.probabilities)
     if isinstance(parameterisation, precondition.EDM):
         return spec(PRECONDITIONS, "edm", sigma_data=parameterisation.sigma_data)
     if isinstance(parameterisation, precondition.TimeConditioned) and isinstance(parameterisation.sde, sde_lib.SDE):

@@ -14,6 +14,7 @@ from scorefield.sde_lib.quantise import cell_to_value, cell_width, quantise
 
 OFF_CENTRE = 0.05  # of a cell: float32 keeps the centres of 16-bit levels to 1e-2; dequantised data is further away
 CHUNK = 2**22  # most numbers in one softmax over the levels
+TAIL = 9.0  # noises, beyond which a level has a share below e^-40
 
 
 class Decoder(abc.ABC):
@@ -79,16 +80,27 @@ class LevelDecoder(Decoder):
     ) -> Tensor:
         k = _levels_of(x0, self.levels, self.low, self.high)
         x = precise(x)
-        levels = torch.arange(self.levels, device=x.device, dtype=x.dtype)
-        centres = cell_to_value(levels + 0.5, self.levels, low=self.low, high=self.high)
         scale = expand(precise(sigma / alpha), x)
         seen = x / expand(precise(alpha), x)  # x in units of the data, where its noise is sigma / alpha
-        columns = torch.stack([seen, scale.expand_as(x), k.to(x)], dim=-1).reshape(-1, 3)
-        log_prob = []
-        for part in torch.split(columns, max(CHUNK // self.levels, 1)):
-            log_p = (-((part[:, :1] - centres) / part[:, 1:2]).square() / 2).log_softmax(1)
-            log_prob.append(log_p.gather(1, part[:, 2:].long()))
-        return torch.cat(log_prob).reshape(x.shape).flatten(1).sum(1)
+        reach = math.ceil(TAIL * float(scale.detach().max()) / cell_width(self.levels, low=self.low, high=self.high))
+        near = torch.arange(-min(reach, self.levels), min(reach, self.levels) + 1, device=x.device)
+        rows = (seen, scale.expand_as(x), k)
+        size = max(CHUNK // len(near), 1)
+        parts = zip(*(torch.split(each.reshape(-1, 1), size) for each in rows), strict=True)
+        log_prob = torch.cat([self._log_prob(*part, near) for part in parts])
+        return log_prob.reshape(x.shape).flatten(1).sum(1)
+
+    def _log_prob(self, seen: Tensor, scale: Tensor, k: Tensor, near: Tensor) -> Tensor:
+        """Of rows (N, 1), by those levels whose distance from the nearest is `near`; the others' share is e^-40."""
+        nearest = quantise(seen.detach(), self.levels, low=self.low, high=self.high)
+        others = nearest + near
+        log_p = -((seen - self._centre(others)) / scale).square() / 2
+        log_p = log_p.masked_fill((others < 0) | (others >= self.levels), -math.inf)
+        of_k = -((seen - self._centre(k)) / scale).square() / 2
+        return of_k[:, 0] - log_p.logsumexp(1)
+
+    def _centre(self, k: Tensor) -> Tensor:
+        return cell_to_value(precise(k) + 0.5, self.levels, low=self.low, high=self.high)
 
 
 @dataclass(frozen=True)

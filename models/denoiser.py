@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefield.models.precondition import Precondition
+from scorefield.models.levels import Levels, Parameterisation, PixelPosterior
+from scorefield.models.precondition import noise_level
 from scorefield.sde_lib.broadcast import Scale, expand, like, precise
 
 
@@ -20,14 +21,16 @@ class Denoiser(nn.Module):
     Args:
         net: the network F, or any function called so: a module's weights become this one's.
         precondition: what F predicts: `score`, `eps`, `x0`, `v`, `flow` or `edm(...)` of `models.precondition`,
-            or any function `(alpha, sigma) -> (c_in, c_skip, c_out, c_noise)`.
+            or any function `(alpha, sigma) -> (c_in, c_skip, c_out, c_noise)`; or `Levels` of `models.levels`.
         label_required: F was always given a class in training. Without `label` its output then means nothing.
 
     Raises:
         ValueError: when it is called without the `label` that is required.
     """
 
-    def __init__(self, net: Callable[..., Tensor], precondition: Precondition, *, label_required: bool = False) -> None:
+    def __init__(
+        self, net: Callable[..., Tensor], precondition: Parameterisation, *, label_required: bool = False
+    ) -> None:
         super().__init__()
         self.net = net
         self.precondition = precondition
@@ -35,17 +38,33 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[x0 | x], shape (B, *D)."""
-        c_in, c_skip, c_out, c_noise = self.precondition(precise(alpha), precise(sigma))
-        return expand(c_skip, x) * x + expand(c_out, x) * self._network(x, c_in, c_noise, **cond)
+        alpha, sigma = precise(alpha), precise(sigma)
+        if isinstance(self.precondition, Levels):
+            pixel, network = self._beyond_pixels(self.precondition, x, alpha, sigma, **cond)
+            return pixel.mean + expand(sigma / alpha, x) * pixel.spread * network
+        c_in, c_skip, c_out, c_noise = self.precondition(alpha, sigma)
+        network = self._network(x, expand(c_in, x) * x, c_noise, **cond)
+        return expand(c_skip, x) * x + expand(c_out, x) * network
 
     def noise(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[eps | x] = (x - alpha D) / sigma, shape (B, *D), without that difference: its coefficients are float64."""
         alpha, sigma = precise(alpha), precise(sigma)
+        if isinstance(self.precondition, Levels):
+            pixel, network = self._beyond_pixels(self.precondition, x, alpha, sigma, **cond)
+            return pixel.eps - pixel.spread * network
         c_in, c_skip, c_out, c_noise = self.precondition(alpha, sigma)
-        network = self._network(x, c_in, c_noise, **cond)
+        network = self._network(x, expand(c_in, x) * x, c_noise, **cond)
         return expand((1 - alpha * c_skip) / sigma, x) * x - expand(alpha * c_out / sigma, x) * network
 
-    def _network(self, x: Tensor, c_in: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
+    def _beyond_pixels(
+        self, levels: Levels, x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any
+    ) -> tuple[PixelPosterior, Tensor]:
+        pixel = levels(x, alpha, sigma)
+        seen = torch.cat([expand(1 / torch.hypot(alpha, sigma), x) * x, pixel.mean, pixel.spread], 1)
+        return pixel, self._network(x, seen, noise_level(alpha, sigma), **cond)
+
+    def _network(self, x: Tensor, seen: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
+        """F of what it sees, in the shape of x."""
         if self.label_required and cond.get("label") is None:
             raise ValueError(
                 "expected a label, because this network was always given one in training, got none: "
@@ -53,4 +72,4 @@ class Denoiser(nn.Module):
             )
         # In half precision timesteps would be rounded to the nearest half, or eight.
         level = c_noise.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
-        return like(self.net(expand(c_in, x) * x, level, **cond), x, "the network").to(x.dtype)
+        return like(self.net(seen, level, **cond), x, "the network").to(x.dtype)

@@ -35,7 +35,7 @@ def _of_scales(function: Precondition) -> Callable[[Scale, Scale], Preconditioni
 @_of_scales
 def score(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = grad log p(x), fed x as it is:  D = (x + sigma^2 F) / alpha  (Song and Ermon 2019, Eq. 5)."""
-    return torch.ones_like(sigma), 1 / alpha, sigma**2 / alpha, _c_noise(alpha, sigma)
+    return torch.ones_like(sigma), 1 / alpha, sigma**2 / alpha, noise_level(alpha, sigma)
 
 
 @_of_scales
@@ -44,19 +44,19 @@ def scaled_score(alpha: Tensor, sigma: Tensor) -> Preconditioning:
 
     What networks give before they divide by the noise level: NCSNv2, and NCSN++ where it is trained along VE.
     """
-    return torch.ones_like(sigma), 1 / alpha, sigma / alpha, _c_noise(alpha, sigma)
+    return torch.ones_like(sigma), 1 / alpha, sigma / alpha, noise_level(alpha, sigma)
 
 
 @_of_scales
 def eps(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = eps:  D = (x - sigma F) / alpha  (Ho et al. 2020, Eq. 11 and 15)."""
-    return 1 / torch.hypot(alpha, sigma), 1 / alpha, -sigma / alpha, _c_noise(alpha, sigma)
+    return 1 / torch.hypot(alpha, sigma), 1 / alpha, -sigma / alpha, noise_level(alpha, sigma)
 
 
 @_of_scales
 def x0(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = x0:  D = F."""
-    return 1 / torch.hypot(alpha, sigma), torch.zeros_like(alpha), torch.ones_like(alpha), _c_noise(alpha, sigma)
+    return 1 / torch.hypot(alpha, sigma), torch.zeros_like(alpha), torch.ones_like(alpha), noise_level(alpha, sigma)
 
 
 @_of_scales
@@ -66,13 +66,13 @@ def v(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     Salimans and Ho 2022, Appendix D, on the path scaled to r = 1.
     """
     r = torch.hypot(alpha, sigma)
-    return 1 / r, alpha / r**2, -sigma / r, _c_noise(alpha, sigma)
+    return 1 / r, alpha / r**2, -sigma / r, noise_level(alpha, sigma)
 
 
 @_of_scales
 def flow(alpha: Tensor, sigma: Tensor) -> Preconditioning:
     """F = eps - x0, the straight line's velocity:  D = (x - sigma F) / (alpha + sigma)  (Liu et al. 2023, Eq. 1)."""
-    return 1 / torch.hypot(alpha, sigma), 1 / (alpha + sigma), -sigma / (alpha + sigma), _c_noise(alpha, sigma)
+    return 1 / torch.hypot(alpha, sigma), 1 / (alpha + sigma), -sigma / (alpha + sigma), noise_level(alpha, sigma)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class EDM:
         alpha, sigma = as_tensor(alpha), as_tensor(sigma)
         total = torch.hypot(alpha * self.sigma_data, sigma)
         skip = alpha * self.sigma_data**2 / total**2
-        return 1 / total, skip, sigma * self.sigma_data / total, _c_noise(alpha, sigma)
+        return 1 / total, skip, sigma * self.sigma_data / total, noise_level(alpha, sigma)
 
 
 def edm(sigma_data: float = 0.5) -> Precondition:
@@ -173,5 +173,6 @@ class TimeConditioned:
 Told = TimeConditioned  # its name until 0.1.0
 
 
-def _c_noise(alpha: Tensor, sigma: Tensor) -> Tensor:
+def noise_level(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The noise level as every network is told it, c_noise = log(sigma / alpha) / 4; shaped as the scales."""
     return (sigma / alpha).log() / 4

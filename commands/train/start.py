@@ -11,7 +11,7 @@ from torch import Generator
 
 from scorefield import training
 from scorefield.commands.generate import grid, label_cond
-from scorefield.commands.run import Run, open_run
+from scorefield.commands.run import Run, open_run, stored_tensor
 from scorefield.commands.train.objective import Loss
 from scorefield.commands.train.resume import flat, fork
 from scorefield.commands.train.session import Session
@@ -22,6 +22,8 @@ from scorefield.solvers import Schedule
 from scorefield.training import Model, Ranks, TrainingState
 from scorefield.training.adam import adam
 from scorefield.training.data import Dataset
+
+COUNTED = 10_000  # images in which the levels are counted
 
 
 def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset, dict[str, Any]]:
@@ -35,7 +37,25 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
         saved["training"] = defaults().training.to_dict() | saved["training"]
         fill(config, flat(saved))
     dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
-    return dataset, fill(config, preset(len(dataset), dataset.shape))
+    chosen = fill(config, preset(len(dataset), dataset.shape))
+    if config.precondition.name == "levels" and config.precondition.probabilities is None:
+        fill(config, {"precondition.probabilities": probabilities_of(dataset, config.seed)})
+    return dataset, chosen
+
+
+def probabilities_of(dataset: Dataset, seed: int) -> tuple[float, ...]:
+    """The frequency of each level in the data, each counted once more; of some thousand images if there are many.
+
+    Raises:
+        ValueError: for data without levels.
+    """
+    if dataset.levels is None:
+        raise ValueError(
+            f"expected integers for the parameterisation levels, got continuous values in {dataset.name}: use v"
+        )
+    stored = stored_tensor(dataset.subset(COUNTED, seed)).long().flatten()
+    counts = torch.bincount(stored, minlength=dataset.levels) + 1
+    return tuple((counts / counts.sum()).tolist())
 
 
 def start(

@@ -20,6 +20,7 @@ from scorefield.models.checkpoints.files import State, save_weights, uncompiled,
 from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.hyperparameters import settings_of
+from scorefield.models.levels import Levels, Parameterisation
 from scorefield.models.networks.adm import ADM
 from scorefield.models.networks.dit import DiT
 from scorefield.models.networks.mlp import MLP
@@ -28,7 +29,7 @@ from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.ncsnv2 import NCSNv2
 from scorefield.models.networks.unet import UNet
 from scorefield.models.networks.vdm import VDM
-from scorefield.models.precondition import EDM, PREDICTS, Precondition, TimeConditioned
+from scorefield.models.precondition import EDM, PREDICTS, TimeConditioned
 from scorefield.sde_lib import SDE, DiscreteVPSDE, FrozenVP, LearnedVP
 from scorefield.sde_lib.arguments import shown
 
@@ -39,7 +40,7 @@ NETWORKS: Table = {
 }
 SDES: Table = {name: getattr(sde_lib, name) for name in sde_lib.__all__ if name.endswith("SDE") and name != "SDE"}
 SDES = {**SDES, "FrozenVP": FrozenVP}
-PRECONDITIONS: Table = {"EDM": EDM, "TimeConditioned": TimeConditioned}
+PRECONDITIONS: Table = {"EDM": EDM, "Levels": Levels, "TimeConditioned": TimeConditioned}
 # What a damaged config.json raises on the way to a network.
 UNREADABLE = (OSError, ArithmeticError, RuntimeError, MemoryError, ValueError, LookupError, TypeError, AttributeError)
 # In folders that were written before the class and its keyword were renamed.
@@ -206,11 +207,11 @@ def _name(cls: type, table: Table) -> str:
     return cls.__name__ if table.get(cls.__name__) is cls else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _describe_precondition(precondition: Precondition) -> dict[str, Any]:
+def _describe_precondition(precondition: Parameterisation) -> dict[str, Any]:
     for name, function in PREDICTS.items():
         if precondition is function:
             return {"class": name}
-    if not isinstance(precondition, EDM | TimeConditioned):
+    if not isinstance(precondition, EDM | Levels | TimeConditioned):
         raise ValueError(
             f"expected a parameterisation of models.precondition, got {shown(precondition)}: use TimeConditioned or edm"
         )
@@ -220,14 +221,14 @@ def _describe_precondition(precondition: Precondition) -> dict[str, Any]:
     return described
 
 
-def _make_precondition(described: Mapping[str, Any], sdes: Table) -> Precondition:
+def _make_precondition(described: Mapping[str, Any], sdes: Table) -> Parameterisation:
     name = OLD_NAMES.get(described["class"], described["class"])
     if name in PREDICTS:
         return PREDICTS[name]
     described = {OLD_KEYWORDS.get(key, key): value for key, value in described.items()} | {"class": name}
     if "sde" in described:
         described["sde"] = _make(described["sde"], sdes)
-    made: Precondition = _make(described, PRECONDITIONS)
+    made: Parameterisation = _make(described, PRECONDITIONS)
     return made
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers.blocks import ResidualBlock
-from scorefield.models.precondition import Precondition
+from scorefield.models.levels import Parameterisation
 from scorefield.sde_lib import SDE
 
 
@@ -44,7 +44,7 @@ class CheckpointSpec:
     network: type[nn.Module]
     settings: Mapping[str, Any]
     entries: Callable[[Any], Iterator[Entry]]
-    precondition: Precondition
+    precondition: Parameterisation
     sde: SDE
     shape: tuple[int, ...]
     low: float = -1.0

@@ -45,6 +45,7 @@ class UNet(nn.Module):
         symmetric_padding: pad on all sides before the size is halved; the paper pads below and to the right.
         unit_range: x is 2x - 1 first, for images in 0 .. 1.
         variances: the head also predicts variances, which are not returned (see `ADM`).
+        inputs: images of `channels` that x is made of, side by side; the parameterisation decides it.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class UNet(nn.Module):
         symmetric_padding: bool = False,
         unit_range: bool = False,
         variances: bool = False,
+        inputs: int = 1,
     ) -> None:
         super().__init__()
         if attention_up not in ("each", "last"):
             raise ValueError(f"expected attention_up to be each or last, got {attention_up!r}")
-        self.channels, self.fourier, self.unit_range = channels, tuple(fourier), unit_range
+        self.channels, self.inputs, self.fourier, self.unit_range = channels, inputs, tuple(fourier), unit_range
         widths = [round(width * m) for m in multipliers]
         self.stride = 2 ** (len(widths) - 1)
         self.embed = NoiseEmbedding(width, 4 * width, num_classes, frequencies)
@@ -93,7 +95,7 @@ class UNet(nn.Module):
         def downsample(channels: int) -> nn.Module:
             return Downsample(channels, symmetric=symmetric_padding) if resample_conv else Fir()
 
-        self.stem = nn.Conv2d(channels * (1 + 2 * len(self.fourier)), widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(channels * (inputs + 2 * len(self.fourier)), widths[0], 3, padding=1)
         skips, current = [widths[0]], widths[0]
         self.down = nn.ModuleList()
         for level in range(len(widths)):
@@ -128,11 +130,11 @@ class UNet(nn.Module):
         Raises:
             ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
         """
-        x = as_images(x, self.channels, self.stride)
+        x = as_images(x, self.channels * self.inputs, self.stride)
         emb = self.embed(c_noise, label)
 
         x = 2 * x - 1 if self.unit_range else x
-        h = self.stem(torch.cat([x, *fourier_features(x, self.fourier)], 1))
+        h = self.stem(torch.cat([x, *fourier_features(x[:, : self.channels], self.fourier)], 1))
         skips = [h]
         for layer in self.down:
             h = layer(h, emb) if isinstance(layer, UNetBlock) else layer(h)

@@ -43,6 +43,7 @@ class VDM(nn.Module):
             takes; None for the smooth frequencies of `UNet`, of c_noise as it is.
         num_classes: with it, the network takes `label (B,)` in 0 .. num_classes - 1; num_classes itself, and
             no label at all, mean "unknown".
+        inputs: images of `channels` that x is made of, side by side; the parameterisation decides it.
 
     Raises:
         ValueError: if the span has no length.
@@ -58,14 +59,15 @@ class VDM(nn.Module):
         attention: bool = False,
         span: Sequence[float] | None = SPAN,
         num_classes: int | None = None,
+        inputs: int = 1,
     ) -> None:
         super().__init__()
         if span is not None and (len(span) != 2 or span[0] == span[1]):
             raise ValueError(f"expected a span of two different values of c_noise, got {tuple(span)}")
-        self.channels, self.fourier = channels, tuple(fourier)
+        self.channels, self.inputs, self.fourier = channels, inputs, tuple(fourier)
         self.span = None if span is None else (float(span[0]), float(span[1]))
         self.embed = NoiseEmbedding(width, 4 * width, num_classes, "smooth" if span is None else "timesteps")
-        self.stem = nn.Conv2d(channels * (1 + 2 * len(self.fourier)), width, 3, padding=1)
+        self.stem = nn.Conv2d(channels * (inputs + 2 * len(self.fourier)), width, 3, padding=1)
         self.down = nn.ModuleList(VDMBlock(width, width, dropout, attention) for _ in range(blocks))
         self.middle_in = VDMBlock(width, width, dropout, attention=True)
         self.middle_out = VDMBlock(width, width, dropout, attention=False)
@@ -82,10 +84,11 @@ class VDM(nn.Module):
         Raises:
             ValueError: if these are no such images, or a label is given to a network without classes.
         """
-        x = as_images(x, self.channels, stride=1)
+        x = as_images(x, self.channels * self.inputs, stride=1)
         emb = self.embed(self.timestep(c_noise), label)
 
-        h = self.stem(torch.cat([x, *fourier_features(x, self.fourier)], 1))
+        noisy = x[:, : self.channels]
+        h = self.stem(torch.cat([x, *fourier_features(noisy, self.fourier)], 1))
         skips = [h]
         for block in self.down:
             h = block(h, emb)
@@ -93,7 +96,7 @@ class VDM(nn.Module):
         h = self.middle_out(self.middle_in(h, emb), emb)
         for block in self.up:
             h = block(torch.cat([h, skips.pop()], 1), emb)
-        output: Tensor = x + self.head(silu(self.norm(h)))
+        output: Tensor = noisy + self.head(silu(self.norm(h)))
         return output
 
     def timestep(self, c_noise: Tensor) -> Tensor:
