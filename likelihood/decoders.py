@@ -87,10 +87,10 @@ class LevelDecoder(Decoder):
         rows = (seen, scale.expand_as(x), k)
         size = max(CHUNK // len(near), 1)
         parts = zip(*(torch.split(each.reshape(-1, 1), size) for each in rows), strict=True)
-        log_prob = torch.cat([self._log_prob(*part, near) for part in parts])
+        log_prob = torch.cat([self._log_prob(*part, near=near) for part in parts])
         return log_prob.reshape(x.shape).flatten(1).sum(1)
 
-    def _log_prob(self, seen: Tensor, scale: Tensor, k: Tensor, near: Tensor) -> Tensor:
+    def _log_prob(self, seen: Tensor, scale: Tensor, k: Tensor, *, near: Tensor) -> Tensor:
         """Of rows (N, 1), by those levels whose distance from the nearest is `near`; the others' share is e^-40."""
         nearest = quantise(seen.detach(), self.levels, low=self.low, high=self.high)
         others = nearest + near
