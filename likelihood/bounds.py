@@ -13,6 +13,9 @@ References:
     Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models" (DDPM).
 """
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,9 +23,9 @@ from scorefield.likelihood.decoders import Decoder, GaussianDecoder
 from scorefield.likelihood.density import Density, check_samples
 from scorefield.likelihood.prior import GaussianPrior
 from scorefield.likelihood.progress import ShareDone
-from scorefield.likelihood.quadrature import ChainSum, LogSNRIntegral
-from scorefield.sde_lib import SDE
-from scorefield.sde_lib.broadcast import one_each, precise
+from scorefield.likelihood.quadrature import ChainSum, LogSNRIntegral, integral
+from scorefield.sde_lib import SDE, MultivariateVP, PerDimensionVP
+from scorefield.sde_lib.broadcast import expand, one_each, precise
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predict_noise
 from scorefield.sde_lib.sde import Noise
 
@@ -56,6 +59,10 @@ def elbo(
     fewer draws than steps, the steps are a stratified random choice by weight and log-SNR. Otherwise each step is
     taken once.
 
+    On a path with a noise level for each dimension the diffusion is a line integral, and times are uniform in t. A
+    `MultivariateVP` has its codes drawn from q(c | x0), which costs the part "code", -KL(q || all codes equally likely)
+    (Sahoo et al. 2024, Eq. 9).
+
     Args:
         denoiser: E[x0 | x], called with alpha and sigma (B,).
         sde: the path.
@@ -80,8 +87,28 @@ def elbo(
     Raises:
         ValueError: for data that is not finite floating-point numbers (B, *D), counts below 1, or an invalid grid.
     """
-    times = LogSNRIntegral(sde) if steps is None and ts is None else ChainSum.of(sde, steps, ts, x0)
+    if isinstance(sde, MultivariateVP) and steps is None and ts is None:
+        check_samples(x0)
+        path, cond, kl = with_code(sde, x0, cond, uniform)
+        given = elbo(
+            denoiser, path, x0, cond=cond, decoder=decoder, draws=draws, decodings=decodings, prior=prior, noise=noise,
+            uniform=uniform, progress=progress,
+        )  # fmt: skip
+        return replace(given, log_prob=given.log_prob - kl, parts={**given.parts, "code": -kl})
+    times = integral(sde) if steps is None and ts is None else ChainSum.of(sde, steps, ts, x0)
     return _bound(denoiser, cond, sde, x0, times, decoder, None, draws, decodings, prior, noise, uniform, progress)
+
+
+def with_code(
+    sde: MultivariateVP, x0: Tensor, cond: Cond | None, uniform: Noise
+) -> tuple[PerDimensionVP, dict[str, Any], Tensor]:
+    """The paths of codes drawn from q(c | x0), the conditioning with these codes, and what they cost in nats, (B,).
+
+    log p(x0) >= log p(x0 | c) - KL(q(c | x0) || all codes equally likely), in the mean over c.
+    """
+    with torch.no_grad():
+        code, kl = sde.infer(x0, uniform)
+        return sde.given(code), {**(cond or {}), "code": code}, kl
 
 
 def dsm_bound(
@@ -190,7 +217,11 @@ def _bound(
         for t, weight in times.points(draws, uniform, blank):
             eps = noise(x0)
             error = predict_noise(model, sde.perturb(x0, t, eps), *sde.scales(t)) - eps
-            losses.append(-weight / 2 * precise(error).square().flatten(1).sum(1))
+            squares = precise(error).square()
+            if weight.ndim > 1:  # one for each dimension
+                losses.append(-(expand(weight, squares) * squares).flatten(1).sum(1) / 2)
+            else:
+                losses.append(-weight / 2 * squares.flatten(1).sum(1))
             if progress is not None:
                 progress(len(losses) / (times.count(draws) + decodings))
         t = torch.full_like(blank, times.start)

@@ -14,7 +14,7 @@ from scorefield.likelihood.progress import ShareDone, part_of, with_steps
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.broadcast import one_each
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike
-from scorefield.sde_lib.sde import Noise
+from scorefield.sde_lib.sde import Noise, check_one_level, check_path
 from scorefield.solvers import Adaptive, FlowSolver, Schedule
 from scorefield.solvers.ode.flow import State
 from scorefield.solvers.solver import OnStep, check_splittable
@@ -100,6 +100,7 @@ def log_likelihood(
         ValueError: for x0 that is not finite, a falling grid, a missing grid, or both a solver and a tolerance.
     """
     divergence = divergence or Hutchinson()
+    check_path(sde)
     check_samples(x0)
     with torch.inference_mode(False):  # the divergence needs gradients, which tensors of inference mode do not carry
         x0 = x0.clone() if x0.is_inference() else x0
@@ -107,6 +108,7 @@ def log_likelihood(
         if tolerance is not None:
             if solver is not None or ts is not None:
                 raise ValueError("expected a tolerance, or a solver and its grid, got both: leave one out")
+            check_one_level(sde, "a tolerance", "pass solver=RK4() and a grid, ts=grids.uniform(sde, 100).flip(0)")
             plan = choose_solver(
                 denoiser, sde, x0, tolerance, cond=cond, divergence=divergence, noise=noise,
                 prior_log_prob=prior_log_prob, progress=part_of(progress, 0.0, CHOICE_SHARE),
@@ -166,6 +168,7 @@ def _schedule(solver: FlowSolver, sde: SDE, ts: Tensor | None, x0: Tensor) -> Sc
         raise ValueError(
             f"expected a solver that integrates a density, got {solver}: use AdamsMoulton(), Heun() or Adaptive()"
         )
+    solver.check_takes(sde)
     if ts is None:
         if solver.fixed_grid:
             raise ValueError(

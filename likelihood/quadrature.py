@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.sde_lib import SDE
+from scorefield.sde_lib import SDE, PerDimensionVP
 from scorefield.sde_lib.broadcast import one_each
-from scorefield.sde_lib.sde import Noise
+from scorefield.sde_lib.sde import Noise, check_one_level, check_path
 from scorefield.solvers import Schedule, grids
+
+NO_DRAWS = "expected a number of draws in continuous time, got None: pass draws=32, or steps=1000"
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,34 @@ class LogSNRIntegral:
             ValueError: if the number of draws is None.
         """
         if draws is None:
-            raise ValueError("expected a number of draws in continuous time, got None: pass draws=32, or steps=1000")
+            raise ValueError(NO_DRAWS)
         high, low = (float(self.sde.log_snr(t)) for t in (self.start, self.end))
         for share in _strata(draws, uniform, like):
             yield self.sde.time(high - (high - low) * share), torch.full_like(share, high - low)
+
+
+@dataclass(frozen=True)
+class LineIntegral(LogSNRIntegral):
+    """sum_d int E(eps_hat_d - eps_d)^2 d lambda_d along a path in R^D, by stratified times that are uniform.
+
+    Sahoo et al. 2024, Section 3.3. The value depends on the way between the ends.
+    """
+
+    sde: PerDimensionVP
+
+    def points(self, draws: int | None, uniform: Noise, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each of the draws, a time (B,) and its weights (B, *D); see `LogSNRIntegral.points`."""
+        if draws is None:
+            raise ValueError(NO_DRAWS)
+        for share in _strata(draws, uniform, like):
+            t = self.sde.t_min + (self.sde.t_max - self.sde.t_min) * share
+            yield t, -self.sde.slope(t) * (self.sde.t_max - self.sde.t_min)
+
+
+def integral(sde: SDE) -> LogSNRIntegral:
+    """The integral of a path: over one log-SNR, or along a line in R^D."""
+    check_path(sde)
+    return LineIntegral(sde) if isinstance(sde, PerDimensionVP) else LogSNRIntegral(sde)
 
 
 @dataclass(frozen=True)
@@ -75,6 +101,7 @@ class ChainSum:
         Raises:
             ValueError: if the grid has fewer than two times, or another number of steps than `steps`.
         """
+        check_one_level(sde, "a chain of steps", "use elbo in continuous time")
         ts = _chain_times(sde, steps, ts, x0)
         log_snr, log_sigma = sde.log_snr(ts), sde.log_sigma(ts)
         fall = log_snr[:-1] - log_snr[1:]

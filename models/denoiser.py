@@ -14,9 +14,9 @@ from scorefield.sde_lib.broadcast import Scale, expand, like, precise
 class Denoiser(nn.Module):
     """D(x, alpha, sigma) = c_skip x + c_out F(c_in x, c_noise), an estimate of E[x0 | x = alpha x0 + sigma eps].
 
-    Karras et al. 2022, Eq. 7. Scales are () or (B,); the network is called as `net(x, c_noise, **cond)`
-    with c_noise (B,), and conditioning passes through to it. It answers in the shape of x, and drops variances that it
-    has learned.
+    Karras et al. 2022, Eq. 7. Scales are () or (B,), or (B, *D) on a path with a noise level for each dimension. The
+    network is called as `net(x, c_noise, **cond)` with c_noise (B,), the mean over dimensions, and conditioning passes
+    through to it. It answers in the shape of x, and drops variances that it has learned.
 
     Args:
         net: the network F, or any function called so: a module's weights become this one's.
@@ -71,5 +71,6 @@ class Denoiser(nn.Module):
                 'pass cond={"label": label}, a class for each sample'
             )
         # In half precision timesteps would be rounded to the nearest half, or eight.
-        level = c_noise.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
+        level = c_noise.to(x.device, torch.promote_types(x.dtype, torch.float32))
+        level = level.flatten(1).mean(1) if level.ndim > 1 else level.expand(x.shape[0])
         return like(self.net(seen, level, **cond), x, "the network").to(x.dtype)

@@ -3,18 +3,21 @@
 import torch
 from torch import Tensor
 
-Scale = Tensor | float  # (), (B,), or a plain number
+Scale = Tensor | float  # (), (B,), a plain number, or of x's shape on a path with a noise level for each dimension
 
 
 def expand(scale: Scale, x: Tensor) -> Tensor:
-    """A scale `()` or `(B,)` in the dtype and on the device of `x (B, *D)`, shaped to multiply it.
+    """A scale `()`, `(B,)` or `(B, *D)` in the dtype and on the device of `x (B, *D)`, shaped to multiply it.
 
     Raises:
-        ValueError: if the scale is neither a scalar nor one number for each of the B samples, or x is of integers.
+        ValueError: if the scale is neither a scalar, nor one number for each of the B samples or for each value of x;
+            or x is of integers.
     """
     if not x.is_floating_point():
         raise ValueError(f"expected floating-point samples, got {x.dtype}: dequantise integers, or cast them")
     scale = as_tensor(scale)
+    if scale.ndim > 1 and scale.shape == x.shape:
+        return scale.to(x.device, x.dtype)
     if scale.ndim > 1 or (scale.ndim == 1 and scale.shape[0] not in (1, x.shape[0])):
         raise ValueError(
             f"expected a scale of shape () or ({x.shape[0]},) for a batch of shape {tuple(x.shape)}, "

@@ -107,7 +107,7 @@ INTERIORS: dict[str, type[Interior]] = {
 }
 
 
-class _VP(SDE):
+class LogSNRVP(SDE):
     """alpha^2 = sigmoid(lambda) and sigma^2 = sigmoid(-lambda), for a log-SNR that is given."""
 
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -116,12 +116,16 @@ class _VP(SDE):
     def log_sigma(self, t: Tensor) -> Tensor:
         return logsigmoid(-self.log_snr(t)) / 2
 
+    def scales(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(alpha(t), sigma(t)), each shaped as the log-SNR."""
+        return self.scales_at(self.log_snr(t))
+
     def scales_at(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at a log-SNR, each of its shape."""
         return (logsigmoid(log_snr) / 2).exp(), (logsigmoid(-log_snr) / 2).exp()
 
 
-class LearnedVP(_VP, nn.Module):
+class LearnedVP(LogSNRVP, nn.Module):
     """A learned path:  lambda(t) = high - (high - low) share(t),  alpha^2 = sigmoid(lambda),  t from 0 to 1.
 
     Both ends are parameters, and the share goes from 0 to 1 exactly, whatever its weights are: the path begins at
@@ -196,7 +200,7 @@ class LearnedVP(_VP, nn.Module):
 
 
 @dataclass(frozen=True)
-class FrozenVP(_VP):
+class FrozenVP(LogSNRVP):
     """A learned path that is no longer trained, as numbers: `LearnedVP.frozen` makes it.
 
     Args:

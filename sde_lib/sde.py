@@ -28,6 +28,19 @@ def check_path(sde: "SDE") -> None:
             f"expected a path such as VPSDE(), got {shown(sde)}: pass it second, after the denoiser, as "
             "solver(denoiser, sde, x, ts)"
         )
+    if sde.needs_code:
+        raise ValueError(
+            f"expected a path, got {type(sde).__name__}, which is one for each code: pass sde.given(code), and "
+            'cond={"code": code} for the denoiser'
+        )
+
+
+def check_one_level(sde: "SDE", who: str, instead: str) -> None:
+    """Raises ValueError for a path with a noise level for each dimension, where `who` needs one for all."""
+    if sde.per_dimension or sde.needs_code:
+        raise ValueError(
+            f"expected a path with one noise level for all dimensions for {who}, got {type(sde).__name__}: {instead}"
+        )
 
 
 class SDE(abc.ABC):
@@ -40,6 +53,8 @@ class SDE(abc.ABC):
 
     t_min: float
     t_max: float
+    per_dimension: bool = False  # whether scales are (B, *D), a noise level for each dimension
+    needs_code: bool = False  # whether it is a path for each latent code, as `MultivariateVP`
 
     @abc.abstractmethod
     def log_alpha(self, t: Tensor) -> Tensor:

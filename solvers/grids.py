@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.arguments import shown
+from scorefield.sde_lib.sde import check_one_level
 from scorefield.solvers.variables import IntegrationVariable, SoftClippedLogSNR
 
 
@@ -130,7 +131,10 @@ def optimal(sde: SDE, steps: int, measured: StepDensity) -> Tensor:
 def _spaced(sde: SDE, steps: int, warp: Callable[[Tensor], Tensor], unwarp: Callable[[Tensor], Tensor]) -> Tensor:
     """Equal steps in `warp(t)`, with the ends exactly the path's."""
     _at_least_one(steps)
-    start, end = warp(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64))
+    ends = warp(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64))
+    if ends.ndim > 1:
+        check_one_level(sde, "a grid of noise levels", "use a grid in time, as grids.uniform(sde, 100)")
+    start, end = ends
     return _between_ends(sde, unwarp(torch.lerp(start, end, torch.linspace(0, 1, steps + 1, dtype=torch.float64))))
 
 

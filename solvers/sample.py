@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from scorefield.sde_lib import SDE
+from scorefield.sde_lib import SDE, MultivariateVP
 from scorefield.sde_lib.arguments import shown
 from scorefield.sde_lib.denoiser import Cond, DenoiserLike, predict_x0, take_rows
 from scorefield.sde_lib.sde import check_path
@@ -41,7 +41,7 @@ def sample(
 
     Args:
         denoiser: E[x0 | x], see `Solver`.
-        sde: the path.
+        sde: the path. For a path with a latent code, each sample gets a code, which the denoiser gets as `code` too.
         shape: (B, *D).
         solver: any solver. The default is the best with 15 to 25 evaluations on held-out problems (docs/solvers.md).
         steps: of the grid.
@@ -61,7 +61,8 @@ def sample(
     if batch is not None and batch < 1:
         raise ValueError(f"expected a batch of at least 1, got {batch}")
     _check(solver, grid, shape, dtype)
-    check_path(sde)
+    if not isinstance(sde, MultivariateVP):
+        check_path(sde)
     ts = grid if isinstance(grid, Tensor) else grid(sde, steps)
     check_grid(ts)
     if len(ts) > 1 and float(ts[0]) < float(ts[-1]):
@@ -72,11 +73,16 @@ def sample(
         rows = slice(start, min(start + (batch or count), count))
         part = take_rows(cond or {}, rows, count)
         noise = PerSampleNoise(seed, range(first + rows.start, first + rows.stop))
-        x = sde.prior((rows.stop - rows.start, *shape[1:]), noise=noise, dtype=dtype, device=device)
-        x = solver(denoiser, sde, x, ts, cond=part, noise=noise, on_step=on_step)
+        path = sde
+        if isinstance(sde, MultivariateVP):
+            with torch.no_grad():
+                part["code"] = sde.draw(rows.stop - rows.start, noise.uniform)
+                path = sde.given(part["code"])
+        x = path.prior((rows.stop - rows.start, *shape[1:]), noise=noise, dtype=dtype, device=device)
+        x = solver(denoiser, path, x, ts, cond=part, noise=noise, on_step=on_step)
         if denoise:
             with torch.no_grad():
-                x = predict_x0(denoiser, x, *sde.scales(float(ts[-1])), **part)
+                x = predict_x0(denoiser, x, *path.scales(float(ts[-1])), **part)
         samples.append(x)
     return torch.cat(samples)
 

@@ -8,7 +8,10 @@ from scorefield.sde_lib import SDE
 
 
 class Scales(NamedTuple):
-    """The path at a time; each () or (B,), or (T,) for the points of a grid."""
+    """The path at a time; each () or (B,), or (T,) for the points of a grid.
+
+    On a path with a noise level for each dimension, all but t are (B, *D).
+    """
 
     t: Tensor
     alpha: Tensor

@@ -19,7 +19,8 @@ class Schedule:
     """The scales of a path along `ts`: `schedule[i]` is `Scales` of scalars, `len(schedule)` the number of times.
 
     They are computed on the CPU in float64 and then moved to the device of `x`, so that a solver's loop never waits for
-    the device.
+    the device. Those of a path with a noise level for each dimension are (B, *D), on its own device. They are computed
+    when they are asked for, and are no plain numbers.
 
     Args:
         sde: the path.
@@ -38,10 +39,12 @@ class Schedule:
         self.ts = ts.detach().to("cpu", torch.float64)
         _check(sde, self.ts, monotone)
         self.ts = self.ts.clamp(sde.t_min, sde.t_max)  # rounding at the ends was allowed
+        self._cache: dict[Hashable, Any] = {}
+        if sde.per_dimension:
+            return
         on_cpu = Scales.at(sde, self.ts)
         self._scales = self._on_device(on_cpu)
         self._scalars = _scalars(on_cpu)
-        self._cache: dict[Hashable, Any] = {}
 
     @property
     def increasing(self) -> bool:
@@ -54,6 +57,9 @@ class Schedule:
 
     def between(self, i: int, fraction: float, variable: IntegrationVariable) -> Scales:
         """The scales at a fraction of the way from time i to i + 1, measured in an integration variable."""
+        if self.sde.per_dimension:
+            values = variable.value(self.sde, self.ts)
+            return self._at(variable.time(self.sde, torch.lerp(values[i], values[i + 1], fraction)))
         return Scales(*(column[i] for column in self._between(fraction, variable)[1]))
 
     def scalars_between(self, i: int, fraction: float, variable: IntegrationVariable) -> ScalarScales:
@@ -71,15 +77,19 @@ class Schedule:
         """The schedule of times i and i + 1 only."""
         part = copy.copy(self)
         part.ts = self.ts[i : i + 2]
+        part._cache = self.cached(("interval", i), dict)
+        if self.sde.per_dimension:
+            return part
         part._scalars = self._scalars[i : i + 2]
         part._scales = Scales(*(column[i : i + 2] for column in self._scales))
-        part._cache = self.cached(("interval", i), dict)
         return part
 
     def __len__(self) -> int:
         return len(self.ts)
 
     def __getitem__(self, i: int) -> Scales:
+        if self.sde.per_dimension:
+            return self._at(self.ts[i])
         return Scales(*(column[i] for column in self._scales))
 
     def _between(self, fraction: float, variable: IntegrationVariable) -> tuple[list[ScalarScales], Scales]:
@@ -91,9 +101,16 @@ class Schedule:
 
         return self.cached((fraction, variable), compute)
 
+    def _at(self, t: Tensor) -> Scales:
+        """The scales at one time, computed on the device."""
+        return Scales.at(self.sde, t.to(self.device, self._dtype))
+
     def _on_device(self, on_cpu: Scales) -> Scales:
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        return Scales(*(column.to(self.device, dtype) for column in on_cpu))
+        return Scales(*(column.to(self.device, self._dtype) for column in on_cpu))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
 
 def _scalars(scales: Scales) -> list[ScalarScales]:

@@ -11,7 +11,7 @@ from scorefield.sde_lib import SDE
 from scorefield.sde_lib.arguments import check_samples, shown
 from scorefield.sde_lib.broadcast import like
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predict_x0
-from scorefield.sde_lib.sde import Noise, check_path
+from scorefield.sde_lib.sde import Noise, check_one_level, check_path
 from scorefield.solvers.schedule import Schedule
 
 TOLERANCE = 1e-2  # of the largest answer; in half precision and TF32 networks differ less from batch to batch
@@ -77,6 +77,11 @@ class Solver(abc.ABC):
         """Whether it calls the denoiser with some samples of the batch."""
         return False
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether it takes a path with a noise level for each dimension: its steps are in time and by f and g alone."""
+        return False
+
     def without_denoising(self) -> "Solver":
         """The solver without a last step x <- D(x), for callers that take one themselves."""
         return self
@@ -111,7 +116,7 @@ class Solver(abc.ABC):
                 for integer or complex x, answers of another shape than x, and a denoiser that depends on its batch
                 where the solver splits it.
         """
-        check_path(sde)
+        self.check_takes(sde)
         check_samples(x)
         bound = BoundDenoiser(denoiser, cond, len(x))
         if on_step is not None:
@@ -141,6 +146,12 @@ class Solver(abc.ABC):
 
         The denoiser is called as `denoiser(x, alpha, sigma)`: its conditioning is bound to it.
         """
+
+    def check_takes(self, sde: SDE) -> None:
+        """Raises ValueError for what is no path, or one with a noise level for each dimension if it needs one level."""
+        check_path(sde)
+        if not self.elementwise:
+            check_one_level(sde, str(self), "use Euler(), Heun() or RK4() in time, or sample by EulerMaruyama()")
 
     def _check(self, schedule: Schedule) -> None:
         if len(schedule) < 2:

@@ -32,6 +32,10 @@ class RungeKutta(FlowSolver):
     def __post_init__(self) -> None:
         variables.find(self.variable)
 
+    @property
+    def elementwise(self) -> bool:
+        return variables.find(self.variable) == variables.VARIABLES["time"]
+
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
         """See `FlowSolver.integrate`."""
         for i in range(len(schedule) - 1):

@@ -3,9 +3,15 @@
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from scorefield.sde_lib import expand, predict_noise
+from scorefield.sde_lib.denoiser import BoundDenoiser
+from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.multistep.exponential import Coefficients
 from scorefield.solvers.multistep.linear_multistep import LinearMultistep
 from scorefield.solvers.schedule import Schedule
+from scorefield.solvers.solver import History
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,20 @@ class EulerMaruyama(LinearMultistep):
     @property
     def stochastic(self) -> bool:
         return True
+
+    @property
+    def elementwise(self) -> bool:
+        return True
+
+    def step(
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
+    ) -> tuple[Tensor, History | None]:
+        if not schedule.sde.per_dimension:
+            return super().step(denoiser, x, schedule, i, noise, memory)
+        at, dt = schedule[i], float(schedule.ts[i + 1] - schedule.ts[i])
+        eps = predict_noise(denoiser, x, at.alpha, at.sigma)
+        drift = expand(at.drift * dt, x) * x + expand(at.diffusion**2 / at.sigma * dt, x) * eps
+        return x + drift + expand(at.diffusion * math.sqrt(-dt), x) * noise(x), None
 
     def coefficients(self, schedule: Schedule, i: int, count: int) -> Coefficients:
         t, dt = schedule.scalars(i), schedule.scalars(i + 1).t - schedule.scalars(i).t

@@ -300,7 +300,7 @@ def first(x: Tensor) -> Tensor:
             lambda d, s, x, t: next(train(d, s, [x], images=4, weight=lambda s, t: t[:, None])),
             "the weight to answer with one number for each sample",
         ),
-        (lambda d, s, x, t: dsm_loss(d, s, x, t[:, None], x), r"a scale of shape \(\) or \(4,\)"),
+        (lambda d, s, x, t: dsm_loss(d, s, x, t[:, None], x), "the weight to answer with one number for each sample"),
         (lambda d, s, x, t: elbo(d, s, x, decoder=GaussianDecoder(), uniform=first), "the uniform numbers to answer"),
         (lambda d, s, x, t: dequantise(x.long().abs(), 9, uniform=first), "the uniform numbers to answer"),
         (

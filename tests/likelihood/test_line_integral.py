@@ -1,0 +1,161 @@
+"""Likelihoods on a path with a noise level for each dimension: the flow's, and the bound as a line integral."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from scorefield.likelihood import Exact, GaussianDecoder, elbo, log_likelihood, vlb
+from scorefield.models.analytic import Gaussian
+from scorefield.sde_lib import FrozenVP, MultivariateVP, PerDimensionVP
+from scorefield.solvers import RK4, PerSampleNoise, grids
+
+LOW, HIGH = -5.0, 13.3
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def paths(batch: int = 1) -> list[PerDimensionVP]:
+    """Three ways between the same ends in two dimensions: the line, and two on which one dimension is first."""
+    ways = [
+        ((0.0, 0.0), (0.0, 0.0), (1.0, 1.0)),
+        ((2.0, 0.0), (0.0, -0.9), (0.1, 1.0)),
+        ((0.0, 3.0), (-0.9, 0.0), (1.0, 0.1)),
+    ]
+    return [PerDimensionVP(*(torch.tensor(w).double().expand(batch, 2) for w in way), LOW, HIGH) for way in ways]
+
+
+class Correlated:
+    """The exact denoiser of N(0, covariance), for scales of each dimension.
+
+    With `mean_only` it is told their means alone, as a network that takes a single noise level.
+    """
+
+    def __init__(self, covariance: Tensor, mean_only: bool = False) -> None:
+        self.covariance, self.mean_only = covariance, mean_only
+
+    def noise_gain(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """E[eps | x] = S (A C A + S^2)^-1 x, the matrix (B, D, D)."""
+        if self.mean_only:
+            alpha, sigma = (scale.mean(-1, keepdim=True).expand_as(scale) for scale in (alpha, sigma))
+        marginal = alpha[..., None] * self.covariance * alpha[..., None, :] + torch.diag_embed(sigma**2)
+        return sigma[..., None] * torch.linalg.inv(marginal)
+
+    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (self.noise_gain(alpha, sigma) @ x[..., None])[..., 0]
+
+    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (x - sigma * self.noise(x, alpha, sigma)) / alpha
+
+
+def diffusion_loss(model: Correlated, path: PerDimensionVP) -> float:
+    """-1/2 sum_d int lambda_d' E(eps_hat_d - eps_d)^2 dt for data of the model's covariance, by Gauss's rule."""
+    total = 0.0
+    for node, weight in zip(*np.polynomial.legendre.leggauss(160), strict=True):
+        t = (float(node) + 1) / 2
+        (alpha,), (sigma,) = path.scales(t)
+        gain = model.noise_gain(alpha, sigma)
+        signal, error = gain * alpha, gain * sigma - torch.eye(2)
+        mse = (signal @ model.covariance @ signal.T + error @ error.T).diagonal()
+        total -= float(weight) / 4 * float((path.slope(t)[0] * mse).sum())
+    return total
+
+
+def closed_form(covariance: Tensor) -> float:
+    """1/2 log det (1 + e^lambda C), between the ends: the integral of the exact denoiser's error."""
+    high, low = (torch.logdet(torch.eye(2) + math.exp(end) * covariance) for end in (HIGH, LOW))
+    return float(high - low) / 2
+
+
+COVARIANCE = torch.tensor([[1.0, 0.57], [0.57, 0.4]]).double()
+
+
+@pytest.mark.parametrize("covariance", [COVARIANCE, COVARIANCE.diag().diag()], ids=["correlated", "independent"])
+def test_the_way_does_not_count_where_the_denoiser_is_exact(covariance: Tensor) -> None:
+    # The exact error is the gradient of the mutual information (Palomar and Verdu 2006): independent dimensions or not.
+    values = [diffusion_loss(Correlated(covariance), path) for path in paths()]
+    assert_close(values, [closed_form(covariance)] * 3, rtol=0, atol=1e-8)
+
+
+def test_the_way_counts_where_the_field_is_not_conservative() -> None:
+    line, *others = (diffusion_loss(Correlated(COVARIANCE, mean_only=True), path) for path in paths())
+    assert line == pytest.approx(closed_form(COVARIANCE), abs=1e-8)  # where both levels are equal, the mean is exact
+    assert min(abs(value - line) for value in others) > 0.1
+
+
+@pytest.mark.parametrize("mean_only", [False, True])
+def test_the_bounds_diffusion_is_that_line_integral(mean_only: bool) -> None:
+    model, batch = Correlated(COVARIANCE, mean_only), 3000
+    path = paths(batch)[1]
+    x0 = random(batch, 2) @ torch.linalg.cholesky(COVARIANCE).T
+    noise = PerSampleNoise(0, range(batch))
+    bound = elbo(model, path, x0, decoder=GaussianDecoder(), draws=8, decodings=1, noise=noise, uniform=noise.uniform)
+    mean, error = bound.parts["diffusion"].mean(), bound.parts["diffusion"].std() / batch**0.5
+    expected = -diffusion_loss(model, paths()[1])
+    assert abs(float(mean) - expected) < 4 * float(error)  # a false alarm in 16,000
+    assert float(error) < 0.02 * abs(expected)
+
+
+def test_the_flows_log_likelihood_is_exact_for_dimensions_of_their_own_levels() -> None:
+    model = Gaussian(torch.tensor([0.1, -0.3]).double(), torch.tensor([0.5, 1.3]).double())
+    path, x = paths(3)[1], random(3, 2)
+    alpha, sigma = path.scales(1.0)
+    density = log_likelihood(
+        model, path, x, divergence=Exact(), solver=RK4(), ts=grids.uniform(path, 100).flip(0),
+        prior_log_prob=lambda z: model.log_prob(z, alpha, sigma),
+    )  # fmt: skip
+    exact = model.log_prob(x, *path.scales(0.0))
+    assert_close(density.log_prob, exact, rtol=0, atol=1e-4)  # a 16th of that with twice the steps
+    normal = log_likelihood(model, path, x, divergence=Exact(), solver=RK4(), ts=grids.uniform(path, 100).flip(0))
+    expected = density.log_prob - model.log_prob(normal.latent, alpha, sigma) + path.prior_log_prob(normal.latent)
+    assert_close(normal.log_prob, expected)
+
+
+def test_codes_that_say_nothing_give_the_bound_of_one_level() -> None:
+    model = Gaussian(torch.tensor([0.1, -0.3]).double(), torch.tensor([0.5, 1.3]).double())
+    family = MultivariateVP((2,), size=6, active=3, width=4).double()
+    for weight in family.encoder.parameters():
+        torch.nn.init.zeros_(weight)
+    x0 = random(5, 2)
+
+    def uniform(like: Tensor) -> Tensor:
+        return torch.full_like(like, 0.3)
+
+    bounds = [
+        elbo(denoiser, sde, x0, decoder=GaussianDecoder(), noise=PerSampleNoise(0, range(5)), uniform=uniform)
+        for denoiser, sde in ((lambda x, a, s, code: model(x, a, s), family), (model, FrozenVP("linear")))
+    ]
+    assert bounds[0].parts.keys() == {"prior", "diffusion", "reconstruction", "code"}
+    assert_close(bounds[0].log_prob, bounds[1].log_prob, rtol=0, atol=1e-9)
+    assert_close(bounds[0].parts["code"], torch.zeros(5).double())
+
+
+def test_the_code_costs_its_divergence() -> None:
+    family = MultivariateVP((2,), size=6, active=3, width=4).double()
+    x0 = random(5, 2)
+    noise = PerSampleNoise(0, range(5))
+    bound = elbo(
+        lambda x, a, s, code: torch.zeros_like(x), family, x0, decoder=GaussianDecoder(), noise=noise,
+        uniform=noise.uniform,
+    )  # fmt: skip
+    assert_close(bound.parts["code"], -family.infer(x0)[1])
+    assert_close(bound.log_prob, torch.stack(list(bound.parts.values())).sum(0))
+
+
+def test_a_chain_and_a_tolerance_refuse_by_one_sentence() -> None:
+    path, x = paths(3)[0], random(3, 2)
+    model = Correlated(COVARIANCE)
+    for call, message in (
+        (lambda: vlb(model, path, x, steps=5, decoder=GaussianDecoder()), "a chain of steps.*use elbo in continuous"),
+        (lambda: elbo(model, path, x, steps=5, decoder=GaussianDecoder()), "a chain of steps, got PerDimensionVP"),
+        (lambda: log_likelihood(model, path, x, tolerance=0.1), "for a tolerance.*pass solver=RK4"),
+        (lambda: log_likelihood(model, path, x), "for Adaptive.*got PerDimensionVP: use Euler"),
+        (lambda: log_likelihood(model, MultivariateVP((2,)), x), "pass sde.given"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
