@@ -64,7 +64,7 @@ class Log:
     def __post_init__(self) -> None:
         run, settings = self.run, self.run.config.training
         minimised = self.minimised or Loss(run)
-        self._window = StepMetrics(run.sde, run.device, minimised.parts)
+        self._window = StepMetrics(run.sde, run.device, minimised.parts, minimised.numbers)
         self._unit, self._nats = ("bits/dim", math.log(2)) if run.data.levels else ("nats/dim", 1.0)
         self._bound = ""
         self.guard = LossGuard(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ class Loss:
         self.times: Times = build.build(build.TIMES, settings.times)
         self.weight = build.build(build.WEIGHTINGS, settings.weight)
         self.steps: int | None = settings.elbo_steps or None
+        self.second_order = float(settings.get("second_order", 0.0))
         if not self.of_bound:
             if isinstance(run.sde, LearnedVP):
                 raise ValueError(
@@ -62,6 +64,11 @@ class Loss:
         return elbo.PARTS if self.of_bound else ()
 
     @property
+    def numbers(self) -> tuple[str, ...]:
+        """What it reports beside those parts."""
+        return ("second_order",) if self.second_order else ()
+
+    @property
     def decoder(self) -> Decoder:
         """Of the bound's reconstruction part."""
         run = self.run
@@ -70,14 +77,12 @@ class Loss:
     def of_batch(self, denoiser: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The losses of a batch with its drawn random numbers, and what else is reported."""
         if self.of_bound:
-            return elbo.batch_loss(denoiser, self.run.sde, batch, self.decoder, self.steps)
-        return dsm.batch_loss(denoiser, self.run.sde, batch, self.weight)
+            return elbo.batch_loss(denoiser, self.run.sde, batch, self.decoder, self.steps, self.second_order)
+        return dsm.batch_loss(denoiser, self.run.sde, batch, self.weight, self.second_order)
 
     def objective(self, state: TrainingState, accept: Callable[[Step], Tensor]) -> Objective:
         """The objective for the engine."""
-        times, sde = self.times, self.run.sde
+        sde, options = self.run.sde, dict[str, Any](times=self.times, second_order=self.second_order, accept=accept)
         if self.of_bound:
-            return elbo.objective(
-                sde, state.optimizer, decoder=self.decoder, times=times, steps=self.steps, accept=accept
-            )
-        return dsm.objective(sde, state.optimizer, weight=self.weight, times=times, accept=accept)
+            return elbo.objective(sde, state.optimizer, decoder=self.decoder, steps=self.steps, **options)
+        return dsm.objective(sde, state.optimizer, weight=self.weight, **options)

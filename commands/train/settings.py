@@ -29,6 +29,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         ("clip", settings.clip >= 0, "0 or more"),
         ("warmup", settings.warmup >= 0, "0 or more"),
         ("accumulate", settings.accumulate >= 1, "at least 1"),
+        ("second_order", 0 <= settings.second_order < math.inf, "0 or more"),
         (
             "snapshot_lengths",
             settings.snapshot_every == 0 or 0 < len(lengths) == len(set(lengths)),
@@ -51,6 +52,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "snapshot_dtype": SNAPSHOTS,
     }.items():
         rules.append((key, settings[key] in choices, " or ".join(choices)))
+    if settings.second_order:
+        reason = "with training.second_order, which differentiates the network twice"
+        rules += [
+            ("compile", not settings.compile, f"False {reason}"),
+            ("sharding", settings.sharding == "ddp", f"ddp {reason}"),
+        ]
     for key, valid, expected in rules:
         if not valid:
             raise ValueError(f"expected training.{key} to be {expected}, got {settings[key]}")

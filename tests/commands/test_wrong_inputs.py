@@ -241,6 +241,9 @@ train --workdir=new --config=digits:vp --config.data.name=array       | array ne
 train --workdir=new --config=digits:vp --config.training.weight=min_snr:gamma=x | gamma of min_snr to be a number
 train --workdir=new --config=digits:vp --config.training.betas=1,2    | two numbers within \\[0, 1\\), got \\(1, 2\\)
 train --workdir=new --config=digits:vp --config.training.precision=f8 | float32 or bfloat16, got f8
+train --workdir=new --config=digits:vp --config.training.second_order=-1 | training.second_order to be 0 or more, got -1
+train --workdir=new --config=digits:vp --config.training.second_order=1 --config.training.compile=true | False with
+train --workdir=new --config=digits:vp --config.training.second_order=1 --config.training.sharding=fsdp | ddp with
 train --workdir=new --config=digits:vp --ema                          | expected --ema or --noema in --mode=train only
 train --workdir=new --config=digits:vp --checkpoint=3                 | expected --checkpoint in --mode=train only
 train --workdir=new --config=digits:vp --fork_from=no_run             | expected a run in \\S+no_run

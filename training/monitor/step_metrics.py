@@ -30,11 +30,18 @@ class StepMetrics:
     Args:
         sde: the path, for the log-SNR of a time.
         device: of the steps.
-        parts: what the objective reports beside eps_error. The "diffusion" part is also divided among the bins.
+        parts: of the loss, which the objective reports. The "diffusion" part is also divided among the bins.
+        numbers: what else it reports beside eps_error, of which the mean is kept.
     """
 
-    def __init__(self, sde: SDE, device: torch.device | str = "cpu", parts: Sequence[str] = ()) -> None:
-        self.sde, self.parts = sde, tuple(parts)
+    def __init__(
+        self,
+        sde: SDE,
+        device: torch.device | str = "cpu",
+        parts: Sequence[str] = (),
+        numbers: Sequence[str] = (),
+    ) -> None:
+        self.sde, self.parts, self.numbers = sde, tuple(parts), tuple(numbers)
         self.edges = level_edges(sde)
         self._inner = torch.tensor(self.edges[1:-1], dtype=torch.float64, device=device)
         self._bins = torch.arange(len(self.edges) - 1, device=device)
@@ -42,7 +49,8 @@ class StepMetrics:
         self._levels = zeros(4, len(self._bins))  # count, loss, eps error, diffusion
         self._totals = zeros(4)  # steps, loss, norm of the gradient, examples
         self._largest = zeros(())  # norm of the gradient
-        self._parts = zeros(2, 1 + len(self.parts))  # of the loss and of each part, the sum and that of squares
+        # Of the loss, of each part and of each number: the sum, and that of squares.
+        self._parts = zeros(2, 1 + len(self.parts) + len(self.numbers))
 
     @torch.no_grad()
     def add(self, step: Step) -> None:
@@ -55,7 +63,7 @@ class StepMetrics:
         norm = step.grad_norm.double()
         self._totals += torch.stack((torch.ones_like(norm), step.loss.double(), norm, values[0].sum()))
         self._largest = torch.maximum(self._largest, norm)
-        parts = torch.stack((losses, *(step.numbers[name].double() for name in self.parts)))
+        parts = torch.stack((losses, *(step.numbers[name].double() for name in (*self.parts, *self.numbers))))
         self._parts += torch.stack((parts.sum(1), parts.square().sum(1)))
 
     def means(self) -> dict[str, Any]:
@@ -81,11 +89,13 @@ class StepMetrics:
                 "eps_error": errors,
             },
         }
+        mean, square = (parts / examples).unbind()
+        result |= dict(zip(self.numbers, mean[1 + len(self.parts) :].tolist(), strict=True))
         if self.parts:
-            mean, square = (parts / examples).unbind()
             error = ((square - mean.square()).clamp(min=0) / max(examples - 1, 1)).sqrt()
             names = ("total", *self.parts)
-            result["parts"] = dict(zip(names, torch.stack((mean, error), 1).tolist(), strict=True))
+            pairs = torch.stack((mean, error), 1)[: len(names)].tolist()
+            result["parts"] = dict(zip(names, pairs, strict=True))
             result["levels"]["diffusion"] = [each / examples for each in diffusion]
         return result
 

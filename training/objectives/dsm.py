@@ -17,9 +17,12 @@ from scorefield.training.data.units import FirstBatch
 from scorefield.training.distributed.ranks import Ranks
 from scorefield.training.engine import Batch, Objective, Step, finite, run
 from scorefield.training.model import Model
+from scorefield.training.objectives.second_order import second_order_loss
 from scorefield.training.state import TrainingState
 from scorefield.training.times import ImportanceTimes, Measured, Times
 from scorefield.training.weighting import Weighting
+
+DRAWN = ("x0", "eps", "times", "importance", "probe")  # of a batch; the rest is conditioning
 
 
 def dsm_loss(
@@ -45,18 +48,27 @@ def dsm_loss(
 
 
 def batch_loss(
-    denoiser: DenoiserLike, sde: SDE, batch: dict[str, Tensor], weight: Weighting
+    denoiser: DenoiserLike, sde: SDE, batch: dict[str, Tensor], weight: Weighting, second_order: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`dsm_loss` of a batch of x0, eps, times and conditioning, times its importance weights, (B,).
 
-    It reports eps_error, |eps_hat - eps|^2 / D = SNR |D - x0|^2 / D, (B,), which compares runs of other weightings.
+    `second_order` times `second_order_loss` is added to |eps_hat - eps|^2 / D. So both have the same weights.
+
+    It reports eps_error, |eps_hat - eps|^2 / D = SNR |D - x0|^2 / D, (B,), which compares runs of other weightings; and
+    second_order, (B,), where it is in the loss.
     """
-    t, importance = batch["times"], batch.get("importance")
-    cond = {name: value for name, value in batch.items() if name not in ("x0", "eps", "times", "importance")}
-    error = _squared_error(denoiser, sde, batch["x0"], t, batch["eps"], cond)
+    x0, eps, t, importance = batch["x0"], batch["eps"], batch["times"], batch.get("importance")
+    cond = {name: value for name, value in batch.items() if name not in DRAWN}
+    error = _squared_error(denoiser, sde, x0, t, eps, cond)
+    snr = sde.log_snr(t).double().exp()
+    numbers = {"eps_error": error.detach().double() * snr}
+    if second_order:
+        x, scales = sde.perturb(x0, t, eps), sde.scales(t)
+        divergence = second_order_loss(denoiser, x, *scales, eps, batch["probe"], **cond)
+        numbers["second_order"] = divergence.detach()
+        error = error + second_order * divergence / snr.to(error)
     losses = one_each(weight(sde, t).to(error) * error, len(error), "the weight")
-    eps_error = error.detach().double() * sde.log_snr(t).double().exp()
-    return losses if importance is None else losses * importance.to(losses), {"eps_error": eps_error}
+    return losses if importance is None else losses * importance.to(losses), numbers
 
 
 def _squared_error(
@@ -72,6 +84,7 @@ def objective(
     *,
     weight: Weighting = weighting.simple,
     times: Times = times_.stratified,
+    second_order: float = 0.0,
     accept: Callable[[Step], Tensor] = finite,
 ) -> Objective:
     """Denoising score matching as an objective of the engine.
@@ -81,12 +94,13 @@ def objective(
         optimizer: of the weights.
         weight: see `training.weighting`.
         times: see `training.times`.
+        second_order: how much of `second_order_loss` is added, for fine-tuning.
         accept: see `Objective`.
     """
-    draw = Draw(sde, times)
+    draw = Draw(sde, times, more=("probe",) if second_order else ())
 
     def loss(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return batch_loss(model.denoiser, sde, batch, weight)
+        return batch_loss(model.denoiser, sde, batch, weight, second_order)
 
     return Objective(optimizer, loss, draw, accept=accept, after=draw.after)
 

@@ -14,7 +14,8 @@ from scorefield.sde_lib.denoiser import BoundDenoiser, DenoiserLike, predict_noi
 from scorefield.training import times as times_
 from scorefield.training.engine import Objective, Step, finite
 from scorefield.training.model import Model
-from scorefield.training.objectives.dsm import Draw
+from scorefield.training.objectives.dsm import DRAWN, Draw
+from scorefield.training.objectives.second_order import second_order_loss
 from scorefield.training.times import ImportanceTimes, Times
 
 PARTS = ("prior", "diffusion", "reconstruction")
@@ -31,6 +32,8 @@ def elbo_loss(
     decoder: Decoder,
     importance: Tensor | None = None,
     steps: int | None = None,
+    second_order: float = 0.0,
+    probe: Tensor | None = None,
     cond: Mapping[str, Any] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """-ELBO in nats/dim by one draw for each example, (B,), and its parts.
@@ -58,10 +61,14 @@ def elbo_loss(
         decoder: see `likelihood.decoders`.
         importance: weights of the times, (B,), where an `ImportanceTimes` drew them.
         steps: T, or None for continuous time. Times are then rounded up to the grid.
+        second_order: times `second_order_loss` is added to |eps_hat - eps|^2 / D in the diffusion part of the loss, and
+            not in the part that is reported. Its gradient is for the network alone.
+        probe: standard normal, (B, *D), for that loss.
         cond: keywords for the denoiser.
 
     Returns:
-        The loss (B,); and prior, diffusion and reconstruction in nats/dim, and eps_error, |eps_hat - eps|^2 / D.
+        The loss (B,); and prior, diffusion and reconstruction in nats/dim, eps_error, |eps_hat - eps|^2 / D, and
+        second_order, where it is in the loss.
 
     Raises:
         ValueError: if a part has another shape.
@@ -79,7 +86,13 @@ def elbo_loss(
         prior = sde.prior_kl(x0) / dims
     parts = {"prior": prior, "diffusion": diffusion, "reconstruction": reconstruction}
     loss = prior + diffusion + reconstruction.to(diffusion)
-    return loss, {**parts, "eps_error": error.detach()}
+    numbers = {**parts, "eps_error": error.detach()}
+    if second_order:
+        assert probe is not None
+        divergence = second_order_loss(model, x, alpha, sigma, eps, probe)
+        numbers["second_order"] = divergence.detach()
+        loss = loss + second_order * cost.detach().to(divergence) * divergence
+    return loss, numbers
 
 
 class _Factor:
@@ -121,6 +134,7 @@ def objective(
     decoder: Decoder,
     times: Times = times_.log_snr,
     steps: int | None = None,
+    second_order: float = 0.0,
     accept: Callable[[Step], Tensor] = finite,
 ) -> Objective:
     """The ELBO as an objective of the engine; it reports the parts of `elbo_loss`.
@@ -131,29 +145,34 @@ def objective(
         decoder: `LevelDecoder(levels)` of integers, whose data then has to be the centres of the levels' cells.
         times: "stratified" or "uniform" in time, or an `ImportanceTimes`. These replace a learned interior.
         steps: T of a chain, or None for continuous time.
+        second_order: see `elbo_loss`.
         accept: see `Objective`.
 
     Raises:
         ValueError: for fewer than 2 steps, or times that the bound or the path cannot take.
     """
     check_times(sde, times, steps)
-    draw = Draw(sde, times, more=("start_eps",))
+    draw = Draw(sde, times, more=("start_eps", "probe") if second_order else ("start_eps",))
 
     def loss(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return batch_loss(model.denoiser, sde, batch, decoder, steps)
+        return batch_loss(model.denoiser, sde, batch, decoder, steps, second_order)
 
     return Objective(optimizer, loss, draw, accept=accept, after=draw.after)
 
 
 def batch_loss(
-    denoiser: DenoiserLike, sde: SDE, batch: dict[str, Tensor], decoder: Decoder, steps: int | None
+    denoiser: DenoiserLike,
+    sde: SDE,
+    batch: dict[str, Tensor],
+    decoder: Decoder,
+    steps: int | None,
+    second_order: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`elbo_loss` of a batch as `objective` draws it."""
-    drawn = ("x0", "times", "eps", "start_eps", "importance")
-    cond = {name: value for name, value in batch.items() if name not in drawn}
+    cond = {name: value for name, value in batch.items() if name not in (*DRAWN, "start_eps")}
     return elbo_loss(
         denoiser, sde, batch["x0"], batch["times"], batch["eps"], batch["start_eps"], decoder=decoder,
-        importance=batch.get("importance"), steps=steps, cond=cond,
+        importance=batch.get("importance"), steps=steps, second_order=second_order, probe=batch.get("probe"), cond=cond,
     )  # fmt: skip
 
 
