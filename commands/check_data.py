@@ -13,6 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.data_places import open_split
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.run import open_run, write_json
 from scorefield.configs import build, own
@@ -20,7 +21,7 @@ from scorefield.evaluation import plot_samples
 from scorefield.sde_lib import VESDE
 from scorefield.solvers import Schedule, grids
 from scorefield.solvers.sde.langevin import variance_preserving_step
-from scorefield.training.data import Dataset
+from scorefield.training.data import Dataset, layout
 from scorefield.training.data.batches import tensor
 from scorefield.training.data.dataset import evenly_spaced
 from scorefield.training.data.distance import in_blocks, largest_distance
@@ -59,7 +60,7 @@ def check_data(
     at_least(1, steps=steps)
     check_output(output, ".json")
     config = open_run(workdir, "cpu").config if config is None else config
-    dataset: Dataset = build.build(build.DATASETS, config.data, split=split)
+    dataset = open_split(config.data, split)
     chosen = own.fill(config, own.preset(len(dataset), dataset.shape))
     rows = evenly_spaced(len(dataset), num)
     x = dataset.x if len(rows) == len(dataset) else LazyRows.of(dataset.x, rows, dataset.x.dtype)
@@ -94,7 +95,7 @@ def network(config: ml_collections.ConfigDict, dataset: Dataset) -> str:
         with torch.device("meta"), torch.no_grad():
             build.network(config, shape, classes)(torch.empty(1, *shape), torch.empty(1))
     except ValueError as error:
-        return f"{name} refuses it: {' '.join(str(error).split())}"
+        return f"{name} refuses it: {layout.advice(shape) or ' '.join(str(error).split())}"
     except Exception:  # a user's network may need values, or other arguments
         return f"{name}, which cannot be tried before training"
     return f"{name} takes it"

@@ -12,6 +12,7 @@ from scorefield.commands.generate import generate
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.labels import sampled_labels
 from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run, open_trained, write_arrays, write_json
 from scorefield.configs import build
 from scorefield.evaluation import plot_rows
@@ -63,10 +64,11 @@ def compare(
     }
 
     def made(model: DenoiserLike, **chosen: Any) -> Tensor:
-        return generate(
-            run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, labels=labels.label,
-            guidance=guidance, show=False,
-        )  # fmt: skip
+        with progress_bar(f"{chosen['solver']}, {chosen['steps']} steps", num, leave=False) as bar:
+            return generate(
+                run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, labels=labels.label,
+                guidance=guidance, bar=bar,
+            )  # fmt: skip
 
     flows: dict[tuple[float, float], Tensor] = {}  # by the first and last time of a grid
     for count in steps:

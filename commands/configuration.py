@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 from scorefield import configs
 from scorefield.commands.run import open_run
@@ -56,7 +57,8 @@ def override(config: ml_collections.ConfigDict, changes: Sequence[str]) -> ml_co
     """The configuration, changed in place by --config.KEY=VALUE.
 
     The VALUE of a part is a spec, as in --config.net=mypkg.Net:width=64. It may be written as a mapping, as in
-    --config.net="{'name':'mypkg.Net','width':64}". A switch may be written as --config.KEY or --noconfig.KEY.
+    --config.net="{'name':'mypkg.Net','width':64}". Settings that the data chooses stay so, if the spec has the part's
+    present name and does not set them. A switch may be written as --config.KEY or --noconfig.KEY.
     In any order, complete parts are changed first, then names of parts, then single keywords.
 
     Raises:
@@ -68,7 +70,7 @@ def override(config: ml_collections.ConfigDict, changes: Sequence[str]) -> ml_co
         group, _, name = (key := _key(config, written)).rpartition(".")
         place = _at(config, group)
         if key in build.PARTS and equals:
-            place[name] = _spec(key, text)
+            place[name] = _spec(key, text, place[name])
         elif name == "name" and group in build.PARTS:
             _at(config, group.rpartition(".")[0])[group.rpartition(".")[2]] = _renamed(group, place, text)
         elif hasattr(place.get(name), "keys"):
@@ -151,14 +153,22 @@ def _at(config: ml_collections.ConfigDict, key: str) -> Any:
     return node
 
 
-def _spec(key: str, value: str) -> ml_collections.ConfigDict:
-    if not value.lstrip().startswith("{"):
-        return build.spec(build.PARTS[key], value)
-    try:
-        mapping = dict(ast.literal_eval(value))
-    except (SyntaxError, TypeError, ValueError):
-        raise ValueError(f"expected --config.{key} as {{'name': 'NAME', 'KEY': VALUE}}, got {value!r}") from None
-    return build.spec(build.PARTS[key], mapping)
+def _spec(key: str, value: str, old: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The part that the value describes. What it leaves out and the data chooses in a part of that name stays open."""
+    table = build.PARTS[key]
+    given: str | dict[str, Any] = value
+    if value.lstrip().startswith("{"):
+        try:
+            given = dict(ast.literal_eval(value))
+        except (SyntaxError, TypeError, ValueError):
+            raise ValueError(f"expected --config.{key} as {{'name': 'NAME', 'KEY': VALUE}}, got {value!r}") from None
+    new = build.spec(table, given)
+    if new.name == old.get("name"):
+        named = build.modern(table, given)
+        later = [each for each in old if old[each] is None and each not in named and new.get(each) is not None]
+        with new.ignore_type():
+            new.update({each: placeholder(old.get_type(each)) for each in later})
+    return new
 
 
 def _renamed(key: str, old: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from scorefield.training.data import Dataset
+from scorefield.training.data.layout import shape_error
 
 SHOWN = 8  # classes that a message names
 
@@ -52,10 +53,12 @@ class DataFacts:
         Raises:
             ValueError: unless it has this shape, these levels and these classes, or some of them.
         """
-        if dataset.shape != self.shape or dataset.levels != self.levels:
+        if dataset.shape != self.shape:
+            raise shape_error(dataset.name, self.shape, dataset.shape)
+        if dataset.levels != self.levels:
             raise ValueError(
-                f"expected data of shape {self.shape} and {self.levels} levels, as this run was trained on, got "
-                f"{dataset.shape} and {dataset.levels} in {dataset.name}"
+                f"expected {_kind(self.levels)}, as this run was trained on, got {_kind(dataset.levels)} in "
+                f"{dataset.name}: scale its values to these, and save them as an array (.npy)"
             )
         if not classes or dataset.label is None or dataset.num_classes is None or self.num_classes is None:
             return dataset
@@ -83,3 +86,7 @@ class DataFacts:
             )
         number = np.array([ours.index(name) if name in ours else -1 for name in theirs], np.int64)
         return replace(dataset, label=number[dataset.label], num_classes=len(ours), class_names=ours)
+
+
+def _kind(levels: int | None) -> str:
+    return "continuous values" if levels is None else f"{levels} levels (integers 0 .. {levels - 1})"

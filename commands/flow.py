@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.generate import grid as grid_of
-from scorefield.commands.generate import label_cond, progress_bar
+from scorefield.commands.generate import label_cond
+from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run
 from scorefield.configs import build
 from scorefield.sde_lib.denoiser import DenoiserLike
@@ -44,7 +45,7 @@ def along_flow(
         labels: the class of each sample, (N,).
         before: see above.
         ts: falling times, in place of those of `grid` and `steps`.
-        show: whether to show a progress bar.
+        show: whether to show the progress.
 
     Raises:
         ValueError: for a stochastic solver, or values that are not finite.

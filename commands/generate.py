@@ -1,17 +1,16 @@
 """From noise to samples, in batches of bounded memory, with a noise source for each sample."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from scorefield import models, solvers
+from scorefield.commands.progress_bar import Bar, progress_bar
 from scorefield.commands.run import Run
 from scorefield.configs import build
-from scorefield.likelihood.progress import with_steps
 from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import Solver
 from scorefield.solvers.solver import OnStep
@@ -31,6 +30,7 @@ def generate(
     labels: Tensor | None = None,
     guidance: float = 1.0,
     show: bool = True,
+    bar: Bar | None = None,
     trajectory: OnStep = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
@@ -48,7 +48,8 @@ def generate(
         batch: samples in one batch.
         labels: the class of each sample, (N,).
         guidance: scale of classifier-free guidance.
-        show: whether to show a progress bar.
+        show: whether to show the progress.
+        bar: which counts the samples in place of one of its own.
         trajectory: called after each step of the first batch, as `on_step` of a solver.
         ranks: the processes that share the work. All of them must call.
 
@@ -60,7 +61,8 @@ def generate(
     samples: dict[int, Tensor] = {}
     firsts = ranks.shard(range(0, num, batch))
     own = sum(min(batch, num - first) for first in firsts)
-    with progress_bar("sample", own, show and ranks.first) as bar:
+    shown = nullcontext(bar) if bar is not None else progress_bar("sample", own, show and ranks.first)
+    with shown as counter:
         for first in firsts:
             count = min(batch, num - first)
             x = solvers.sample(
@@ -74,7 +76,7 @@ def generate(
                 seed=seed,
                 first=first,
                 device=run.device,
-                on_step=bar.steps(count, trajectory if first == 0 else None),
+                on_step=counter.steps(count, trajectory if first == 0 else None),
             )
             samples[first] = x.cpu()  # the device holds one batch at a time
     samples = ranks.gather(samples)
@@ -100,30 +102,3 @@ def guided(denoiser: DenoiserLike, guidance: float) -> DenoiserLike:
 def label_cond(labels: Tensor | None, device: torch.device, rows: slice = slice(None)) -> dict[str, Any]:
     """The conditioning of samples with these classes (B,), or of a run without classes."""
     return {} if labels is None else {"label": labels[rows].to(device)}
-
-
-class Bar:
-    """A progress bar that counts samples, and advances with each step of a solver."""
-
-    def __init__(self, bar: "tqdm[Any]") -> None:
-        self._bar = bar
-
-    def skip(self, count: int) -> None:
-        """Count samples that are already done."""
-        self._bar.update(count)
-
-    def part(self, count: int) -> Callable[[float], None]:
-        """The `progress` of work on `count` samples: it gets the share that is done."""
-        start = self._bar.n
-        return lambda share: self.skip(start + round(count * share) - self._bar.n)
-
-    def steps(self, count: int, other: OnStep = None) -> OnStep:
-        """The `on_step` of a solver for `count` samples. It calls `other` as well."""
-        return with_steps(self.part(count), other)
-
-
-@contextmanager
-def progress_bar(name: str, total: int, show: bool = True) -> Iterator[Bar]:
-    """A progress bar with the remaining time, on terminals."""
-    with tqdm(total=total, desc=name, unit="sample", disable=None if show else True) as bar:
-        yield Bar(bar)

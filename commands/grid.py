@@ -9,6 +9,7 @@ from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import guided, label_cond
 from scorefield.commands.labels import sampled_labels
 from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import open_trained, write_json
 from scorefield.evaluation import plot_curves
 from scorefield.solvers import PerSampleNoise, step_density
@@ -59,8 +60,8 @@ def grid(
     noise = PerSampleNoise(seed, range(num))
     x = run.sde.prior((num, *run.data.shape), noise=noise, device=run.device)
     model, cond = guided(trained.denoiser, guidance), label_cond(labels.label, run.device)
-    with torch.no_grad():
-        measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps)
+    with torch.no_grad(), progress_bar("grid", num) as bar:
+        measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps, on_step=bar.steps(num))
 
     settings = {"num": num, "steps": steps, "order": order, "seed": seed, **labels.described, "guidance": guidance}
     path = output_path(output, workdir / "grid.json")  # a fixed name, from which --grid=optimal reads

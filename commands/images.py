@@ -69,8 +69,13 @@ def read_input(run: Run, path: Path) -> Dataset:
         FileNotFoundError: if there is no such file.
         ValueError: if the images cannot be read, or an array has another shape than the run's data.
     """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"expected {path}, which is not there: give an image, a folder of images, or an .npy or .npz file"
+        )
     if not path.is_dir() and path.suffix.lower() not in image_suffixes():
-        return run.accept(whole_array(path, run.data.levels, labels=run.num_classes is not None))
+        labels = run.num_classes is not None
+        return run.accept(whole_array(path, run.data.levels, shape=run.data.shape, labels=labels))
     files = image_files(path) if path.is_dir() else [path]
     if len(run.data.shape) != 3:
         raise ValueError(

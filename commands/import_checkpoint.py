@@ -9,6 +9,7 @@ import ml_collections
 import torch
 
 from scorefield.commands.data_facts import DataFacts
+from scorefield.commands.data_places import make_absolute
 from scorefield.commands.run import Run, device_of, write_json
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
@@ -63,6 +64,7 @@ def import_checkpoint(
 
     if data is not None:
         run.dataset("test")  # a mistake in it comes now
+        make_absolute(config.data)
 
     checkpoint = workdir / "checkpoints" / f"{0:010d}"
     shutil.rmtree(checkpoint, ignore_errors=True)  # of an import that was interrupted: there is no config.json

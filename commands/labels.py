@@ -106,8 +106,7 @@ def _same_label(run: Run, num: int, label: int | str | None) -> Labels:
         return Labels(None, {})
     if run.num_classes is None:
         raise ValueError(
-            "expected no --label, because this run was trained without classes (config.training.labels), got "
-            f"{label!r}: leave it out"
+            f"expected no --label, because this run was trained without classes, got {label!r}: {_with_classes(run)}"
         )
     number = class_number(run, label)
     name = {"class": run.data.class_names[number]} if run.data.class_names else {}
@@ -116,14 +115,18 @@ def _same_label(run: Run, num: int, label: int | str | None) -> Labels:
 
 def _refuse_guidance(run: Run) -> None:
     if run.num_classes is None:
-        raise ValueError(
-            "expected no --guidance, because this run was trained without classes (config.training.labels): leave it "
-            "out"
-        )
+        raise ValueError(f"expected no --guidance, because this run was trained without classes: {_with_classes(run)}")
     if run.label_required:
         raise ValueError(
-            "expected no --guidance: this network was always trained with labels, so it has no unconditional denoiser"
+            "expected no --guidance: this network was always trained with labels, so it has no unconditional denoiser: "
+            "leave it out, or train with --config.training.label_dropout=0.1 in a new --workdir"
         )
+
+
+def _with_classes(run: Run) -> str:
+    """What to do for classes, in a run that was trained without them."""
+    first = "" if run.data.num_classes is not None else "on data with classes "
+    return f"leave it out, or train {first}with --config.training.labels=true in a new --workdir"
 
 
 def _checked(label: Tensor, num: int, num_classes: int, source: str) -> Tensor:

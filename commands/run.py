@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scorefield import models
 from scorefield.commands.data_facts import DataFacts
+from scorefield.commands.data_places import open_split
 from scorefield.commands.find_checkpoint import find_checkpoint
 from scorefield.configs import build
 from scorefield.configs.text import suggestion
@@ -88,8 +89,7 @@ class Run:
         return self
 
     def dataset(self, split: str) -> Dataset:
-        dataset: Dataset = build.build(build.DATASETS, self.config.data, split=split)
-        return self.accept(dataset)
+        return self.accept(open_split(self.config.data, split))
 
     def accept(self, dataset: Dataset) -> Dataset:
         """The data set, with its classes numbered as in training: see `DataFacts.accept`. Warns of odd units."""

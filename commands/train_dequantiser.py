@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Generator, Tensor
-from tqdm import tqdm
 
 from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import label_cond
 from scorefield.commands.labels import data_labels
 from scorefield.commands.outputs import output_path
+from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Trained, open_trained, write_json
 from scorefield.evaluation import plot_curves
 from scorefield.likelihood import mean_and_error
@@ -92,9 +92,11 @@ def train_dequantiser(
     began, due = time.perf_counter(), 0.0
     history: list[dict[str, Any]] = []
     dims = math.prod(run.data.shape)
-    with tqdm(total=num, desc="train dequantiser", unit="image", disable=None) as bar:
+    seen = 0
+    with progress_bar("train dequantiser", num, unit="image") as bar:
         for step in steps:
-            bar.update(step.images - bar.n)
+            bar.skip(step.images - seen)
+            seen = step.images
             if step.images < min(due, num):
                 continue
             due += num / MEASURED
@@ -111,8 +113,8 @@ def train_dequantiser(
                     f"q is not finite after {step.images} images, so nothing was saved: is the run trained?"
                 )
             history.append(row)
-            bar.set_postfix(gain=f"{row['gain']:.4f}")
-            if bar.disable:
+            bar.say(gain=f"{row['gain']:.4f}")
+            if bar.in_lines:
                 print(f"{step.images:>12,} images  gain {row['gain']:.4f} bits/dim", flush=True)
     seconds = time.perf_counter() - began
 

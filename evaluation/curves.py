@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from scorefield.evaluation.pictures import saved
+from scorefield.evaluation.pictures import count_values, saved
 
 
 def plot_curves(
@@ -36,7 +35,7 @@ def plot_histogram(
     """A histogram of values (N,), with a named line at one value, if it is given."""
     figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.hist(np.asarray(values.detach().double().cpu()), bins=40)
+    count_values(axes, values.detach().double().cpu())
     axes.set(xlabel=x, ylabel="count")
     for name, value in (mark or {}).items():
         axes.axvline(value, color="black", linestyle="--", label=f"{name} {value:.4g}")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -178,6 +179,12 @@ def enlargement(side: int, grid_side: int, panel: int = 0) -> int:
     return max(1, min(factor, LARGEST // grid_side))
 
 
+def count_values(axes: Axes, values: Tensor) -> None:
+    """Draw a histogram of values (N,), whose counts are whole numbers."""
+    axes.hist(values.numpy(), bins=40)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def _drawable(x: Tensor, low: float, high: float) -> Tensor:
     """Images (N, C, H, W) within [0, 1], or other samples as they are."""
     x = x.detach().float().cpu()
@@ -207,7 +214,7 @@ def _draw(axes: Axes, x: Tensor) -> None:
     axes.tick_params(labelsize=7)
     x = x[:, 0] if x.ndim > 2 else x
     if x.shape[1] == 1:
-        axes.hist(x[:, 0].numpy(), bins=40)
+        count_values(axes, x[:, 0])
     elif x.shape[1] < SERIES:
         axes.scatter(x[:, 0], x[:, 1], s=4, linewidths=0)
     else:

@@ -12,11 +12,18 @@ from scorefield.sde_lib.denoiser import Cond, DenoiserLike
 from scorefield.solvers import grids
 from scorefield.solvers.grids import StepDensity
 from scorefield.solvers.multistep.unipc import UniPC
-from scorefield.solvers.solver import Progress
+from scorefield.solvers.solver import OnStep, Progress
 
 
 def step_density(
-    denoiser: DenoiserLike, sde: SDE, x: Tensor, *, cond: Cond | None = None, order: int = 2, steps: int = 100
+    denoiser: DenoiserLike,
+    sde: SDE,
+    x: Tensor,
+    *,
+    cond: Cond | None = None,
+    order: int = 2,
+    steps: int = 100,
+    on_step: OnStep = None,
 ) -> StepDensity:
     """The density of steps that minimises a solver's error at the end, from trajectories that start at x (B, *D).
 
@@ -36,6 +43,7 @@ def step_density(
         cond: keywords for the denoiser, see `Solver`.
         order: of the solver that will use the grid.
         steps: of the trajectories, by UniPC.
+        on_step: called after each step, see `Solver`.
 
     Raises:
         ValueError: for too few trajectories or steps, or a denoiser that does not change, or gives NaN.
@@ -50,6 +58,8 @@ def step_density(
         assert progress.x0 is not None
         answers.append(progress.x0.detach().cpu().double())
         spreads.append(_spread(progress.x / scales[progress.step]))
+        if on_step is not None:
+            on_step(progress)
 
     UniPC()(denoiser, sde, x, ts, cond=cond, on_step=keep)
     change = [torch.stack(answers[i : i + order + 1]).diff(n=order, dim=0).square().mean().sqrt()

@@ -1,8 +1,10 @@
 """The likelihood of a data set under a trained run, by one estimator or several side by side."""
 
 import math
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.arguments import at_least
-from scorefield.commands.generate import label_cond, progress_bar
+from scorefield.commands.generate import label_cond
 from scorefield.commands.images import Images
+from scorefield.commands.interruption import Interrupted
 from scorefield.commands.labels import data_labels
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
 from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
 from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run, Trained, open_trained, stored_tensor, write_arrays, write_json
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.configs import build
@@ -127,16 +131,18 @@ def likelihood(
     place = Path(output) if output else default
     results = PartialResults(place, {**settings, **decided, "device": str(run.device)})
     facts = given or {}
-    if "ode" in names and given is None:
-        tolerance = TOLERANCE if tolerance is None else tolerance
-        kept = KeptPlan.of(workdir, place, {**of_values, **decided, "tolerance": tolerance})
-        facts = choose(scorer, kept, results, ranks, tolerance, divergence is None)
-    elif divergence is None and scorer.dims <= EXACT_DIMS:
-        scorer.divergence = Exact()
-    _score(scorer, names, results, ranks, batch)
+    with _saying_what_is_kept(results, names, len(stored), batch):
+        if "ode" in names and given is None:
+            tolerance = TOLERANCE if tolerance is None else tolerance
+            kept = KeptPlan.of(workdir, place, {**of_values, **decided, "tolerance": tolerance})
+            facts = choose(scorer, kept, results, ranks, tolerance, divergence is None)
+        elif divergence is None and scorer.dims <= EXACT_DIMS:
+            scorer.divergence = Exact()
+        _score(scorer, names, results, ranks, batch)
+        if ranks.first and "ode" in names:
+            facts |= check(scorer, facts)
     lines: dict[str, Any] = {}
     if ranks.first:
-        facts |= check(scorer, facts) if "ode" in names else {}
         columns = _gathered(results, names, len(stored), batch)
         described = {"t_min": run.sde.t_min, "t_max": run.sde.t_max, "data": dataset.name, **settings}
         report = _report(scorer, names, columns, facts, described)
@@ -241,13 +247,31 @@ def _prior(run: Run, name: str, seed: int) -> GaussianPrior:
     return GaussianPrior.matched(run.sde, Moments.of(run.centred(some)))
 
 
+@contextmanager
+def _saying_what_is_kept(results: PartialResults, names: Sequence[str], total: int, batch: int) -> Iterator[None]:
+    """Ctrl-C within says how many images each estimator has scored, if any has."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        parts = {name: [first for first in range(0, total, batch) if _part(name, first) in results] for name in names}
+        scored = {name: sum(min(batch, total - first) for first in firsts) for name, firsts in parts.items()}
+        if not any(scored.values()):
+            raise
+        each = ", ".join(
+            f"{count:,} of {total:,} images" + f" by {name}" * (len(names) > 1) for name, count in scored.items()
+        )
+        raise Interrupted(signal.SIGINT, f"interrupted after {each}: the same command continues") from None
+
+
 def _score(scorer: DatasetScorer, names: Sequence[str], results: PartialResults, ranks: Ranks, batch: int) -> None:
     """Score the batches that have no result yet, one estimator at a time."""
     total = len(scorer.stored)
     todo = [(name, first) for name in names for first in range(0, total, batch) if _part(name, first) not in results]
     ranks.barrier()  # every rank has its list before the first result is written
-    with progress_bar("likelihood", sum(min(batch, total - first) for _, first in todo), ranks.first) as bar:
-        for name, first in ranks.shard(todo):
+    own = list(ranks.shard(todo))
+    images = sum(min(batch, total - first) for _, first in own)
+    with progress_bar("likelihood", images, ranks.first, unit="image") as bar:
+        for name, first in own:
             rows = slice(first, min(first + batch, total))
             count, began = rows.stop - rows.start, time.perf_counter()
             columns = getattr(scorer, name)(rows, bar.part(count))

@@ -91,7 +91,8 @@ def lines_of(estimates: dict[str, dict[str, Any]], unit: str, levels: int | None
             f"tolerance is {ode['tolerance']:g}{met}"
         )
         if "others" in ode:
-            lines["and"] = f"{ode['solver_error_of_others']:.1e} in the worst of {ode['others']} others"
+            above = ", above the tolerance" if ode["solver_error_of_others"] > ode["tolerance"] else ""
+            lines["and"] = f"{ode['solver_error_of_others']:.1e} in the worst of {ode['others']} others{above}"
     elif ode.get("change_from_half_the_steps") is not None:
         lines["change from half the steps"] = f"{ode['change_from_half_the_steps']:+.4f}"
     return lines

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from scorefield.commands.generate import grid as grid_of
-from scorefield.commands.generate import progress_bar
 from scorefield.commands.likelihood.partial_results import PartialResults
+from scorefield.commands.on_stderr import on_stderr
+from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run, write_json
 from scorefield.configs import build
 from scorefield.likelihood import Exact, Hutchinson
@@ -141,4 +142,10 @@ def check(scorer: DatasetScorer, facts: dict[str, Any]) -> dict[str, Any]:
         progress = bar.part(count)
         if "tolerance" in facts:
             return scorer.check_choice(facts["chosen_by"] == "this command", progress)
-        return {"change_from_half_the_steps": scorer.change_from_half_the_steps(progress)}
+        change = scorer.change_from_half_the_steps(progress)
+    if change is not None and abs(change) > TOLERANCE:
+        on_stderr(
+            f"half the steps change the value by {change:+.3g} {unit_of(scorer)}, above {TOLERANCE:g}: its error may "
+            "be as large. Take more --steps, or none of --steps, --grid and --solver: then --tolerance chooses them"
+        )
+    return {"change_from_half_the_steps": change}

@@ -170,6 +170,10 @@ def _introduce(session: Session, dataset: Dataset, chosen: dict[str, Any]) -> No
     if chosen:
         words = ", ".join(f"{key}={value}".replace(" ", "") for key, value in chosen.items())
         print(f"chosen by the data: {words} | others by --config.KEY=VALUE", flush=True)
+    if state.images == 0 and dataset.num_classes and run.num_classes is None:
+        print(
+            f"{dataset.name}: its {dataset.num_classes} classes are not used: --config.training.labels=true uses them"
+        )
     for note in dataset.notes:
         print(f"{dataset.name}: {note}")
     if state.images >= total:

@@ -14,13 +14,14 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
+from scorefield.commands.progress_bar import duration, say
 from scorefield.commands.run import Run
 from scorefield.commands.train.json_lines import JsonLines
 from scorefield.commands.train.objective import Loss
 from scorefield.commands.train.pictures import save_curves, save_samples
 from scorefield.commands.train.resume import flat
 from scorefield.commands.train.settings import PRECISIONS
-from scorefield.commands.train.timetable import duration, plans, say
+from scorefield.commands.train.timetable import plans
 from scorefield.training import Ranks, Step, TrainingState
 from scorefield.training.checkpoints.atomic import FULL
 from scorefield.training.distributed.shards import in_shards

@@ -10,6 +10,7 @@ import torch
 from torch import Generator
 
 from scorefield import training
+from scorefield.commands.data_places import make_absolute, open_split
 from scorefield.commands.generate import grid, label_cond
 from scorefield.commands.run import Run, open_run, stored_tensor
 from scorefield.commands.train.objective import Loss
@@ -21,13 +22,15 @@ from scorefield.configs.own import fill, preset
 from scorefield.solvers import Schedule
 from scorefield.training import Model, Ranks, TrainingState
 from scorefield.training.adam import adam
-from scorefield.training.data import Dataset
+from scorefield.training.data import Dataset, layout
 
 COUNTED = 10_000  # images in which the levels are counted
 
 
 def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset, dict[str, Any]]:
     """The training data of a configuration, whose settings that are None get those of the run in `workdir`, if any.
+
+    The places of the data become absolute, so that later commands find it from any folder.
 
     Returns:
         The data, and what a new run leaves to it: see `configs.own`.
@@ -36,7 +39,8 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
         saved = open_run(workdir, "cpu").config.to_dict()
         saved["training"] = defaults().training.to_dict() | saved["training"]
         fill(config, flat(saved))
-    dataset: Dataset = build.build(build.DATASETS, config.data, split="train")
+    dataset = open_split(config.data, "train")
+    make_absolute(config.data)
     chosen = fill(config, preset(len(dataset), dataset.shape))
     if config.precondition.name == "levels" and config.precondition.probabilities is None:
         fill(config, {"precondition.probabilities": probabilities_of(dataset, config.seed)})
@@ -110,5 +114,12 @@ def _try_out(run: Run, model: Model) -> None:
     ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
     try:
         model(one, ends.alpha, ends.sigma, **cond)
-    except (RuntimeError, TypeError) as error:  # a user's own network may take other arguments
+    except (RuntimeError, TypeError, ValueError) as error:  # a user's own network may take other arguments
+        if isinstance(error, ValueError):  # of our networks
+            if not (line := layout.advice(run.data.shape)):
+                raise
+            raise ValueError(
+                f"expected images (C, H, W) for {run.config.net.name}, got items of shape {run.data.shape} in "
+                f"{run.data.name}: {line}; other data takes an MLP (--config.net=mlp)"
+            ) from error
         raise ValueError(f"expected a network that takes data of shape {run.data.shape}: {error}") from error

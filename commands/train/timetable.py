@@ -1,36 +1,17 @@
-"""What training does by the clock: its pictures, its checkpoints, and times in words."""
+"""What training does by the clock: its pictures and its checkpoints."""
 
-import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ml_collections
-from tqdm import tqdm
 
+from scorefield.commands.progress_bar import duration
 from scorefield.training import Ranks
 
 PICTURE, CHECKPOINT = 1, 2
 SHARE = 0.1  # of the time, for pictures
-UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
-
-
-def duration(seconds: float) -> str:
-    """A time in words, in its two largest units: 45 s, 2 min 5 s, 12 min, 1 h 12 min; in minutes from ten on."""
-    left = max(0, round(seconds) if seconds < 600 else 60 * round(seconds / 60))
-    for (name, size), (below, smaller) in itertools.pairwise(UNITS):
-        if left >= size:
-            more = left % size // smaller
-            return f"{left // size} {name}" + (f" {more} {below}" if more else "")
-    return f"{left} s"
-
-
-def say(line: str) -> None:
-    """Print a line at once, beside a progress bar if there is one."""
-    tqdm.write(line)
-    sys.stdout.flush()
 
 
 def plans(settings: ml_collections.ConfigDict, seconds: float) -> str:

@@ -24,6 +24,11 @@ def channels_last(network: nn.Module) -> None:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def other_than_images(x: Tensor) -> str:
+    """What to do with data that are no images (B, C, H, W), for a network that takes images alone."""
+    return "give grey images a channel, x[:, None]; other data takes an MLP" if x.ndim == 3 else "vectors take an MLP"
+
+
 def as_images(x: Tensor, channels: int, stride: int) -> Tensor:
     """The images x (B, C, H, W), in channels-last order.
 
@@ -31,7 +36,7 @@ def as_images(x: Tensor, channels: int, stride: int) -> Tensor:
         ValueError: if x has another shape, or the stride does not divide the height and width.
     """
     if x.ndim != 4 or x.shape[1] != channels:
-        raise ValueError(f"expected images (B, {channels}, H, W), got {tuple(x.shape)}: vectors take an MLP")
+        raise ValueError(f"expected images (B, {channels}, H, W), got {tuple(x.shape)}: {other_than_images(x)}")
     if x.shape[-2] % stride or x.shape[-1] % stride:
         raise ValueError(
             f"expected a height and width divisible by {stride}, got {tuple(x.shape[-2:])}: "

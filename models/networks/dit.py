@@ -7,7 +7,7 @@ from torch.nn.functional import gelu, layer_norm, silu
 from scorefield.models.hyperparameters import save_hyperparameters
 from scorefield.models.layers.attention import TokenAttention
 from scorefield.models.layers.embeddings import NoiseEmbedding
-from scorefield.models.layers.initial import zeroed
+from scorefield.models.layers.initial import other_than_images, zeroed
 
 # Peebles and Xie 2023, Table 1: DiT(4, patch=2, num_classes=1000, **SIZES["XL"]) is their DiT-XL/2.
 SIZES = {
@@ -79,7 +79,9 @@ class DiT(nn.Module):
             ValueError: if these are no such images, or the height or width does not divide by the patch.
         """
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"expected images (B, {self.channels}, H, W), got {tuple(x.shape)}: vectors take an MLP")
+            raise ValueError(
+                f"expected images (B, {self.channels}, H, W), got {tuple(x.shape)}: {other_than_images(x)}"
+            )
         if any(size % self.patch or size == 0 for size in x.shape[2:]):
             raise ValueError(
                 f"expected a height and width divisible by {self.patch}, got {tuple(x.shape[2:])}: "

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate, layer_norm
 
+from scorefield.models.layers.initial import other_than_images
+
 Norm = Callable[[int], nn.Module]
 # Channels of each stage, in widths (Song and Ermon 2020, Appendix B).
 FEATURES = {4: (1, 2, 2, 2), 5: (1, 2, 2, 4, 4), 6: (1, 2, 2, 2, 4, 4)}
@@ -64,7 +66,7 @@ def check_images(x: Tensor, channels: int, depth: int) -> None:
     """
     stride = 2 ** (depth - 3)
     if x.ndim != 4 or x.shape[1] != channels:
-        raise ValueError(f"expected images (B, {channels}, H, W), got {tuple(x.shape)}")
+        raise ValueError(f"expected images (B, {channels}, H, W), got {tuple(x.shape)}: {other_than_images(x)}")
     if any(size % stride or size < 2 * stride for size in x.shape[2:]):
         raise ValueError(
             f"expected a height and width divisible by {stride} and at least {2 * stride}, got {tuple(x.shape[2:])}: "

@@ -12,6 +12,7 @@ from scorefield.commands.run import open_run
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
 from scorefield.configs import digits
+from scorefield.configs.own import fill, preset
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,3 +139,18 @@ def test_a_run_of_an_older_version_is_opened_resumed_and_sampled(tmp_path: Path)
     assert open_run(tmp_path, "cpu").config.to_dict() == json.loads(config(32).to_json())
     file.write_text(old)
     assert train(tmp_path, config(64), device="cpu")["images"] == 64
+
+
+def test_a_spec_leaves_what_it_does_not_name_to_the_data() -> None:
+    for net in ("unet:width=8", "{'name': 'unet', 'width': 8}"):
+        config = load("own", [f"--config.net={net}", "--config.data=folder:path=photos"])
+        assert config.net.width == 8 and config.data.path == "photos"
+        chosen = fill(config, preset(21, (3, 16, 16)))
+        assert chosen["net.multipliers"] == config.net.multipliers == (1, 2)
+        assert chosen["net.attention"] == config.net.attention == (1,)
+        assert chosen["net.blocks"] == config.net.blocks == 1
+        assert chosen["data.size"] == config.data.size == 16
+        assert "net.width" not in chosen
+    named = load("own", ["--config.net=unet:width=8,blocks=3,attention=()"])
+    assert (named.net.blocks, named.net.attention) == (3, ())
+    assert load("own", ["--config.net=adm:width=8"]).net.multipliers == (1, 2, 3, 4)  # of another name: its own

@@ -1,6 +1,7 @@
 """Encoding and decoding: what a file of latents carries, what is replaced, and which images are taken."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,24 @@ def test_images_given_to_a_run_become_as_its_reader_made_them(
     assert capsys.readouterr().err == ("" if settings else "2 of 3 images are resized to 8x8 (height x width)\n")
 
 
-def test_arrays_of_another_shape_are_refused(workdir: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.zeros((2, 1, 8, 9), np.uint8))
-    with pytest.raises(ValueError, match=r"expected data of shape \(1, 8, 8\) and 17 levels.*got \(1, 8, 9\)"):
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [((1, 8, 9), None), ((3, 8, 8), None), ((8, 8), "x[:, None]"), ((8, 8, 1), "x.transpose(0, 3, 1, 2)")],
+)
+def test_arrays_of_another_shape_are_refused(
+    shape: tuple[int, ...], remedy: str | None, workdir: Path, tmp_path: Path
+) -> None:
+    x = np.full((2, *shape), 255, np.uint8)  # other levels as well: the shape comes first
+    np.save(tmp_path / "x.npy", x)
+    said = f"expected data of shape (1, 8, 8), as this run was trained on, got {shape} in x: "
+    with pytest.raises(ValueError, match=re.escape(said + (f"save {remedy}" if remedy else "give data of that shape"))):
         encode(workdir, input=str(tmp_path / "x.npy"), device="cpu")
+    if remedy:
+        assert eval(remedy, {"x": x}).shape[1:] == (1, 8, 8)
+
+
+def test_a_photo_for_a_run_of_other_levels_says_what_they_are(workdir: Path, tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    levels = r"expected 17 levels \(integers 0 .. 16\).*got 256 levels .* in x.png: scale its values to these, and save"
+    with pytest.raises(ValueError, match=levels):
+        encode(workdir, input=str(tmp_path / "x.png"), device="cpu")

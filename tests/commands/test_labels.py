@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from class_gaussians import MEANS, SPREAD, class_run, labelled, negative_log_density
 from PIL import Image
+from training_runs import new_run
 
 from scorefield.commands.compare import compare
 from scorefield.commands.encode import decode, encode
 from scorefield.commands.grid import grid
 from scorefield.commands.interpolate import interpolate
+from scorefield.commands.labels import sampled_labels
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.run import open_run
 from scorefield.commands.sample import sample
@@ -186,7 +189,7 @@ def config(path: Path, **training: Any) -> Any:
     config = own.get_config("array")
     config.data.path = str(path)
     config.net = build.spec(build.NETWORKS, "mlp", width=8, blocks=1)
-    config.training.update(images=32, batch=16, sample_every=0, labels=True, **training)
+    config.training.update({"images": 32, "batch": 16, "sample_every": 0, "labels": True, **training})
     return config
 
 
@@ -207,6 +210,25 @@ def test_training_counts_the_classes_and_says_which_have_none(
     assert open_run(tmp_path / "run", "cpu").classes == [0, 1, 2, 3]
     train(tmp_path / "run", config(data), device="cpu")
     assert open_run(tmp_path / "run", "cpu").classes == [1, 3]
+
+
+def test_a_run_without_classes_says_how_to_train_with_them(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    bare = replace(run, data=replace(run.data, num_classes=None))
+    options: list[dict[str, Any]] = [{"label": 3}, {"guidance": 2.0}]
+    for trained, how in ((run, "train with"), (bare, "train on data with classes with")):
+        for option in options:
+            with pytest.raises(ValueError, match=f"or {how} --config.training.labels=true in a new --workdir"):
+                sampled_labels(trained, 2, **option)
+
+
+def test_training_says_once_that_classes_are_not_used(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "classes are not used: --config.training.labels=true uses them"
+    for name, images, count in (("points", 32, 1), ("points", 48, 0), ("bare", 32, 0)):
+        train(tmp_path / name, config(data.with_name(f"{name}.npz"), images=images, labels=False), device="cpu")
+        assert capsys.readouterr().out.count(line) == count
 
 
 def test_labels_are_refused_before_anything_is_built(data: Path, tmp_path: Path) -> None:

@@ -197,10 +197,15 @@ def test_an_interrupted_command_resumes_to_the_same_number(
     while len(list(tmp_path.glob(".resumed*/ode_*.npz"))) < 2 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
-    assert process.wait() != 0
+    said = process.communicate()[1]
+    assert process.returncode != 0
     assert not resumed.exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".resumed*/ode_*.npz")}
     assert kept
+    if number == signal.SIGINT:
+        done = {name: 4 * len(list(tmp_path.glob(f".resumed*/{name}_*.npz"))) for name in ("ode", "elbo")}
+        each = ", ".join(f"{count} of 24 images by {name}" for name, count in done.items())
+        assert said.splitlines()[-1] == f"interrupted after {each}: the same command continues"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PartialResults, "delete", lambda self: None)
         likelihood(workdir, output=str(resumed), **OPTIONS)
@@ -250,6 +255,19 @@ def test_the_change_from_half_the_steps_is_that_of_two_runs(workdir: Path, tmp_p
     every_step, half = (report_of(workdir, tmp_path / "h.json", steps=steps, **how) for steps in (4, 2))
     change = every_step["estimates"]["ode"]["change_from_half_the_steps"]
     assert change == pytest.approx(half["bits_per_dim"] - every_step["bits_per_dim"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("change", "said"), [(0.0099, False), (0.0101, True), (-0.0101, True), (None, False)])
+def test_steps_that_are_too_few_are_said(
+    change: float | None, said: bool, workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(DatasetScorer, "change_from_half_the_steps", lambda *_: change)
+    likelihood(workdir, num=2, steps=2, output=str(tmp_path / "few.json"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("half the steps")]
+    assert len(lines) == said
+    if said:
+        assert f"by {change:+.3g} bits/dim, above 0.01" in lines[0] and "Take more --steps" in lines[0]
 
 
 def test_continuous_data_gets_nats_and_no_bits(tmp_path: Path) -> None:

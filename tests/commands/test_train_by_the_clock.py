@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from scorefield.commands.check_data import check_data
 from scorefield.commands.interruption import Stop
+from scorefield.commands.progress_bar import duration
 from scorefield.commands.run import open_run
 from scorefield.commands.train import log, pictures
 from scorefield.commands.train.command import train
-from scorefield.commands.train.timetable import CHECKPOINT, PICTURE, Timetable, duration
+from scorefield.commands.train.timetable import CHECKPOINT, PICTURE, Timetable
 from scorefield.configs import build, digits, own
 from scorefield.training.distributed.ranks import Agreement, Ranks
 

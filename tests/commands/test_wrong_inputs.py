@@ -33,6 +33,7 @@ def write_arrays(folder: Path) -> None:
         "empty": {"x": x[:0]}, "five": {"x": np.repeat(x, 5, 1)}, "wide": {"x": np.zeros((3, 1, 9, 9), np.uint8)},
         "nan": {"x": np.full(x.shape, np.nan, np.float32)}, "high": {"x": x + 200}, "half": {"x": x + np.float32(0.5)},
         "complex": {"x": x.astype(np.complex64)}, "objects": {"x": np.array([{}] * 3)},
+        "grey": {"x": np.zeros((3, 28, 20), np.uint8)}, "last": {"x": np.zeros((3, 28, 20, 3), np.uint8)},
         "latents_nan": {"latent": np.full(x.shape, np.nan, np.float32)},
         "latents_wide": {"latent": np.zeros((3, 1, 9, 9), np.float32)},
         "latents_classes": {"latent": x.astype(np.float32), "label": np.array([1, 2, 99])},
@@ -54,9 +55,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "torn.zip").write_bytes(b"PK\x03\x04")
     (folder / "text.txt").write_text("hello")
     (folder / "three.py").write_text("def get_config(variant): return 3")
-    for name in ("no_run", "no_images", "torn_images", "wide_images"):
+    for name in ("no_run", "no_images", "torn_images", "wide_images", "one_image"):
         (folder / name).mkdir()
     (folder / "torn_images" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Image.new("L", (8, 8)).save(folder / "one_image" / "0.png")
     for i, size in enumerate([(12, 8), (8, 8)]):
         Image.new("L", size).save(folder / "wide_images" / f"{i}.png")
     for name in ("no_checkpoint", "torn_config", "torn_weights", "wider", "other_path"):
@@ -165,7 +167,9 @@ encode --workdir=vp --data=/data/photos          | write folder:path=/data/photo
 encode --workdir=vp --data=folder:/data/photos   | '/data/photos' is no key=value
 encode --workdir=vp --data=folder                | folder needs path, as in folder:path=VALUE
 encode --workdir=vp "--data=folder:path=~/my photos (1),size=8" | /my photos \\(1\\), which is not there
-encode --workdir=vp --input=nowhere.npz          | nowhere.npz, which is not there
+encode --workdir=vp --input=nowhere.npz          | nowhere.npz, which is not there: give an image, a folder
+encode --workdir=vp --input=nowhere.png          | nowhere.png, which is not there: give an image, a folder
+encode --workdir=vp --input=nowhere/here         | nowhere/here, which is not there: give an image, a folder
 encode --workdir=vp --input=torn.npz             | torn.npz: .*cannot be read
 encode --workdir=vp --input=text.txt             | text.txt: .*cannot be read
 encode --workdir=vp --input=objects.npz          | objects.npz: .*cannot be read
@@ -177,7 +181,7 @@ encode --workdir=vp --input=half.npz             | half.npz: .*fractions
 encode --workdir=vp --input=high.npz             | high.*200
 encode --workdir=vp --input=complex.npz          | complex
 encode --workdir=vp --input=no_images            | expected images in no_images .*, found none
-encode --workdir=vp --input=wide_images          | 256 in wide_images
+encode --workdir=vp --input=wide_images          | got 256 levels .* in wide_images
 encode --workdir=vp --input=torn_images          | torn_images/a.png: not an image that can be read
 decode --workdir=vp                              | expected latents in vp/latents.npz, found no file
 decode --workdir=vp --input=torn.npz             | torn.npz cannot be read: it is damaged
@@ -210,6 +214,8 @@ import --workdir=new --from=edn nowhere.pt       | expected a source among .*, g
 import --workdir=new --from=edm text.txt         | text.txt does not read
 import --workdir=vp --from=edm text.txt          | vp holds a run already
 import --workdir=new --from=diffusers no_run     | expected a folder of diffusers in no_run
+check_data --config=own:folder --config.data.path=nowhere    | path=nowhere was looked for below the current folder, /
+check_data --config=own:folder --config.data.path=one_image  | expected at least two items, .* got 1: add items, or
 check_data --workdir=no_run                      | expected a run in no_run
 check_data --config=own:folder                   | expected a path to the data, got an empty one
 check_data --config own:folder --config.data.path no_images | expected images in no_images
@@ -249,6 +255,8 @@ train --workdir=new --config=digits:vp --checkpoint=3                 | expected
 train --workdir=new --config=digits:vp --fork_from=no_run             | expected a run in \\S+no_run
 train --workdir=new --config=digits:vp --fork_from=vp                 | cannot fork from \\S+: net.name is 'mlp' there
 train --workdir=new --config=digits:vp --fork_from=vp --checkpoint=77 | got '77': the newest are 0000000032
+train --workdir=new --config=own:array --config.net=unet --config.data.path=grey.npz | in grey: for grey .*:, None
+train --workdir=new --config=own:array --config.net=unet --config.data.path=last.npz | in last: .*0, 3, 1, 2\\)
 train --workdir=text.txt --config=digits:vp      | expected --workdir to be a folder, got the file text.txt
 train --workdir=vp --config=digits:ve            | config.sde.name is 'vp' there and 've' here
 train --workdir=vp --config.training.batch=64    | config.training.batch is 16 there and 64 here

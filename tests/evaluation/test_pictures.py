@@ -99,11 +99,14 @@ def test_figures_are_returned_and_written_only_to_a_path(tmp_path: Path, monkeyp
     figures = [
         plot_samples(torch.rand(4, 1, 8, 8)), plot_rows({"a": torch.rand(4, 1, 8, 8)}),
         plot_curves({"a": ([1, 2], [3, 4]), "b": ([1, 2], [4, 3])}, x="steps", y="error", log="y"),
-        plot_histogram(torch.randn(9), x="bits/dim", mark={"uniform": 4.09}),
+        plot_histogram(torch.tensor([0.0, 1.0, 2.0]), x="bits/dim", mark={"uniform": 4.09}),
     ]  # fmt: skip
     assert all(isinstance(figure, Figure) for figure in figures)
     assert list(tmp_path.iterdir()) == []
     assert figures[2].axes[0].get_yscale() == "log"
     assert [text.get_text() for text in figures[3].axes[0].get_legend().get_texts()] == ["uniform 4.09"]
+    for histogram in (figures[3], plot_samples(torch.randn(3, 1))):
+        ticks = histogram.axes[0].get_yticks()
+        assert len(ticks) > 1 and all(tick == round(tick) for tick in ticks)
     plot_curves({"a": ([1], [1])}, tmp_path / "folder" / "c.png")
     assert pixels(tmp_path / "folder" / "c.png").shape == (480, 720, 3)

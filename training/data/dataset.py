@@ -124,7 +124,10 @@ def hold_out(count: int, split: Split, every: int = 10) -> NDArray[np.int64]:
     """
     check_split(split)
     if count < 2:
-        raise ValueError(f"expected at least two items to hold one out for testing, got {count}: give both splits")
+        raise ValueError(
+            f"expected at least two items, because one of them is held out for testing, got {count}: add items, or "
+            "give a train and a test split"
+        )
     index: NDArray[np.int64] = np.arange(count, dtype=np.int64)
     tests = index[::every]
     return tests if split == "test" else np.delete(index, tests)

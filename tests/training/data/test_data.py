@@ -79,7 +79,7 @@ def test_hold_out_parts_every_count() -> None:
         train, test = hold_out(count, "train"), hold_out(count, "test")
         assert sorted([*train, *test]) == list(range(count))
         assert test.tolist() == list(range(0, count, 10))
-    refused("at least two items to hold one out", hold_out, 1, "train")
+    refused("at least two items, because one of them is held out", hold_out, 1, "train")
 
 
 # Digits

@@ -16,6 +16,7 @@ from scorefield.training.data.files.keys import Head, Keys, keys_of
 from scorefield.training.data.files.lazy_rows import LazyRows
 from scorefield.training.data.files.names import held_out_name, split_of
 from scorefield.training.data.files.paths import nonempty_path
+from scorefield.training.data.layout import note, shape_error
 from scorefield.training.data.units import as_float32, check_float32
 
 LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
@@ -83,7 +84,7 @@ def _dataset(path: Path, split: Split, levels: int | None, keys: Keys, read: Rea
     x = read(keys.x[side])
     stored, levels = in_type(path, x, levels or None)
     facts: dict[str, Any] = {"num_classes": num_classes, "class_names": names} if label is not None else {}
-    facts["notes"] = (keys.note,) if keys.note else ()
+    facts["notes"] = (*([keys.note] if keys.note else []), *note(stored.shape[1:], levels))
     dataset = Dataset(path.stem, split, stored, levels, label, **facts)
     if test:
         return dataset
@@ -108,20 +109,25 @@ def _as_numbers(label: NDArray[Any]) -> NDArray[Any]:
     return label.astype(np.int64) if integer else label
 
 
-def whole_array(path: str | os.PathLike[str], levels: int | None, *, labels: bool = False) -> Dataset:
+def whole_array(
+    path: str | os.PathLike[str], levels: int | None, *, shape: tuple[int, ...] | None = None, labels: bool = False
+) -> Dataset:
     """All items of an .npy or .npz file as one split, with the known number of levels, and with `labels` its classes.
 
     Of a file with several splits, the test or validation split.
 
     Raises:
-        FileNotFoundError, ValueError: as `array`.
+        FileNotFoundError, ValueError: as `array`; and if its items have another than the known `shape`.
     """
     path = Path(path).expanduser()
     every = heads(path)
     keys = keys_of(path, every)
     split = held_out_name(keys.x) or "train"
     arrays = load(path, [each[split] for each in (keys.x, keys.label) if split in each])
-    x, _ = in_type(path, arrays[keys.x[split]], levels, guess=False)
+    x = arrays[keys.x[split]]
+    if shape is not None and x.shape[1:] != shape:
+        raise shape_error(path.stem, shape, x.shape[1:])
+    x, _ = in_type(path, x, levels, guess=False)
     facts: dict[str, Any] = {"notes": (keys.note,) if keys.note else ()}
     if labels and split in keys.label:
         (label,), count, names = _numbered([arrays[keys.label[split]]])

@@ -18,6 +18,7 @@ from scorefield.training.data.files.images import Item
 from scorefield.training.data.files.listing import Listing, image_set
 from scorefield.training.data.files.names import described_splits, is_label, members, splits_of
 from scorefield.training.data.files.paths import nonempty_path
+from scorefield.training.data.layout import note
 
 
 @image_reader
@@ -70,7 +71,8 @@ def huggingface(
     if type(table.features[column]).__name__ != "Image":
         x, known = in_type(Path(name), np.asarray(table.with_format("numpy")[column][:]), levels or None)
         own = None if classes is None else classes[index]
-        return Dataset(title, split, x[index], known, own, count, class_names=tuple(names), notes=tuple(notes))
+        said = (*notes, *note(x.shape[1:], known))
+        return Dataset(title, split, x[index], known, own, count, class_names=tuple(names), notes=said)
     files = [Path(file["filename"]) for file in table.cache_files]
     beside = Path(name) if Path(name).is_dir() else files[0].parent if files else Path()
     raw = table.cast_column(column, _package().Image(decode=False))
@@ -79,7 +81,8 @@ def huggingface(
         items = [Item(f"{name}[{chosen}][{i}]", partial(_open, raw, column, i)) for i in range(len(raw))]
         return Listing(items, index, None if classes is None else classes[index], count, names)
 
-    settings = [name, configuration, column, label, chosen, table.num_rows]
+    local = str(Path(name).absolute()) if Path(name).exists() else name
+    settings = [local, configuration, column, label, chosen, table.num_rows]
     decoding = decoding if files else replace(decoding, cache="off")
     return image_set(
         title, split, listing, files=files, beside=beside, decoding=decoding, settings=settings, notes=notes

@@ -68,7 +68,11 @@ def shards(
         number = len(names) or max(classes) + 1
         return Listing(items, index, [classes[i] for i in index], number, names, lines)
 
-    name, beside, settings = files[0].name.split(".")[0], files[0].parent, [str(path), label, image, splits]
+    name, beside, settings = (
+        files[0].name.split(".")[0],
+        files[0].parent,
+        [str(Path(path).expanduser().absolute()), label, image, splits],
+    )
     return image_set(
         name, split, listing, files=files, beside=beside, decoding=decoding, settings=settings, notes=notes
     )
