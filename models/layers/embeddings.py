@@ -46,6 +46,7 @@ class NoiseEmbedding(nn.Module):
         frequencies: "smooth" for c_noise = log(sigma / alpha) / 4, "timesteps" or "open_timesteps" for 0 .. 999,
             "gaussian" for log sigma: random ones, which are kept with the weights.
         label_first: the class is added to the sines and cosines (EDM's DDPM++), not to what the perceptron gives.
+        code_size: with it, a linear layer of a latent code (B, code_size) is added to what the perceptron gives.
 
     Raises:
         ValueError: for unknown frequencies.
@@ -60,6 +61,7 @@ class NoiseEmbedding(nn.Module):
         num_classes: int | None = None,
         frequencies: str = "smooth",
         label_first: bool = False,
+        code_size: int | None = None,
     ) -> None:
         super().__init__()
         if frequencies not in FREQUENCIES:
@@ -69,13 +71,22 @@ class NoiseEmbedding(nn.Module):
         self.register_buffer("frequencies", FREQUENCIES[frequencies](features), persistent=frequencies == "gaussian")
         self.perceptron = nn.Sequential(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
         self.labels = None if num_classes is None else nn.Embedding(num_classes + 1, waves if label_first else width)
+        self.codes = None if code_size is None else nn.Linear(code_size, width)
 
-    def forward(self, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, c_noise: Tensor, label: Tensor | None = None, code: Tensor | None = None) -> Tensor:
         """The embedding, (B, width).
 
         Raises:
-            ValueError: if a label is given to a network without classes.
+            ValueError: if a label is given to a network without classes, or a code to one without codes, or none to one
+                with codes.
         """
+        if (self.codes is None) != (code is None):
+            expected, got = ("no code", "one") if self.codes is None else ('cond={"code": code}', "no code")
+            raise ValueError(f"expected {expected}, got {got}: a network made with code_size takes a code, and must")
+        emb = self._of_level(c_noise, label)
+        return emb if self.codes is None or code is None else emb + self.codes(code.to(self.codes.weight.dtype))
+
+    def _of_level(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
         phase = c_noise[:, None] * self.frequencies.to(c_noise.dtype)
         waves = torch.cat([phase.sin(), phase.cos()], 1).to(next(self.perceptron.parameters()).dtype)
         if self.labels is None:

@@ -20,20 +20,28 @@ class MLP(nn.Module):
         width: of the hidden layers.
         blocks: how many residual blocks.
         num_classes: with it, the network takes `label (B,)`; no label means "unknown".
+        code_size: with it, the network takes `code (B, code_size)` of a path with a latent code.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 128, blocks: int = 3, num_classes: int | None = None) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int = 128,
+        blocks: int = 3,
+        num_classes: int | None = None,
+        code_size: int | None = None,
+    ) -> None:
         super().__init__()
         dims = math.prod(shape)
-        self.embed = NoiseEmbedding(64, width, num_classes)
+        self.embed = NoiseEmbedding(64, width, num_classes, code_size=code_size)
         self.stem = nn.Linear(dims, width)
         self.blocks = nn.ModuleList(MLPBlock(width) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.head = zeroed(nn.Linear(width, dims))
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, code: Tensor | None = None) -> Tensor:
         """The prediction, shape (B, *D)."""
-        emb = self.embed(c_noise, label)
+        emb = self.embed(c_noise, label, code)
         h = self.stem(x.flatten(1))
         for block in self.blocks:
             h = block(h, emb)

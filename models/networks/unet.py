@@ -46,6 +46,7 @@ class UNet(nn.Module):
         unit_range: x is 2x - 1 first, for images in 0 .. 1.
         variances: the head also predicts variances, which are not returned (see `ADM`).
         inputs: images of `channels` that x is made of, side by side; the parameterisation decides it.
+        code_size: with it, the network takes `code (B, code_size)` of a path with a latent code.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class UNet(nn.Module):
         unit_range: bool = False,
         variances: bool = False,
         inputs: int = 1,
+        code_size: int | None = None,
     ) -> None:
         super().__init__()
         if attention_up not in ("each", "last"):
@@ -79,7 +81,7 @@ class UNet(nn.Module):
         self.channels, self.inputs, self.fourier, self.unit_range = channels, inputs, tuple(fourier), unit_range
         widths = [round(width * m) for m in multipliers]
         self.stride = 2 ** (len(widths) - 1)
-        self.embed = NoiseEmbedding(width, 4 * width, num_classes, frequencies)
+        self.embed = NoiseEmbedding(width, 4 * width, num_classes, frequencies, code_size=code_size)
         norm = norms(smallest=smallest_group, eps=eps)
 
         def attend(channels: int) -> Attention:
@@ -124,14 +126,14 @@ class UNet(nn.Module):
         self.head = zeroed(nn.Conv2d(current, channels * (1 + variances), 3, padding=1))
         channels_last(self)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, code: Tensor | None = None) -> Tensor:
         """The prediction, shape (B, C, H, W).
 
         Raises:
             ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
         """
         x = as_images(x, self.channels * self.inputs, self.stride)
-        emb = self.embed(c_noise, label)
+        emb = self.embed(c_noise, label, code)
 
         x = 2 * x - 1 if self.unit_range else x
         h = self.stem(torch.cat([x, *fourier_features(x[:, : self.channels], self.fourier)], 1))

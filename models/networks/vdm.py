@@ -44,6 +44,7 @@ class VDM(nn.Module):
         num_classes: with it, the network takes `label (B,)` in 0 .. num_classes - 1; num_classes itself, and
             no label at all, mean "unknown".
         inputs: images of `channels` that x is made of, side by side; the parameterisation decides it.
+        code_size: with it, the network takes `code (B, code_size)` of a path with a latent code.
 
     Raises:
         ValueError: if the span has no length.
@@ -60,13 +61,15 @@ class VDM(nn.Module):
         span: Sequence[float] | None = SPAN,
         num_classes: int | None = None,
         inputs: int = 1,
+        code_size: int | None = None,
     ) -> None:
         super().__init__()
         if span is not None and (len(span) != 2 or span[0] == span[1]):
             raise ValueError(f"expected a span of two different values of c_noise, got {tuple(span)}")
         self.channels, self.inputs, self.fourier = channels, inputs, tuple(fourier)
         self.span = None if span is None else (float(span[0]), float(span[1]))
-        self.embed = NoiseEmbedding(width, 4 * width, num_classes, "smooth" if span is None else "timesteps")
+        unit = "smooth" if span is None else "timesteps"
+        self.embed = NoiseEmbedding(width, 4 * width, num_classes, unit, code_size=code_size)
         self.stem = nn.Conv2d(channels * (inputs + 2 * len(self.fourier)), width, 3, padding=1)
         self.down = nn.ModuleList(VDMBlock(width, width, dropout, attention) for _ in range(blocks))
         self.middle_in = VDMBlock(width, width, dropout, attention=True)
@@ -78,14 +81,14 @@ class VDM(nn.Module):
             _lecun(layer)
         channels_last(self)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, code: Tensor | None = None) -> Tensor:
         """The prediction, shape (B, C, H, W).
 
         Raises:
             ValueError: if these are no such images, or a label is given to a network without classes.
         """
         x = as_images(x, self.channels * self.inputs, stride=1)
-        emb = self.embed(self.timestep(c_noise), label)
+        emb = self.embed(self.timestep(c_noise), label, code)
 
         noisy = x[:, : self.channels]
         h = self.stem(torch.cat([x, *fourier_features(noisy, self.fourier)], 1))

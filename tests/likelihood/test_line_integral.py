@@ -2,9 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
+from correlated import Correlated, diffusion_loss
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -28,42 +28,6 @@ def paths(batch: int = 1) -> list[PerDimensionVP]:
         ((0.0, 3.0), (-0.9, 0.0), (1.0, 0.1)),
     ]
     return [PerDimensionVP(*(torch.tensor(w).double().expand(batch, 2) for w in way), LOW, HIGH) for way in ways]
-
-
-class Correlated:
-    """The exact denoiser of N(0, covariance), for scales of each dimension.
-
-    With `mean_only` it is told their means alone, as a network that takes a single noise level.
-    """
-
-    def __init__(self, covariance: Tensor, mean_only: bool = False) -> None:
-        self.covariance, self.mean_only = covariance, mean_only
-
-    def noise_gain(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """E[eps | x] = S (A C A + S^2)^-1 x, the matrix (B, D, D)."""
-        if self.mean_only:
-            alpha, sigma = (scale.mean(-1, keepdim=True).expand_as(scale) for scale in (alpha, sigma))
-        marginal = alpha[..., None] * self.covariance * alpha[..., None, :] + torch.diag_embed(sigma**2)
-        return sigma[..., None] * torch.linalg.inv(marginal)
-
-    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (self.noise_gain(alpha, sigma) @ x[..., None])[..., 0]
-
-    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (x - sigma * self.noise(x, alpha, sigma)) / alpha
-
-
-def diffusion_loss(model: Correlated, path: PerDimensionVP) -> float:
-    """-1/2 sum_d int lambda_d' E(eps_hat_d - eps_d)^2 dt for data of the model's covariance, by Gauss's rule."""
-    total = 0.0
-    for node, weight in zip(*np.polynomial.legendre.leggauss(160), strict=True):
-        t = (float(node) + 1) / 2
-        (alpha,), (sigma,) = path.scales(t)
-        gain = model.noise_gain(alpha, sigma)
-        signal, error = gain * alpha, gain * sigma - torch.eye(2)
-        mse = (signal @ model.covariance @ signal.T + error @ error.T).diagonal()
-        total -= float(weight) / 4 * float((path.slope(t)[0] * mse).sum())
-    return total
 
 
 def closed_form(covariance: Tensor) -> float:

@@ -87,9 +87,9 @@ def test_codes_of_all_bits_and_with_extreme_logits_are_drawn() -> None:
     drawn, kl = k_hot(logits, 1, torch.full((2, 3), 0.9))
     assert drawn.tolist() == [[1, 0, 0], [0, 0, 1]]
     assert_close(kl, torch.full((2,), math.log(3)).double())
-    drawn, kl = k_hot(random(2, 3), 3, torch.full((2, 3), 1 - 2**-53, dtype=torch.float64))
-    assert drawn.tolist() == [[1, 1, 1]] * 2
-    assert_close(kl, torch.zeros(2).double())
+    drawn, kl = k_hot(random(500, 3), 3, torch.full((500, 3), 1 - 2**-53, dtype=torch.float64))
+    assert bool((drawn == 1).all())
+    assert_close(kl, torch.zeros(500).double())
 
 
 # The path
