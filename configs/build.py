@@ -153,6 +153,8 @@ TIMES = Table(
         "uniform": times.uniform,
         "stratified": times.stratified,
         "log_snr": times.LogSNR,
+        "scoreflow": times.LogSNR,
+        "idode": times.IDODE,
         "measured": times.Measured,
         "log_normal": times.log_normal,
         "discrete": times.discrete,

@@ -38,12 +38,12 @@ def second_order_loss(
     """
     alpha, sigma = (scale.detach() if isinstance(scale, Tensor) else scale for scale in (alpha, sigma))
     dims = x[0].numel()
-    eps_hat, divergence = Hutchinson()(
-        lambda x: predict_noise(denoiser, x, alpha, sigma, **cond),
+    scale = expand(sigma, x)
+    scaled, divergence = Hutchinson()(
+        lambda x: scale * predict_noise(denoiser, x, alpha, sigma, **cond),
         x.detach(),
         signs(like(probe, x, "the probe"))[None],
         differentiable=torch.is_grad_enabled(),
     )
-    squared_error = (eps_hat.detach() - like(eps, x, "the noise")).square().flatten(1).sum(1)
-    scaled = expand(sigma, x).reshape(-1) * divergence[:, 0]
-    return (scaled - (dims - squared_error)).square() / dims
+    squared_error = (scaled.detach() / scale - like(eps, x, "the noise")).square().flatten(1).sum(1)
+    return (divergence[:, 0] - (dims - squared_error)).square() / dims
