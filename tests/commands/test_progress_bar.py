@@ -1,8 +1,19 @@
 """Progress where there is no terminal: a line every half minute, with the time that is left."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from training_runs import new_run, new_state
+
+from scorefield.commands import progress_bar
+from scorefield.commands.compare import compare
+from scorefield.commands.encode import decode, encode
+from scorefield.commands.grid import grid
+from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.progress_bar import Bar
+from scorefield.commands.sample import sample
+from scorefield.commands.train_dequantiser import train_dequantiser
+from scorefield.training import save
 
 
 def test_without_a_terminal_there_is_a_line_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,3 +45,27 @@ def test_nothing_is_said_where_nothing_is_to_be_shown_or_known(capsys: pytest.Ca
     hidden.skip(5)
     begun.skip(0)  # no speed is known
     assert capsys.readouterr().err == "score: 0 of 10 samples\n"
+
+
+def test_every_long_command_tells_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path)
+    run.save()
+    save(tmp_path / "checkpoints", new_state(run))
+    monkeypatch.setattr(progress_bar, "LINE_SECONDS", 0.0)
+    sample(tmp_path, num=3, batch=2, steps=2)
+    compare(tmp_path, num=2, solver=("ddim",), steps=(2,))
+    grid(tmp_path, num=2, steps=16)
+    encode(tmp_path, num=2, steps=2)
+    decode(tmp_path)
+    likelihood(tmp_path, num=3, batch=2, steps=2)
+    train_dequantiser(tmp_path, num=32, batch=16)
+    lines = [line.rpartition(", ")[0].partition(", gain")[0] for line in capsys.readouterr().err.splitlines()]
+    ends = (
+        "sample: 2 of 3 samples", "sample: 3 of 3 samples", "unipc, 250 steps: 2 of 2 samples",
+        "ddim, 2 steps: 2 of 2 samples", "grid: 2 of 2 samples", "encode: 2 of 2 samples",
+        "decode: 2 of 2 samples", "likelihood: 2 of 3 images", "likelihood: 3 of 3 images", "check: 3 of 3 samples",
+        "train dequantiser: 16 of 32 images", "train dequantiser: 32 of 32 images",
+    )  # fmt: skip
+    assert not [end for end in ends if end not in lines], lines
