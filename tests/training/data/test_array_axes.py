@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scorefield.training.data import array
-from scorefield.training.data.layout import advice
+from scorefield.training.data.layout import advice, shape_error
 
 
 @pytest.mark.parametrize("shape", [(28, 20), (8, 8), (28, 28, 3), (28, 20, 1), (64, 5, 4)])
@@ -33,3 +33,12 @@ def test_other_shapes_have_no_advice(shape: tuple[int, ...]) -> None:
 def test_series_of_real_numbers_are_no_images(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((10, 12, 500), np.float32))
     assert array(tmp_path / "x.npy").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("got", "remedy"),
+    [((20, 28, 3), "x.transpose(0, 3, 1, 2)"), ((28, 20, 3), None), ((3, 28, 20), None), ((20, 28), None)],
+)
+def test_a_remedy_is_given_only_where_it_makes_the_shape(got: tuple[int, ...], remedy: str | None) -> None:
+    line = str(shape_error("x", (3, 20, 28), got))
+    assert line.endswith(f"in x: save {remedy}" if remedy else "in x: give data of that shape")
