@@ -78,7 +78,7 @@ def lines_of(estimates: dict[str, dict[str, Any]], unit: str, levels: int | None
     lines: dict[str, Any] = {}
     for name, estimate in estimates.items():
         error = estimate["standard_error"]
-        number = f"{estimate[unit]:.4f} +- {math.nan if error is None else error:.4f}"
+        number = f"{estimate[unit]:.4f}" + ("" if error is None else f" +- {error:.4f}")  # none of one image
         uniform = "" if levels is None else f", uniform is {math.log2(levels):.2f}"
         lines[f"{name}, {unit}"] = (
             f"{number} (n = {estimate['n']}, {estimate['nfe']:g} evaluations; lower is better{uniform})"

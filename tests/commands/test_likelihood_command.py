@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import signal
 import time
@@ -255,6 +256,11 @@ def test_the_change_from_half_the_steps_is_that_of_two_runs(workdir: Path, tmp_p
     every_step, half = (report_of(workdir, tmp_path / "h.json", steps=steps, **how) for steps in (4, 2))
     change = every_step["estimates"]["ode"]["change_from_half_the_steps"]
     assert change == pytest.approx(half["bits_per_dim"] - every_step["bits_per_dim"], rel=1e-4)
+
+
+def test_of_one_image_no_error_is_printed(workdir: Path, tmp_path: Path) -> None:
+    lines = likelihood(workdir, num=1, steps=2, output=str(tmp_path / "one.json"))
+    assert re.fullmatch(r"\d+\.\d{4} \(n = 1, .*", lines["ode, bits_per_dim"])
 
 
 @pytest.mark.parametrize(("change", "said"), [(0.0099, False), (0.0101, True), (-0.0101, True), (None, False)])

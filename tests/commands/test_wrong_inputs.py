@@ -225,7 +225,7 @@ check_data --config=own:archive --config.data.path=torn.zip | torn.zip: not a zi
 check_data --config=own:array --config.data.path=torn.npz   | torn.npz: .*cannot be read
 check_data --config=own:array --config.data.path=nan.npz    | nan: expected finite data
 check_data --config=own:toy --config.data.kind=mons         | got 'mons'
-check_data --config=mnist:vp                     | (DATA_ROOT|data/MNIST)
+check_data --config=mnist:vp                     | expected /\\S+, which is not there: .*DATA_ROOT
 train --workdir=new                              | expected --config beside --workdir=new, which holds no run yet
 train --workdir=new --config                     | expected a value of --config, got none
 train --workdir=new --config=digits --config=mnist | expected --config once, got digits and mnist

@@ -10,8 +10,8 @@ REPLACE = "delete it, then download it (download=True, --config.data.download=tr
 
 
 def data_root(root: str | os.PathLike[str] | None) -> Path:
-    """The folder of the data sets: `root`, else the environment variable DATA_ROOT, else `data`."""
-    return Path(root or os.environ.get("DATA_ROOT") or "data").expanduser()
+    """The folder of the data sets: `root`, else the environment variable DATA_ROOT, else `data`; absolute."""
+    return Path(root or os.environ.get("DATA_ROOT") or "data").expanduser().absolute()
 
 
 def nonempty_path(path: str | os.PathLike[str]) -> Path:
