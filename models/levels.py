@@ -12,6 +12,7 @@ from scorefield.sde_lib.broadcast import Scale, expand
 from scorefield.sde_lib.quantise import cell_to_value
 
 CHUNK = 2**19  # numbers in one softmax over the levels on a CPU: they fit its cache
+FAINTEST = -60.0  # logit of the least likely level: processors are slow with numbers below float32's normal ones
 
 
 class PixelPosterior(NamedTuple):
@@ -83,7 +84,8 @@ class Levels:
 def _moments(seen: Tensor, scale: Tensor, centres: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of rows (N, 1), the posterior's mean of x0, and mean and deviation of eps; no large numbers are subtracted."""
     away = (centres - seen) / scale
-    p = (log_p - away.square() / 2).softmax(1)
+    logits = log_p - away.square() / 2
+    p = (logits - logits.amax(1, keepdim=True).detach()).clamp(min=FAINTEST).softmax(1)
     weighted = p * away
     mean = weighted.sum(1)
     variance = (weighted * away).sum(1) - mean.square()
