@@ -38,7 +38,7 @@ MODES = {
     "list": ("list_names", "list_names", "print every configuration, solver, network and other name"),
 }
 # Keywords that a flag cannot have as its name.
-KEYWORDS = {"from": "source"}
+KEYWORDS = {"from": "source", "for": "purpose"}
 SEVERAL = ("solver", "steps")  # may be given several times
 ALWAYS = {"mode": str, "workdir": str, "config": str}
 OPTIONS: dict[str, tuple[type, str]] = {
@@ -79,6 +79,8 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "draws": (int, "network evaluations of a bound for each image"),
     "chain": (int, "number of steps of the variational bound"),
     "variance": (str, "variance of the steps of the variational bound: small or large"),
+    "times": (str, "times at which elbo and dsm are evaluated: log_snr, or measured (see --mode=grid --for=training)"),
+    "for": (str, "what is measured: the steps of sampling, or the times of training"),
     "from": (str, "format of the checkpoint: score_sde_pytorch, ncsnv2, ddim, edm, diffusers, ..."),
     "architecture": (
         str,

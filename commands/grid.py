@@ -11,6 +11,7 @@ from scorefield.commands.labels import sampled_labels
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import open_trained, write_json
+from scorefield.commands.training_times import measure_times
 from scorefield.evaluation import plot_curves
 from scorefield.solvers import PerSampleNoise, step_density
 
@@ -28,14 +29,15 @@ def grid(
     checkpoint: str | None = None,
     device: str | None = None,
     output: str | None = None,
+    purpose: str = "sampling",
 ) -> dict[str, Any]:
     """Write the density of steps for a solver of an order to WORKDIR/grid.json, with a picture.
 
-    `--grid=optimal` uses it.
+    `--grid=optimal` uses it. For "training" it is the density of times instead, see `measure_times`.
 
     Args:
         workdir: of the run.
-        num: number of trajectories.
+        num: number of trajectories, or of training images.
         steps: steps of each trajectory.
         order: order of the solver that the grid is for.
         seed: seed of their noise.
@@ -45,10 +47,16 @@ def grid(
         checkpoint: see `find_checkpoint`.
         device: see `open_run`.
         output: another .json file to write.
+        purpose: "sampling" or "training".
 
     Raises:
         ValueError: if there is no trained run, or too few trajectories or steps.
     """
+    if purpose not in ("sampling", "training"):
+        raise ValueError(f"expected --for of sampling or training, got {purpose!r}")
+    if purpose == "training":
+        trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
+        return measure_times(trained, num=num, seed=seed, label=label, output=output)
     at_least(1, num=num, steps=steps)
     at_least(0, seed=seed)
     if not 1 <= order <= 4:

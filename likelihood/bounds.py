@@ -27,6 +27,7 @@ from scorefield.likelihood.quadrature import ChainSum, LogSNRIntegral, integral
 from scorefield.sde_lib import SDE, MultivariateVP, PerDimensionVP
 from scorefield.sde_lib.broadcast import expand, one_each, precise
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, predict_noise
+from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.sde_lib.sde import Noise
 
 Prior = GaussianPrior | tuple[Tensor, Tensor]  # mean and std, each broadcasting with x0
@@ -42,6 +43,7 @@ def elbo(
     steps: int | None = None,
     ts: Tensor | None = None,
     draws: int | None = 32,
+    density: LevelDensity | None = None,
     decodings: int = 4,
     prior: Prior | None = None,
     noise: Noise = torch.randn_like,
@@ -72,6 +74,7 @@ def elbo(
         steps: T, the number of equal steps in time from t_min to t_max; None is continuous time.
         ts: instead of `steps`, the chain's grid of T + 1 times, rising or falling.
         draws: evaluations of the diffusion term for each image; None takes every step, and needs steps or ts.
+        density: of the times over the log-SNR, in continuous time; a measured one gives the same mean with less error.
         decodings: draws of x_{t_min} for the decoder.
         prior: a `GaussianPrior`, or mean and std that broadcast with x0, at the path's end; the path's by default.
         noise: source of the normals; `PerSampleNoise` gives each sample its stream.
@@ -118,6 +121,7 @@ def dsm_bound(
     *,
     cond: Cond | None = None,
     draws: int = 32,
+    density: LevelDensity | None = None,
     decodings: int = 4,
     prior: Prior | None = None,
     noise: Noise = torch.randn_like,
@@ -136,8 +140,8 @@ def dsm_bound(
     `GaussianDecoder`, and has its arguments, results and errors.
     """
     return elbo(
-        denoiser, sde, x0, cond=cond, decoder=GaussianDecoder(), draws=draws, decodings=decodings, prior=prior,
-        noise=noise, uniform=uniform, progress=progress,
+        denoiser, sde, x0, cond=cond, decoder=GaussianDecoder(), draws=draws, density=density, decodings=decodings,
+        prior=prior, noise=noise, uniform=uniform, progress=progress,
     )  # fmt: skip
 
 

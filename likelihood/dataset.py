@@ -18,6 +18,7 @@ from scorefield.likelihood.prior import GaussianPrior, prior_kl
 from scorefield.likelihood.progress import ShareDone, part_of
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.denoiser import DenoiserLike, take_rows
+from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.sde_lib.quantise import cell_centres
 from scorefield.solvers import AdamsMoulton, FlowSolver, PerSampleNoise, grids
 from scorefield.solvers.ode.adaptive_rk import UnsolvedError
@@ -49,6 +50,7 @@ class DatasetScorer:
         high: upper end of the last level's cell.
         seed: of all random numbers.
         draws: evaluations of a bound's diffusion term, for each sample.
+        density: of these evaluations' times, for "dsm" and "elbo"; uniform in the log-SNR by default.
         chain: number of steps of the vlb.
         variance: of these steps, "small" or "large".
         solver: of the ode; by default `Adaptive()`, or see `choose`.
@@ -68,6 +70,7 @@ class DatasetScorer:
     high: float = 1.0
     seed: int = 0
     draws: int = 32
+    density: LevelDensity | None = None
     chain: int = 1000
     variance: str = "small"
     solver: FlowSolver | None = None
@@ -134,7 +137,8 @@ class DatasetScorer:
     def dsm(self, rows: slice, progress: ShareDone = None) -> Columns:
         """The bound of uniformly dequantised, or continuous, values."""
         x, log_q = self.dequantised(rows, Uniform())
-        bound = dsm_bound(self.denoiser, self.sde, x, draws=self.draws, **self._bound_settings(rows, 2, progress))
+        settings = self._bound_settings(rows, 2, progress)
+        bound = dsm_bound(self.denoiser, self.sde, x, draws=self.draws, density=self.density, **settings)
         return _columns("dsm", replace(bound, log_prob=bound.log_prob.cpu() - log_q))
 
     def elbo(self, rows: slice, progress: ShareDone = None) -> Columns:
@@ -142,8 +146,12 @@ class DatasetScorer:
         decoder = GaussianDecoder() if self.levels is None else LevelDecoder(self.levels, self.low, self.high)
         settings = self._bound_settings(rows, 3, progress)
         return _columns(
-            "elbo", elbo(self.denoiser, self.sde, self.values(rows), decoder=decoder, draws=self.draws, **settings)
-        )
+            "elbo",
+            elbo(
+                self.denoiser, self.sde, self.values(rows), decoder=decoder, draws=self.draws, density=self.density,
+                **settings,
+            ),
+        )  # fmt: skip
 
     def vlb(self, rows: slice, progress: ShareDone = None) -> Columns:
         """DDPM's bound, for a chain of equal steps in log-SNR.

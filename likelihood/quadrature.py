@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scorefield.sde_lib import SDE, PerDimensionVP
 from scorefield.sde_lib.broadcast import one_each
+from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.sde_lib.sde import Noise, check_one_level, check_path
 from scorefield.solvers import Schedule, grids
 
@@ -16,9 +17,15 @@ NO_DRAWS = "expected a number of draws in continuous time, got None: pass draws=
 
 @dataclass(frozen=True)
 class LogSNRIntegral:
-    """int E|eps_hat - eps|^2 d lambda from t_min to t_max, by stratified times that are uniform in the log-SNR."""
+    """int E|eps_hat - eps|^2 d lambda from t_min to t_max, by stratified times that are uniform in the log-SNR.
+
+    Args:
+        sde: the path.
+        density: of the times over the log-SNR, if it is not uniform. It changes the variance and not the mean.
+    """
 
     sde: SDE
+    density: LevelDensity | None = None
 
     @property
     def start(self) -> float:
@@ -49,7 +56,11 @@ class LogSNRIntegral:
             raise ValueError(NO_DRAWS)
         high, low = (float(self.sde.log_snr(t)) for t in (self.start, self.end))
         for share in _strata(draws, uniform, like):
-            yield self.sde.time(high - (high - low) * share), torch.full_like(share, high - low)
+            if self.density is None:
+                yield self.sde.time(high - (high - low) * share), torch.full_like(share, high - low)
+                continue
+            position = self.density.position(share)
+            yield self.sde.time(high - (high - low) * position), (high - low) * self.density.weight(position)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.broadcast import precise
+from scorefield.sde_lib.level_density import LevelDensity, bin_of, log_snr_ends, position_of
 
 Times = Callable[[SDE, int, Generator | None], Tensor]
 
@@ -147,25 +148,15 @@ class Measured(ImportanceTimes):
         self.sums = torch.zeros(2, bins, dtype=torch.float64)  # of the counts, and of L^2
 
     @property
-    def probability(self) -> Tensor:
-        """Of each bin, (bins,), from the data's end to the noise's; their sum is 1."""
-        count, square = self.sums
-        root = (square / count).sqrt()
-        wanted = self.floor / len(root) + (1 - self.floor) * root / root.sum()
-        return torch.where((count > 0).all() & (root.sum() > 0), wanted, 1 / len(root))
+    def density(self) -> LevelDensity:
+        """The density as measured so far."""
+        return LevelDensity(least_variance(self.sums[0], self.sums[1], self.floor))
 
     def position(self, sde: SDE, u: Tensor) -> Tensor:
-        probability = self.probability.to(u.device)
-        edges = probability.cumsum(0)
-        u = u * edges[-1]
-        i = torch.searchsorted(edges, u, right=True).clamp(max=len(edges) - 1)
-        inside = (u - (edges[i] - probability[i])) / probability[i]
-        return (i + inside.clamp(0, 1)) / len(edges)
+        return self.density.position(u)
 
     def weight_at(self, sde: SDE, position: Tensor) -> Tensor:
-        probability = self.probability.to(position.device)
-        i = (position * len(probability)).long().clamp(0, len(probability) - 1)
-        return 1 / (len(probability) * probability[i])
+        return self.density.weight(position)
 
     @torch.no_grad()
     def see(self, sde: SDE, log_snr: Tensor, errors: Tensor) -> None:
@@ -176,7 +167,7 @@ class Measured(ImportanceTimes):
         squares = precise(errors).square()
         known = squares.isfinite()
         self.sums = self.sums.to(squares.device)
-        i = (position_of(sde, log_snr) * self.sums.shape[1]).long().clamp(0, self.sums.shape[1] - 1)
+        i = bin_of(position_of(sde, log_snr), self.sums.shape[1])
         inside = known[:, None] & (i[:, None] == torch.arange(self.sums.shape[1], device=i.device))
         values = torch.stack([torch.ones_like(squares), torch.where(known, squares, 0)])
         self.sums = self.decay * self.sums + (values[:, :, None] * inside).sum(1)  # in the same order everywhere
@@ -222,17 +213,17 @@ def discrete(sigmas: Sequence[float]) -> Times:
     return sample
 
 
-def log_snr_ends(sde: SDE) -> tuple[float, float]:
-    """The log-SNR next to the data, and at the noisy end."""
-    with torch.no_grad():
-        high, low = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)).tolist()
-    return high, low
+def least_variance(count: Tensor, square: Tensor, floor: float) -> Tensor:
+    """The probability of each bin, (bins,), proportional to the root of its mean square, above a uniform share.
 
-
-def position_of(sde: SDE, log_snr: Tensor) -> Tensor:
-    """The share of the log-SNR's range that has passed at these log-SNRs, from 0 next to the data to 1."""
-    high, low = log_snr_ends(sde)
-    return ((high - precise(log_snr)) / (high - low)).clamp(0, 1)
+    Args:
+        count: of the losses in each bin, (bins,).
+        square: the sum of their squares, (bins,).
+        floor: the uniform share; where a bin has no loss it is 1.
+    """
+    root = (square / count).sqrt()
+    wanted = floor / len(root) + (1 - floor) * root / root.sum()
+    return torch.where((count > 0).all() & (root.sum() > 0), wanted, 1 / len(root))
 
 
 def _strata(n: int, generator: Generator | None) -> Tensor:

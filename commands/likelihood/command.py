@@ -24,10 +24,12 @@ from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run, Trained, open_trained, stored_tensor, write_arrays, write_json
 from scorefield.commands.train_dequantiser import load_dequantiser
+from scorefield.commands.training_times import read_times
 from scorefield.configs import build
 from scorefield.evaluation import plot_histogram
 from scorefield.likelihood import Exact, GaussianPrior, Moments
 from scorefield.likelihood.dataset import EXACT_DIMS, Columns, DatasetScorer
+from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.training.distributed.ranks import Ranks
 
 MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
@@ -52,6 +54,7 @@ def likelihood(
     draws: int = 32,
     chain: int = 1000,
     variance: str = "small",
+    times: str = "log_snr",
     seed: int = 0,
     batch: int = 128,
     ema: bool = True,
@@ -85,6 +88,8 @@ def likelihood(
         draws: evaluations of a bound's diffusion term, for each image.
         chain: steps of the vlb.
         variance: of those steps, "small" or "large".
+        times: of the evaluations of "elbo" and "dsm": "log_snr", or "measured" after --mode=grid --for=training, which
+            gives the same mean with less error.
         seed: of the images, dequantisation, probes, times and noise.
         batch: images in one batch.
         ema: use the averaged weights.
@@ -114,7 +119,7 @@ def likelihood(
     scorer = DatasetScorer(
         trained.denoiser, run.sde, stored, run.data.levels, _prior(run, prior, seed),
         cond=label_cond(labels.label, run.device), low=run.low, high=run.high, seed=seed, draws=draws, chain=chain,
-        variance=variance, **dequantisation_settings, device=run.device,
+        variance=variance, density=_density(workdir, times), **dequantisation_settings, device=run.device,
     )  # fmt: skip
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)
@@ -125,9 +130,12 @@ def likelihood(
     }  # fmt: skip
     settings = {
         "split": split, "num": len(stored), "images": images.described, "estimators": names, **of_values,
-        "draws": draws, "chain": chain, "variance": variance, "seed": seed, "batch": batch, "versions": versions(),
+        "draws": draws, "times": times, "chain": chain, "variance": variance, "seed": seed, "batch": batch,
+        "versions": versions(),
     }  # fmt: skip
     decided = {"run": run.described(), "prior_moments": [scorer.prior.mean.tolist(), scorer.prior.std.tolist()]}
+    if scorer.density is not None:
+        decided["times"] = scorer.density.probability.tolist()
     place = Path(output) if output else default
     results = PartialResults(place, {**settings, **decided, "device": str(run.device)})
     facts = given or {}
@@ -236,6 +244,12 @@ def _dequantisation(trained: Trained, spec: str | None) -> tuple[str | None, dic
         sha256 = facts["dequantiser_sha256"]
     built = build.build(build.DEQUANTISATIONS, parsed, **more)
     return build.unparse(parsed), {"dequantisation": built}, sha256
+
+
+def _density(workdir: Path, times: str) -> LevelDensity | None:
+    if times not in ("log_snr", "measured"):
+        raise ValueError(f"expected --times of log_snr or measured, got {times!r}")
+    return read_times(workdir) if times == "measured" else None
 
 
 def _prior(run: Run, name: str, seed: int) -> GaussianPrior:
