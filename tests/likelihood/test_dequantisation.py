@@ -101,6 +101,21 @@ def test_importance_weights_close_the_gap_to_the_probability(how: Dequantisation
     assert exact - eight < (exact - single) / 3
 
 
+def test_the_bound_of_many_draws_is_the_mean_weights_logarithm() -> None:
+    # The sum's logarithm less log K: without that, 20 draws of 3072 pixels would seem 0.0014 bits/dim better.
+    log_weights = torch.tensor([[0.0, -5.0], [math.log(3.0), -5.0]], dtype=torch.float64)
+    torch.testing.assert_close(importance_bound(log_weights), torch.tensor([math.log(2.0), -5.0], dtype=torch.float64))
+    # Where p is q's own normal, every weight is the mass of the cell, whatever their number.
+    k, sde = torch.tensor([[2, 5]]), RectifiedSDE(t_min=0.1)
+    alpha, sigma = (float(scale) for scale in sde.scales(sde.t_min))
+    model = torch.distributions.Normal(alpha * cell_centres(k, 8).double(), sigma)
+    exact = 2 * math.log(math.erf(alpha / 8 / sigma / math.sqrt(2)))
+    source = seeded()
+    draws = [TruncatedNormal(20)(k, 8, sde, source) for _ in range(20)]
+    bound = importance_bound(torch.stack([model.log_prob(x.double()).sum(1) - log_q for x, log_q in draws]))
+    assert float(bound) == pytest.approx(exact, abs=1e-5)  # x is float32
+
+
 def test_a_narrow_q_on_wide_cells_says_what_it_loses_and_uniform_loses_little() -> None:
     # A wide Gaussian is nearly flat in a cell 12 noises wide: the loss of one draw is log(2 r) - log(2 pi e) / 2.
     sde, k, std = VESDE(sigma_min=0.01), torch.full((400, 4), 8), 1.0

@@ -11,8 +11,11 @@ from torch import Generator, Tensor
 from torch.testing import assert_close
 
 from scorefield.configs.build import TIMES, build
+from scorefield.likelihood import GaussianDecoder
+from scorefield.models import Denoiser, precondition
 from scorefield.sde_lib import SDE, VPSDE, CosineSDE, LearnedVP, RectifiedSDE, SubVPSDE
 from scorefield.training import times
+from scorefield.training.objectives.elbo import elbo_loss
 
 U = (torch.arange(200, dtype=torch.float64) + 0.5) / 200  # one in each stratum
 
@@ -85,12 +88,8 @@ def test_on_a_variance_preserving_path_idodes_times_are_uniform_in_log_sigma_squ
 @pytest.mark.parametrize("sde", [RectifiedSDE(), RectifiedSDE(t_min=1e-5, t_max=1 - 1e-5)])
 def test_on_the_straight_line_idodes_times_have_their_cumulative(sde: SDE) -> None:
     """-2 (log(1 + e^(-g/2)) + 1 / (1 + e^(-g/2))) in g = -lambda."""
-
-    def cumulative(g: Tensor) -> Tensor:
-        return -2 * (torch.log1p((-g / 2).exp()) + torch.sigmoid(g / 2))
-
-    first, last = (cumulative(torch.tensor(-end, dtype=torch.float64)) for end in ends(sde))
-    shares = (cumulative(-log_snr_of(sde, U)) - first) / (last - first)
+    first, last = (-line_integral(torch.tensor(-end, dtype=torch.float64)) for end in ends(sde))
+    shares = (-line_integral(-log_snr_of(sde, U)) - first) / (last - first)
     assert_close(shares, U, rtol=0, atol=1e-9)
 
 
@@ -124,3 +123,68 @@ def test_the_mean_of_a_loss_does_not_depend_on_idodes_density(sde: SDE) -> None:
     every = sde.time(low + (high - low) * (torch.arange(n, dtype=torch.float64) + 0.5) / n)
     expected = (sde.scales(every)[0].square() * sde.log_snr(every).cos()).mean()
     assert_close((times.idode.weight(sde, t) * loss).mean(), expected, rtol=0, atol=5e-4)
+
+
+# The velocity
+
+
+def vp_slope(t: Tensor) -> Tensor:
+    """gamma' of VP, with gamma = log(exp(int beta) - 1)."""
+    return (0.1 + 19.9 * t) / -torch.expm1(-(0.1 * t + 19.9 * t**2 / 2))
+
+
+def line_slope(t: Tensor) -> Tensor:
+    """gamma' of the straight line, with gamma = 2 log(t / (1 - t))."""
+    return 2 / (t * (1 - t))
+
+
+def vp_integral(g: Tensor) -> Tensor:
+    """Of alpha^2 over gamma, from g to infinity."""
+    return torch.log1p((-g).exp())
+
+
+def line_integral(g: Tensor) -> Tensor:
+    """Of alpha^2 over gamma, from g to infinity, but for a constant."""
+    return 2 * (torch.log1p((-g / 2).exp()) + torch.sigmoid(g / 2))
+
+
+@pytest.mark.parametrize(
+    ("sde", "parameterisation", "slope", "integral"),
+    [
+        (VPSDE(), precondition.v, vp_slope, vp_integral),
+        (RectifiedSDE(), precondition.flow, line_slope, line_integral),
+    ],
+    ids=["vp", "rectified"],
+)
+def test_the_bound_is_the_loss_of_the_velocity(
+    sde: SDE,
+    parameterisation: precondition.Precondition,
+    slope: Callable[[Tensor], Tensor],
+    integral: Callable[[Tensor], Tensor],
+) -> None:
+    """1/2 alpha^2 gamma' |v - v_hat|^2 with v = (eps - sigma z) / alpha on VP, and (eps - z) / alpha on the line.
+
+    At i-DODE's times its factor is a constant, half of the integral of alpha^2 over gamma.
+    """
+    generator = Generator().manual_seed(0)
+    x0, eps, start_eps = (torch.randn(7, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    denoiser = Denoiser(lambda x, c_noise: torch.sin(2 * x) + c_noise[:, None], parameterisation)
+
+    def both(t: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Our diffusion part, and |v - v_hat|^2 / D."""
+        _, parts = elbo_loss(denoiser, sde, x0, t, eps, start_eps, decoder=GaussianDecoder(), importance=importance)
+        alpha, sigma = (scale[:, None] for scale in sde.scales(t))
+        z = alpha * x0 + sigma * eps
+        v = (eps - (sigma if isinstance(sde, VPSDE) else 1) * z) / alpha
+        c_in, _, _, c_noise = parameterisation(*sde.scales(t))
+        return parts["diffusion"], (v - denoiser.net(c_in[:, None] * z, c_noise)).square().mean(1)
+
+    t = torch.linspace(0.02, 0.98, 7, dtype=torch.float64)
+    diffusion, error = both(t)
+    expected = sde.scales(t)[0].square() * slope(t) / 2 * error * (sde.t_max - sde.t_min)
+    assert_close(diffusion, expected, rtol=1e-9, atol=0)
+
+    t = times.idode(sde, 7, Generator().manual_seed(1))
+    diffusion, error = both(t, times.idode.weight(sde, t))
+    first, last = (integral(torch.tensor(-end, dtype=torch.float64)) for end in ends(sde))
+    assert_close(diffusion, (first - last) / 2 * error, rtol=1e-9, atol=0)
