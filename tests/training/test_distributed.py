@@ -30,6 +30,7 @@ from scorefield.training.adam import adam
 from scorefield.training.distributed.blocks import blocks_of
 from scorefield.training.distributed.ranks import Agreement, Ranks
 from scorefield.training.distributed.sharding import shard
+from scorefield.training.objectives import dsm
 
 ROOT = Path(__file__).parents[2]
 BATCH, STEPS = 16, 12
@@ -86,6 +87,18 @@ def trained_pair() -> dict[str, Any]:
     return {"weights": flat(state.model), "ema": flat(state.ema.model)}
 
 
+def trained_twice_differentiated() -> dict[str, Any]:
+    """A few steps with the second-order loss."""
+    torch.manual_seed(0)
+    model = Model(Denoiser(MLP((2, 4, 4), width=8, blocks=1, num_classes=3), eps))
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.1)
+    state = TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.1), EMA(model, 0.5))
+    objective = dsm.objective(VPSDE(), state.optimizer, second_order=0.1)
+    *_, (last,) = run_objectives(state, [objective], data(0), images=3 * BATCH, accumulate=2)
+    return {"weights": flat(state.model), "second_order": Ranks.current().all_gather(last.numbers["second_order"])}
+
+
 def path_of(state: TrainingState) -> SDE:
     assert state.model.sde is not None
     return state.model.sde
@@ -139,6 +152,7 @@ def work(rank: int, world: int, folder: Path) -> None:
         state = small_state()
         result[name] = outcome(state, trained(state, **settings))
     result["pair"] = trained_pair()
+    result["twice_differentiated"] = trained_twice_differentiated()
     if world == 2:
         state = small_state()
         trained(state, STEPS // 2)  # so that there are moments to shard
@@ -174,6 +188,7 @@ def test_two_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) 
     assert_alike(result["accumulated"], one)
     assert_alike(result["sharded"], one)
     assert_alike(result["pair"], trained_pair())
+    assert_alike(result["twice_differentiated"], trained_twice_differentiated())
     # No process takes a step that explodes in another.
     (first, count), (second, other) = result["exploded"]
     assert count == other == 109 and torch.equal(first, second)
