@@ -55,6 +55,7 @@ def compare(
     solvers: dict[str, Solver] = {name: build.build(build.SOLVERS, name) for name in solver}
     check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
+    trained.check_one_level("compare")
     run = trained.run
     labels = sampled_labels(run, num, label, guidance)
     sampling = {

@@ -57,6 +57,7 @@ def encode(
     """
     check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
+    trained.check_one_level("encode")
     run = trained.run.on(data)
     options = {"solver": solver, "grid": grid, "steps": steps}
     ts = checked_times(run, options, batch)
@@ -121,6 +122,7 @@ def decode(
     latents = Latents.read(source, open_run(workdir, device).data.shape)
     made_by = latents.made_by if latents.made_by.keys() >= {"solver", "grid", "steps"} else _of_old(source, latents)
     trained = _trained(workdir, made_by, device, ema, checkpoint)
+    trained.check_one_level("decode")
     run = trained.run
     others = {"solver": solver, "grid": grid, "steps": steps}
     options = {key: made_by[key] if value is None else value for key, value in others.items()}

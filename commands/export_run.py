@@ -38,6 +38,7 @@ def export_run(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"expected --output to be a new folder, and there is something in {folder}")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
+    trained.check_one_level("export")
     run = trained.run
     if to == "diffusers":
         to_diffusers(trained.denoiser, folder, run.sde, size=_size(run.data.shape))

@@ -56,12 +56,14 @@ def grid(
         raise ValueError(f"expected --for of sampling or training, got {purpose!r}")
     if purpose == "training":
         trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
+        trained.check_one_level("grid --for=training")
         return measure_times(trained, num=num, seed=seed, label=label, output=output)
     at_least(1, num=num, steps=steps)
     at_least(0, seed=seed)
     if not 1 <= order <= 4:
         raise ValueError(f"expected --order of 1 to 4, got {order}")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
+    trained.check_one_level("grid")
     check_output(output, ".json")
     run = trained.run
     labels = sampled_labels(run, num, label, guidance)

@@ -41,6 +41,7 @@ def interpolate(
         raise ValueError(f"expected --num of at least 2, for both images, got {num}")
     check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
+    trained.check_one_level("interpolate")
     run = trained.run
     options = {"solver": solver, "grid": grid, "steps": steps}
     ts = checked_times(run, options, batch)

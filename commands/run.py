@@ -22,6 +22,7 @@ from scorefield.configs import build
 from scorefield.configs.text import suggestion
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
+from scorefield.sde_lib.sde import check_one_level
 from scorefield.training import Model, load_weights
 from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
@@ -42,7 +43,7 @@ class Run:
 
     @cached_property
     def sde(self) -> SDE:
-        sde: SDE = build.build(build.SDES, self.config.sde)
+        sde: SDE = build.build(build.SDES, self.config.sde, shape=self.data.shape)
         with torch.no_grad():
             change = sde.log_snr(torch.linspace(float(sde.t_min), float(sde.t_max), 33)).diff()
         if not bool((change < 0).all()):
@@ -147,6 +148,10 @@ class Trained:
     denoiser: models.Denoiser
     checkpoint: Path
     ema: bool
+
+    def check_one_level(self, mode: str) -> None:
+        """Raises ValueError where each dimension has its own noise level, which a mode cannot take."""
+        check_one_level(self.run.sde, f"--mode={mode}", "use --mode=sample or --mode=likelihood")
 
     @cached_property
     def described(self) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def sample(
     check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
     run = trained.run
+    if trajectory is not None:
+        trained.check_one_level("sample --trajectory")
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
     sampling = {**run.config.sampling, **{key: value for key, value in chosen.items() if value is not None}}
     labels = sampled_labels(run, num, label, guidance)

@@ -69,6 +69,7 @@ def train_dequantiser(
     at_least(1, num=num, batch=batch)
     at_least(0, seed=seed)
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
+    trained.check_one_level("train_dequantiser")
     run, levels = trained.run, _levels(trained)
     dataset = run.dataset("train")
     own = None if dataset.label is None else torch.as_tensor(dataset.label)

@@ -19,6 +19,7 @@ from scorefield.configs.text import parse
 from scorefield.models import precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
 from scorefield.models.levels import Levels, Parameterisation
+from scorefield.models.networks.code_encoder import CodeEncoder
 from scorefield.solvers import grids
 from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training import data, times, weighting
@@ -50,6 +51,21 @@ def _levels(cells: tuple[float, float], probabilities: tuple[float, ...] | None 
     if probabilities is None:
         raise ValueError("expected the probabilities of the levels, got none: training counts them in integer data")
     return Levels(tuple(probabilities), cells)
+
+
+def _mulan(
+    shape: tuple[int, ...],
+    low: float = -5.0,
+    high: float = 13.3,
+    size: int = 50,
+    active: int = 15,
+    width: int = 256,
+    encoder_width: int = 32,
+    encoder_blocks: int = 2,
+) -> sde_lib.MultivariateVP:
+    """A path with a noise level for each dimension that depends on a latent code (Sahoo et al. 2024)."""
+    encoder = CodeEncoder(shape, size, encoder_width, encoder_blocks)
+    return sde_lib.MultivariateVP(shape, low, high, size, active, width, encoder)
 
 
 def _adams_moulton(
@@ -112,6 +128,7 @@ SDES = Table(
         "ddpm": sde_lib.DiscreteVPSDE,
         "learned": sde_lib.LearnedVP,
         "frozen": sde_lib.FrozenVP,
+        "mulan": _mulan,
     },
     base=sde_lib.SDE,
 )
@@ -277,11 +294,12 @@ def denoiser(
 
     The path is that of the configuration, or `sde`, where the run has built it already.
     """
-    sde = sde or build(SDES, config.sde)
+    sde = sde or build(SDES, config.sde, shape=shape)
     cells = (config.transform.low, config.transform.high)
     parameterisation = build(PRECONDITIONS, config.precondition, sde=sde, cells=cells)
     inputs = getattr(parameterisation, "inputs", 1)
-    net = network(config, shape, num_classes, inputs)
+    code_size = sde.size if isinstance(sde, sde_lib.MultivariateVP) else None
+    net = network(config, shape, num_classes, inputs, code_size)
     return models.Denoiser(net, parameterisation, label_required=label_required(config, num_classes))
 
 
@@ -291,19 +309,31 @@ def label_required(config: ml_collections.ConfigDict, num_classes: int | None) -
 
 
 def network(
-    config: ml_collections.ConfigDict, shape: tuple[int, ...], num_classes: int | None, inputs: int = 1
+    config: ml_collections.ConfigDict,
+    shape: tuple[int, ...],
+    num_classes: int | None,
+    inputs: int = 1,
+    code_size: int | None = None,
 ) -> nn.Module:
     """The untrained network of a configuration.
 
     Raises:
-        ValueError: if the parameterisation shows the network several inputs, and it takes one.
+        ValueError: if the parameterisation shows the network several inputs, and it takes one; or if the path has a
+            latent code, and it takes none.
     """
+    if code_size is not None and "code_size" not in inspect.signature(find(NETWORKS, config.net.name)).parameters:
+        raise ValueError(
+            f"expected a network that takes a code, for the path {config.sde.name}, got {config.net.name}: use unet, "
+            "vdm or mlp"
+        )
     if inputs > 1 and "inputs" not in inspect.signature(find(NETWORKS, config.net.name)).parameters:
         raise ValueError(
             f"expected a network that takes {inputs} inputs, for the parameterisation {config.precondition.name}, got "
             f"{config.net.name}: use unet or vdm"
         )
-    sizes = {"channels": shape[0], "inputs": inputs, "shape": shape, "num_classes": num_classes}
+    sizes = {
+        "channels": shape[0], "inputs": inputs, "shape": shape, "num_classes": num_classes, "code_size": code_size,
+    }  # fmt: skip
     built: nn.Module = build(NETWORKS, config.net, **sizes)
     return built
 

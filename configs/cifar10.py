@@ -5,7 +5,7 @@
 - NETWORK_PATH: Song et al. 2021 (score_sde_pytorch). The networks are ddpm, ddpmpp, ddpmpp_deep, ncsnpp and
   ncsnpp_deep, the paths ve, vp and subvp, in the published pairs. Without a path, ddpmpp and ddpmpp_deep are on vp,
   ncsnpp and ncsnpp_deep on ve.
-- vdm: Kingma et al. 2021.
+- vdm: Kingma et al. 2021. mulan: Sahoo et al. 2024.
 - edm, edm_ncsnpp: Karras et al. 2022, DDPM++ and NCSN++ (their configurations vp and ve), unconditional. adm: the same
   training with ADM's network, which their code offers without published results.
 """
@@ -17,7 +17,7 @@ import ml_collections
 
 from scorefield.configs.build import DATASETS, GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
 from scorefield.configs.defaults import along, check_variant, defaults
-from scorefield.configs.papers import DDPMPP, ddpm, edm, ncsnv2, optimise, song_ve, song_vp, vdm
+from scorefield.configs.papers import DDPMPP, ddpm, edm, mulan, ncsnv2, optimise, song_ve, song_vp, vdm
 
 Setup = Callable[[ml_collections.ConfigDict], None]
 
@@ -85,6 +85,13 @@ def _vdm(config: ml_collections.ConfigDict) -> None:
     optimise(config, 10_000_000, 128, 2e-4, warmup=100, weight_decay=0.01)
 
 
+def _mulan(config: ml_collections.ConfigDict) -> None:
+    """Sahoo et al. 2024, Appendix B, and the configuration in their code."""
+    mulan(config)
+    config.net = spec(NETWORKS, "vdm")
+    optimise(config, 10_000_000, 128, 2e-4, warmup=100, weight_decay=0.01)
+
+
 def _edm(config: ml_collections.ConfigDict, network: str) -> None:
     """Karras et al. 2022, Appendix F.2."""
     edm(config, 200, 512, 1e-3)
@@ -102,6 +109,7 @@ VARIANTS: dict[str, Setup] = {
     "ncsn": _ncsn,
     "ncsnv2": _ncsnv2,
     "vdm": _vdm,
+    "mulan": _mulan,
     "edm": partial(_edm, network="ddpmpp"),
     "edm_ncsnpp": partial(_edm, network="ncsnpp"),
     "adm": partial(_edm, network="adm"),

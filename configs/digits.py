@@ -1,14 +1,15 @@
 """Scikit-learn's 8x8 digits: no download, and minutes of training on two cores.
 
-Variants: vp (the default), ve, subvp, edm, cosine, flow (the straight line), and ncsn. The last is Song and Ermon 2019,
-small: network, path, loss and sampler. Its network predicts noise from an input of unit variance, and the score is
-divided by sigma as in Song and Ermon 2020.
+Variants: vp (the default), ve, subvp, edm, cosine, flow (the straight line), ncsn, and mulan. ncsn is Song and Ermon
+2019, small: network, path, loss and sampler. Its network predicts noise from an input of unit variance, and the score
+is divided by sigma as in Song and Ermon 2020. mulan is Sahoo et al. 2024, small: a noise level for each pixel.
 """
 
 import ml_collections
 
 from scorefield.configs.build import GRIDS, NETWORKS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
 from scorefield.configs.defaults import along, check_variant, defaults
+from scorefield.configs.papers import mulan
 
 # A dequantised cell is 2 / 17 wide, so the paths end at a noise of about a tenth of that.
 PATHS = {
@@ -27,7 +28,7 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
     Raises:
         ValueError: if there is no such variant.
     """
-    check_variant(variant, (*PATHS, "ncsn"), "digits")
+    check_variant(variant, (*PATHS, "ncsn", "mulan"), "digits")
     config = defaults()
     config.net = spec(NETWORKS, "unet", width=32, multipliers=(1, 2), blocks=1, attention=(1,))
     config.training.update(
@@ -42,6 +43,11 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
     )
     if variant == "ncsn":
         _ncsn(config)
+        return config
+    if variant == "mulan":
+        mulan(config)
+        config.sde = spec(SDES, "mulan", high=7.5)  # levels are 2 / 17 apart
+        config.sampling.update(solver=spec(SOLVERS, "heun"), steps=25, denoise=True)
         return config
     along(config, spec(SDES, variant, **PATHS[variant]))
     return config

@@ -135,6 +135,21 @@ def vdm(config: ml_collections.ConfigDict) -> None:
     config.sampling.denoise = False  # the remaining noise is a sixth of the distance of two levels
 
 
+def mulan(config: ml_collections.ConfigDict) -> None:
+    """Sahoo et al. 2024: a learned noise level for each pixel, by the bound; v-prediction; log-SNR from 13.3 to -5.
+
+    Their code perturbs the logits of the code by noise, and samples with one fixed code. Ours draws codes exactly, and
+    samples with codes as likely as the bound takes them to be.
+    """
+    config.transform.update(dequantise=False, flip=False)
+    config.sde = spec(SDES, "mulan", width=3072, encoder_width=128, encoder_blocks=4)
+    config.precondition = spec(PRECONDITIONS, "v")
+    config.training.update(loss="elbo", betas=(0.9, 0.99), decay_biases=False)
+    config.training.times = spec(TIMES, "stratified")
+    _sample(config, spec(SOLVERS, "euler_maruyama"), spec(GRIDS, "uniform"), 1000)
+    config.sampling.denoise = False  # as for vdm
+
+
 def ncsnpp_256(config: ml_collections.ConfigDict, sigma_max: float) -> None:
     """Song et al. 2021, Appendix H, at 256x256: image pyramids that skip, 2000 noise levels."""
     config.net = spec(NETWORKS, "ncsnpp", multipliers=(1, 1, 2, 2, 2, 2, 2), blocks=2, attention=(4,), **LARGE)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.likelihood.bounds import dsm_bound, elbo, vlb
+from scorefield.likelihood.bounds import dsm_bound, elbo, vlb, with_code
 from scorefield.likelihood.choose_solver import Trials, choose_solver, trial_samples
 from scorefield.likelihood.decoders import DiscretisedDecoder, GaussianDecoder, LevelDecoder
 from scorefield.likelihood.density import Density, log_likelihood
@@ -16,7 +16,7 @@ from scorefield.likelihood.dequantisation import Dequantisation, Uniform, import
 from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
 from scorefield.likelihood.prior import GaussianPrior, prior_kl
 from scorefield.likelihood.progress import ShareDone, part_of
-from scorefield.sde_lib import SDE
+from scorefield.sde_lib import SDE, MultivariateVP
 from scorefield.sde_lib.denoiser import DenoiserLike, take_rows
 from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.sde_lib.quantise import cell_centres
@@ -107,16 +107,21 @@ class DatasetScorer:
     def ode(self, rows: slice, progress: ShareDone = None) -> Columns:
         """The probability flow. All draws of a sample use the same probes, so the weights share the probes' error.
 
+        On a path with a latent code, the code of a sample is drawn from q(c | x0), which costs the column ode_code.
+
         Raises:
             ValueError: if an adaptive solver fails; it names the sample.
         """
         weights, densities = [], list[Density]()
         count = 1 if self.levels is None else self.dequantisation.samples
+        path, cond, of_code = self.sde, self._cond(rows), None
+        if isinstance(self.sde, MultivariateVP):
+            path, cond, of_code = with_code(self.sde, self.values(rows), cond, self._noise(rows, 7).uniform)
         for draw in range(count):
             x, log_q = self.dequantised(rows, self.dequantisation, draw)
             try:
                 density = log_likelihood(
-                    self.denoiser, self.sde, x, cond=self._cond(rows), divergence=self.divergence, solver=self.solver,
+                    self.denoiser, path, x, cond=cond, divergence=self.divergence, solver=self.solver,
                     ts=self.ts, noise=self._noise(rows, 1), prior_log_prob=self.prior,
                     progress=part_of(progress, draw / count, (draw + 1) / count),
                 )  # fmt: skip
@@ -128,6 +133,9 @@ class DatasetScorer:
             densities.append(density)
         assert densities[0].latent is not None
         columns = {"ode": importance_bound(torch.stack(weights)), "latent": densities[0].latent.cpu()}
+        if of_code is not None:
+            columns["ode_code"] = -of_code.double().cpu()
+            columns["ode"] = columns["ode"] + columns["ode_code"]
         errors = [density.std_error.double().cpu() for density in densities if density.std_error is not None]
         if len(errors) == len(densities):
             columns["ode_error"] = torch.stack(errors).square().mean(0).sqrt()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scorefield.sde_lib import SDE, PerDimensionVP
-from scorefield.sde_lib.broadcast import one_each
+from scorefield.sde_lib.broadcast import expand, one_each
 from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.sde_lib.sde import Noise, check_one_level, check_path
 from scorefield.solvers import Schedule, grids
@@ -67,6 +67,8 @@ class LogSNRIntegral:
 class LineIntegral(LogSNRIntegral):
     """sum_d int E(eps_hat_d - eps_d)^2 d lambda_d along a path in R^D, by stratified times that are uniform.
 
+    A density is one over the straight line between the ends, so over time.
+
     Sahoo et al. 2024, Section 3.3. The value depends on the way between the ends.
     """
 
@@ -76,15 +78,19 @@ class LineIntegral(LogSNRIntegral):
         """For each of the draws, a time (B,) and its weights (B, *D); see `LogSNRIntegral.points`."""
         if draws is None:
             raise ValueError(NO_DRAWS)
+        duration = self.sde.t_max - self.sde.t_min
         for share in _strata(draws, uniform, like):
-            t = self.sde.t_min + (self.sde.t_max - self.sde.t_min) * share
-            yield t, -self.sde.slope(t) * (self.sde.t_max - self.sde.t_min)
+            position = share if self.density is None else self.density.position(share)
+            weight = 1.0 if self.density is None else self.density.weight(position)
+            t = self.sde.t_min + duration * position
+            slope = self.sde.slope(t)
+            yield t, -duration * expand(weight, slope) * slope
 
 
-def integral(sde: SDE) -> LogSNRIntegral:
+def integral(sde: SDE, density: LevelDensity | None = None) -> LogSNRIntegral:
     """The integral of a path: over one log-SNR, or along a line in R^D."""
     check_path(sde)
-    return LineIntegral(sde) if isinstance(sde, PerDimensionVP) else LogSNRIntegral(sde)
+    return LineIntegral(sde, density) if isinstance(sde, PerDimensionVP) else LogSNRIntegral(sde, density)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ class Correlated:
     def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor, code: Tensor | None = None) -> Tensor:
         return (x - sigma * self.noise(x, alpha, sigma)) / alpha
 
+    def one_level(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The same denoiser for scales (B,)."""
+        return self(x, *(scale.reshape(-1, 1).expand_as(x) for scale in (alpha, sigma)))
+
 
 def nodes(count: int = 160) -> tuple[Tensor, Tensor]:
     """Gauss and Legendre's nodes on [0, 1] and their weights, of sum 1."""

@@ -30,6 +30,7 @@ from scorefield.evaluation import plot_histogram
 from scorefield.likelihood import Exact, GaussianPrior, Moments
 from scorefield.likelihood.dataset import EXACT_DIMS, Columns, DatasetScorer
 from scorefield.sde_lib.level_density import LevelDensity
+from scorefield.sde_lib.sde import check_one_level
 from scorefield.training.distributed.ranks import Ranks
 
 MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
@@ -124,6 +125,8 @@ def likelihood(
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)
     given = given_solver(run, scorer, solver, grid, steps, tolerance)
+    if "ode" in names and given is None:
+        check_one_level(run.sde, "a tolerance", "give --solver=rk4 --grid=uniform --steps=100, or --estimators=elbo")
     of_values = {
         **labels.described, **of_ode, "prior": prior, "data_sha256": dataset.fingerprint,
         "dequantiser_sha256": dequantiser_sha256, **trained.described,

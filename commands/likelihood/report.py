@@ -60,8 +60,9 @@ def _estimate(scorer: DatasetScorer, name: str, unit: str, columns: Columns) -> 
         "seconds_an_image": float(columns[f"{name}_seconds"].mean()),
     }
     if name != "ode":
-        parts = ("prior", "diffusion", "reconstruction")
-        estimate["parts"] = {part: float(columns[f"{name}_{part}"].mean()) / -scorer.unit for part in parts}
+        parts = [f"{name}_{part}" for part in ("prior", "diffusion", "reconstruction", "code")]
+        known_parts = {part.partition("_")[2]: columns[part] for part in parts if part in columns}
+        estimate["parts"] = {part: float(value.mean()) / -scorer.unit for part, value in known_parts.items()}
         estimate["draws"] = scorer.draws
         if name == "vlb":
             estimate |= {"chain": scorer.chain, "variance": scorer.variance}
@@ -70,6 +71,9 @@ def _estimate(scorer: DatasetScorer, name: str, unit: str, columns: Columns) -> 
         estimate["kind"] += (
             f", a lower bound by dequantisation with {samples} draw{'s' if samples > 1 else ''} an image"
         )
+    if name == "ode" and "ode_code" in columns:
+        estimate["kind"] += ", given a latent code, less the code's divergence: a lower bound"
+        estimate["parts"] = {"code": float(columns["ode_code"].mean()) / -scorer.unit}
     return estimate
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from scorefield.commands.run import Run
 from scorefield.configs import build
 from scorefield.likelihood.decoders import Decoder, GaussianDecoder, LevelDecoder
-from scorefield.sde_lib import LearnedVP
+from scorefield.sde_lib import LearnedVP, MultivariateVP
 from scorefield.training import Objective, Step, TrainingState
-from scorefield.training.objectives import dsm, elbo
+from scorefield.training.objectives import dsm, elbo, mulan
 from scorefield.training.times import Measured, Times
 
 
@@ -35,12 +35,17 @@ class Loss:
         self.steps: int | None = settings.elbo_steps or None
         self.second_order = float(settings.get("second_order", 0.0))
         if not self.of_bound:
-            if isinstance(run.sde, LearnedVP):
+            if isinstance(run.sde, LearnedVP | MultivariateVP):
                 raise ValueError(
                     "expected training.loss of elbo for a learned path, got dsm, which has no meaning for its ends: "
                     "set --config.training.loss=elbo"
                 )
             return
+        if isinstance(run.sde, MultivariateVP) and (self.steps is not None or self.second_order):
+            raise ValueError(
+                f"expected training.elbo_steps and training.second_order of 0 for the path {run.config.sde.name}, got "
+                f"{self.steps or 0} and {self.second_order:g}: its bound is in continuous time"
+            )
         elbo.check_times(run.sde, self.times, self.steps)
         if run.data.levels is not None and run.config.transform.dequantise:
             raise ValueError(
@@ -61,6 +66,8 @@ class Loss:
     @property
     def parts(self) -> tuple[str, ...]:
         """What it reports beside the error in the noise."""
+        if isinstance(self.run.sde, MultivariateVP):
+            return mulan.PARTS
         return elbo.PARTS if self.of_bound else ()
 
     @property
@@ -76,13 +83,18 @@ class Loss:
 
     def of_batch(self, denoiser: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The losses of a batch with its drawn random numbers, and what else is reported."""
+        if isinstance(self.run.sde, MultivariateVP):
+            return mulan.batch_loss(denoiser, self.run.sde, batch, self.decoder)
         if self.of_bound:
             return elbo.batch_loss(denoiser, self.run.sde, batch, self.decoder, self.steps, self.second_order)
         return dsm.batch_loss(denoiser, self.run.sde, batch, self.weight, self.second_order)
 
     def objective(self, state: TrainingState, accept: Callable[[Step], Tensor]) -> Objective:
         """The objective for the engine."""
-        sde, options = self.run.sde, dict[str, Any](times=self.times, second_order=self.second_order, accept=accept)
+        sde = self.run.sde
+        if isinstance(sde, MultivariateVP):
+            return mulan.objective(sde, state.optimizer, decoder=self.decoder, times=self.times, accept=accept)
+        options = dict[str, Any](times=self.times, second_order=self.second_order, accept=accept)
         if self.of_bound:
             return elbo.objective(sde, state.optimizer, decoder=self.decoder, steps=self.steps, **options)
         return dsm.objective(sde, state.optimizer, weight=self.weight, **options)

@@ -20,6 +20,7 @@ from scorefield.training import Model, TrainingState
 SAMPLES = 36  # in each panel
 STAGES = 4  # parts of the run, each a curve over noise levels
 QUICK = {"solver": "adams:variable=soft_clipped", "grid": "soft_clipped", "steps": 20, "denoise": True}
+IN_TIME = {"solver": "heun", "grid": "uniform", "steps": 20, "denoise": True}  # where each dimension has its level
 
 
 def save_samples(
@@ -50,7 +51,8 @@ def save_samples(
         if seen.ndim == 4:
             shown = seen if seen.shape[1] in (1, 3) else seen[:, :1]
             board.add_images(f"samples/{name.split()[0].lower()}", shown, state.images)
-    how = f" ({QUICK['steps']} steps of {QUICK['solver']}: training.sample_evaluations)" if sampling is QUICK else ""
+    quick = sampling in (QUICK, IN_TIME)
+    how = f" ({sampling['steps']} steps of {sampling['solver']}: training.sample_evaluations)" if quick else ""
     return f"wrote {path}{how}" + "".join(f" without {reason}" for reason in missing)
 
 
@@ -75,13 +77,13 @@ def save_curves(rows: Sequence[dict[str, Any]], workdir: Path) -> None:
 
 
 def sampling_of(run: Run) -> Mapping[str, Any]:
-    """The sampler of pictures: the configuration's own, or QUICK where that takes too many evaluations.
+    """The sampler of pictures: the configuration's own, or a quick one where that takes too many evaluations.
 
     The evaluations are counted with a denoiser of zeros.
     """
     left = run.config.training.sample_evaluations
 
-    def counted(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def counted(x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
         nonlocal left
         left -= 1
         if left < 0:
@@ -91,7 +93,7 @@ def sampling_of(run: Run) -> Mapping[str, Any]:
     try:
         generate(run, counted, 1, sampling=run.config.sampling, seed=0, show=False)
     except _TooManyError:
-        return QUICK
+        return IN_TIME if run.sde.needs_code else QUICK
     except ValueError:  # reported when the pictures are drawn
         pass
     return run.config.sampling  # type: ignore[no-any-return]

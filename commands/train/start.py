@@ -19,6 +19,7 @@ from scorefield.commands.train.session import Session
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.configs.own import fill, preset
+from scorefield.sde_lib import MultivariateVP
 from scorefield.solvers import Schedule
 from scorefield.training import Model, Ranks, TrainingState
 from scorefield.training.adam import adam
@@ -78,8 +79,8 @@ def start(
     """
     settings, ranks = run.config.training, Ranks.current()
     ranks.rows(settings.batch, settings.accumulate)  # raises
+    _seed(run.config.seed)  # before the path is made, which may have random weights
     loss = Loss(run)
-    _seed(run.config.seed)
     model = run.new_model()
     _try_out(run, model)
     if not ranks.first:  # each process has its own dropout
@@ -108,10 +109,13 @@ def _seed(seed: int) -> None:
 @torch.no_grad()
 def _try_out(run: Run, model: Model) -> None:
     """Build the sampler and call the network once, so that a mistake in them is found before any work."""
-    build.build(build.SOLVERS, run.config.sampling.solver)
+    solver = build.build(build.SOLVERS, run.config.sampling.solver)
     one = torch.zeros(1, *run.data.shape, device=run.device)
     cond = {} if run.num_classes is None else label_cond(torch.zeros(1, dtype=torch.long), run.device)
     ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
+    if isinstance(run.sde, MultivariateVP):
+        cond["code"] = torch.zeros(1, run.sde.size, device=run.device)
+        solver.check_takes(run.sde.given(cond["code"]))
     try:
         model(one, ends.alpha, ends.sigma, **cond)
     except (RuntimeError, TypeError, ValueError) as error:  # a user's own network may take other arguments

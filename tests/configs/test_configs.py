@@ -16,13 +16,15 @@ from torch.testing import assert_close
 from scorefield.commands.configuration import override
 from scorefield.commands.train.command import train
 from scorefield.configs import build, celeba, cifar10, digits, own
+from scorefield.likelihood import GaussianDecoder
 from scorefield.models import Denoiser, precondition
 from scorefield.models.checkpoints.score_sde import spec_of
 from scorefield.models.checkpoints.score_sde.published import SCORE_SDE
 from scorefield.models.precondition import TimeConditioned
-from scorefield.sde_lib import SDE, VESDE, VPSDE
+from scorefield.sde_lib import SDE, VESDE, VPSDE, MultivariateVP
 from scorefield.training import dsm_loss
 from scorefield.training.adam import adam
+from scorefield.training.objectives.mulan import mulan_loss
 
 # What writes docs/networks.md is not installed.
 TABLE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "networks.py"))
@@ -61,8 +63,10 @@ def built(config: ConfigDict) -> tuple[SDE, Denoiser]:
 def test_every_variant_trains_at_toy_size(file: str, variant: str) -> None:
     config = config_of(file, variant)
     shape, classes = toy(config), 5 if config.training.labels else None
+    if config.sde.name == "mulan":
+        config.sde.update(width=8, encoder_width=4, encoder_blocks=1)
     torch.manual_seed(0)
-    sde: SDE = build.build(build.SDES, config.sde)
+    sde: SDE = build.build(build.SDES, config.sde, shape=shape)
     denoiser = build.denoiser(config, shape, classes)
     weight = build.build(build.WEIGHTINGS, config.training.weight)
     generator = torch.Generator().manual_seed(0)
@@ -72,7 +76,10 @@ def test_every_variant_trains_at_toy_size(file: str, variant: str) -> None:
     label = {} if classes is None else {"label": torch.tensor([1, classes])}
     adam = torch.optim.Adam(denoiser.parameters(), lr=config.training.learning_rate, betas=tuple(config.training.betas))
     before = [p.detach().clone() for p in denoiser.parameters()]
-    loss = dsm_loss(denoiser, sde, x0, t, eps, weight=weight, **label).mean()
+    if isinstance(sde, MultivariateVP):
+        loss = mulan_loss(denoiser, sde, x0, t, eps, eps, torch.rand(2, sde.size), decoder=GaussianDecoder())[0].mean()
+    else:
+        loss = dsm_loss(denoiser, sde, x0, t, eps, weight=weight, **label).mean()
     loss.backward()
     adam.step()
     assert bool(loss.isfinite())
@@ -88,7 +95,7 @@ def test_every_variant_has_a_sampler_and_a_grid_within_its_path(file: str) -> No
 
 
 def has_a_sampler_and_a_grid(config: ConfigDict) -> None:
-    sde: SDE = build.build(build.SDES, config.sde)
+    sde: SDE = build.build(build.SDES, config.sde, shape=(3, 2, 2))
     build.build(build.SOLVERS, config.sampling.solver)
     ts = build.build(build.GRIDS, config.sampling.grid, sde=sde, steps=config.sampling.steps)
     assert ts[0] == sde.t_max and sde.t_min <= ts[-1] < 2e-3 + 0.01 * sde.t_max

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from scorefield.likelihood import Exact, GaussianDecoder, elbo, log_likelihood, vlb
 from scorefield.models.analytic import Gaussian
 from scorefield.sde_lib import FrozenVP, MultivariateVP, PerDimensionVP
+from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.solvers import RK4, PerSampleNoise, grids
 
 LOW, HIGH = -5.0, 13.3
@@ -50,6 +51,22 @@ def test_the_way_counts_where_the_field_is_not_conservative() -> None:
     line, *others = (diffusion_loss(Correlated(COVARIANCE, mean_only=True), path) for path in paths())
     assert line == pytest.approx(closed_form(COVARIANCE), abs=1e-8)  # where both levels are equal, the mean is exact
     assert min(abs(value - line) for value in others) > 0.1
+
+
+def test_a_density_of_times_changes_the_draws_and_not_their_mean() -> None:
+    model, path, batch = Correlated(COVARIANCE), paths(3000)[1], 3000
+    density = LevelDensity(torch.tensor([0.4, 0.3, 0.2, 0.1]).double())
+    x0, means = random(batch, 2) @ torch.linalg.cholesky(COVARIANCE).T, []
+    for sde in (path, FrozenVP("linear", LOW, HIGH)):
+        for chosen in (None, density):
+            noise = PerSampleNoise(0, range(batch))
+            settings = {"draws": 4, "decodings": 1, "noise": noise, "uniform": noise.uniform, "density": chosen}
+            denoiser = model if sde is path else model.one_level
+            diffusion = elbo(denoiser, sde, x0, decoder=GaussianDecoder(), **settings).parts["diffusion"]
+            means.append(diffusion.mean())
+            error = float(diffusion.std()) / batch**0.5
+            assert abs(float(means[-1]) + closed_form(COVARIANCE)) < 4 * error  # a false alarm in 16,000
+    assert len({round(float(mean), 6) for mean in means}) == 4
 
 
 @pytest.mark.parametrize("mean_only", [False, True])
