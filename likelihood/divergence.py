@@ -25,8 +25,9 @@ class Divergence(abc.ABC):
 
     `mode` is "reverse" for vector-Jacobian products or "forward" for Jacobian-vector products. In reverse mode with
     one probe, the field and its divergence cost two evaluations of the field. A network without a forward mode, as
-    some attention kernels have none, is differentiated in reverse mode with a warning. `chunk` is the number of
-    directions in one product.
+    some attention kernels have none, is differentiated in reverse mode with a warning. So is every network where the
+    result is to be differentiated: PyTorch's forward mode through layer_norm loses a part of that gradient. `chunk` is
+    the number of directions in one product.
     """
 
     mode: str
@@ -50,7 +51,7 @@ class Divergence(abc.ABC):
         self, field: Field, x: Tensor, directions: Tensor, differentiable: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The field at x, (B, *D), and the estimates of its divergence, (B, E); with their graph if differentiable."""
-        if self.mode == "forward":
+        if self.mode == "forward" and not differentiable:
             try:
                 return self._forward(field, x, directions)
             except (RuntimeError, NotImplementedError) as error:

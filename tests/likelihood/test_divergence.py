@@ -435,6 +435,7 @@ def flat(tensors: Any) -> Tensor:
     ("solver", "divergence"),
     [
         (Heun(), Exact()),
+        (Heun(), Exact("forward")),
         (AdamsMoulton(3), Hutchinson(2)),
         (AdamsMoulton(2), Hutchinson(2, "orthogonal", fresh=False)),
         # The basis of HutchPlusPlus counts as a constant, which is right where it spans every dimension.
