@@ -93,11 +93,11 @@ def elbo(
     if isinstance(sde, MultivariateVP) and steps is None and ts is None:
         check_samples(x0)
         path, cond, kl = with_code(sde, x0, cond, uniform)
-        given = elbo(
+        bound = elbo(
             denoiser, path, x0, cond=cond, decoder=decoder, draws=draws, density=density, decodings=decodings,
             prior=prior, noise=noise, uniform=uniform, progress=progress,
         )  # fmt: skip
-        return replace(given, log_prob=given.log_prob - kl, parts={**given.parts, "code": -kl})
+        return replace(bound, log_prob=bound.log_prob - kl, parts={**bound.parts, "code": -kl})
     times = integral(sde, density) if steps is None and ts is None else ChainSum.of(sde, steps, ts, x0)
     return _bound(denoiser, cond, sde, x0, times, decoder, None, draws, decodings, prior, noise, uniform, progress)
 

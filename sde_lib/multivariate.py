@@ -92,8 +92,8 @@ class MultivariateVP(LogSNRVP, nn.Module):
     lambda in R^D, whose value depends on the way (MuLAN, Section 3.3). So it learns by the gradient of the bound, see
     `training.objectives.mulan`.
 
-    Where a time is asked for without a code, as by grids in time and in logs, log_snr is the straight line from `high`
-    to `low`, whose ends all codes share.
+    Without a code, log_snr is the straight line from `high` to `low`, whose ends all codes share. Grids of times and
+    logs of training use it.
 
     Args:
         shape: of a sample, (*D).

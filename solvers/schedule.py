@@ -19,8 +19,8 @@ class Schedule:
     """The scales of a path along `ts`: `schedule[i]` is `Scales` of scalars, `len(schedule)` the number of times.
 
     They are computed on the CPU in float64 and then moved to the device of `x`, so that a solver's loop never waits for
-    the device. Those of a path with a noise level for each dimension are (B, *D), on its own device. They are computed
-    when they are asked for, and are no plain numbers.
+    the device. Those of a path with a noise level for each dimension are (B, *D), on its own device. Each is computed
+    when it is needed, and is no plain number.
 
     Args:
         sde: the path.

@@ -40,8 +40,8 @@ def mulan_loss(
         diffusion        -1/2 sum_d lambda_d'(c, t) (eps_hat_d - eps_d)^2
         reconstruction   -log p(x0 | x_0, c)
 
-    Sahoo et al. 2024, Eq. 9 and 11. The gradient of all weights is that of the mean, those of the path and the encoder
-    included: the bound depends on the way of the path, unlike that of one noise level. The denoiser gets the code as
+    Sahoo et al. 2024, Eq. 9 and 11. The gradient of all weights is that of the mean, also for the path and the encoder.
+    The value depends on the path between its ends, unlike that of one noise level. The denoiser gets the code as
     `code`. All that is drawn is an argument.
 
     Args:
