@@ -42,11 +42,10 @@ def nodes(count: int = 160) -> tuple[Tensor, Tensor]:
 
 def diffusion_loss(model: Correlated, path: PerDimensionVP) -> float:
     """-1/2 sum_d int lambda_d' E(eps_hat_d - eps_d)^2 dt of data with the model's covariance, along the first path."""
-    total, size = 0.0, len(model.covariance)
-    for t, weight in zip(*nodes(), strict=True):
-        (alpha, *_), (sigma, *_) = path.scales(t)
-        gain = model.noise_gain(alpha, sigma)
-        signal, error = gain * alpha, gain * sigma - torch.eye(size)
-        mse = (signal @ model.covariance @ signal.T + error @ error.T).diagonal()
-        total -= float(weight) / 2 * float((path.slope(t)[0] * mse).sum())
-    return total
+    t, weights = nodes()
+    path = PerDimensionVP(*(each[:1].expand(len(t), -1) for each in path.coefficients), path.line.low, path.line.high)
+    alpha, sigma = path.scales(t)
+    gain = model.noise_gain(alpha, sigma)
+    signal, error = gain * alpha[:, None], gain * sigma[:, None] - torch.eye(len(model.covariance))
+    mse = ((signal @ model.covariance) * signal + error.square()).sum(2)
+    return -float((weights / 2 * (path.slope(t) * mse).sum(1)).sum())
