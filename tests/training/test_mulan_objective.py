@@ -12,9 +12,10 @@ from scorefield.likelihood import GaussianDecoder, elbo
 from scorefield.models import MLP, Denoiser
 from scorefield.models.networks.code_encoder import CodeEncoder
 from scorefield.models.precondition import v
-from scorefield.sde_lib import MultivariateVP
+from scorefield.sde_lib import FrozenVP, MultivariateVP
 from scorefield.solvers import PerSampleNoise
 from scorefield.training import Model, TrainingState, run
+from scorefield.training.objectives.elbo import elbo_loss
 from scorefield.training.objectives.mulan import PARTS, mulan_loss, objective
 from scorefield.training.times import log_normal
 
@@ -49,6 +50,22 @@ def test_a_draws_mean_is_the_bound_of_the_likelihood_and_so_is_each_part() -> No
         assert abs(float(difference.mean())) <= 4 * error + 1e-12  # a false alarm in 16,000
         draws.append(numbers[name])
     assert_close(loss, torch.stack(draws).sum(0))
+
+
+def test_with_one_straight_line_for_all_it_is_the_loss_of_variational_diffusion() -> None:
+    sde = MultivariateVP((2,), size=4, active=2, width=8).double()
+    for weight in sde.encoder.parameters():
+        nn.init.zeros_(weight)
+    x0, g = data(50), torch.Generator().manual_seed(1)
+    normals = [torch.randn(50, 2, generator=g, dtype=torch.float64) for _ in range(2)]
+    t, model = torch.rand(50, generator=g, dtype=torch.float64), Correlated(COVARIANCE)
+    settings = {"decoder": GaussianDecoder(), "importance": torch.ones(50).double()}
+    ours, numbers = mulan_loss(model, sde, x0, t, *normals, torch.rand(50, 4), **settings)
+    theirs, parts = elbo_loss(model.one_level, FrozenVP("linear"), x0, t, *normals, **settings)
+    assert_close(ours.detach(), theirs, rtol=1e-10, atol=1e-10)
+    assert_close(numbers["code"].detach(), torch.zeros(50).double(), rtol=0, atol=1e-15)
+    for name in parts:
+        assert_close(numbers[name].detach(), parts[name], rtol=1e-10, atol=1e-10)
 
 
 def test_the_paths_gradient_is_that_of_the_line_integral() -> None:
