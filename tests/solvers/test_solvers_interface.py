@@ -101,7 +101,7 @@ X = torch.zeros(3, 2)
         ({"ts": TIMES * math.nan}, "finite times, got NaN or inf in a tensor (5,) of float64"),
         ({"sde": half, "denoiser": VPSDE()}, "expected a path such as VPSDE(), got the function half: pass it second"),
         ({"sde": VPSDE}, "expected a path such as VPSDE(), got the class VPSDE"),
-        ({"denoiser": NET}, "got MLP, called with (x, c_noise, label, code): wrap a network, as Denoiser(net, precondition"),
+        ({"denoiser": NET}, "got MLP, called with (x, c_noise, label, code): wrap a network, as Denoiser(net,"),
         ({"denoiser": torch.nn.Linear(2, 2)}, "got Linear, called with (input): wrap a network, as Denoiser(net,"),
         ({"denoiser": lambda x, t: x}, "called as D(x, alpha, sigma, **cond), got the function <lambda>, called with"),
         ({"denoiser": VPSDE()}, "got VPSDE(beta_min=0.1, beta_max=20.0"),

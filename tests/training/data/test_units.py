@@ -76,7 +76,7 @@ def test_a_batch_that_is_none_gets_one_line_before_the_first_step(batch: Any, li
 
 
 def test_training_refuses_a_bare_network_and_exchanged_arguments() -> None:
-    with pytest.raises(ValueError, match=re.escape("called with (x, c_noise, label): wrap a network")):
+    with pytest.raises(ValueError, match=re.escape("called with (x, c_noise, label, code): wrap a network")):
         losses([X], MLP((2,), width=8))
     with pytest.raises(ValueError, match="expected a path such as"):
         train(VPSDE(), Denoiser(MLP((2,), width=8), eps), [X], images=32)  # type: ignore[arg-type]
