@@ -88,8 +88,11 @@ def elbo(
         draws, 1.2 with 128. It is None where either expectation has one draw.
 
     Raises:
-        ValueError: for data that is not finite floating-point numbers (B, *D), counts below 1, or an invalid grid.
+        ValueError: for data that is not finite floating-point numbers (B, *D), counts below 1, an invalid grid, or a
+            density of a chain's times.
     """
+    if density is not None and not (steps is None and ts is None):
+        raise ValueError("expected a density of times in continuous time, got steps or ts with it: leave one out")
     if isinstance(sde, MultivariateVP) and steps is None and ts is None:
         check_samples(x0)
         path, cond, kl = with_code(sde, x0, cond, uniform)
