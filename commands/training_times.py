@@ -20,7 +20,7 @@ from scorefield.sde_lib.level_density import LevelDensity, log_snr_ends
 from scorefield.training.times import least_variance
 
 FILE = "training_times.json"
-BINS, FLOOR = 64, 0.05
+BINS, FLOOR = 64, 0.02
 
 
 @torch.no_grad()

@@ -121,11 +121,11 @@ def test_the_interiors_gradient_is_that_of_the_variance() -> None:
         for weight in path.weights:
             weight.add_(torch.rand(weight.shape, generator=generator))
     gradients = []
-    for _ in range(40):
+    for _ in range(20):
         path.zero_grad()
-        losses_of(path, std, 25_000, generator).mean().backward()
+        losses_of(path, std, 20_000, generator).mean().backward()
         gradients.append(torch.cat([weight.grad.flatten() for weight in path.weights if weight.grad is not None]))
-    got, error = torch.stack(gradients).mean(0), torch.stack(gradients).std(0) / math.sqrt(40)
+    got, error = torch.stack(gradients).mean(0), torch.stack(gradients).std(0) / math.sqrt(20)
     expected, h = [], 1e-3
     for weight in path.weights:
         for i in range(weight.numel()):
@@ -136,7 +136,7 @@ def test_the_interiors_gradient_is_that_of_the_variance() -> None:
                 at.append(of_path(path, std)[1])
             expected.append((at[0] - at[1]) / (2 * h))
     # The mean of 2 L dL is the derivative of the variance, since that of the mean is 0. Two in a hundred of the
-    # largest, and four standard errors of a million draws (a false alarm in 1,500 runs of ten numbers; fixed seed).
+    # largest, and four standard errors of 400,000 draws (a false alarm in 1,500 runs of ten numbers; fixed seed).
     difference = (got - torch.tensor(expected)).abs()
     assert bool((difference < 0.02 * torch.tensor(expected).abs().max() + 4 * error).all())
     assert float(error.max()) < 0.05 * max(map(abs, expected))
@@ -166,7 +166,7 @@ def test_the_bound_does_not_know_the_interior_and_knows_the_ends(interior: str) 
     assert bound(path) == pytest.approx(before, abs=1e-10)
     # d/d high of the diffusion is half of the error there; its expectation over draws is the gradient.
     path.zero_grad()
-    losses_of(path, std, 200_000, generator).mean().backward()
+    losses_of(path, std, 100_000, generator).mean().backward()
     assert path.span.grad is not None
     high = torch.tensor(HIGH, dtype=torch.float64)
     diffusion = float(error_of(high, std)) / 2
@@ -175,8 +175,8 @@ def test_the_bound_does_not_know_the_interior_and_knows_the_ends(interior: str) 
     posterior = lambda end: std**2 * ratio(end) / (std**2 + ratio(end))  # noqa: E731
     cost = lambda end: posterior(end) / ratio(end) / 2 + math.log(ratio(end)) / 2  # noqa: E731
     reconstruction = (cost(HIGH + 1e-4) - cost(HIGH - 1e-4)) / 2e-4
-    # A draw's gradient has a deviation of about 1: five standard errors of 200,000 draws.
-    assert float(path.span.grad) == pytest.approx(diffusion + reconstruction, abs=5 / math.sqrt(200_000))
+    # A draw's gradient has a deviation of about 1: five standard errors of 100,000 draws.
+    assert float(path.span.grad) == pytest.approx(diffusion + reconstruction, abs=5 / math.sqrt(100_000))
 
 
 def test_the_loss_of_T_steps_tends_to_that_of_continuous_time() -> None:
@@ -201,9 +201,7 @@ def test_the_loss_of_T_steps_tends_to_that_of_continuous_time() -> None:
 
         _, parts = elbo_loss(Known(), path, zeros, t, zeros, zeros, decoder=GaussianDecoder(), steps=steps)
         got = float(parts["diffusion"].mean()) - continuous
-        assert got == pytest.approx(
-            gap, abs=0.5 * 10 ** -(2 if steps == 10 else 4 if steps in (250, 1000, 10_000) else 3)
-        )
+        assert f"{got:.{len(gap.partition('.')[2])}f}" == gap
         log_snr = 13.3 - 18.3 * torch.arange(steps + 1, dtype=torch.float64) / steps
         chain = (torch.expm1(log_snr[:-1] - log_snr[1:]) * error_of(log_snr[1:], std)).sum() / 2
         assert got + continuous == pytest.approx(float(chain), abs=1e-9)
@@ -225,7 +223,7 @@ def test_its_mean_is_the_bound_of_the_likelihood(path: SDE, steps: int | None) -
         _, parts = elbo_loss(denoiser, path, many, t, *noises, decoder=LevelDecoder(17), steps=steps)
         source = PerSampleNoise(1, range(4))
         bound = elbo(
-            denoiser, path, x0, decoder=LevelDecoder(17), steps=steps, draws=400, decodings=100, noise=source,
+            denoiser, path, x0, decoder=LevelDecoder(17), steps=steps, draws=100, decodings=50, noise=source,
             uniform=source.uniform,
         )  # fmt: skip
     assert bound.std_error is not None
