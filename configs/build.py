@@ -187,6 +187,7 @@ DATASETS = Table(
         "cifar10": data.cifar10,
         "celeba": data.celeba,
         "imagenet": data.imagenet,
+        "imagenet32": data.imagenet32,
         "folder": data.folder,
         "archive": data.archive,
         "shards": data.shards,

@@ -5,7 +5,9 @@
 - NETWORK_PATH: Song et al. 2021 (score_sde_pytorch). The networks are ddpm, ddpmpp, ddpmpp_deep, ncsnpp and
   ncsnpp_deep, the paths ve, vp and subvp, in the published pairs. Without a path, ddpmpp and ddpmpp_deep are on vp,
   ncsnpp and ncsnpp_deep on ve.
-- vdm: Kingma et al. 2021. mulan: Sahoo et al. 2024.
+- vdm, vdm_aug: Kingma et al. 2021, without and with augmentation (configs/cifar10.py and cifar10_aug_paper.py of their
+  code). Of their augmentation we have only the flip, without its conditioning.
+- scoreflow: Song, Durkan et al. 2021. idode: Zheng et al. 2023. mulan: Sahoo et al. 2024.
 - edm, edm_ncsnpp: Karras et al. 2022, DDPM++ and NCSN++ (their configurations vp and ve), unconditional. adm: the same
   training with ADM's network, which their code offers without published results.
 """
@@ -17,7 +19,19 @@ import ml_collections
 
 from scorefield.configs.build import DATASETS, GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
 from scorefield.configs.defaults import along, check_variant, defaults
-from scorefield.configs.papers import DDPMPP, ddpm, edm, mulan, ncsnv2, optimise, song_ve, song_vp, vdm
+from scorefield.configs.papers import (
+    DDPMPP,
+    ddpm,
+    edm,
+    idode,
+    mulan,
+    ncsnv2,
+    optimise,
+    scoreflow,
+    song_ve,
+    song_vp,
+    vdm,
+)
 
 Setup = Callable[[ml_collections.ConfigDict], None]
 
@@ -85,6 +99,27 @@ def _vdm(config: ml_collections.ConfigDict) -> None:
     optimise(config, 10_000_000, 128, 2e-4, warmup=100, weight_decay=0.01)
 
 
+def _vdm_aug(config: ml_collections.ConfigDict) -> None:
+    """Kingma et al. 2021, Appendix B, with augmentation."""
+    vdm(config, "monotone")
+    config.transform.flip = True
+    config.net = spec(NETWORKS, "vdm", width=256, dropout=0.05, attention=True)
+    optimise(config, 100_000_000, 1024, 2e-4, warmup=100, weight_decay=0.01)
+
+
+def _scoreflow(config: ml_collections.ConfigDict) -> None:
+    """Song, Durkan et al. 2021, Appendix F, and the configuration in their code."""
+    scoreflow(config)
+    config.net.dropout = 0.1
+
+
+def _idode(config: ml_collections.ConfigDict) -> None:
+    """Zheng et al. 2023, Appendix F, and the configuration in their code."""
+    idode(config)
+    config.net = spec(NETWORKS, "vdm")
+    optimise(config, 6_000_000, 128, 2e-4, warmup=100, weight_decay=0.01)
+
+
 def _mulan(config: ml_collections.ConfigDict) -> None:
     """Sahoo et al. 2024, Appendix B, and the configuration in their code."""
     mulan(config)
@@ -109,6 +144,9 @@ VARIANTS: dict[str, Setup] = {
     "ncsn": _ncsn,
     "ncsnv2": _ncsnv2,
     "vdm": _vdm,
+    "vdm_aug": _vdm_aug,
+    "scoreflow": _scoreflow,
+    "idode": _idode,
     "mulan": _mulan,
     "edm": partial(_edm, network="ddpmpp"),
     "edm_ncsnpp": partial(_edm, network="ncsnpp"),

@@ -1,15 +1,16 @@
 """Scikit-learn's 8x8 digits: no download, and minutes of training on two cores.
 
-Variants: vp (the default), ve, subvp, edm, cosine, flow (the straight line), ncsn, and mulan. ncsn is Song and Ermon
-2019, small: network, path, loss and sampler. Its network predicts noise from an input of unit variance, and the score
-is divided by sigma as in Song and Ermon 2020. mulan is Sahoo et al. 2024, small: a noise level for each pixel.
+Variants: vp (the default), ve, subvp, edm, cosine, flow (the straight line), ncsn, vdm, and mulan. ncsn is Song and
+Ermon 2019, small: network, path, loss and sampler. Its network predicts noise from an input of unit variance, and the
+score is divided by sigma as in Song and Ermon 2020. vdm is for bits/dim in a minute: Kingma et al. 2021 with learned
+ends, and with our measured times and parameterisation. mulan is Sahoo et al. 2024, small: a noise level for each pixel.
 """
 
 import ml_collections
 
-from scorefield.configs.build import GRIDS, NETWORKS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
+from scorefield.configs.build import GRIDS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, WEIGHTINGS, spec
 from scorefield.configs.defaults import along, check_variant, defaults
-from scorefield.configs.papers import mulan
+from scorefield.configs.papers import mulan, vdm
 
 # A dequantised cell is 2 / 17 wide, so the paths end at a noise of about a tenth of that.
 PATHS = {
@@ -28,7 +29,7 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
     Raises:
         ValueError: if there is no such variant.
     """
-    check_variant(variant, (*PATHS, "ncsn", "mulan"), "digits")
+    check_variant(variant, (*PATHS, "ncsn", "vdm", "mulan"), "digits")
     config = defaults()
     config.net = spec(NETWORKS, "unet", width=32, multipliers=(1, 2), blocks=1, attention=(1,))
     config.training.update(
@@ -44,6 +45,9 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
     if variant == "ncsn":
         _ncsn(config)
         return config
+    if variant == "vdm":
+        _vdm(config)
+        return config
     if variant == "mulan":
         mulan(config)
         config.sde = spec(SDES, "mulan", high=7.5)  # levels are 2 / 17 apart
@@ -51,6 +55,15 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
         return config
     along(config, spec(SDES, variant, **PATHS[variant]))
     return config
+
+
+def _vdm(config: ml_collections.ConfigDict) -> None:
+    vdm(config)
+    config.sde = spec(SDES, "learned", interior="linear", high=7.5)  # levels are 2 / 17 apart
+    config.precondition = spec(PRECONDITIONS, "levels")
+    config.training.update(images=57_600, warmup=5_000, weight_decay=0.01)
+    config.training.times = spec(TIMES, "measured")
+    config.sampling.steps = 100
 
 
 def _ncsn(config: ml_collections.ConfigDict) -> None:

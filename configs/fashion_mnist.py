@@ -1,4 +1,4 @@
-"""Fashion-MNIST, 28x28, as configs/mnist.py. Variants: vp (the default), ve, subvp, edm, cosine, flow, vdm."""
+"""Fashion-MNIST, 28x28, with the variants of configs/mnist.py."""
 
 import ml_collections
 

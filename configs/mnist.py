@@ -1,4 +1,7 @@
-"""MNIST, 28x28: a small U-Net. Variants: vp (the default), ve, subvp, edm, cosine, flow, vdm."""
+"""MNIST, 28x28: a small U-Net.
+
+Variants: vp (the default), ve, subvp, edm, cosine, flow; for bits/dim vdm, vdm_learned, scoreflow, idode.
+"""
 
 import ml_collections
 

@@ -91,7 +91,8 @@ def sampling_of(run: Run) -> Mapping[str, Any]:
         return torch.zeros_like(x)
 
     try:
-        generate(run, counted, 1, sampling=run.config.sampling, seed=0, show=False)
+        with torch.no_grad():  # a learned path gives its grid a graph
+            generate(run, counted, 1, sampling=run.config.sampling, seed=0, show=False)
     except _TooManyError:
         return IN_TIME if run.sde.needs_code else QUICK
     except ValueError:  # reported when the pictures are drawn

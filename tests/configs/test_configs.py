@@ -21,15 +21,17 @@ from scorefield.models import Denoiser, precondition
 from scorefield.models.checkpoints.score_sde import spec_of
 from scorefield.models.checkpoints.score_sde.published import SCORE_SDE
 from scorefield.models.precondition import TimeConditioned
-from scorefield.sde_lib import SDE, VESDE, VPSDE, MultivariateVP
+from scorefield.sde_lib import SDE, VESDE, VPSDE, LearnedVP, MultivariateVP, SubVPSDE
 from scorefield.training import dsm_loss
 from scorefield.training.adam import adam
+from scorefield.training.objectives.elbo import elbo_loss
 from scorefield.training.objectives.mulan import mulan_loss
+from scorefield.training.times import IDODE, LogSNR
 
 # What writes docs/networks.md is not installed.
 TABLE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "networks.py"))
 ROWS, count, network = (TABLE[name] for name in ("ROWS", "count", "network"))
-FILES = ("cifar10", "celeba", "lsun", "celebahq", "ffhq", "imagenet")
+FILES = ("cifar10", "celeba", "lsun", "celebahq", "ffhq", "imagenet", "imagenet32")
 VARIANTS = [(file, v) for file in FILES for v in importlib.import_module(f"scorefield.configs.{file}").VARIANTS]
 variants = pytest.mark.parametrize(("file", "variant"), VARIANTS, ids=[":".join(each) for each in VARIANTS])
 
@@ -78,6 +80,8 @@ def test_every_variant_trains_at_toy_size(file: str, variant: str) -> None:
     before = [p.detach().clone() for p in denoiser.parameters()]
     if isinstance(sde, MultivariateVP):
         loss = mulan_loss(denoiser, sde, x0, t, eps, eps, torch.rand(2, sde.size), decoder=GaussianDecoder())[0].mean()
+    elif config.training.loss == "elbo":
+        loss = elbo_loss(denoiser, sde, x0, t, eps, eps, decoder=GaussianDecoder())[0].mean()
     else:
         loss = dsm_loss(denoiser, sde, x0, t, eps, weight=weight, **label).mean()
     loss.backward()
@@ -159,11 +163,63 @@ def test_scaled_score_is_in_the_table() -> None:
     assert build.build(build.PRECONDITIONS, {"name": "scaled_score"}) is precondition.scaled_score
 
 
-def test_ends_of_vdm_are_its_log_snrs() -> None:
-    sde = built(cifar10.get_config("vdm"))[0]
-    # The times have three and four digits, and the log-SNR about -1 and -14 of slope in log t there.
-    assert float(sde.log_snr(sde.t_min)) == pytest.approx(13.3, abs=0.01)
-    assert float(sde.log_snr(sde.t_max)) == pytest.approx(-5.0, abs=0.01)
+LEARNED = {"learnable_scalar": "linear", "learnable_nnet": "monotone"}
+# google-research/vdm and thu-ml/i-DODE, configs/*.py: gamma_type, velocity, width, dropout, attention in every block.
+VDMS = {
+    "cifar10:vdm": ("learnable_scalar", False, 128, 0.1, False),
+    "cifar10:vdm_aug": ("learnable_nnet", False, 256, 0.05, True),  # cifar10_aug_paper.py
+    "imagenet32:vdm": ("learnable_scalar", False, 256, 0.1, False),
+    "cifar10:idode": ("fixed", True, 128, 0.1, False),
+    "imagenet32:idode": ("fixed", True, 256, 0.1, False),
+    "imagenet32:idode_old": ("fixed", True, 256, 0.1, False),
+}
+
+
+@pytest.mark.parametrize("name", VDMS)
+def test_variational_diffusion_is_as_published(name: str) -> None:
+    gamma, velocity, width, dropout, attention = VDMS[name]
+    config = config_of(*name.split(":"))
+    net = config.net
+    assert (net.name, net.blocks, tuple(net.fourier)) == ("vdm", 32, (7, 8))  # theirs is 2 pi 2^6 and 2 pi 2^7
+    assert (net.width, net.dropout, net.attention) == (width, dropout, attention)
+    sde: SDE = build.build(build.SDES, config.sde)
+    high, half, low = sde.log_snr(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)).tolist()
+    assert (high, low) == pytest.approx((13.3, -5.0), rel=1e-6)
+    assert gamma == "learnable_nnet" or half == pytest.approx((13.3 - 5.0) / 2, rel=1e-6)
+    assert isinstance(sde, LearnedVP) == (gamma != "fixed")
+    assert config.sde.interior == LEARNED.get(gamma, "linear")
+    assert build.build(build.PRECONDITIONS, config.precondition) is (precondition.v if velocity else precondition.eps)
+    times = build.build(build.TIMES, config.training.times)
+    assert isinstance(times, IDODE) if velocity else config.training.times.name == "stratified"
+    assert (config.training.loss, config.training.elbo_steps, config.training.decay_biases) == ("elbo", 0, False)
+    assert (config.transform.dequantise, config.transform.flip) == (False, name == "cifar10:vdm_aug")
+
+
+@pytest.mark.parametrize("file", ["cifar10", "imagenet32"])
+def test_scoreflow_is_as_published(file: str) -> None:
+    """score_flow: configs/subvp/*_ddpmpp_deep_continuous.py, with likelihood weighting and importance sampling."""
+    config, flipped = config_of(file, "scoreflow"), file == "cifar10"
+    net, sde = config.net, build.build(build.SDES, config.sde)
+    assert (net.name, net.width, tuple(net.multipliers), net.blocks) == ("ncsnpp", 128, (1, 2, 2, 2), 8)
+    assert net.dropout == (0.1 if flipped else 0.0) and config.transform.flip == flipped
+    assert net == cifar10.get_config("ddpmpp_deep_subvp").net or not flipped
+    assert sde == SubVPSDE(beta_min=0.1, beta_max=20.0, t_min=1e-2)
+    assert isinstance(build.build(build.TIMES, config.training.times), LogSNR)
+    assert (config.training.loss, config.training.weight.name) == ("dsm", "simple")
+
+
+STEPS = {
+    "cifar10:vdm": 10_000_000, "cifar10:vdm_aug": 100_000_000, "imagenet32:vdm": 10_000_000,
+    "cifar10:idode": 6_000_000, "imagenet32:idode": 2_000_000, "imagenet32:idode_old": 2_000_000,
+    "cifar10:scoreflow": 950_000, "imagenet32:scoreflow": 950_000,
+}  # fmt: skip
+
+
+def test_likelihood_models_train_as_long_as_published_on_the_set_that_was_reported() -> None:
+    settings = {name: config_of(*name.split(":")) for name in STEPS}
+    assert {name: c.training.images // c.training.batch for name, c in settings.items()} == STEPS
+    versions = {name: c.data.version for name, c in settings.items() if name.startswith("imagenet32")}
+    assert versions == {name: "new" if name == "imagenet32:idode" else "old" for name in versions}
 
 
 def test_sampling_takes_the_published_number_of_evaluations() -> None:
@@ -178,8 +234,8 @@ def test_sampling_takes_the_published_number_of_evaluations() -> None:
 
 
 OTHERS = {
-    "digits": ("vp", "ve", "subvp", "edm", "cosine", "flow", "ncsn"),
-    "mnist": ("vp", "ve", "subvp", "edm", "cosine", "flow", "vdm"),
+    "digits": ("vp", "ve", "subvp", "edm", "cosine", "flow", "ncsn", "vdm", "mulan"),
+    "mnist": ("vp", "ve", "subvp", "edm", "cosine", "flow", "vdm", "vdm_learned", "scoreflow", "idode"),
     "fashion_mnist": ("vp",),
     "own": ("folder", "ddpm"),
 }
@@ -191,7 +247,9 @@ def test_every_small_variant_builds(file: str) -> None:
     for variant in OTHERS[file]:
         config = config_of(file, variant)
         own.fill(config, own.preset(2, (1, 8, 8)))
-        sde = build.build(build.SDES, config.sde)
+        if config.precondition.name == "levels":
+            config.precondition.probabilities = (0.5, 0.5)
+        sde = build.build(build.SDES, config.sde, shape=(1, 8, 8))
         assert 0 <= sde.t_min < sde.t_max
         build.denoiser(config, (1, 8, 8), 10)
         for table, spec in ((build.WEIGHTINGS, "weight"), (build.TIMES, "times")):
@@ -293,6 +351,7 @@ def test_an_optimiser_without_sense_is_refused(key: str, value: float, tmp_path:
 NCSNV2 = (128, 1e-4, 1e-8, 0.0, 0, 0.0, 0.999)  # ncsnv2: configs/*.yml
 SONG = (128, 2e-4, 1e-8, 0.0, 5_000 * 128, 1.0)  # score_sde_pytorch: configs/default_*_configs.py
 LARGE = (64, 2e-4, 1e-8, 0.0, 5_000 * 64, 1.0, 0.999)
+VDM = (128, 2e-4, 1e-8, 0.01, 100 * 128, 0.0, 0.9999)
 HALF_MILLION, FIFTY_MILLION = (lambda batch: 0.5 ** (batch / 5e5)), (lambda batch: 0.5 ** (batch / 5e7))
 OPTIMISERS = {
     "cifar10:ncsn": (128, 1e-3, 1e-8, 0.0, 0, 0.0, 0.0),
@@ -318,7 +377,12 @@ OPTIMISERS = {
     "imagenet:adm_64": (2048, 3e-4, 1e-8, 0.0, 0, 0.0, 0.9999),
     "imagenet:adm_256": (256, 1e-4, 1e-8, 0.0, 0, 0.0, 0.9999),
     "imagenet:dit_xl": (256, 1e-4, 1e-8, 0.0, 0, 0.0, 0.9999),
-    "cifar10:vdm": (128, 2e-4, 1e-8, 0.01, 100 * 128, 0.0, 0.9999),  # vdm: configs/cifar10.py
+    "cifar10:scoreflow": (*SONG, 0.9999),
+    "imagenet32:scoreflow": (*SONG, 0.9999),
+    # vdm and i-DODE: configs/*.py
+    **{f"{file}:{name}": VDM for file in ("cifar10", "imagenet32") for name in ("vdm", "idode")},
+    "cifar10:vdm_aug": (1024, 2e-4, 1e-8, 0.01, 100 * 1024, 0.0, 0.9999),
+    "imagenet32:idode_old": (512, 2e-4, 1e-8, 0.01, 100 * 512, 0.0, 0.9999),
 }
 
 
@@ -327,7 +391,7 @@ def test_configurations_optimise_as_published() -> None:
     settings = {name: config_of(*name.split(":")).training for name in OPTIMISERS}
     assert {name: tuple(part[key] for key in keys) for name, part in settings.items()} == OPTIMISERS
     betas = {name: tuple(part.betas) for name, part in settings.items()}
-    assert betas == {name: (0.9, 0.99) if name == "cifar10:vdm" else (0.9, 0.999) for name in settings}
+    assert betas == {name: (0.9, 0.99) if name in VDMS else (0.9, 0.999) for name in settings}
 
 
 def test_ncsn_samples_with_the_step_of_its_code() -> None:

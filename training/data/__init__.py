@@ -16,6 +16,7 @@ from scorefield.training.data.sources.cifar10 import cifar10
 from scorefield.training.data.sources.digits import digits
 from scorefield.training.data.sources.download import download
 from scorefield.training.data.sources.imagenet import imagenet
+from scorefield.training.data.sources.imagenet32 import imagenet32
 from scorefield.training.data.sources.mnist import fashion_mnist, mnist, read_idx
 from scorefield.training.data.sources.toys import toy
 
@@ -36,6 +37,7 @@ __all__ = [
     "huggingface",
     "image_files",
     "imagenet",
+    "imagenet32",
     "mnist",
     "read_idx",
     "read_images",

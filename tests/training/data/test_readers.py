@@ -402,7 +402,7 @@ def test_celeba_is_cropped_as_the_papers_do(tmp_path: Path) -> None:
 def test_imagenet_as_it_is_distributed(tmp_path: Path) -> None:
     batches = [(noise(7, 3072, seed=i), np.random.default_rng(i).integers(1, 1001, 7)) for i in range(11)]
     top = tmp_path / "imagenet32"
-    refused("train_data_batch_1.npz, which is not there", imagenet, tmp_path, size=32)
+    refused("train_data_batch_1.npz, or a pickle of that name without an ending", imagenet, tmp_path, size=32)
     for i, (x, y) in enumerate(batches):
         name = f"train_data_batch_{i + 1}" if i < 10 else "val_data"
         place = top / ("Imagenet32_train_npz" if i % 2 else ".")
