@@ -24,7 +24,7 @@ With `label_required=True` the denoiser refuses to be called without a class: fo
 | model vectors, or arrays that are no images | `MLP`: `configs/own.py` |
 | get good pictures at 32 to 64 pixels | `NCSNpp`, trained as EDM: `configs/cifar10.py:edm`, `configs/ffhq.py:edm_64` |
 | make pictures of 256 to 1024 pixels | `NCSNpp` with pyramids: `configs/{lsun,celebahq,ffhq}.py` |
-| get good likelihoods | `VDM`: `configs/cifar10.py:vdm`; smaller, `UNet` with `fourier`: `configs/mnist.py:vdm` |
+| get good likelihoods | `VDM`: `configs/cifar10.py:vdm`; smaller, `UNet` with `levels`: `configs/mnist.py:vdm` |
 | condition on classes at 64 to 512 pixels | `ADM`: `configs/imagenet.py` |
 | work in an autoencoder's latents, or scale | `DiT`: `configs/imagenet.py:dit_xl` |
 | anneal by Langevin dynamics as it was first done | `NCSN`, `NCSNv2`: `configs/cifar10.py:ncsn`, `:ncsnv2` |
