@@ -164,6 +164,8 @@ def _introduce(session: Session, dataset: Dataset, chosen: dict[str, Any]) -> No
         f"shape {dataset.shape}, {kind} | from {state.images:,} to {total:,} images",
         flush=True,
     )
+    if session.loss.advice:
+        on_stderr(session.loss.advice)
     empty = (run.num_classes or 0) - len(run.classes)
     if empty:
         on_stderr(f"{empty} of {run.num_classes} classes have no example: they are never sampled")

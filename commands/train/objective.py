@@ -12,7 +12,7 @@ from scorefield.likelihood.decoders import Decoder, GaussianDecoder, LevelDecode
 from scorefield.sde_lib import LearnedVP, MultivariateVP
 from scorefield.training import Objective, Step, TrainingState
 from scorefield.training.objectives import dsm, elbo, mulan
-from scorefield.training.times import Measured, Times
+from scorefield.training.times import ImportanceTimes, Measured, Times
 
 
 @dataclass
@@ -62,6 +62,17 @@ class Loss:
     def measured(self) -> Measured | None:
         """The times, if they remember what they have seen."""
         return self.times if isinstance(self.times, Measured) else None
+
+    @property
+    def advice(self) -> str:
+        """A line for whoever trains on the bound of a fixed path by times that are uniform in time; or nothing."""
+        learned = isinstance(self.run.sde, LearnedVP | MultivariateVP)
+        if not self.of_bound or learned or self.steps is not None or isinstance(self.times, ImportanceTimes):
+            return ""
+        return (
+            f"times that are uniform in time make the loss vary more on {self.run.config.sde.name}: "
+            "--config.training.times=measured makes it vary least"
+        )
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         ("clip", settings.clip >= 0, "0 or more"),
         ("warmup", settings.warmup >= 0, "0 or more"),
         ("accumulate", settings.accumulate >= 1, "at least 1"),
+        ("elbo_steps", settings.elbo_steps == 0 or settings.elbo_steps >= 2, "0, or 2 or more"),
         ("second_order", 0 <= settings.second_order < math.inf, "0 or more"),
         (
             "snapshot_lengths",

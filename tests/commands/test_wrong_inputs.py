@@ -154,6 +154,9 @@ sample --workdir=vp --grid=optimal               | measure one with --mode=grid
 compare --workdir=vp --steps=0                   | expected --steps of at least 1, got 0
 compare --workdir=vp --solver=ddim --solver=dppm | did you mean 'dpm'
 grid --workdir=vp --order=9                      | expected --order of 1 to 4, got 9
+grid --workdir=vp --for=fun                      | expected --for of sampling or training, got 'fun'
+likelihood --workdir=vp --times=fast             | expected --times of log_snr or measured, got 'fast'
+likelihood --workdir=vp --estimators=elbo --times=measured | measure them with --mode=grid --for=training
 grid --workdir=vp --num=0                        | expected --num of at least 1, got 0
 grid --workdir=vp --output=x.npz                 | expected --output to name a .json file
 encode --workdir=vp --num=-1                     | expected --num of at least 1, got -1

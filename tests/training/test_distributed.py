@@ -21,16 +21,18 @@ from learned_path import LearnedPath
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scorefield.likelihood import GaussianDecoder
 from scorefield.models import MLP, Denoiser, UNet
 from scorefield.models.precondition import eps
-from scorefield.sde_lib import SDE, VPSDE
+from scorefield.sde_lib import SDE, VPSDE, LearnedVP
 from scorefield.training import EMA, LossGuard, Model, Objective, TrainingState, engine, train
 from scorefield.training import run as run_objectives
 from scorefield.training.adam import adam
 from scorefield.training.distributed.blocks import blocks_of
 from scorefield.training.distributed.ranks import Agreement, Ranks
 from scorefield.training.distributed.sharding import shard
-from scorefield.training.objectives import dsm
+from scorefield.training.objectives import dsm, elbo
+from scorefield.training.times import Measured
 
 ROOT = Path(__file__).parents[2]
 BATCH, STEPS = 16, 12
@@ -99,6 +101,20 @@ def trained_twice_differentiated() -> dict[str, Any]:
     return {"weights": flat(state.model), "second_order": Ranks.current().all_gather(last.numbers["second_order"])}
 
 
+def trained_on_the_bound() -> dict[str, Any]:
+    """Some steps on the bound with learned ends and measured times, which are moved by the errors of all processes."""
+    torch.manual_seed(0)
+    path, measured = LearnedVP("linear", -5.0, 5.0), Measured(bins=4)
+    model = Model(Denoiser(MLP((2, 4, 4), width=8, blocks=1, num_classes=3), eps), path)
+    for weight in model.denoiser.parameters():
+        nn.init.normal_(weight, std=0.1)
+    state = TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.01), EMA(model, 0.5), times=measured)
+    objective = elbo.objective(path, state.optimizer, decoder=GaussianDecoder(), times=measured)
+    list(run_objectives(state, [objective], data(0), images=6 * BATCH, accumulate=2))
+    assert not torch.equal(measured.density.probability, Measured(bins=4).density.probability)
+    return {"weights": flat(state.model), "ema": flat(state.ema.model), "sums": measured.sums}
+
+
 def path_of(state: TrainingState) -> SDE:
     assert state.model.sde is not None
     return state.model.sde
@@ -153,6 +169,7 @@ def work(rank: int, world: int, folder: Path) -> None:
         result[name] = outcome(state, trained(state, **settings))
     result["pair"] = trained_pair()
     result["twice_differentiated"] = trained_twice_differentiated()
+    result["bound"] = trained_on_the_bound()
     if world == 2:
         state = small_state()
         trained(state, STEPS // 2)  # so that there are moments to shard
@@ -189,6 +206,7 @@ def test_two_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) 
     assert_alike(result["sharded"], one)
     assert_alike(result["pair"], trained_pair())
     assert_alike(result["twice_differentiated"], trained_twice_differentiated())
+    assert_alike(result["bound"], trained_on_the_bound())
     # No process takes a step that explodes in another.
     (first, count), (second, other) = result["exploded"]
     assert count == other == 109 and torch.equal(first, second)
