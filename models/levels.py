@@ -11,7 +11,7 @@ from scorefield.models.precondition import Precondition
 from scorefield.sde_lib.broadcast import Scale, expand
 from scorefield.sde_lib.quantise import cell_to_value
 
-CHUNK = 2**19  # numbers in one softmax over the levels on a CPU: they fit its cache
+CHUNK = {"cpu": 2**19}  # numbers in one softmax over the levels: they fit a CPU's cache
 FAINTEST = -60.0  # logit of the least likely level: processors are slow with numbers below float32's normal ones
 
 
@@ -73,7 +73,7 @@ class Levels:
         log_p = torch.tensor(self.probabilities, dtype=torch.float64).log().to(x)
         scale = (sigma / alpha).expand_as(x).reshape(-1, 1)
         seen = (x / alpha).reshape(-1, 1)
-        rows = max(CHUNK // len(levels), 1) if x.device.type == "cpu" else len(seen)
+        rows = max(CHUNK.get(x.device.type, 2**26) // len(levels), 1)
         parts = [
             _moments(*each, centres, log_p)
             for each in zip(torch.split(seen, rows), torch.split(scale, rows), strict=True)

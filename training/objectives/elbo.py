@@ -80,7 +80,7 @@ def elbo_loss(
     diffusion = one_each(cost.to(error) * error, len(x0), "the diffusion loss")
     factor.losses = diffusion.detach()
     with torch.set_grad_enabled(torch.is_grad_enabled() and (isinstance(sde, LearnedVP) or decoder.evaluations > 0)):
-        start = torch.full_like(precise(t), sde.t_min)
+        start = torch.tensor(sde.t_min, dtype=torch.float64)  # on the host, where the decoder reads its noise
         decoded = decoder.log_prob(model, x0, sde.perturb(x0, start, start_eps), *sde.scales(start))
         reconstruction = -one_each(decoded, len(x0), "the decoder") / dims
         prior = sde.prior_kl(x0) / dims
