@@ -58,7 +58,8 @@ def import_checkpoint(
     run = Run(workdir, config, facts, device_of("cpu"))
     weights = denoiser.state_dict()
     with torch.device("meta"):  # its names and shapes alone
-        rebuilt = build.network(config, spec.shape, run.num_classes).state_dict()
+        inputs = getattr(spec.precondition, "inputs", 1)
+        rebuilt = build.network(config, spec.shape, run.num_classes, inputs).state_dict()
     if {f"net.{k}": v.shape for k, v in rebuilt.items()} != {k: v.shape for k, v in weights.items()}:
         raise ValueError(f"{file} was read, but its network cannot be described as a configuration: load it in Python")
 

@@ -139,7 +139,8 @@ def _spaced(sde: SDE, steps: int, warp: Callable[[Tensor], Tensor], unwarp: Call
 
 
 def _between_ends(sde: SDE, ts: Tensor) -> Tensor:
-    """The times with their ends exactly the path's."""
+    """The times with their ends exactly the path's; without a graph, which a learned path would give them."""
+    ts = ts.detach()
     ts[0], ts[-1] = sde.t_max, sde.t_min
     return ts
 

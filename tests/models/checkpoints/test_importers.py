@@ -23,7 +23,7 @@ from scorefield.solvers import AnnealedLangevin, PredictorCorrector, ReverseDiff
 
 pytestmark = pytest.mark.agreement
 
-NETWORKS = sorted(path.stem for path in FIXTURES.glob("*.json"))
+NETWORKS = sorted(path.stem for path in FIXTURES.glob("*.json") if path.stem != "vdm_losses")
 # The samplers, and what is compared beside its own network.
 NETWORKS = [name for name in NETWORKS if name not in ("pc_ve", "vdm", "vdm_attention")]
 
