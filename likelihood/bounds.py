@@ -85,7 +85,8 @@ def elbo(
         log_prob, an unbiased estimate of the bound in nats: the sum of the parts "prior", "diffusion" and
         "reconstruction". std_error is of these draws, from differences between neighbouring strata. Its mean is no
         smaller than the true one. It is larger where the strata's means differ: 1.6 times in 784 dimensions with 32
-        draws, 1.2 with 128. It is None where either expectation has one draw.
+        draws, 1.2 with 128. It is None where either expectation has one draw. On a `MultivariateVP` there is a part
+        "code"; one code is drawn for each image, and std_error is for that code.
 
     Raises:
         ValueError: for data that is not finite floating-point numbers (B, *D), counts below 1, an invalid grid, or a

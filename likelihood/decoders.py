@@ -35,8 +35,8 @@ class Decoder(abc.ABC):
             denoiser: E[x0 | x].
             x0: the data, (B, *D).
             x: the path's point at t_min, (B, *D).
-            alpha: the data's scale at t_min, (B,).
-            sigma: the noise's scale at t_min, (B,).
+            alpha: the data's scale at t_min, () or (B,).
+            sigma: the noise's scale at t_min, () or (B,).
             std: of the model's last step, if it belongs to a chain (`vlb`); some decoders ignore it.
         """
 

@@ -12,6 +12,7 @@ from scorefield.sde_lib.broadcast import Scale, expand
 from scorefield.sde_lib.quantise import cell_to_value
 
 CHUNK = {"cpu": 2**19}  # numbers in one softmax over the levels: they fit a CPU's cache
+LEAST = 1e-12  # variance of eps, of which the root has a derivative
 FAINTEST = -60.0  # logit of the least likely level: processors are slow with numbers below float32's normal ones
 
 
@@ -39,8 +40,8 @@ class Levels:
 
     EDM's c_skip x and c_out are m and s for pixels of a Gaussian distribution (Karras et al. 2022, Appendix B.6). Here
     the distribution is the histogram of the data's levels. So an untrained network already knows that there are levels,
-    and how often each of them occurs. Where the noise is finer than the levels s is 0, and D is exact. VDM's Fourier
-    features (Kingma et al. 2021, Appendix C) teach a network the same.
+    and how often each of them occurs. Where the noise is finer than the levels s is next to 0, and D is the level.
+    VDM's Fourier features (Kingma et al. 2021, Appendix C) teach a network the same.
 
     The network takes three images side by side (`inputs`).
 
@@ -82,14 +83,13 @@ class Levels:
 
 
 def _moments(seen: Tensor, scale: Tensor, centres: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of rows (N, 1), the posterior's mean of x0, and mean and deviation of eps; no large numbers are subtracted."""
+    """Of rows (N, 1), the posterior's mean of x0, and mean and deviation of eps, without a loss of digits."""
     away = (centres - seen) / scale
     logits = log_p - away.square() / 2
     p = (logits - logits.amax(1, keepdim=True).detach()).clamp(min=FAINTEST).softmax(1)
-    weighted = p * away
-    mean = weighted.sum(1)
-    variance = (weighted * away).sum(1) - mean.square()
-    return p @ centres, -mean, variance.clamp(min=torch.finfo(p.dtype).eps).sqrt()
+    mean = (p * away).sum(1, keepdim=True)
+    variance = (p * (away - mean).square()).sum(1)
+    return p @ centres, -mean[:, 0], variance.clamp(min=LEAST).sqrt()
 
 
 Parameterisation = Precondition | Levels  # what a `Denoiser` takes

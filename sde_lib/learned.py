@@ -220,11 +220,14 @@ class FrozenVP(LogSNRVP):
 
     def __post_init__(self) -> None:
         _check_ends(self.low, self.high)
-        expected = len(_interior(self.interior, None).initial())
-        if len(self.weights) != expected:
+        lengths = [len(weight) for weight in self.weights]
+        longest = max(lengths, default=0)
+        expected = [longest if each.numel() > 3 else each.numel() for each in _interior(self.interior, None).initial()]
+        numbers = [number for weight in self.weights for number in weight]
+        if lengths != expected or not all(map(math.isfinite, numbers)):
             raise ValueError(
-                f"expected {expected} lists of weights of the interior {self.interior}, got {len(self.weights)}: take "
-                "a path of LearnedVP.frozen()"
+                f"expected {len(expected)} lists of finite weights of the interior {self.interior}, got lengths "
+                f"{lengths}: take a path of LearnedVP.frozen()"
             )
 
     def log_snr(self, t: Tensor | float) -> Tensor:

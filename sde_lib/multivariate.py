@@ -89,8 +89,8 @@ class MultivariateVP(LogSNRVP, nn.Module):
 
     A network of the code gives the polynomials of `PerDimensionVP`. The code has m bits of which k are one. Before it
     is drawn all codes are equally likely; `infer` draws it from q(c | x0). Its bound is then a line integral over
-    lambda in R^D, whose value depends on the way (MuLAN, Section 3.3). So it learns by the gradient of the bound, see
-    `training.objectives.mulan`.
+    lambda in R^D, whose value depends on the way (MuLAN, Section 3.3). So it learns by the gradient of the bound, and
+    the encoder by an estimate of it: see `training.objectives.mulan`.
 
     Without a code, log_snr is the straight line from `high` to `low`, whose ends all codes share. Grids of times and
     logs of training use it.

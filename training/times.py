@@ -123,12 +123,13 @@ idode = IDODE()
 
 
 class Measured(ImportanceTimes):
-    """Times of the density that makes the loss vary least, measured while it trains.
+    """Times of a density by which the loss varies little, measured while it trains.
 
         p(lambda) proportional to sqrt(E[L^2 | lambda]),   L = |eps_hat - eps|^2 / D
 
-    is the density of least variance of a single draw. The mean square is a moving one in each bin of the log-SNR's
-    range. Until a bin has been seen, the times are uniform.
+    is the density of least variance of independent draws; stratified ones, as here, vary less by any density. The mean
+    square is a moving one in each bin of the log-SNR's range. Until a bin has been seen, the times are uniform. On a
+    `MultivariateVP`, whose slopes are its own, it is not the least variance.
 
     Args:
         bins: of equal width over the log-SNR.

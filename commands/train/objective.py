@@ -71,7 +71,7 @@ class Loss:
             return ""
         return (
             f"times that are uniform in time make the loss vary more on {self.run.config.sde.name}: "
-            "--config.training.times=measured makes it vary least"
+            "--config.training.times=measured makes it vary less"
         )
 
     @property

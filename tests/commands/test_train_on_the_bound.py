@@ -84,8 +84,10 @@ def test_the_logs_bits_per_dim_are_the_likelihoods(workdir: Path, tmp_path: Path
     report = json.loads(output.read_text())["estimates"]["elbo"]
     for part in ("prior", "diffusion", "reconstruction", "total"):
         value = report["bits_per_dim"] if part == "total" else report["parts"][part]
-        # Four errors of the log's 800 draws, and of the likelihood's 200 images (a false alarm in 4,000 seeds).
-        assert abs(last[part]["mean"] - value) < 4 * math.hypot(last[part]["error"], report["standard_error"]), part
+        # Four errors of the log's 800 draws, and of the likelihood's 200 images (a false alarm in 4,000 seeds). What
+        # the two other parts vary by is a tenth of their values at most.
+        error = report["standard_error"] if part in ("total", "diffusion") else value / 40
+        assert abs(last[part]["mean"] - value) < 4 * math.hypot(last[part]["error"], error), part
 
 
 def test_a_run_with_learned_ends_is_sampled_exported_and_imported(workdir: Path, tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_a_fixed_path_is_advised_to_take_measured_times(tmp_path: Path, capsys: 
     config.sde = build.spec(build.SDES, "vp", t_min=1e-3)
     config.training.times = build.spec(build.TIMES, "stratified")
     train(tmp_path, config, device="cpu")
-    assert "--config.training.times=measured makes it vary least" in capsys.readouterr().err
+    assert "--config.training.times=measured makes it vary less" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

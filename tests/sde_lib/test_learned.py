@@ -155,5 +155,13 @@ def test_what_is_no_path_is_refused(settings: dict[str, Any], message: str) -> N
 
 
 def test_frozen_weights_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected 4 lists of weights"):
-        FrozenVP("monotone", weights=((1.0,),))
+    odd: list[tuple[str, tuple[tuple[float, ...], ...]]] = [
+        ("monotone", ((1.0,),)),
+        ("monotone", ((1.0,), (1.0,), (1.0, 2.0), (1.0, 2.0))),
+        ("polynomial", ((1.0, 2.0),)),
+        ("bins", ((1.0, math.nan),)),
+        ("linear", ((1.0,),)),
+    ]
+    for interior, weights in odd:
+        with pytest.raises(ValueError, match=r"expected \d lists of finite weights"):
+            FrozenVP(interior, weights=weights)

@@ -140,6 +140,9 @@ def test_the_interiors_gradient_is_that_of_the_variance() -> None:
     difference = (got - torch.tensor(expected)).abs()
     assert bool((difference < 0.02 * torch.tensor(expected).abs().max() + 4 * error).all())
     assert float(error.max()) < 0.05 * max(map(abs, expected))
+    # The component along the expected gradient averages the errors: within 2%.
+    truth = torch.tensor(expected)
+    assert float(got @ truth / (truth @ truth)) == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.parametrize("interior", ["monotone", "polynomial", "bins"])
@@ -164,19 +167,30 @@ def test_the_bound_does_not_know_the_interior_and_knows_the_ends(interior: str) 
         for weight in path.weights:
             weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
     assert bound(path) == pytest.approx(before, abs=1e-10)
-    # d/d high of the diffusion is half of the error there; its expectation over draws is the gradient.
-    path.zero_grad()
-    losses_of(path, std, 100_000, generator).mean().backward()
-    assert path.span.grad is not None
-    high = torch.tensor(HIGH, dtype=torch.float64)
-    diffusion = float(error_of(high, std)) / 2
-    # The decoder's density about the exact mean: -E log N(x0; D, r^2) with r^2 = e^-high, whose derivative is exact.
-    ratio = lambda end: math.exp(-end)  # noqa: E731
-    posterior = lambda end: std**2 * ratio(end) / (std**2 + ratio(end))  # noqa: E731
-    cost = lambda end: posterior(end) / ratio(end) / 2 + math.log(ratio(end)) / 2  # noqa: E731
-    reconstruction = (cost(HIGH + 1e-4) - cost(HIGH - 1e-4)) / 2e-4
-    # A draw's gradient has a deviation of about 1: five standard errors of 100,000 draws.
-    assert float(path.span.grad) == pytest.approx(diffusion + reconstruction, abs=5 / math.sqrt(100_000))
+    # What each part gives each end, with span = high - low: the diffusion is half of the integral of the error between
+    # them, the prior e^low s^2 / 2, and the decoder's Gaussian knows the high end alone.
+    n = 100_000
+    x0, eps, start = (scale * normal(n, D, generator=generator) for scale in (std, 1.0, 1.0))
+    t = times.stratified(path, n, generator)
+    _, parts = elbo_loss(exact(std), path, x0, t, eps, start, decoder=GaussianDecoder())
+    at = [float(error_of(torch.tensor(end, dtype=torch.float64), std)) for end in (LOW, HIGH)]
+
+    def decoded(end: float) -> float:
+        ratio = math.exp(-end)
+        return std**2 / (std**2 + ratio) / 2 + math.log(ratio) / 2
+
+    by_high = (decoded(HIGH + 1e-4) - decoded(HIGH - 1e-4)) / 2e-4
+    truth = {  # by low with span fixed, and by span
+        "diffusion": ((at[1] - at[0]) / 2, at[1] / 2),
+        "prior": (math.exp(LOW) * std**2 / 2, 0.0),
+        "reconstruction": (by_high, by_high),
+    }
+    for name, expected in truth.items():
+        got = torch.autograd.grad(parts[name].mean(), [path.low, path.span], retain_graph=True, allow_unused=True)
+        for gradient, value in zip(got, expected, strict=True):
+            # The deviation of a draw is about 1.5: five errors of 100,000 draws. The prior's is 1% of its value.
+            slack = 5 * 1.5 / math.sqrt(n) if name != "prior" else 0.05 * math.exp(LOW) * std**2 / 2
+            assert (0.0 if gradient is None else float(gradient)) == pytest.approx(value, abs=slack), name
 
 
 def test_the_loss_of_T_steps_tends_to_that_of_continuous_time() -> None:

@@ -49,7 +49,7 @@ class StepMetrics:
         self._levels = zeros(4, len(self._bins))  # count, loss, eps error, diffusion
         self._totals = zeros(4)  # steps, loss, norm of the gradient, examples
         self._largest = zeros(())  # norm of the gradient
-        # Of the loss, of each part and of each number: the sum, and that of squares.
+        # Of the sum of the parts, of each part and of each number: the sum, and that of squares.
         self._parts = zeros(2, 1 + len(self.parts) + len(self.numbers))
 
     @torch.no_grad()
@@ -63,7 +63,9 @@ class StepMetrics:
         norm = step.grad_norm.double()
         self._totals += torch.stack((torch.ones_like(norm), step.loss.double(), norm, values[0].sum()))
         self._largest = torch.maximum(self._largest, norm)
-        parts = torch.stack((losses, *(step.numbers[name].double() for name in (*self.parts, *self.numbers))))
+        reported = [step.numbers[name].double() for name in (*self.parts, *self.numbers)]
+        bound = torch.stack(reported[: len(self.parts)]).sum(0) if self.parts else losses  # the loss may have more
+        parts = torch.stack((bound, *reported))
         self._parts += torch.stack((parts.sum(1), parts.square().sum(1)))
 
     def means(self) -> dict[str, Any]:

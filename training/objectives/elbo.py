@@ -80,7 +80,7 @@ def elbo_loss(
     diffusion = one_each(cost.to(error) * error, len(x0), "the diffusion loss")
     factor.losses = diffusion.detach()
     with torch.set_grad_enabled(torch.is_grad_enabled() and (isinstance(sde, LearnedVP) or decoder.evaluations > 0)):
-        start = torch.tensor(sde.t_min, dtype=torch.float64)  # on the host, where the decoder reads its noise
+        start = torch.tensor(sde.t_min, dtype=torch.float64)
         decoded = decoder.log_prob(model, x0, sde.perturb(x0, start, start_eps), *sde.scales(start))
         reconstruction = -one_each(decoded, len(x0), "the decoder") / dims
         prior = sde.prior_kl(x0) / dims
@@ -112,6 +112,8 @@ def _noise_level(
     """Alpha, sigma and what |eps_hat - eps|^2 / D costs at times t, (B,) each."""
     duration = sde.t_max - sde.t_min
     if steps is not None:
+        if importance is not None:
+            raise ValueError("expected times without importance weights for the ELBO of T steps: draw them uniformly")
         i = ((t - sde.t_min) / duration * steps).ceil().clamp(1, steps)
         s, t = (sde.t_min + duration * k / steps for k in (i - 1, i))
         return *sde.scales(t), steps / 2 * torch.expm1(sde.log_snr(s) - sde.log_snr(t))

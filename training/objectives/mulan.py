@@ -40,9 +40,10 @@ def mulan_loss(
         diffusion        -1/2 sum_d lambda_d'(c, t) (eps_hat_d - eps_d)^2
         reconstruction   -log p(x0 | x_0, c)
 
-    Sahoo et al. 2024, Eq. 9 and 11. The gradient of all weights is that of the mean, also for the path and the encoder.
-    The value depends on the path between its ends, unlike that of one noise level. The denoiser gets the code as
-    `code`. All that is drawn is an argument.
+    Sahoo et al. 2024, Eq. 9 and 11. The gradient of network and polynomials is that of the mean. The encoder's is
+    exact for the divergence; for the rest a draw passes on the gradient of its mean, which is biased. The value depends
+    on the path between its ends, unlike that of one noise level. The denoiser gets the code as `code`. All that is
+    drawn is an argument.
 
     Args:
         denoiser: E[x0 | x, c].
