@@ -23,6 +23,8 @@ from scorefield.training.checkpoints.atomic import atomic_dir, write_tensors
 # The data sets that a shape and a range of values suggest.
 DATASETS: dict[tuple[int, ...], str] = {(3, 32, 32): "cifar10", (1, 28, 28): "mnist", (1, 8, 8): "digits"}
 
+LONGEST = 120  # letters of a spec that is printed
+
 
 def import_checkpoint(
     workdir: Path,
@@ -78,10 +80,15 @@ def import_checkpoint(
     run.save()
     return {
         "verdict": str(report),
-        "path": build.unparse(config.sde),
-        "predicts": build.unparse(config.precondition),
+        "path": _short(build.unparse(config.sde)),
+        "predicts": _short(build.unparse(config.precondition)),
         "files": [str(path) for path in (run.workdir / "config.json", checkpoint, file_written)],
     }
+
+
+def _short(text: str) -> str:
+    """The text, of which hundreds of numbers are left out."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _configuration(spec: CheckpointSpec, denoiser: Denoiser, data: str | None) -> ml_collections.ConfigDict:
