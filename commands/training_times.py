@@ -17,10 +17,9 @@ from scorefield.commands.run import Trained, write_json
 from scorefield.evaluation import plot_curves
 from scorefield.sde_lib.denoiser import predict_noise
 from scorefield.sde_lib.level_density import LevelDensity, log_snr_ends
-from scorefield.training.times import least_variance
+from scorefield.training.times import BINS, FLOOR, least_variance
 
 FILE = "training_times.json"
-BINS, FLOOR = 64, 0.02
 
 
 @torch.no_grad()

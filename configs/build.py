@@ -322,12 +322,13 @@ def network(
         ValueError: if the parameterisation shows the network several inputs, and it takes one; or if the path has a
             latent code, and it takes none.
     """
-    if code_size is not None and "code_size" not in inspect.signature(find(NETWORKS, config.net.name)).parameters:
+    takes = inspect.signature(find(NETWORKS, config.net.name)).parameters
+    if code_size is not None and "code_size" not in takes:
         raise ValueError(
             f"expected a network that takes a code, for the path {config.sde.name}, got {config.net.name}: use unet, "
             "vdm or mlp"
         )
-    if inputs > 1 and "inputs" not in inspect.signature(find(NETWORKS, config.net.name)).parameters:
+    if inputs > 1 and "inputs" not in takes:
         raise ValueError(
             f"expected a network that takes {inputs} inputs, for the parameterisation {config.precondition.name}, got "
             f"{config.net.name}: use unet or vdm"

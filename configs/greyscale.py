@@ -1,6 +1,7 @@
 """The shared configuration of MNIST and Fashion-MNIST."""
 
 from collections.abc import Callable
+from functools import partial
 
 import ml_collections
 
@@ -63,11 +64,11 @@ def _vdm(config: ml_collections.ConfigDict) -> None:
     config.training.times = spec(TIMES, "measured")
 
 
-def _learned(config: ml_collections.ConfigDict) -> None:
+def _on_levels(config: ml_collections.ConfigDict, predicts: str, sde: str, times: str) -> None:
     config.net.fourier = VDM_FOURIER
-    config.precondition = spec(PRECONDITIONS, "eps")
-    config.sde = spec(SDES, "learned", high=HIGH)
-    config.training.times = spec(TIMES, "stratified")
+    config.precondition = spec(PRECONDITIONS, predicts)
+    config.sde = spec(SDES, sde, high=HIGH)
+    config.training.times = spec(TIMES, times)
 
 
 def _scoreflow(config: ml_collections.ConfigDict) -> None:
@@ -78,16 +79,9 @@ def _scoreflow(config: ml_collections.ConfigDict) -> None:
     config.training.times = spec(TIMES, "scoreflow")
 
 
-def _idode(config: ml_collections.ConfigDict) -> None:
-    config.net.fourier = VDM_FOURIER
-    config.precondition = spec(PRECONDITIONS, "v")
-    config.sde = spec(SDES, "frozen", high=HIGH)
-    config.training.times = spec(TIMES, "idode")
-
-
 RECIPES: dict[str, Callable[[ml_collections.ConfigDict], None]] = {
-    "vdm_learned": _learned,
+    "vdm_learned": partial(_on_levels, predicts="eps", sde="learned", times="stratified"),
     "scoreflow": _scoreflow,
-    "idode": _idode,
+    "idode": partial(_on_levels, predicts="v", sde="frozen", times="idode"),
 }
 VARIANTS = (*PATHS, "vdm", *RECIPES)

@@ -1,4 +1,4 @@
-"""The parameterisation for integer data: what a pixel alone tells, and a network for what is left."""
+"""The parameterisation for integer data: the posterior of each pixel alone, and a network that corrects it."""
 
 import math
 from dataclasses import dataclass
@@ -61,8 +61,8 @@ class Levels:
     def __post_init__(self) -> None:
         if len(self.probabilities) < 2 or not all(0 < p < math.inf for p in self.probabilities):
             raise ValueError(
-                f"expected a positive probability for each of two levels or more, got {len(self.probabilities)}: count "
-                "every level once more than it occurs"
+                f"expected a positive probability for each of two levels or more, got {len(self.probabilities)}: add "
+                "one to the count of every level"
             )
 
     def __call__(self, x: Tensor, alpha: Scale, sigma: Scale) -> PixelPosterior:

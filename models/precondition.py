@@ -174,5 +174,5 @@ Told = TimeConditioned  # its name until 0.1.0
 
 
 def noise_level(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The noise level as every network is told it, c_noise = log(sigma / alpha) / 4; shaped as the scales."""
+    """The noise level as networks take it, c_noise = log(sigma / alpha) / 4; shaped as the scales."""
     return (sigma / alpha).log() / 4

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import softplus
 
 from scorefield.sde_lib.broadcast import as_tensor
-from scorefield.sde_lib.sde import SDE
+from scorefield.sde_lib.paths import LogSNRVP
 
 LINE = 1e-3  # of every interior is a straight line, so that no weights make it flat
 
@@ -106,24 +106,6 @@ INTERIORS: dict[str, type[Interior]] = {
     "polynomial": Polynomial,
     "bins": Bins,
 }
-
-
-class LogSNRVP(SDE):
-    """alpha^2 = sigmoid(lambda) and sigma^2 = sigmoid(-lambda), for a log-SNR that is given."""
-
-    def log_alpha(self, t: Tensor) -> Tensor:
-        return logsigmoid(self.log_snr(t)) / 2
-
-    def log_sigma(self, t: Tensor) -> Tensor:
-        return logsigmoid(-self.log_snr(t)) / 2
-
-    def scales(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """(alpha(t), sigma(t)), each shaped as the log-SNR."""
-        return self.scales_at(self.log_snr(t))
-
-    def scales_at(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) at a log-SNR, each of its shape."""
-        return (logsigmoid(log_snr) / 2).exp(), (logsigmoid(-log_snr) / 2).exp()
 
 
 class LearnedVP(LogSNRVP, nn.Module):

@@ -15,9 +15,6 @@ class LevelDensity:
 
     Args:
         probability: of each bin, (bins,), positive, of sum 1.
-
-    Raises:
-        ValueError: for other numbers.
     """
 
     probability: Tensor

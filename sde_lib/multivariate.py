@@ -14,7 +14,8 @@ from torch.nn.functional import softplus
 
 from scorefield.sde_lib.broadcast import as_tensor, like
 from scorefield.sde_lib.k_hot import k_hot
-from scorefield.sde_lib.learned import LINE, FrozenVP, LogSNRVP, quintic
+from scorefield.sde_lib.learned import LINE, FrozenVP, quintic
+from scorefield.sde_lib.paths import LogSNRVP
 from scorefield.sde_lib.sde import Noise
 
 FLATTEST = 1e-3  # c of the polynomial at least, so that it rises

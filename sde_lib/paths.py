@@ -112,8 +112,26 @@ class EDMSDE(SDE):
         return (-as_tensor(log_snr) / 2).exp().clamp(self.t_min, self.t_max)
 
 
+class LogSNRVP(SDE):
+    """alpha^2 = sigmoid(lambda) and sigma^2 = sigmoid(-lambda), for a log-SNR that is given."""
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        return logsigmoid(self.log_snr(t)) / 2
+
+    def log_sigma(self, t: Tensor) -> Tensor:
+        return logsigmoid(-self.log_snr(t)) / 2
+
+    def scales(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(alpha(t), sigma(t)), each shaped as the log-SNR."""
+        return self.scales_at(self.log_snr(t))
+
+    def scales_at(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at a log-SNR, each of its shape."""
+        return (logsigmoid(log_snr) / 2).exp(), (logsigmoid(-log_snr) / 2).exp()
+
+
 @dataclass(frozen=True)
-class CosineSDE(SDE):
+class CosineSDE(LogSNRVP):
     """Variance preserving with  log-SNR = -2 log tan(pi t / 2) + shift:  alpha = cos(pi t / 2) at shift 0.
 
     Nichol and Dhariwal 2021, Eq. 17, with `t_min` in the place of their offset s; the shift is that of
@@ -128,12 +146,6 @@ class CosineSDE(SDE):
         # sin(pi (1 - t) / 2) for the cosine: 1 - t is exact near the end of the path, pi / 2 - x is not.
         t = as_tensor(t)
         return 2 * (torch.sin((1 - t) * math.pi / 2).log() - torch.sin(t * math.pi / 2).log()) + self.shift
-
-    def log_alpha(self, t: Tensor) -> Tensor:
-        return logsigmoid(self.log_snr(t)) / 2
-
-    def log_sigma(self, t: Tensor) -> Tensor:
-        return logsigmoid(-self.log_snr(t)) / 2
 
     def time(self, log_snr: Tensor | float) -> Tensor:
         tangent = ((self.shift - as_tensor(log_snr)) / 2).exp()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scorefield.sde_lib.arguments import shown
 from scorefield.sde_lib.bisection import bisect
-from scorefield.sde_lib.broadcast import as_tensor, expand, like
+from scorefield.sde_lib.broadcast import Scale, as_tensor, expand, like
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
 Noise = Callable[[Tensor], Tensor]
@@ -93,8 +93,7 @@ class SDE(abc.ABC):
 
     def perturb(self, x0: Tensor, t: Tensor | float, eps: Tensor) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) eps, shape (B, *D)."""
-        alpha, sigma = self.scales(t)
-        return expand(alpha, x0) * x0 + expand(sigma, x0) * like(eps, x0, "the noise")
+        return noised(x0, *self.scales(t), eps)
 
     def score(self, denoiser: DenoiserLike, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """grad_x log p_t(x) = (alpha D - x) / sigma^2 = -eps / sigma  (Tweedie), shape (B, *D)."""
@@ -126,6 +125,11 @@ class SDE(abc.ABC):
         """
         alpha, sigma = self.scales(self.t_max)
         return (x0 * expand(alpha / sigma, x0)).square().flatten(1).sum(1) / 2
+
+
+def noised(x0: Tensor, alpha: Scale, sigma: Scale, eps: Tensor) -> Tensor:
+    """X = alpha x0 + sigma eps at given scales, shape (B, *D)."""
+    return expand(alpha, x0) * x0 + expand(sigma, x0) * like(eps, x0, "the noise")
 
 
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:

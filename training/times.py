@@ -17,6 +17,8 @@ from scorefield.sde_lib.level_density import LevelDensity, bin_of, log_snr_ends,
 
 Times = Callable[[SDE, int, Generator | None], Tensor]
 
+BINS, FLOOR = 64, 0.02  # of a measured density: its bins, and its uniform share
+
 
 def uniform(sde: SDE, n: int, generator: Generator | None = None) -> Tensor:
     """Independent and uniform in time."""
@@ -140,7 +142,7 @@ class Measured(ImportanceTimes):
         ValueError: for fewer than one bin, or a floor or a decay outside (0, 1).
     """
 
-    def __init__(self, bins: int = 64, floor: float = 0.02, decay: float = 0.98) -> None:
+    def __init__(self, bins: int = BINS, floor: float = FLOOR, decay: float = 0.98) -> None:
         if bins < 1 or not 0 < floor < 1 or not 0 < decay < 1:
             raise ValueError(
                 f"expected 1 bin or more, and floor and decay between 0 and 1, got {bins}, {floor:g} and {decay:g}"

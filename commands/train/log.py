@@ -67,6 +67,7 @@ class Log:
         minimised = self.minimised or Loss(run)
         self._window = StepMetrics(run.sde, run.device, minimised.parts, minimised.numbers)
         self._unit, self._nats = ("bits/dim", math.log(2)) if run.data.levels else ("nats/dim", 1.0)
+        self._parts_in = self._unit.replace("/", "_per_")  # the key of a bound's parts
         self._bound = ""
         self.guard = LossGuard(
             run.sde,
@@ -193,20 +194,19 @@ class Log:
         """The means, with the parts of a bound in bits/dim, or nats/dim for continuous data."""
         if "parts" not in means:
             return means
-        parts, levels, unit = means.pop("parts"), means["levels"], self._unit.replace("/", "_per_")
-        means[unit] = {
+        parts, levels = means.pop("parts"), means["levels"]
+        means[self._parts_in] = {
             name: {"mean": mean / self._nats, "error": error / self._nats} for name, (mean, error) in parts.items()
         }
-        levels[unit] = [each / self._nats for each in levels.pop("diffusion")]
-        total = means[unit]["total"]
+        levels[self._parts_in] = [each / self._nats for each in levels.pop("diffusion")]
+        total = means[self._parts_in]["total"]
         self._bound = f"  {total['mean']:.3f} +- {total['error']:.3f} {self._unit}"
         return means
 
     def _plot(self, images: int, numbers: dict[str, Any]) -> None:
         levels = numbers.pop("levels")
-        unit = self._unit.replace("/", "_per_")
-        for part, value in numbers.pop(unit, {}).items():
-            self._board.add_scalar(f"{unit}/{part}", value["mean"], images)
+        for part, value in numbers.pop(self._parts_in, {}).items():
+            self._board.add_scalar(f"{self._parts_in}/{part}", value["mean"], images)
         for name, value in numbers.items():
             self._board.add_scalar(f"train/{name}", value, images)
         for i, low in enumerate(levels["edges"][:-1]):

@@ -110,7 +110,7 @@ class Draw:
 
     Args:
         sde: the path.
-        times: see `training.times`; `Measured` ones are told every step's errors.
+        times: see `training.times`; `Measured` times see the errors of every step.
         more: names of further standard normals of the shape of x0.
     """
 
@@ -129,7 +129,7 @@ class Draw:
         return drawn
 
     def after(self, step: Step) -> None:
-        """Tell `Measured` times the errors of the step, those of all processes."""
+        """Give `Measured` times the errors of the step, those of all processes."""
         if isinstance(self.times, Measured):
             ranks = Ranks.current()
             at, errors = self.sde.log_snr(step.times).detach(), step.numbers["eps_error"]

@@ -9,8 +9,9 @@ from torch import Tensor
 from scorefield.likelihood.decoders import Decoder
 from scorefield.sde_lib import SDE, LearnedVP
 from scorefield.sde_lib.arguments import shown
-from scorefield.sde_lib.broadcast import expand, one_each, precise
+from scorefield.sde_lib.broadcast import one_each, precise
 from scorefield.sde_lib.denoiser import BoundDenoiser, DenoiserLike, predict_noise
+from scorefield.sde_lib.sde import noised
 from scorefield.training import times as times_
 from scorefield.training.engine import Objective, Step, finite
 from scorefield.training.model import Model
@@ -75,7 +76,7 @@ def elbo_loss(
     """
     model, dims, factor = BoundDenoiser(denoiser, cond, len(x0)), x0[0].numel(), _Factor()
     alpha, sigma, cost = _noise_level(sde, precise(t), importance, steps, factor)
-    x = expand(alpha, x0) * x0 + expand(sigma, x0) * eps
+    x = noised(x0, alpha, sigma, eps)
     error = (predict_noise(model, x, alpha, sigma) - eps).square().flatten(1).mean(1)
     diffusion = one_each(cost.to(error) * error, len(x0), "the diffusion loss")
     factor.losses = diffusion.detach()
