@@ -6,44 +6,77 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from scorefield.models.moments import Moments
 from scorefield.sde_lib.broadcast import Scale
 from scorefield.sde_lib.denoiser import predict_noise
 
+Channels = float | Sequence[float]  # one number, or one for each channel of the codes
+
 
 class Autoencoder(Protocol):
-    """What `Latent` needs of an autoencoder."""
+    """What latent diffusion needs of an autoencoder: images in -1 .. 1 to codes z (B, c, h, w), and back."""
 
-    def encode(self, images: Tensor) -> Tensor: ...
+    def moments(self, images: Tensor) -> Moments: ...
 
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def decode(self, codes: Tensor) -> Tensor: ...
 
 
-class Latent(nn.Module):
-    """D(z, alpha, sigma), where  z = scale (E(images) - shift)  and  images = G(z / scale + shift).
+class ScaledAutoencoder(nn.Module):
+    """An autoencoder whose codes are shifted and scaled, to about mean 0 and deviation 1 in each channel.
 
-    Solvers, encoding and likelihood see z alone; the scale brings it to about unit variance (Rombach et al. 2022,
-    Appendix G).
+        z = scale (E(images) - shift),   images = G(z / scale + shift)
+
+    Rombach et al. 2022, Appendix G, have one scale for all channels and no shift.
 
     Args:
-        denoiser: of z.
-        autoencoder: a module with `encode`, the E, and `decode`, the G.
-        scale, shift: one number, or one for each channel of z.
+        autoencoder: a module with `moments`, the E, and `decode`, the G.
+        scale, shift: one number, or one for each channel.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(
-        self,
-        denoiser: nn.Module,
-        autoencoder: nn.Module,
-        scale: float | Sequence[float] = 1.0,
-        shift: float | Sequence[float] = 0.0,
-    ) -> None:
+    def __init__(self, autoencoder: nn.Module, scale: Channels = 1.0, shift: Channels = 0.0) -> None:
         super().__init__()
-        self.denoiser, self.autoencoder = denoiser, autoencoder
+        self.autoencoder = autoencoder
         for name, value in (("scale", scale), ("shift", shift)):
-            self.register_buffer(name, torch.tensor(value).reshape(-1, 1, 1))
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32).reshape(-1, 1, 1))
+
+    def moments(self, images: Tensor) -> Moments:
+        """q(z | images) in the scaled coordinates."""
+        return self.scaled(self._autoencoder.moments(images))
+
+    def scaled(self, moments: Moments) -> Moments:
+        """The autoencoder's own moments in the scaled coordinates."""
+        return moments.scaled(self.shift, self.scale)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The mean codes of images in -1 .. 1, (B, c, h, w)."""
+        return self.moments(images).mean
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The images of codes, (B, C, H, W)."""
+        return self._autoencoder.decode(codes / self.scale.to(codes) + self.shift.to(codes))
+
+    @property
+    def _autoencoder(self) -> Autoencoder:
+        return self.autoencoder  # type: ignore[return-value]
+
+
+class Latent(ScaledAutoencoder):
+    """D(z, alpha, sigma) in the coordinates of a scaled autoencoder; solvers, encoding and likelihood see z alone.
+
+    Args:
+        denoiser: of z.
+        autoencoder: see `ScaledAutoencoder`.
+        scale, shift: see there.
+    """
+
+    def __init__(
+        self, denoiser: nn.Module, autoencoder: nn.Module, scale: Channels = 1.0, shift: Channels = 0.0
+    ) -> None:
+        super().__init__(autoencoder, scale, shift)
+        self.denoiser = denoiser
 
     def forward(self, z: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[z0 | z], shape (B, c, h, w)."""
@@ -54,14 +87,52 @@ class Latent(nn.Module):
         """E[eps | z], shape (B, c, h, w)."""
         return predict_noise(self.denoiser, z, alpha, sigma, **cond)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """The latents z of images in -1 .. 1, (B, c, h, w)."""
-        return self.scale.to(images.dtype) * (self._autoencoder.encode(images) - self.shift.to(images.dtype))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """The images of latents z, (B, C, H, W)."""
-        return self._autoencoder.decode(z / self.scale.to(z.dtype) + self.shift.to(z.dtype))
+@torch.no_grad()
+def in_tiles(autoencoder: Autoencoder, codes: Tensor, tile: int, overlap: float = 0.25) -> Tensor:
+    """`decode` of codes (B, c, h, w) in square tiles, for images that do not fit into memory.
 
-    @property
-    def _autoencoder(self) -> Autoencoder:
-        return self.autoencoder  # type: ignore[return-value]
+    Neighbouring tiles overlap, and are mixed linearly there. A tile does not see the others, so its normalisations and
+    attention differ a little from those of the whole image.
+
+    Args:
+        autoencoder: see `Autoencoder`.
+        codes: to decode.
+        tile: side of a tile, in codes.
+        overlap: share of a tile that its neighbour has too.
+
+    Raises:
+        ValueError: for a tile of fewer than 2 codes, or an overlap outside 0 .. 0.5.
+    """
+    if tile < 2 or not 0 <= overlap <= 0.5:
+        raise ValueError(f"expected tiles of at least 2 codes that overlap by 0 .. 0.5, got {tile} and {overlap}")
+    height, width = codes.shape[-2:]
+    if height <= tile and width <= tile:
+        return autoencoder.decode(codes)
+    total = weights = None
+    for top in _starts(height, tile, overlap):
+        for left in _starts(width, tile, overlap):
+            part = autoencoder.decode(codes[..., top : top + tile, left : left + tile])
+            factor = part.shape[-1] // min(tile, width)
+            if total is None or weights is None:
+                total = part.new_zeros(*part.shape[:2], factor * height, factor * width)
+                weights = part.new_zeros(factor * height, factor * width)
+            ramp = round(factor * tile * overlap)
+            weight = torch.outer(_ramps(part.shape[-2], ramp), _ramps(part.shape[-1], ramp)).to(part)
+            rows = slice(factor * top, factor * top + part.shape[-2])
+            columns = slice(factor * left, factor * left + part.shape[-1])
+            total[..., rows, columns] += weight * part
+            weights[rows, columns] += weight
+    assert total is not None and weights is not None
+    return total / weights
+
+
+def _starts(length: int, tile: int, overlap: float) -> list[int]:
+    step = max(1, tile - round(tile * overlap))
+    return [*range(0, max(length - tile, 0), step), max(length - tile, 0)]
+
+
+def _ramps(length: int, ramp: int) -> Tensor:
+    """Weights that rise over `ramp` entries and fall again at the other end, (length,)."""
+    at = torch.arange(length)
+    return (torch.minimum(at, at.flip(0)) + 1).clamp(max=ramp + 1) / (ramp + 1)
