@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from scorefield.commands.run import write_json
+from scorefield.commands.outputs import write_json
 from scorefield.configs import build
 from scorefield.models.code_statistics import CodeStatistics
 from scorefield.models.latent import ScaledAutoencoder

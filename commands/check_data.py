@@ -14,8 +14,8 @@ from scipy.special import ndtr
 
 from scorefield.commands.arguments import at_least
 from scorefield.commands.data_places import open_split
-from scorefield.commands.outputs import check_output, output_path
-from scorefield.commands.run import open_run, write_json
+from scorefield.commands.outputs import check_output, output_path, write_json
+from scorefield.commands.run import open_run
 from scorefield.configs import build, own
 from scorefield.evaluation import plot_samples
 from scorefield.sde_lib import VESDE

@@ -15,7 +15,8 @@ from scorefield.commands.flow import along_flow, rms
 from scorefield.commands.generate import generate
 from scorefield.commands.interpolate import interpolate
 from scorefield.commands.likelihood.command import likelihood
-from scorefield.commands.run import Trained, open_trained, stored_tensor, write_json
+from scorefield.commands.outputs import write_json
+from scorefield.commands.run import Trained, open_trained, stored_tensor
 from scorefield.commands.train.command import train
 from scorefield.configs import build, digits
 from scorefield.evaluation import DigitProbe, plot_curves, plot_overview, plot_rows, plot_samples

@@ -8,9 +8,9 @@ import torch
 from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import guided, label_cond
 from scorefield.commands.labels import sampled_labels
-from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import open_trained, write_json
+from scorefield.commands.run import open_trained
 from scorefield.commands.training_times import measure_times
 from scorefield.evaluation import plot_curves
 from scorefield.solvers import PerSampleNoise, step_density

@@ -10,7 +10,8 @@ import torch
 
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import make_absolute
-from scorefield.commands.run import Run, device_of, write_json
+from scorefield.commands.outputs import write_json
+from scorefield.commands.run import Run, device_of
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.configs.specs import FROM_DATA

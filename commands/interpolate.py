@@ -8,8 +8,8 @@ from torch import Tensor
 
 from scorefield.commands.flow import GRID, SOLVER, STEPS, along_flow, checked_times
 from scorefield.commands.labels import data_labels
-from scorefield.commands.outputs import check_output, output_path
-from scorefield.commands.run import open_trained, write_arrays, write_json
+from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
+from scorefield.commands.run import open_trained
 from scorefield.evaluation import plot_rows
 from scorefield.training.data.batches import tensor
 

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorefield.commands.outputs import report_beside
-from scorefield.commands.run import write_arrays
+from scorefield.commands.outputs import report_beside, write_arrays
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scorefield.commands.on_stderr import on_stderr
+from scorefield.training.checkpoints.atomic import atomic_file
 
 SIDES = (".npz", ".json", ".png")  # of one output: its arrays, its report and its picture
 NAMED = 3  # differences that a line names
@@ -83,3 +86,17 @@ def _is_there(path: Path) -> bool:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:21]}..."
+
+
+def write_arrays(path: Path, **arrays: Any) -> Path:
+    """Write those arrays that are not None to an .npz, completely or not at all."""
+    with atomic_file(path) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items() if a is not None})
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON, completely or not at all."""
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n")
+    return path

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from scorefield import training
-from scorefield.commands.run import open_run, write_json
+from scorefield.commands.outputs import write_json
+from scorefield.commands.run import open_run
 from scorefield.training.checkpoints.atomic import write_tensors
 
 FAR = 0.1  # the largest distance from the profile, over its norm, without a warning

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,13 +17,13 @@ from scorefield import models
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import open_split
 from scorefield.commands.find_checkpoint import find_checkpoint
+from scorefield.commands.outputs import write_json
 from scorefield.configs import build
 from scorefield.configs.text import suggestion
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
 from scorefield.sde_lib.sde import check_one_level
 from scorefield.training import Model, load_weights
-from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
 from scorefield.training.data.units import odd_units_of
@@ -253,17 +252,3 @@ def _refuse_of_another(run: Run, place: Path) -> None:
 def stored_tensor(dataset: Dataset) -> Tensor:
     """The stored values of a data set, (N, *D)."""
     return tensor(dataset.x[:])
-
-
-def write_arrays(path: Path, **arrays: Any) -> Path:
-    """Write those arrays that are not None to an .npz, completely or not at all."""
-    with atomic_file(path) as part, part.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items() if a is not None})
-    return path
-
-
-def write_json(path: Path, content: Any) -> Path:
-    """Write JSON, completely or not at all."""
-    with atomic_file(path) as part:
-        part.write_text(json.dumps(content, indent=2) + "\n")
-    return path

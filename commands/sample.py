@@ -9,8 +9,8 @@ import torch
 from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import generate
 from scorefield.commands.labels import sampled_labels
-from scorefield.commands.outputs import check_output, output_path
-from scorefield.commands.run import Run, open_trained, write_arrays, write_json
+from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
+from scorefield.commands.run import Run, open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_rows, plot_samples
 from scorefield.models import CountCalls

@@ -15,9 +15,9 @@ from torch import Generator, Tensor
 from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import label_cond
 from scorefield.commands.labels import data_labels
-from scorefield.commands.outputs import output_path
+from scorefield.commands.outputs import output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import Trained, open_trained, write_json
+from scorefield.commands.run import Trained, open_trained
 from scorefield.evaluation import plot_curves
 from scorefield.likelihood import mean_and_error
 from scorefield.models.networks.dequantiser import Dequantiser

@@ -11,9 +11,9 @@ from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import label_cond
 from scorefield.commands.images import Images
 from scorefield.commands.labels import data_labels
-from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import Trained, write_json
+from scorefield.commands.run import Trained
 from scorefield.evaluation import plot_curves
 from scorefield.sde_lib.denoiser import predict_noise
 from scorefield.sde_lib.level_density import LevelDensity, log_snr_ends

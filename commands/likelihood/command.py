@@ -20,9 +20,9 @@ from scorefield.commands.labels import data_labels
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
 from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
-from scorefield.commands.outputs import check_output, output_path
+from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import Run, Trained, open_trained, stored_tensor, write_arrays, write_json
+from scorefield.commands.run import Run, Trained, open_trained, stored_tensor
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.commands.training_times import read_times
 from scorefield.configs import build

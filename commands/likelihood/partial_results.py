@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scorefield.commands.run import write_arrays, write_json
+from scorefield.commands.outputs import write_arrays, write_json
 
 Arrays = dict[str, NDArray[Any]]
 

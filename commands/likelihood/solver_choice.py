@@ -12,8 +12,9 @@ import torch
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.on_stderr import on_stderr
+from scorefield.commands.outputs import write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import Run, write_json
+from scorefield.commands.run import Run
 from scorefield.configs import build
 from scorefield.likelihood import Exact, Hutchinson
 from scorefield.likelihood.choose_solver import trial_samples

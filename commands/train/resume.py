@@ -9,7 +9,8 @@ from typing import Any
 
 from scorefield import training
 from scorefield.commands.find_checkpoint import find_checkpoint
-from scorefield.commands.run import Run, open_run, write_json
+from scorefield.commands.outputs import write_json
+from scorefield.commands.run import Run, open_run
 from scorefield.commands.train.session import Session
 from scorefield.configs.defaults import defaults
 from scorefield.training import Model
