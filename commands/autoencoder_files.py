@@ -27,6 +27,7 @@ from scorefield.training.checkpoints.atomic import atomic_file, write_tensors
 
 WEIGHTS, FACTS = "autoencoder.safetensors", "autoencoder.json"
 VERSION = 1
+PIXELS = 1 << 18  # of all images that go through an autoencoder at once
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,14 @@ def has_autoencoder(folder: Path) -> bool:
     return (folder / WEIGHTS).is_file() and (folder / FACTS).is_file()
 
 
+def stored_sha256(folder: Path) -> str | None:
+    """The hash of the weights in a directory, as its JSON says it, or None where there is no autoencoder."""
+    try:
+        return str(json.loads((folder / FACTS).read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_autoencoder(folder: Path, device: torch.device | str = "cpu") -> StoredAutoencoder:
     """The autoencoder of a directory, in evaluation mode, without gradients.
 
@@ -170,3 +179,8 @@ def read_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Stored
             "restore the two files of one autoencoder"
         )
     return stored
+
+
+def encoded_at_once(shape: tuple[int, ...]) -> int:
+    """How many images of a shape (C, H, W) an autoencoder takes at once, so that memory is bounded."""
+    return max(1, PIXELS // (shape[-1] * shape[-2]))

@@ -75,7 +75,7 @@ def encode(
     latent, before = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=labels.label, ts=ts)
     seconds = time.perf_counter() - began
     distance = round_trip(run, trained.denoiser, x0, latent, options, labels=labels.label, before=before, ts=ts)
-    if distance > FAR * (1.0 if run.data.levels is not None else float(x0.std(correction=0))):
+    if distance > FAR * (1.0 if run.levels is not None else float(x0.std(correction=0))):
         on_stderr(
             f"the images come back from these latents with an error of {distance:.2g} (rms): take more --steps, or "
             "--solver=belm, which comes back exactly"
@@ -119,7 +119,7 @@ def decode(
     """
     check_output(output, ".npz")
     source = Path(input) if input else newest(workdir, "latents")
-    latents = Latents.read(source, open_run(workdir, device).data.shape)
+    latents = Latents.read(source, open_run(workdir, device).shape)
     made_by = latents.made_by if latents.made_by.keys() >= {"solver", "grid", "steps"} else _of_old(source, latents)
     trained = _trained(workdir, made_by, device, ema, checkpoint)
     trained.check_one_level("decode")

@@ -68,7 +68,7 @@ def generate(
             x = solvers.sample(
                 model,
                 run.sde,
-                (count, *run.data.shape),
+                (count, *run.shape),
                 solver=solver,
                 grid=ts,
                 cond=label_cond(labels, run.device, slice(first, first + count)),
@@ -81,7 +81,7 @@ def generate(
             samples[first] = x.cpu()  # the device holds one batch at a time
     samples = ranks.gather(samples)
     if not ranks.first:
-        return torch.empty(0, *run.data.shape)
+        return torch.empty(0, *run.shape)
     x = torch.cat([samples[first] for first in sorted(samples)])
     if not bool(x.isfinite().all()):
         raise ValueError(f"{solver} gave values that are not finite: use more --steps, or smaller ones")

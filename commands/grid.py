@@ -68,7 +68,7 @@ def grid(
     run = trained.run
     labels = sampled_labels(run, num, label, guidance)
     noise = PerSampleNoise(seed, range(num))
-    x = run.sde.prior((num, *run.data.shape), noise=noise, device=run.device)
+    x = run.sde.prior((num, *run.shape), noise=noise, device=run.device)
     model, cond = guided(trained.denoiser, guidance), label_cond(labels.label, run.device)
     with torch.no_grad(), progress_bar("grid", num) as bar:
         measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps, on_step=bar.steps(num))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +15,22 @@ import torch
 from torch import Tensor
 
 from scorefield import models
+from scorefield.commands.autoencoder_files import (
+    StoredAutoencoder,
+    encoded_at_once,
+    has_autoencoder,
+    read_autoencoder,
+    write_autoencoder,
+)
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import open_split
 from scorefield.commands.find_checkpoint import find_checkpoint
 from scorefield.commands.outputs import write_json
 from scorefield.configs import build
 from scorefield.configs.text import suggestion
+from scorefield.models.latent import in_tiles
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.quantise import cell_centres, dequantise, quantise
+from scorefield.sde_lib.quantise import cell_centres, quantise
 from scorefield.sde_lib.sde import check_one_level
 from scorefield.training import Model, load_weights
 from scorefield.training.data import Dataset
@@ -33,16 +42,25 @@ VERSION = 1
 
 @dataclass
 class Run:
-    """A configuration, and the objects that it describes."""
+    """A configuration, and the objects that it describes.
+
+    Args:
+        workdir: its directory.
+        config: the configuration.
+        data: facts of the data.
+        device: where its networks are.
+        tile: side of the tiles in which a latent run decodes, in codes; 0 for none.
+    """
 
     workdir: Path
     config: ml_collections.ConfigDict
     data: DataFacts
     device: torch.device
+    tile: int = 0
 
     @cached_property
     def sde(self) -> SDE:
-        sde: SDE = build.build(build.SDES, self.config.sde, shape=self.data.shape)
+        sde: SDE = build.build(build.SDES, self.config.sde, shape=self.shape)
         with torch.no_grad():
             change = sde.log_snr(torch.linspace(float(sde.t_min), float(sde.t_max), 33)).diff()
         if not bool((change < 0).all()):
@@ -51,13 +69,33 @@ class Run:
             )
         return sde
 
+    @cached_property
+    def autoencoder(self) -> StoredAutoencoder | None:
+        """Of a latent run: its own copy, or before there is one that of the configuration. None for other runs."""
+        place = self.config.get("autoencoder")
+        if not place:
+            return None
+        return read_autoencoder(self.workdir if has_autoencoder(self.workdir) else Path(place), self.device)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample of the model, *D: of the codes of a latent run, of the data of another."""
+        return self.data.shape if self.autoencoder is None else self.autoencoder.code_shape(self.data.shape)
+
+    @property
+    def levels(self) -> int | None:
+        """Of the model's values: codes have none."""
+        return self.data.levels if self.autoencoder is None else None
+
     @property
     def low(self) -> float:
-        return float(self.config.transform.low)
+        """Where the range of the images begins."""
+        return float(self.config.transform.low if self.autoencoder is None else self.autoencoder.low)
 
     @property
     def high(self) -> float:
-        return float(self.config.transform.high)
+        """Where the range of the images ends."""
+        return float(self.config.transform.high if self.autoencoder is None else self.autoencoder.high)
 
     @property
     def num_classes(self) -> int | None:
@@ -75,7 +113,7 @@ class Run:
         return build.label_required(self.config, self.num_classes)
 
     def new_denoiser(self) -> models.Denoiser:
-        return build.denoiser(self.config, self.data.shape, self.num_classes, self.sde).to(self.device)
+        return build.denoiser(self.config, self.shape, self.num_classes, self.sde).to(self.device)
 
     def new_model(self) -> Model:
         """The untrained denoiser with the path, whose weights belong to the model where it is learned."""
@@ -98,25 +136,34 @@ class Run:
             warnings.warn(f"{dataset.name}: {line}", stacklevel=2)
         return dataset
 
-    def to_model(self, stored: Tensor, **uniform: Any) -> tuple[Tensor, Tensor]:
-        """Stored values (B, *D) in the model's range, and the log-determinant of that in nats: see `dequantise`."""
-        if self.data.levels is None:
-            return stored.float(), torch.zeros((), dtype=torch.float64)
-        return dequantise(stored, self.data.levels, low=self.low, high=self.high, **uniform)
-
     def centred(self, stored: Tensor) -> Tensor:
-        """Stored values (B, *D) in the model's range, without noise: integers at the centres of their cells."""
+        """Stored values (B, *D) in the model's range, without noise: integers at the centres of their cells.
+
+        Images of a latent run become their mean codes.
+        """
         if self.data.levels is None:
-            return stored.float()
-        return cell_centres(stored, self.data.levels, low=self.low, high=self.high)
+            x = stored.float()
+        else:
+            x = cell_centres(stored, self.data.levels, low=self.low, high=self.high)
+        if self.autoencoder is None:
+            return x
+        return _in_parts(self.autoencoder.scaled.encode, x, encoded_at_once(self.data.shape), self.device)
 
     def to_stored(self, x: Tensor) -> Tensor:
-        """The model's values as the data set stores them: integers, or floats unchanged."""
+        """The model's values as the data set stores them: integers, or floats unchanged. Codes are decoded."""
+        if self.autoencoder is not None:
+            x = _in_parts(self.decode, x, encoded_at_once(self.data.shape), self.device)
         x = x.cpu()
         if self.data.levels is None:
             return x
         k = quantise(x, self.data.levels, low=self.low, high=self.high)
         return k.to(torch.uint8) if self.data.levels <= 256 else k.to(torch.int32)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The images of a latent run's codes, in tiles where `tile` is set."""
+        assert self.autoencoder is not None
+        scaled = self.autoencoder.scaled
+        return in_tiles(scaled, codes, self.tile) if self.tile else scaled.decode(codes)
 
     def viewable(self, stored: Tensor) -> Tensor:
         """Stored values within [0, 1], for pictures. Continuous images are scaled by their range, points are not."""
@@ -127,8 +174,10 @@ class Run:
         return (stored - stored.min()) / (stored.max() - stored.min()).clamp(min=1e-12)
 
     def save(self) -> None:
-        """Write config.json."""
+        """Write config.json, and a latent run's copy of its autoencoder."""
         self.workdir.mkdir(parents=True, exist_ok=True)
+        if self.autoencoder is not None and not has_autoencoder(self.workdir):
+            write_autoencoder(self.workdir, self.autoencoder)
         write_json(self._file(self.workdir), self.described())
 
     def described(self) -> dict[str, Any]:
@@ -247,6 +296,12 @@ def _refuse_of_another(run: Run, place: Path) -> None:
         raise ValueError(
             f"{place} is of a run with another {odd[0] if odd else 'data set'} than {run.workdir}: use --workdir={home}"
         )
+
+
+def _in_parts(function: Callable[[Tensor], Tensor], x: Tensor, size: int, device: torch.device) -> Tensor:
+    """A function of `x (B, *D)`, `size` items at once on a device; the result is where x was."""
+    with torch.no_grad():
+        return torch.cat([function(part.to(device)).to(x.device) for part in x.split(size)])
 
 
 def stored_tensor(dataset: Dataset) -> Tensor:

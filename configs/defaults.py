@@ -43,6 +43,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "dequantise": True,  # Uniform within the cell; otherwise its centre.
                 "flip": False,  # Mirror half of the images.
             },
+            "autoencoder": "",  # Directory of one; the run is then of its codes.
             "sde": spec(SDES, "vp"),
             "net": spec(NETWORKS, "unet"),
             "precondition": spec(PRECONDITIONS, "eps"),
@@ -75,6 +76,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "times": spec(TIMES, "stratified"),
                 "labels": False,  # Train with the classes of the data set.
                 "label_dropout": 0.1,  # The fraction of labels that are dropped, for guidance.
+                "codes": "cached",  # Or "online": of an autoencoder, computed once or at each step.
                 "explosion": 1000.0,  # Largest loss, relative to its running mean; 0 for no limit.
                 "log_every": 100,  # Steps.
                 "log_seconds": 30.0,  # Between printed lines.

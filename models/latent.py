@@ -109,21 +109,18 @@ def in_tiles(autoencoder: Autoencoder, codes: Tensor, tile: int, overlap: float 
     height, width = codes.shape[-2:]
     if height <= tile and width <= tile:
         return autoencoder.decode(codes)
-    total = weights = None
-    for top in _starts(height, tile, overlap):
-        for left in _starts(width, tile, overlap):
-            part = autoencoder.decode(codes[..., top : top + tile, left : left + tile])
-            factor = part.shape[-1] // min(tile, width)
-            if total is None or weights is None:
-                total = part.new_zeros(*part.shape[:2], factor * height, factor * width)
-                weights = part.new_zeros(factor * height, factor * width)
-            ramp = round(factor * tile * overlap)
-            weight = torch.outer(_ramps(part.shape[-2], ramp), _ramps(part.shape[-1], ramp)).to(part)
-            rows = slice(factor * top, factor * top + part.shape[-2])
-            columns = slice(factor * left, factor * left + part.shape[-1])
-            total[..., rows, columns] += weight * part
-            weights[rows, columns] += weight
-    assert total is not None and weights is not None
+    tops, lefts = (_starts(length, tile, overlap) for length in (height, width))
+    parts = {(y, x): autoencoder.decode(codes[..., y : y + tile, x : x + tile]) for y in tops for x in lefts}
+    first = parts[0, 0]
+    factor = first.shape[-1] // min(tile, width)
+    weight = torch.outer(*(_ramps(length, round(factor * tile * overlap)) for length in first.shape[-2:])).to(first)
+    total = first.new_zeros(*first.shape[:2], factor * height, factor * width)
+    weights = torch.zeros_like(total[0, 0])
+    for (y, x), part in parts.items():
+        rows = slice(factor * y, factor * y + part.shape[-2])
+        columns = slice(factor * x, factor * x + part.shape[-1])
+        total[..., rows, columns] += weight * part
+        weights[rows, columns] += weight
     return total / weights
 
 

@@ -15,6 +15,7 @@ from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.interruption import Interrupted, graceful_stop
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.run import Run, device_of
+from scorefield.commands.train.batches import batches_of
 from scorefield.commands.train.log import Log
 from scorefield.commands.train.resume import WorkdirLock, origin, refuse_another, resume, write_origin
 from scorefield.commands.train.session import Session
@@ -185,17 +186,8 @@ def _introduce(session: Session, dataset: Dataset, chosen: dict[str, Any]) -> No
 
 def _steps(session: Session, dataset: Dataset, log: Log) -> Iterator[Step]:
     run, state = session.run, session.state
-    settings, transform = run.config.training, run.config.transform
-    batches = training.Batches(
-        dataset,
-        settings.batch,
-        seed=run.config.seed,
-        start=state.images,
-        transform=training.ToModelRange(run.data.levels, run.low, run.high, transform.dequantise, transform.flip),
-        labels=settings.labels,
-        label_dropout=settings.label_dropout,
-        device=run.device,
-    )
+    settings = run.config.training
+    batches = batches_of(run, dataset, state.images)
     if settings.compile:
         state.denoiser.get_submodule("net").compile(dynamic=False)
     steps = training.run(

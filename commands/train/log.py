@@ -66,7 +66,7 @@ class Log:
         run, settings = self.run, self.run.config.training
         minimised = self.minimised or Loss(run)
         self._window = StepMetrics(run.sde, run.device, minimised.parts, minimised.numbers)
-        self._unit, self._nats = ("bits/dim", math.log(2)) if run.data.levels else ("nats/dim", 1.0)
+        self._unit, self._nats = ("bits/dim", math.log(2)) if run.levels else ("nats/dim", 1.0)
         self._parts_in = self._unit.replace("/", "_per_")  # the key of a bound's parts
         self._bound = ""
         self.guard = LossGuard(

@@ -47,7 +47,7 @@ class Loss:
                 f"{self.steps or 0} and {self.second_order:g}: its bound is in continuous time"
             )
         elbo.check_times(run.sde, self.times, self.steps)
-        if run.data.levels is not None and run.config.transform.dequantise:
+        if run.levels is not None and run.config.transform.dequantise:
             raise ValueError(
                 "expected transform.dequantise to be False with training.loss=elbo, whose decoder knows the centres of "
                 "the levels only: set --config.transform.dequantise=false"
@@ -90,7 +90,7 @@ class Loss:
     def decoder(self) -> Decoder:
         """Of the bound's reconstruction part."""
         run = self.run
-        return GaussianDecoder() if run.data.levels is None else LevelDecoder(run.data.levels, run.low, run.high)
+        return GaussianDecoder() if run.levels is None else LevelDecoder(run.data.levels, run.low, run.high)
 
     def of_batch(self, denoiser: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The losses of a batch with its drawn random numbers, and what else is reported."""

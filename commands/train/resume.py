@@ -38,6 +38,7 @@ FREE = (
     "config.training.learning_rate",
     "config.training.clip",
 )
+ADDED = ("training", "autoencoder", "conditioner")  # parts to which settings were added since the first files
 SHOWN = 3
 
 
@@ -211,5 +212,6 @@ def _print(notes: list[str]) -> None:
 
 def _filled(run: dict[str, Any]) -> dict[str, Any]:
     """The settings, with defaults for settings newer than the file; the defaults are the behaviour at that time."""
-    ours = flat({"config": {"training": defaults().training.to_dict()}})
-    return {key: value for key, value in ours.items() if key.count(".") == 2} | run
+    config = defaults().to_dict()
+    ours = flat({"config": {key: config[key] for key in ADDED if key in config}})
+    return {key: value for key, value in ours.items() if key.count(".") <= 2} | run

@@ -49,6 +49,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "on_full_disk": ("stop", "continue"),
         "sharding": ("ddp", "fsdp"),
         "loss": ("dsm", "elbo"),
+        "codes": ("cached", "online"),
         "precision": PRECISIONS,
         "snapshot_dtype": SNAPSHOTS,
     }.items():

@@ -42,6 +42,8 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
         fill(config, flat(saved))
     dataset = open_split(config.data, "train")
     make_absolute(config.data)
+    if config.get("autoencoder"):
+        config.autoencoder = str(Path(config.autoencoder).expanduser().absolute())
     chosen = fill(config, preset(len(dataset), dataset.shape))
     if config.precondition.name == "levels" and config.precondition.probabilities is None:
         fill(config, {"precondition.probabilities": probabilities_of(dataset, config.seed)})
@@ -110,7 +112,7 @@ def _seed(seed: int) -> None:
 def _try_out(run: Run, model: Model) -> None:
     """Build the sampler and call the network once, so that a mistake in them is found before any work."""
     solver = build.build(build.SOLVERS, run.config.sampling.solver)
-    one = torch.zeros(1, *run.data.shape, device=run.device)
+    one = torch.zeros(1, *run.shape, device=run.device)
     cond = {} if run.num_classes is None else label_cond(torch.zeros(1, dtype=torch.long), run.device)
     ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
     if isinstance(run.sde, MultivariateVP):
@@ -120,10 +122,10 @@ def _try_out(run: Run, model: Model) -> None:
         model(one, ends.alpha, ends.sigma, **cond)
     except (RuntimeError, TypeError, ValueError) as error:  # a user's own network may take other arguments
         if isinstance(error, ValueError):  # of our networks
-            if not (line := layout.advice(run.data.shape)):
+            if not (line := layout.advice(run.shape)):
                 raise
             raise ValueError(
-                f"expected images (C, H, W) for {run.config.net.name}, got items of shape {run.data.shape} in "
+                f"expected images (C, H, W) for {run.config.net.name}, got items of shape {run.shape} in "
                 f"{run.data.name}: {line}; other data takes an MLP (--config.net=mlp)"
             ) from error
-        raise ValueError(f"expected a network that takes data of shape {run.data.shape}: {error}") from error
+        raise ValueError(f"expected a network that takes data of shape {run.shape}: {error}") from error

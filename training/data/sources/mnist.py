@@ -14,6 +14,7 @@ from scorefield.training.data.files.paths import REPLACE, data_root, read_plain
 from scorefield.training.data.sources.download import download as fetch
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+SIDE = 28
 FILES = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 
 
@@ -39,36 +40,45 @@ def read_idx(path: Path) -> NDArray[Any]:
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def mnist(root: str | os.PathLike[str] | None = None, split: Split = "train", *, download: bool = False) -> Dataset:
+def mnist(
+    root: str | os.PathLike[str] | None = None, split: Split = "train", *, download: bool = False, size: int = SIDE
+) -> Dataset:
     """MNIST: 60,000 + 10,000 images (1, 28, 28) of 256 levels in ten classes, from `root`/MNIST/raw.
 
     Args:
         root: the folder of the data sets; by default DATA_ROOT of the environment, or `data`.
         split: "train" or "test".
         download: first fetch the files that are missing or damaged.
+        size: of the side; above 28 the images get a border of zeros, as 32 does for an autoencoder that divides by 8.
 
     Raises:
         FileNotFoundError: if a file is missing, or could not be downloaded.
-        ValueError: if a file has other content.
+        ValueError: if a file has other content, or for a size below 28.
     """
     if download:
         fetch("mnist", root)
-    return _read("mnist", data_root(root) / "MNIST" / "raw", split)
+    return _read("mnist", data_root(root) / "MNIST" / "raw", split, size)
 
 
 def fashion_mnist(
-    root: str | os.PathLike[str] | None = None, split: Split = "train", *, download: bool = False
+    root: str | os.PathLike[str] | None = None, split: Split = "train", *, download: bool = False, size: int = SIDE
 ) -> Dataset:
     """Fashion-MNIST: sizes, arguments and errors as of `mnist`, from `root`/FashionMNIST/raw."""
     if download:
         fetch("fashion_mnist", root)
-    return _read("fashion_mnist", data_root(root) / "FashionMNIST" / "raw", split)
+    return _read("fashion_mnist", data_root(root) / "FashionMNIST" / "raw", split, size)
 
 
-def _read(name: str, folder: Path, split: Split) -> Dataset:
+def _read(name: str, folder: Path, split: Split, size: int) -> Dataset:
     check_split(split)
+    if size < SIDE:
+        raise ValueError(f"expected a size of at least {SIDE} for {name}, got {size}: leave it out, or take 32")
     prefix, count = FILES[split]
-    x = _read_bytes(folder / f"{prefix}-images-idx3-ubyte", (count, 28, 28))
+    x = _read_bytes(folder / f"{prefix}-images-idx3-ubyte", (count, SIDE, SIDE))
+    if size > SIDE:
+        before = (size - SIDE) // 2
+        border = (before, size - SIDE - before)
+        x = np.pad(x, ((0, 0), border, border))
     label = _read_bytes(folder / f"{prefix}-labels-idx1-ubyte", (count,))
     return Dataset(name, split, x[:, None], levels=256, label=label.astype(np.int64), num_classes=10)
 
