@@ -2,14 +2,17 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from scorefield.sde_lib.quantise import place_in_cell
+from scorefield.training.data.conditions import mirrored, says_a_side
 from scorefield.training.data.dataset import Dataset
 
 Transform = Callable[[Tensor, Generator], Tensor]
@@ -17,7 +20,7 @@ PREFETCHED = 3  # batches that wait for a CUDA device
 
 
 class Batches:
-    """Endless shuffled batches: dicts of "x0" (B, *D), and "label" (B,) with `labels`.
+    """Endless shuffled batches: dicts of "x0" (B, *D), and "label" (B,) with `labels`; and the denoiser's conditions.
 
     The stream is one permutation after another. A batch may cross from one to the next, so every image is seen equally
     often. A batch depends on the seed, its position and the kind of device, which fixes the random numbers. It does not
@@ -33,13 +36,17 @@ class Batches:
         start: images already seen.
         transform: (stored values, integers as int32; a generator), both on the device, to x0: see `ToModelRange`.
         labels: whether batches have labels.
-        label_dropout: the share of labels replaced by "unknown" (num_classes), for classifier-free guidance.
+        label_dropout: the share of labels replaced by "unknown" (num_classes), for classifier-free guidance. With
+            `known`, the share of examples without any condition.
         device: where the batches go.
         rows: the part of each batch that this process gets. All rows are drawn, so that the processes together see what
             one process would. `train` takes its rows itself and needs complete batches.
+        cond: numbers (N, ...) with a row for each item, by the name that a batch has them under: `boxes`, `map`,
+            `tokens` of the captions. Integers become int64. Boxes and pictures are mirrored with their image.
+        known: whether batches have "known" (B,) bool, False for examples whose conditions are dropped.
 
     Raises:
-        ValueError: if the batch is empty, or there are no labels.
+        ValueError: if the batch is empty, there are no labels, or conditions have other lengths or cannot be mirrored.
     """
 
     def __init__(
@@ -54,6 +61,8 @@ class Batches:
         label_dropout: float = 0.0,
         device: torch.device | str = "cpu",
         rows: slice | None = None,
+        cond: Mapping[str, NDArray[Any]] | None = None,
+        known: bool = False,
     ) -> None:
         if size < 1:
             raise ValueError(f"expected a batch of at least 1, got {size}: give a larger one")
@@ -62,6 +71,11 @@ class Batches:
         self.dataset, self.size, self.seed, self.start = dataset, size, seed, start
         self.transform, self.labels, self.label_dropout = transform, labels, label_dropout
         self.device, self.rows = torch.device(device), slice(None) if rows is None else rows
+        self.cond, self.known = dict(cond or {}), known
+        for key, array in self.cond.items():
+            _check_condition(dataset, key, array)
+        if "tokens" in self.cond and isinstance(transform, ToModelRange) and transform.flip:
+            check_mirrored_captions(dataset)
         self._label = np.zeros(len(dataset), np.int64) if dataset.label is None else dataset.label
         self._epoch = -1
 
@@ -76,22 +90,33 @@ class Batches:
         position = self.start
         while True:
             order = self._order(position)
-            x = as_stored(self.dataset.x[order])
-            label = torch.as_tensor(self._label[order])
-            pinned = self.device.type == "cuda"
-            yield _Stored(position, x.pin_memory() if pinned else x, label.pin_memory() if pinned else label)
+            tensors = [as_stored(rows[order]) for rows in (self.dataset.x, self._label, *self.cond.values())]
+            x, label, *cond = (each.pin_memory() for each in tensors) if self.device.type == "cuda" else tensors
+            yield _Stored(position, x, label, dict(zip(self.cond, cond, strict=True)))
             position += self.size
 
     def _transformed(self, stored: "_Stored") -> dict[str, Tensor]:
         generator = Generator(self.device).manual_seed(_mix(self.seed, 1, stored.position))
         x = stored.x.to(self.device, non_blocking=True)
         x = x if x.is_floating_point() else x.to(torch.int32)  # which torch can compute with
-        batch = {"x0": self.transform(x, generator)[self.rows]}
-        if self.labels:
+        flipped = None
+        if isinstance(self.transform, ToModelRange):
+            x0, flipped = self.transform.with_flips(x, generator)
+        else:
+            x0 = self.transform(x, generator)
+        batch = {"x0": x0}
+        if self.labels or self.known:
             dropped = torch.rand(self.size, generator=generator, device=self.device) < self.label_dropout
-            label = stored.label.to(self.device, non_blocking=True)
-            batch["label"] = label.masked_fill(dropped, self.dataset.num_classes or 0)[self.rows]
-        return batch
+            if self.labels:
+                label = stored.label.to(self.device, non_blocking=True)
+                batch["label"] = label.masked_fill(dropped, self.dataset.num_classes or 0)
+            if self.known:
+                batch["known"] = ~dropped
+        for key, value in stored.cond.items():
+            value = value.to(self.device, non_blocking=True)
+            value = value if value.is_floating_point() or value.dtype == torch.bool else value.long()
+            batch[key] = value if flipped is None else mirrored(key, value, flipped)
+        return {key: value[self.rows] for key, value in batch.items()}
 
     def _order(self, position: int) -> np.ndarray:
         """The rows of the data set at `position .. position + size` of the stream."""
@@ -131,15 +156,36 @@ class ToModelRange:
     flip: bool = False
 
     def __call__(self, stored: Tensor, generator: Generator) -> Tensor:
+        return self.with_flips(stored, generator)[0]
+
+    def with_flips(self, stored: Tensor, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """x0, and which images are flipped, (B,) bool; None if none can be."""
         if self.levels is None:
             x0 = stored.float()
         else:
             u = torch.rand(stored.shape, generator=generator, device=stored.device) if self.dequantise else 0.5
             x0 = place_in_cell(stored, u, self.levels, low=self.low, high=self.high)
-        if self.flip:
-            flipped = torch.rand(len(x0), generator=generator, device=x0.device) < 0.5
-            x0 = torch.where(flipped.view(-1, *[1] * (x0.ndim - 1)), x0.flip(-1), x0)
-        return x0
+        if not self.flip:
+            return x0, None
+        flipped = torch.rand(len(x0), generator=generator, device=x0.device) < 0.5
+        return torch.where(flipped.view(-1, *[1] * (x0.ndim - 1)), x0.flip(-1), x0), flipped
+
+
+def check_mirrored_captions(dataset: Dataset) -> None:
+    """Raises ValueError if a caption says "left" or "right", so that it would be wrong for a mirrored image."""
+    if "caption" in dataset.cond and (text := says_a_side(dataset.cond["caption"])):
+        raise ValueError(
+            f"expected captions that stay true of a mirrored image, got {text[:80]!r} in {dataset.name}: set "
+            "config.transform.flip to False"
+        )
+
+
+def _check_condition(dataset: Dataset, key: str, array: NDArray[Any]) -> None:
+    if array.dtype.kind not in "biuf" or len(array) != len(dataset):
+        raise ValueError(
+            f"expected {key!r} as numbers with {len(dataset)} rows, one for each item of {dataset.name}, got "
+            f"{array.shape} in {array.dtype}: give ready numbers, as tokens of captions"
+        )
 
 
 @dataclass(frozen=True)
@@ -147,6 +193,7 @@ class _Stored:
     position: int
     x: Tensor
     label: Tensor
+    cond: dict[str, Tensor]
 
 
 class Prefetcher:

@@ -1,13 +1,15 @@
 """A data set in memory or mapped into it, checked once, and the rule that holds out a test split."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from scorefield.training.data.conditions import check_conditions, update
 
 Split = Literal["train", "test"]
 LARGE = 1 << 30  # bytes; of a larger set, only a sample of items is checked and hashed
@@ -29,6 +31,7 @@ class Dataset:
         skipped: the names of items that could not be read, where the reader skips these.
         class_names: the names of the classes in their order, if they have names.
         notes: lines that say what the reader took for granted, and what it left out.
+        cond: further rows of each item by name, which a denoiser may be conditioned on; see `conditions`.
 
     Raises:
         ValueError: if any of this does not hold, or `x` is empty or not finite. Above 1 GiB only 16,384 items, evenly
@@ -44,11 +47,13 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     class_names: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+    cond: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         check_split(self.split)
         _check_data(self.name, self.x, self.levels)
         _check_labels(self.name, self.label, self.num_classes, len(self.x))
+        check_conditions(self.name, self.cond, len(self.x))
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"{self.name}: expected a name for each of {self.num_classes} classes, got {len(self.class_names)}"
@@ -63,15 +68,17 @@ class Dataset:
         return tuple(self.x.shape[1:])
 
     def subset(self, count: int | None, seed: int = 0) -> "Dataset":
-        """`count` items at random, with their labels, or all if there are no more; see `random_rows`."""
-        if count is None or count >= len(self):
-            return self
-        rows = random_rows(len(self), count, seed)
-        return replace(self, x=self.x[rows], label=None if self.label is None else self.label[rows])
+        """`count` items at random, with all that belongs to them, or all if there are no more; see `random_rows`."""
+        return self if count is None or count >= len(self) else self.at(random_rows(len(self), count, seed))
+
+    def at(self, rows: NDArray[np.int64]) -> "Dataset":
+        """The items at these places, with their labels and conditions."""
+        label = None if self.label is None else self.label[rows]
+        return replace(self, x=self.x[rows], label=label, cond={key: each[rows] for key, each in self.cond.items()})
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the data and the labels with their shapes and types: a report's data hash.
+        """SHA-256, in hex, of data, labels and conditions with their shapes and types: a report's data hash.
 
         Above 1 GiB, of 16,384 items, evenly spaced.
         """
@@ -81,6 +88,7 @@ class Dataset:
                 digest.update(f"{array.dtype.str} {array.shape} ".encode())
                 for rows in inspected(array):
                     digest.update(np.ascontiguousarray(rows).data)
+        update(digest, self.cond)
         return digest.hexdigest()
 
 
