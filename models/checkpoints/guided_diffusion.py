@@ -16,11 +16,13 @@ from scorefield.models.checkpoints.spec import (
     pointwise,
     residual_block,
     same,
+    spatial_transformer,
     with_overrides,
     with_unknown,
 )
 from scorefield.models.layers.attention import Attention
 from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
+from scorefield.models.layers.transformer import SpatialTransformer
 from scorefield.models.networks.adm import ADM
 from scorefield.models.networks.unet import UNet
 from scorefield.models.precondition import TimeConditioned
@@ -200,7 +202,7 @@ def entries(network: ADM | UNet, new_order: bool) -> Iterator[Entry]:
         else:
             yield from _resampler(layer, f"down.{k}", f"input_blocks.{k + 1}.0")
     yield from _residual(network.middle_in, "middle_in", "middle_block.0")
-    assert isinstance(network.middle_attention, Attention)
+    assert isinstance(network.middle_attention, Attention | SpatialTransformer)
     yield from _attention(network.middle_attention, "middle_attention", "middle_block.1", new_order)
     yield from _residual(network.middle_out, "middle_out", "middle_block.2")
     n = -1
@@ -232,7 +234,10 @@ def _residual(block: ResidualBlock, ours: str, theirs: str) -> Iterator[Entry]:
     return residual_block(block, ours, theirs, BLOCK, "skip_connection")
 
 
-def _attention(attention: Attention, ours: str, theirs: str, new_order: bool) -> Iterator[Entry]:
+def _attention(attention: Attention | SpatialTransformer, ours: str, theirs: str, new_order: bool) -> Iterator[Entry]:
+    if isinstance(attention, SpatialTransformer):
+        yield from spatial_transformer(attention, ours, theirs)
+        return
     ordered = itself if new_order else _by_head(attention.heads)
     yield from same(f"{ours}.norm", f"{theirs}.norm")
     yield Entry(f"{ours}.qkv.weight", (f"{theirs}.qkv.weight",), lambda w: pointwise(ordered(w)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers.blocks import ResidualBlock
+from scorefield.models.layers.transformer import SpatialTransformer
 from scorefield.models.levels import Parameterisation
 from scorefield.sde_lib import SDE
 
@@ -110,6 +111,28 @@ def residual_block(
         yield from same(f"{ours}.{here}", f"{theirs}.{there}")
     if isinstance(block.shortcut, nn.Conv2d):
         yield from same(f"{ours}.shortcut", f"{theirs}.{shortcut}")
+
+
+def spatial_transformer(layer: SpatialTransformer, ours: str, theirs: str) -> Iterator[Entry]:
+    """A spatial transformer's layers, by the names that CompVis and diffusers share.
+
+    Its first and last map are 1x1 convolutions there, or linear (Stable Diffusion 2).
+    """
+    yield from same(f"{ours}.norm", f"{theirs}.norm")
+    for here, there in (("expand", "proj_in"), ("project", "proj_out")):
+        yield Entry(f"{ours}.{here}.weight", (f"{theirs}.{there}.weight",), pointwise)
+        yield Entry(f"{ours}.{here}.bias", (f"{theirs}.{there}.bias",), itself)
+    for i in range(len(layer.blocks)):
+        block, there = f"{ours}.blocks.{i}", f"{theirs}.transformer_blocks.{i}"
+        for n, (kind, norm) in enumerate((("self", "norm_self"), ("cross", "norm_context")), 1):
+            yield from same(f"{block}.{norm}", f"{there}.norm{n}")
+            for part in ("query", "key", "value"):
+                name = f"{there}.attn{n}.to_{part[0]}"
+                yield from same(f"{block}.{kind}_attention.{part}", name, bias=False)
+            yield from same(f"{block}.{kind}_attention.project", f"{there}.attn{n}.to_out.0")
+        yield from same(f"{block}.norm_perceptron", f"{there}.norm3")
+        yield from same(f"{block}.expand", f"{there}.ff.net.0.proj")
+        yield from same(f"{block}.contract", f"{there}.ff.net.2")
 
 
 def with_unknown(table: Tensor) -> Tensor:

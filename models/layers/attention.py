@@ -1,4 +1,4 @@
-"""Self-attention, written out rather than fused, so that forward-mode derivatives pass through it."""
+"""Attention, written out rather than fused, so that forward-mode derivatives pass through it."""
 
 import math
 
@@ -54,4 +54,55 @@ class TokenAttention(nn.Module):
         q, k, v = self.qkv(tokens).reshape(*tokens.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         weights = (q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2)).softmax(-1)
         output: Tensor = self.project((weights @ v).transpose(1, 2).flatten(2))
+        return output
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens (B, N, width) to a context of other tokens (B, M, d), or to themselves.
+
+        softmax(q k^T / sqrt(width / heads)) v,    with q of the tokens, and k and v of the context
+
+    q, k and v have no bias (Rombach et al. 2022, Section 3.3). A masked token has exactly no influence, whatever it
+    holds, and its gradient is exactly 0. Where all tokens of a sample are masked, the answer is exactly 0.
+
+    Args:
+        width: of the tokens, in and out.
+        heads: number of heads, which share the width.
+        context: width d of the context's tokens; None for attention of the tokens to themselves.
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, heads: int, context: int | None = None) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"expected heads that divide {width} channels, got {heads}: change net.heads")
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(context or width, width, bias=False)
+        self.value = nn.Linear(context or width, width, bias=False)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The mixed values, (B, N, width); `mask (B, M)` is true where a token of the context counts."""
+        context = tokens if context is None else context
+        if mask is not None:
+            context = context.masked_fill(~mask[:, :, None], 0)  # a product with 0 would keep a NaN
+        q, k, v = (self._by_head(x) for x in (self.query(tokens), self.key(context), self.value(context)))
+        scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2)
+        if mask is None:
+            return self._mixed(scores, v)
+        some = mask.any(1, keepdim=True)
+        # The softmax of nothing is NaN, and so is its gradient: such a sample sees all, and its answer is dropped.
+        scores = scores.masked_fill(~(mask | ~some)[:, None, None], -math.inf)
+        return self._mixed(scores, v).masked_fill(~some[:, :, None], 0)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(B, N, width) as (B, heads, N, width / heads)."""
+        batch, tokens, width = x.shape
+        return x.reshape(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
+
+    def _mixed(self, scores: Tensor, values: Tensor) -> Tensor:
+        output: Tensor = self.project((scores.softmax(-1) @ values).transpose(1, 2).flatten(2))
         return output

@@ -10,6 +10,7 @@ from scorefield.models.layers.attention import Attention
 from scorefield.models.layers.initial import RESCALED, zeroed
 from scorefield.models.layers.norm import Norm, make_norm
 from scorefield.models.layers.resampling import Fir
+from scorefield.models.layers.transformer import SpatialTransformer
 
 
 class ResidualBlock(nn.Module):
@@ -77,13 +78,24 @@ class ResidualBlock(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    """A residual block, and attention or none."""
+    """A residual block, and attention, a spatial transformer, or none."""
 
-    def __init__(self, residual: ResidualBlock, attention: Attention | None = None) -> None:
+    def __init__(self, residual: ResidualBlock, attention: Attention | SpatialTransformer | None = None) -> None:
         super().__init__()
         self.residual, self.attention = residual, attention
 
-    def forward(self, h: Tensor, emb: Tensor | None) -> Tensor:
-        h = self.residual(h, emb)
-        output: Tensor = h if self.attention is None else self.attention(h)
-        return output
+    def forward(
+        self, h: Tensor, emb: Tensor | None, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """The images, (B, C, H, W); a spatial transformer sees the context `(B, M, d)` and its mask `(B, M)`."""
+        return attended(self.attention, self.residual(h, emb), context, mask)
+
+
+def attended(
+    attention: nn.Module | None, h: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """The images h (B, C, H, W) after attention, which sees the context if it is a spatial transformer."""
+    if attention is None:
+        return h
+    output: Tensor = attention(h, context, mask) if isinstance(attention, SpatialTransformer) else attention(h)
+    return output

@@ -43,3 +43,44 @@ def as_images(x: Tensor, channels: int, stride: int) -> Tensor:
             "crop or pad the images, or use fewer multipliers (net.multipliers)"
         )
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def with_concat(x: Tensor, concat: Tensor | None, channels: int) -> Tensor:
+    """The images x (B, C, H, W) with `channels` further ones behind them: those given, or zeros where none are.
+
+    Raises:
+        ValueError: if the further ones have another shape, or the network takes none.
+    """
+    if channels == 0 and concat is None:
+        return x
+    expected = (len(x), channels, *x.shape[2:])
+    if channels == 0 or (concat is not None and concat.shape != expected):
+        got = "none" if concat is None else str(tuple(concat.shape))
+        fix = "resize them to x" if channels else "leave them out, or make the network with net.concat"
+        raise ValueError(f"expected concat images of shape {expected}, got {got}: {fix}")
+    further = x.new_zeros(expected) if concat is None else concat.to(x.dtype)
+    return torch.cat([x, further], 1).contiguous(memory_format=torch.channels_last)
+
+
+def as_context(
+    x: Tensor, context: Tensor | None, mask: Tensor | None, width: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The tokens (B, M, width) in x's dtype, and which of them count, (B, M); None for none, and for all.
+
+    Raises:
+        ValueError: if they have another shape, or the network takes none.
+    """
+    if context is None:
+        if mask is not None:
+            raise ValueError("expected a context with context_mask, got the mask alone: give context, or neither")
+        return None, None
+    if width is None or context.ndim != 3 or (len(context), context.shape[2]) != (len(x), width):
+        takes = "no context" if width is None else f"a context ({len(x)}, M, {width})"
+        fix = "leave it out, or make the network with net.context" if width is None else "use its own conditioner"
+        raise ValueError(f"expected {takes}, got {tuple(context.shape)}: {fix}")
+    if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
+        raise ValueError(
+            f"expected a context_mask {tuple(context.shape[:2])} of booleans, got {tuple(mask.shape)} of {mask.dtype}: "
+            "it is true where a token counts"
+        )
+    return context.to(x.dtype), mask

@@ -1,4 +1,4 @@
-"""The U-Net of ADM (Dhariwal and Nichol 2021, arXiv 2105.05233, Section 3)."""
+"""The U-Net of ADM (Dhariwal and Nichol 2021, arXiv 2105.05233, Section 3), and of latent diffusion."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,10 +9,12 @@ from torch.nn.functional import silu
 
 from scorefield.models.hyperparameters import save_hyperparameters
 from scorefield.models.layers.attention import Attention
-from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
+from scorefield.models.layers.blocks import ResidualBlock, UNetBlock, attended
 from scorefield.models.layers.embeddings import NoiseEmbedding
-from scorefield.models.layers.initial import as_images, channels_last, zeroed
+from scorefield.models.layers.initial import as_context, as_images, channels_last, with_concat, zeroed
 from scorefield.models.layers.norm import norms
+from scorefield.models.layers.resampling import Downsample, Upsample
+from scorefield.models.layers.transformer import SpatialTransformer
 
 
 @save_hyperparameters
@@ -21,6 +23,9 @@ class ADM(nn.Module):
 
     Residual blocks resample themselves (BigGAN), and every block at a level with attention has it, down and up. Any
     number of channels; height and width divisible by 2^(levels - 1).
+
+    With `context` it takes tokens too, and is the U-Net of latent diffusion (Rombach et al. 2022, Section 3.3): spatial
+    transformers are in the place of attention. Theirs has `scale_shift=False` and `resample_blocks=False`.
 
     Args:
         channels: of the images, in and out.
@@ -36,6 +41,11 @@ class ADM(nn.Module):
         variances: the head also predicts variances (Nichol and Dhariwal 2021, Eq. 15), and they are left out of what
             is returned: a denoiser has no use for them.
         smallest_group: channels that a group of a normalisation has at least (1 in Dhariwal and Nichol's own code).
+        scale_shift: the embedding scales and shifts the norms; otherwise it is added before them.
+        resample_blocks: residual blocks resample; otherwise convolutions of stride 2, and of nearest neighbours.
+        context: width d of the tokens that it takes as `context (B, M, d)`, None for none.
+        transformer_depth: blocks of each spatial transformer, where there is a context.
+        concat: channels of the further images that it takes as `concat (B, concat, H, W)`, beside x.
     """
 
     def __init__(
@@ -52,26 +62,39 @@ class ADM(nn.Module):
         num_classes: int | None = None,
         variances: bool = False,
         smallest_group: int = 4,
+        scale_shift: bool = True,
+        resample_blocks: bool = True,
+        context: int | None = None,
+        transformer_depth: int = 1,
+        concat: int = 0,
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.context, self.concat = channels, context, concat
         widths = [round(width * m) for m in multipliers]
         self.stride = 2 ** (len(widths) - 1)
         self.embed = NoiseEmbedding(width, 4 * width, num_classes, frequencies)
 
         norm = norms(smallest=smallest_group, eps=1e-5)
         residual = partial(
-            ResidualBlock, embedding=4 * width, dropout=dropout, norm=norm, project=False, scale_shift=True
+            ResidualBlock, embedding=4 * width, dropout=dropout, norm=norm, project=False, scale_shift=scale_shift
         )
 
-        def attend(channels: int) -> Attention:
-            return Attention(channels, heads if head_width is None else max(channels // head_width, 1), norm=norm)
+        def attend(channels: int) -> Attention | SpatialTransformer:
+            count = heads if head_width is None else max(channels // head_width, 1)
+            if context is None:
+                return Attention(channels, count, norm=norm)
+            return SpatialTransformer(channels, count, context, transformer_depth)
+
+        def resampling(channels: int, up: bool) -> nn.Module:
+            if resample_blocks:
+                return residual(channels, channels, resample=up)
+            return Upsample(channels) if up else Downsample(channels, symmetric=True)
 
         def block(channels_in: int, level: int) -> UNetBlock:
             first = residual(channels_in, widths[level])
             return UNetBlock(first, attend(widths[level]) if level in attention else None)
 
-        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(channels + concat, widths[0], 3, padding=1)
         skips, current = [widths[0]], widths[0]
         self.down = nn.ModuleList()
         for level in range(len(widths)):
@@ -79,7 +102,7 @@ class ADM(nn.Module):
                 self.down.append(block(current, level))
                 skips.append(current := widths[level])
             if level < len(widths) - 1:
-                self.down.append(residual(current, current, resample=False))
+                self.down.append(resampling(current, up=False))
                 skips.append(current)
 
         self.middle_in = residual(current, current)
@@ -92,31 +115,57 @@ class ADM(nn.Module):
                 self.up.append(block(current + skips.pop(), level))
                 current = widths[level]
             if level > 0:
-                self.up.append(residual(current, current, resample=True))
+                self.up.append(resampling(current, up=True))
 
         self.norm = norm(current)
         self.head = zeroed(nn.Conv2d(current, channels * (1 + variances), 3, padding=1))
         channels_last(self)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> Tensor:
         """The prediction, shape (B, C, H, W).
 
+        Without a context, and for samples of which every token is masked, the context adds exactly nothing.
+
+        Args:
+            x: the images, (B, C, H, W).
+            c_noise: of the noise level, (B,).
+            label: the classes, (B,).
+            context: tokens, (B, M, d).
+            context_mask: (B, M), true where a token counts; by default all do.
+            concat: further images, (B, concat, H, W); by default zeros.
+
         Raises:
-            ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
+            ValueError: if these are no such images, the height or width does not divide by 2^(levels - 1), or the
+                context, its mask or the further images have another shape.
         """
-        x = as_images(x, self.channels, self.stride)
+        x = with_concat(as_images(x, self.channels, self.stride), concat, self.concat)
+        context, context_mask = as_context(x, context, context_mask, self.context)
         emb = self.embed(c_noise, label)
+
+        def through(layer: nn.Module, h: Tensor) -> Tensor:
+            if isinstance(layer, UNetBlock):
+                return layer(h, emb, context, context_mask)  # type: ignore[no-any-return]
+            return layer(h, emb) if isinstance(layer, ResidualBlock) else layer(h)  # type: ignore[no-any-return]
 
         h = self.stem(x)
         skips = [h]
-        for block in self.down:
-            h = block(h, emb)
+        for layer in self.down:
+            h = through(layer, h)
             skips.append(h)
 
-        h = self.middle_out(self.middle_attention(self.middle_in(h, emb)), emb)
+        h = attended(self.middle_attention, self.middle_in(h, emb), context, context_mask)
+        h = self.middle_out(h, emb)
 
-        for block in self.up:
-            h = block(torch.cat([h, skips.pop()], 1) if isinstance(block, UNetBlock) else h, emb)
+        for layer in self.up:
+            h = through(layer, torch.cat([h, skips.pop()], 1) if isinstance(layer, UNetBlock) else h)
 
         output: Tensor = self.head(silu(self.norm(h)))
         return output[:, : self.channels]

@@ -10,7 +10,7 @@ from scorefield.models.hyperparameters import save_hyperparameters
 from scorefield.models.layers.attention import Attention
 from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
 from scorefield.models.layers.embeddings import NoiseEmbedding, fourier_features
-from scorefield.models.layers.initial import as_images, channels_last, zeroed
+from scorefield.models.layers.initial import as_images, channels_last, with_concat, zeroed
 from scorefield.models.layers.norm import norms
 from scorefield.models.layers.resampling import Downsample, Fir, Upsample
 
@@ -47,6 +47,7 @@ class UNet(nn.Module):
         variances: the head also predicts variances, which are not returned (see `ADM`).
         inputs: images of `channels` that x is made of, side by side; the parameterisation decides it.
         code_size: with it, the network takes `code (B, code_size)` of a path with a latent code.
+        concat: channels of the further images that it takes as `concat (B, concat, H, W)`, beside x.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class UNet(nn.Module):
         variances: bool = False,
         inputs: int = 1,
         code_size: int | None = None,
+        concat: int = 0,
     ) -> None:
         super().__init__()
         if attention_up not in ("each", "last"):
             raise ValueError(f"expected attention_up to be each or last, got {attention_up!r}")
         self.channels, self.inputs, self.fourier, self.unit_range = channels, inputs, tuple(fourier), unit_range
+        self.concat = concat
         widths = [round(width * m) for m in multipliers]
         self.stride = 2 ** (len(widths) - 1)
         self.embed = NoiseEmbedding(width, 4 * width, num_classes, frequencies, code_size=code_size)
@@ -97,7 +100,7 @@ class UNet(nn.Module):
         def downsample(channels: int) -> nn.Module:
             return Downsample(channels, symmetric=symmetric_padding) if resample_conv else Fir()
 
-        self.stem = nn.Conv2d(channels * (inputs + 2 * len(self.fourier)), widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(channels * (inputs + 2 * len(self.fourier)) + concat, widths[0], 3, padding=1)
         skips, current = [widths[0]], widths[0]
         self.down = nn.ModuleList()
         for level in range(len(widths)):
@@ -126,8 +129,15 @@ class UNet(nn.Module):
         self.head = zeroed(nn.Conv2d(current, channels * (1 + variances), 3, padding=1))
         channels_last(self)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, code: Tensor | None = None) -> Tensor:
-        """The prediction, shape (B, C, H, W).
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        code: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction, shape (B, C, H, W); without further images `concat (B, concat, H, W)` these are zeros.
 
         Raises:
             ValueError: if these are no such images, or the height or width does not divide by 2^(levels - 1).
@@ -136,7 +146,8 @@ class UNet(nn.Module):
         emb = self.embed(c_noise, label, code)
 
         x = 2 * x - 1 if self.unit_range else x
-        h = self.stem(torch.cat([x, *fourier_features(x[:, : self.channels], self.fourier)], 1))
+        x = torch.cat([x, *fourier_features(x[:, : self.channels], self.fourier)], 1)
+        h = self.stem(with_concat(x, concat, self.concat))
         skips = [h]
         for layer in self.down:
             h = layer(h, emb) if isinstance(layer, UNetBlock) else layer(h)

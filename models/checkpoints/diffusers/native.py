@@ -119,7 +119,7 @@ def _way(layers: nn.ModuleList, name: str, resampling: str) -> Iterator[Entry]:
         theirs = f"{name}_blocks.{level}"
         if isinstance(layer, UNetBlock):
             yield from _residual(layer.residual, f"{name}.{k}.residual", f"{theirs}.resnets.{i}")
-            if layer.attention is not None:
+            if isinstance(layer.attention, Attention):
                 yield from _attention(layer.attention, f"{name}.{k}.attention", f"{theirs}.attentions.{i}")
             i += 1
         else:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scorefield.models.checkpoints.spec import Entry, cos_first, residual_block, same, with_unknown
 from scorefield.models.hyperparameters import settings_of
@@ -102,10 +102,10 @@ def _embedding(sines_first: bool) -> Iterator[Entry]:
 
 
 def _unet_block(
-    residual: Any, attention: Attention | None, ours: str, ours_attention: str, theirs: str
+    residual: Any, attention: nn.Module | None, ours: str, ours_attention: str, theirs: str
 ) -> Iterator[Entry]:
     yield from residual_block(residual, ours, theirs, BLOCK, "skip")
-    if attention is not None:
+    if isinstance(attention, Attention):
         yield from same(f"{ours_attention}.norm", f"{theirs}.norm2")
         for part in ("weight", "bias"):
             yield Entry(f"{ours_attention}.qkv.{part}", (f"{theirs}.qkv.{part}",), _interleaved(attention.heads))
