@@ -7,6 +7,7 @@
 import dataclasses
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,23 @@ import ml_collections
 from torch import Tensor, nn
 
 from scorefield import likelihood, models, sde_lib, solvers
-from scorefield.configs.specs import Table, build, find, modern, name_of, spec, unparse
+from scorefield.configs.specs import FROM_DATA, Table, build, find, modern, name_of, spec, unparse
 from scorefield.configs.text import parse
 from scorefield.models import precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
+from scorefield.models.hyperparameters import settings_of
 from scorefield.models.levels import Levels, Parameterisation
+from scorefield.models.networks.autoencoder import ImageAutoencoder
 from scorefield.models.networks.code_encoder import CodeEncoder
 from scorefield.solvers import grids
 from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training import data, times, weighting
 
 __all__ = [
-    "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "PARTS", "PRECONDITIONS", "SDES", "SOLVERS",
-    "TABLES", "TIMES", "WEIGHTINGS", "Table", "build", "denoiser", "label_required", "modern", "modern_config",
-    "name_of", "network", "parse", "precondition_spec", "sde_spec", "spec", "unparse",
+    "AUTOENCODERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "PARTS", "PRECONDITIONS",
+    "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TIMES", "WEIGHTINGS", "Table", "autoencoder", "autoencoder_spec",
+    "build", "denoiser", "label_required", "modern", "modern_config", "name_of", "network", "parse",
+    "precondition_spec", "sde_spec", "spec", "unparse",
 ]  # fmt: skip
 
 
@@ -101,6 +105,27 @@ def _churn(
 ) -> solvers.Solver:
     """A deterministic solver with noise added before each step (Karras et al. 2022, Algorithm 2)."""
     return solvers.Churn(amount, low, high, noise, build(SOLVERS, solver))
+
+
+def _vq(
+    channels: int,
+    quantiser: str = "codebook",
+    code_channels: int = 3,
+    width: int = 128,
+    multipliers: tuple[float, ...] = (1, 2, 4),
+    blocks: int = 2,
+    attention: tuple[int, ...] = (),
+    middle_attention: bool = True,
+    features: int | None = None,
+    code_convolutions: bool = True,
+    groups: int = 32,
+    smallest_group: int = 4,
+) -> models.VQAutoencoder:
+    """An autoencoder whose decoder reads quantised codes; `quantiser` is the spec of what quantises them."""
+    return models.VQAutoencoder(
+        channels, build(QUANTISERS, quantiser, channels=code_channels), code_channels, width, multipliers, blocks,
+        attention, middle_attention, features, code_convolutions, groups, smallest_group,
+    )  # fmt: skip
 
 
 def _optimal(sde: sde_lib.SDE, steps: int, workdir: Path, file: str = "grid.json") -> Tensor:
@@ -253,6 +278,12 @@ DEQUANTISATIONS = Table(
         "variational": likelihood.Variational,
     },
 )
+QUANTISERS = Table("quantisers", {}, base=nn.Module)
+AUTOENCODERS = Table(
+    "autoencoders",
+    {"kl": models.KLAutoencoder, "vq": _vq, "tiny": models.TinyAutoencoder},
+    base=ImageAutoencoder,
+)
 # The specs in a configuration, by their keys.
 PARTS = {
     "data": DATASETS,
@@ -264,7 +295,7 @@ PARTS = {
     "sampling.solver": SOLVERS,
     "sampling.grid": GRIDS,
 }
-TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS)
+TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS)
 
 
 def modern_config(saved: dict[str, Any]) -> dict[str, Any]:
@@ -338,6 +369,23 @@ def network(
     }  # fmt: skip
     built: nn.Module = build(NETWORKS, config.net, **sizes)
     return built
+
+
+def autoencoder(partial: str | Mapping[str, Any], channels: int) -> ImageAutoencoder:
+    """The untrained autoencoder of a spec, as kl:code_channels=4 or vq:quantiser=codebook, for images of channels."""
+    built: ImageAutoencoder = build(AUTOENCODERS, partial, channels=channels)
+    return built
+
+
+def autoencoder_spec(module: ImageAutoencoder) -> ml_collections.ConfigDict:
+    """The spec of an autoencoder, from which `autoencoder` makes the same network."""
+    settings = settings_of(module)
+    del settings["channels"]
+    if isinstance(module, models.VQAutoencoder):
+        quantiser = {key: value for key, value in settings_of(module.quantiser).items() if key not in FROM_DATA}
+        name = name_of(QUANTISERS, type(module.quantiser))
+        return spec(AUTOENCODERS, "vq", **{**settings, "quantiser": unparse({"name": name, **quantiser})})
+    return spec(AUTOENCODERS, name_of(AUTOENCODERS, type(module)), **settings)
 
 
 def sde_spec(sde: sde_lib.SDE) -> ml_collections.ConfigDict:

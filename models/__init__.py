@@ -6,12 +6,14 @@ from scorefield.models.counting import CountCalls
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.guidance import ClassifierFree
 from scorefield.models.networks.adm import ADM
+from scorefield.models.networks.autoencoder import KLAutoencoder, VQAutoencoder
 from scorefield.models.networks.dequantiser import Dequantiser
 from scorefield.models.networks.dit import DiT
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsn import NCSN
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.ncsnv2 import NCSNv2
+from scorefield.models.networks.tiny_autoencoder import TinyAutoencoder
 from scorefield.models.networks.unet import UNet
 from scorefield.models.networks.vdm import VDM
 
@@ -28,8 +30,11 @@ __all__ = [
     "Empirical",
     "Gaussian",
     "GaussianMixture",
+    "KLAutoencoder",
     "NCSNpp",
     "NCSNv2",
+    "TinyAutoencoder",
     "UNet",
+    "VQAutoencoder",
     "precondition",
 ]

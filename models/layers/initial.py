@@ -29,8 +29,17 @@ def other_than_images(x: Tensor) -> str:
     return "give grey images a channel, x[:, None]; other data takes an MLP" if x.ndim == 3 else "vectors take an MLP"
 
 
-def as_images(x: Tensor, channels: int, stride: int) -> Tensor:
+FEWER_LEVELS = "crop or pad the images, or use fewer multipliers (net.multipliers)"
+
+
+def as_images(x: Tensor, channels: int, stride: int, advice: str = FEWER_LEVELS) -> Tensor:
     """The images x (B, C, H, W), in channels-last order.
+
+    Args:
+        x: the images.
+        channels: that they must have.
+        stride: that must divide the height and width.
+        advice: what to do where it does not.
 
     Raises:
         ValueError: if x has another shape, or the stride does not divide the height and width.
@@ -38,10 +47,7 @@ def as_images(x: Tensor, channels: int, stride: int) -> Tensor:
     if x.ndim != 4 or x.shape[1] != channels:
         raise ValueError(f"expected images (B, {channels}, H, W), got {tuple(x.shape)}: {other_than_images(x)}")
     if x.shape[-2] % stride or x.shape[-1] % stride:
-        raise ValueError(
-            f"expected a height and width divisible by {stride}, got {tuple(x.shape[-2:])}: "
-            "crop or pad the images, or use fewer multipliers (net.multipliers)"
-        )
+        raise ValueError(f"expected a height and width divisible by {stride}, got {tuple(x.shape[-2:])}: {advice}")
     return x.contiguous(memory_format=torch.channels_last)
 
 

@@ -52,6 +52,7 @@ class Downsample(nn.Module):
         channels_out: by default the same.
         fir: filter first, to be free of aliasing (NCSN++).
         symmetric: pad on all sides, rather than below and to the right as DDPM does.
+        bias: of the convolution.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class Downsample(nn.Module):
         channels_out: int | None = None,
         fir: Sequence[float] | None = None,
         symmetric: bool = False,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels_out or channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels_out or channels, 3, stride=2, bias=bias)
         self.padding = (1, 1, 1, 1) if symmetric else (0, 1, 0, 1)
         # What the filter needs beyond the border, and the convolution beyond that.
         self.blur = None if fir is None else _Blur(fir)
@@ -80,13 +82,20 @@ class Upsample(nn.Module):
         channels: in.
         channels_out: by default the same.
         fir: a filter after the convolution of the spread-out pixels, in the place of the nearest neighbour (NCSN++).
+        bias: of the convolution.
     """
 
     added_up: Tensor
 
-    def __init__(self, channels: int, channels_out: int | None = None, fir: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        channels_out: int | None = None,
+        fir: Sequence[float] | None = None,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels_out or channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels_out or channels, 3, padding=1, bias=bias)
         self.blur = None if fir is None else _Blur(fir, gain=4.0)
         self.register_buffer("added_up", _ADDED_UP.clone(), persistent=False)
 

@@ -1,0 +1,41 @@
+"""Moments of codes against torch's own distributions."""
+
+import pytest
+import torch
+from seeded import seeded_normal
+from torch.distributions import Independent, Normal, kl_divergence
+
+from scorefield.models.moments import Moments
+
+SHAPE = (3, 2, 4, 5)
+MEAN, LOG_VAR = seeded_normal("mean", SHAPE), 2 * seeded_normal("log_var", SHAPE) - 1
+MOMENTS = Moments(MEAN, LOG_VAR)
+SAME = Independent(Normal(MEAN, (LOG_VAR / 2).exp()), 3)
+
+
+def test_divergence_and_density_are_those_of_normals() -> None:
+    standard = Independent(Normal(torch.zeros(SHAPE).double(), 1.0), 3)
+    torch.testing.assert_close(MOMENTS.kl(), kl_divergence(SAME, standard))
+    z = MOMENTS.sample(seeded_normal("noise", SHAPE))
+    torch.testing.assert_close(MOMENTS.log_prob(z), SAME.log_prob(z))
+
+
+def test_samples_are_mean_and_deviation_times_noise() -> None:
+    noise = seeded_normal("noise", SHAPE)
+    torch.testing.assert_close(MOMENTS.sample(noise), MEAN + SAME.base_dist.stddev * noise)
+    assert torch.equal(Moments(MEAN).sample(noise), MEAN)
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.3, 2.0), (torch.tensor([0.3, -1.0]), torch.tensor([2.0, 0.5]))])
+def test_scaled_codes_are_those_of_the_scaled_moments(shift: float, scale: float) -> None:
+    noise = seeded_normal("noise", SHAPE)
+    by_channel = [torch.as_tensor(value).double().reshape(-1, 1, 1) for value in (shift, scale)]
+    scaled = MOMENTS.scaled(shift, scale)
+    torch.testing.assert_close(scaled.sample(noise), by_channel[1] * (MOMENTS.sample(noise) - by_channel[0]))
+    assert Moments(MEAN).scaled(shift, scale).log_var is None
+
+
+def test_a_deterministic_encoder_has_no_density() -> None:
+    for of in (Moments(MEAN).kl, lambda: Moments(MEAN).log_prob(MEAN)):
+        with pytest.raises(ValueError, match="deterministic"):
+            of()
