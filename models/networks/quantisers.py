@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,7 +13,8 @@ CHUNK = 2**24  # distances that are in memory at once
 EPS = 1e-5  # the count with which a code stays where it is
 
 
-class Quantised(NamedTuple):
+@dataclass(frozen=True)
+class Quantised:
     """Codes on the points of a quantiser.
 
     Args:
@@ -55,8 +56,8 @@ class Quantiser(nn.Module):
             )
         with torch.autocast(z.device.type, enabled=False):  # half precision would choose other points
             exact = z.to(torch.promote_types(z.dtype, torch.float32))
-            points, loss, index = self.quantise(exact)
-        return Quantised(points.to(z.dtype), loss, index)
+            points = self.quantise(exact)
+        return Quantised(points.z.to(z.dtype), points.loss, points.index)
 
     def quantise(self, z: Tensor) -> Quantised:
         """`forward` in at least float32."""
@@ -182,14 +183,16 @@ class Codebook(Quantiser):
         weight = self.weight.detach().to(codes.dtype)
         squares = weight.square().sum(1)
         rows = max(CHUNK // self.size, 1)
-        return torch.cat([torch.addmm(squares, part, weight.T, alpha=-2).argmin(1) for part in codes.split(rows)])
+        return torch.cat(
+            [torch.addmm(squares, part, weight.T, alpha=-2).argmin(1) for part in torch.split(codes, rows)]
+        )
 
     def _sums(self, codes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """How many codes each vector has, (size,), and their sum, (size, width), added in the same order each time."""
         count, total = torch.zeros_like(self.use), torch.zeros_like(self.weight)
         every = torch.arange(self.size, device=index.device)[:, None]
         rows = max(CHUNK // self.size, 1)
-        for part, of in zip(codes.split(rows), index.split(rows), strict=True):
+        for part, of in zip(torch.split(codes, rows), torch.split(index, rows), strict=True):
             mine = (every == of).to(codes.dtype)
             count += mine.sum(1)
             total += mine @ part
