@@ -12,7 +12,7 @@ import ml_collections
 from ml_collections.config_dict import placeholder
 
 from scorefield import configs
-from scorefield.commands.run import open_run
+from scorefield.commands.run import read_run
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.configs.specs import OLD_KEYWORDS, find, settings_of
@@ -42,7 +42,7 @@ def of_run(workdir: Path) -> ml_collections.ConfigDict:
             f"expected --config beside --workdir={workdir}, which holds no run yet, as --config=digits:vp (--mode=list "
             "prints all)"
         )
-    config, complete = open_run(workdir, "cpu").config, defaults()
+    config, complete = read_run(workdir, "cpu").config, defaults()
     for group in ("transform", "training", "sampling"):
         config[group] = ml_collections.ConfigDict({**complete[group], **config[group]})
     return config

@@ -234,7 +234,22 @@ def device_of(name: str | None) -> torch.device:
 
 
 def open_run(workdir: Path, device: str | None = None) -> Run:
-    """The run in a working directory.
+    """The run of a denoiser in a working directory.
+
+    Raises:
+        ValueError: as `read_run`, or if what is trained there is an autoencoder.
+    """
+    run = read_run(workdir, device)
+    if build.is_autoencoder(run.config):
+        raise ValueError(
+            f"expected a run of a denoiser in {workdir}, got an autoencoder: give another --workdir, and name this one "
+            f"by --config.autoencoder={workdir}"
+        )
+    return run
+
+
+def read_run(workdir: Path, device: str | None = None) -> Run:
+    """The run in a working directory, of a denoiser or of an autoencoder.
 
     Raises:
         ValueError: if there is none, its config.json cannot be read, or a part of it cannot be imported.

@@ -298,6 +298,11 @@ PARTS = {
 TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS)
 
 
+def is_autoencoder(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is that of an autoencoder: it has a group `loss`, and no path."""
+    return "loss" in config
+
+
 def modern_config(saved: dict[str, Any]) -> dict[str, Any]:
     """A configuration as in config.json, with present names in place of old ones, and with keywords added since."""
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in saved.items()}

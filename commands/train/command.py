@@ -1,8 +1,6 @@
 """Train a denoiser by denoising score matching; the same command resumes an interrupted run."""
 
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,20 @@ import torch
 
 from scorefield import training
 from scorefield.commands.data_facts import DataFacts
-from scorefield.commands.interruption import Interrupted, graceful_stop
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.run import Run, device_of
 from scorefield.commands.train.batches import batches_of
+from scorefield.commands.train.fork import origin, write_origin
 from scorefield.commands.train.log import Log
-from scorefield.commands.train.resume import WorkdirLock, origin, refuse_another, resume, write_origin
-from scorefield.commands.train.session import Session
-from scorefield.commands.train.settings import PRECISIONS, validate
+from scorefield.commands.train.objective import Loss
+from scorefield.commands.train.settings import validate
 from scorefield.commands.train.start import open_data, start
-from scorefield.commands.train.timetable import CHECKPOINT, PICTURE, Timetable
+from scorefield.commands.training.lock import WorkdirLock
+from scorefield.commands.training.loop import Due, follow
+from scorefield.commands.training.resume import refuse_another, resume
+from scorefield.commands.training.schedule import schedule_of
+from scorefield.commands.training.session import Session
+from scorefield.commands.training.settings import PRECISIONS
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.training import Ranks, Step
@@ -87,8 +89,8 @@ def _train(
         )
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
     with WorkdirLock(workdir) as lock:
-        refuse_another(run)
-        session, forked = start(run, origin(run, fork_from), ema is not False, checkpoint)
+        refuse_another(run, defaults())
+        session, loss, forked = start(run, origin(run, fork_from), ema is not False, checkpoint)
         loaded = resume(session)
         if config.training.sharding == "fsdp" and Ranks.current().world > 1:
             session.shard()
@@ -101,58 +103,30 @@ def _train(
             lock.lock()
         if forked is not None:
             session.save()
-        _introduce(session, dataset, chosen)
-        log = Log(run, session.state.images, session.state, session.loss)
-        return _run(session, dataset, log, (loaded or {}).get("log", {}))
+        _introduce(session, loss, dataset, chosen)
+        log = Log(run, session.state.images, session.state, loss)
+        return _run(session, loss, dataset, log, (loaded or {}).get("log", {}))
 
 
-def _run(session: Session, dataset: Dataset, log: Log, log_state: dict[str, Any]) -> dict[str, Any]:
-    """Take the steps; save, store snapshots and draw pictures when they are due."""
-    run, state, settings = session.run, session.state, session.run.config.training
-    began, before = time.perf_counter(), state.images
-    timetable = Timetable(settings)
-    with log, graceful_stop() as stop:
-        log.load_state(log_state)
-        last_seen = before
-        for step in log.following(_steps(session, dataset, log)):
-            over = step.images >= settings.images
+def _run(session: Session, loss: Loss, dataset: Dataset, log: Log, log_state: dict[str, Any]) -> dict[str, Any]:
+    """Take the steps, with snapshots where they are due."""
+    run, state, seen = session.run, session.state, session.state.images
 
-            def due(every: int, step: Step = step, last_seen: int = last_seen) -> bool:
-                return every > 0 and step.images // every > last_seen // every
+    def on_step(step: Step, due: Due) -> None:
+        nonlocal seen
+        if session.power is not None:
+            session.power.update(state.model, step.images, step.images - seen)
+            if due(run.config.training.snapshot_every):
+                log.guard.settle()
+                session.store_snapshot()
+        seen = step.images
 
-            if session.power is not None:
-                session.power.update(state.model, step.images, step.images - last_seen)
-                if over or due(settings.snapshot_every):
-                    log.guard.settle()
-                    session.store_snapshot()
-            signal, clock = stop.agreed(timetable.request())
-            if signal:
-                place = session.save(log.state())
-                raise Interrupted(signal, f"interrupted: saved {place}; the same command resumes from there")
-            if (due(settings.sample_every) or clock & PICTURE) and not over:
-                with timetable.making(PICTURE):
-                    log.pictures(state, lambda: stop.signal)
-            if (due(settings.checkpoint_every) or clock & CHECKPOINT) and not over:
-                with timetable.making(CHECKPOINT):
-                    session.save_if_room(log.state())
-            last_seen = step.images
-        if state.images > before:
-            session.save(log.state())
-            if settings.sample_every > 0:
-                log.pictures(state, lambda: stop.signal)
-    seconds = time.perf_counter() - began
+    summary = follow(session, log, _steps(session, loss, dataset, log), log_state, on_step)
     files = (run.workdir / name for name in ("checkpoints", "loss.png", "samples"))
-    return {
-        "images": state.images,
-        "images_this_time": state.images - before,  # the next two are about these; the loss is not
-        "seconds": round(seconds, 1),
-        "images_per_second": round((state.images - before) / seconds, 1),
-        "loss": log.loss,
-        "files": [str(file) for file in files if file.exists()],
-    }
+    return summary | {"loss": log.loss, "files": [str(file) for file in files if file.exists()]}
 
 
-def _introduce(session: Session, dataset: Dataset, chosen: dict[str, Any]) -> None:
+def _introduce(session: Session, loss: Loss, dataset: Dataset, chosen: dict[str, Any]) -> None:
     """Print what is trained, and the settings that were chosen by the data."""
     run, state, total = session.run, session.state, session.run.config.training.images
     if not Ranks.current().first:
@@ -165,8 +139,8 @@ def _introduce(session: Session, dataset: Dataset, chosen: dict[str, Any]) -> No
         f"shape {dataset.shape}, {kind} | from {state.images:,} to {total:,} images",
         flush=True,
     )
-    if session.loss.advice:
-        on_stderr(session.loss.advice)
+    if loss.advice:
+        on_stderr(loss.advice)
     empty = (run.num_classes or 0) - len(run.classes)
     if empty:
         on_stderr(f"{empty} of {run.num_classes} classes have no example: they are never sampled")
@@ -184,7 +158,7 @@ def _introduce(session: Session, dataset: Dataset, chosen: dict[str, Any]) -> No
         print(f"{run.workdir} has been trained to its end: to continue, {longer}")
 
 
-def _steps(session: Session, dataset: Dataset, log: Log) -> Iterator[Step]:
+def _steps(session: Session, loss: Loss, dataset: Dataset, log: Log) -> Iterator[Step]:
     run, state = session.run, session.state
     settings = run.config.training
     batches = batches_of(run, dataset, state.images)
@@ -192,22 +166,13 @@ def _steps(session: Session, dataset: Dataset, log: Log) -> Iterator[Step]:
         state.denoiser.get_submodule("net").compile(dynamic=False)
     steps = training.run(
         state,
-        [session.loss.objective(state, log.guard.accept)],
+        [loss.objective(state, log.guard.accept)],
         batches,
         images=settings.images,
-        schedule=_schedule(settings),
+        schedule=schedule_of(settings),
         clip=settings.clip or None,
         precision=PRECISIONS[settings.precision],
         accumulate=settings.accumulate,
         recompute=settings.recompute,
     )
     return (step for (step,) in steps)
-
-
-def _schedule(settings: ml_collections.ConfigDict) -> Callable[[int], float]:
-    def factor(images: int) -> float:
-        rise = min(1.0, (images + settings.batch) / settings.warmup) if settings.warmup else 1.0
-        fall = (1 + math.cos(math.pi * min(1.0, images / settings.images))) / 2 if settings.decay else 1.0
-        return rise * fall
-
-    return factor

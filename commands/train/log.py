@@ -2,42 +2,28 @@
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
-from tqdm import tqdm
 
-from scorefield.commands.progress_bar import duration, say
+from scorefield.commands.progress_bar import say
 from scorefield.commands.run import Run
-from scorefield.commands.train.json_lines import JsonLines
 from scorefield.commands.train.objective import Loss
 from scorefield.commands.train.pictures import save_curves, save_samples
-from scorefield.commands.train.resume import flat
-from scorefield.commands.train.settings import PRECISIONS
-from scorefield.commands.train.timetable import plans
+from scorefield.commands.training.differences import flat
+from scorefield.commands.training.json_lines import JsonLines
+from scorefield.commands.training.progress import Progress
+from scorefield.commands.training.room import room
+from scorefield.commands.training.settings import PRECISIONS
 from scorefield.training import Ranks, Step, TrainingState
-from scorefield.training.checkpoints.atomic import FULL
 from scorefield.training.distributed.shards import in_shards
-from scorefield.training.memory import memory
 from scorefield.training.monitor.loss_guard import LossGuard
 from scorefield.training.monitor.step_metrics import StepMetrics
-
-ESTIMATED = 3.0  # seconds of steps, after which the first line says how long the run will take
-
-
-class _Mark(NamedTuple):
-    """A moment of the run: images seen, the clock, and the seconds within steps so far."""
-
-    images: int
-    clock: float
-    stepping: float
 
 
 @dataclass
@@ -83,27 +69,22 @@ class Log:
         if self._first:
             workdir = self.run.workdir
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before + 1)
-            with self._room(optional=True):
+            with room(self.run, optional=True):
                 _describe(self.run, self._board)
             self._metrics = JsonLines(workdir / "metrics.jsonl", self.before)
             self._timing = JsonLines(workdir / "timing.jsonl", self.before)
             self.loss = self._metrics.rows[-1].get("loss", math.nan) if self._metrics.rows else math.nan
-        total = self.run.config.training.images
-        off = None if self._first else True
-        self._bar = tqdm(total=total, initial=self.before, unit="image", unit_scale=True, desc="train", disable=off)
-        self._stepping = 0.0
-        self._row = self._line = self._mark(self.before)
-        self._estimated = False
+        self._progress = Progress(self.run.config.training, self.before, self._first)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self._progress.close()
         if self._first:
-            with self._room(optional=True):
+            with room(self.run, optional=True):
                 save_curves(self._metrics.rows, self.run.workdir)
             self._metrics.close()
             self._timing.close()
-            with self._room(optional=True):
+            with room(self.run, optional=True):
                 self._board.close()
 
     def following(self, steps: Iterator[Step]) -> Iterator[Step]:
@@ -114,7 +95,7 @@ class Log:
         """
         began = time.perf_counter()
         for step in steps:
-            self._bar.update(step.images - self._bar.n)
+            self._progress.update(step.images)
             self._window.add(step)
             last = step.images >= self.run.config.training.images
             due = step.step % self.run.config.training.log_every == 0 or last
@@ -122,11 +103,10 @@ class Log:
                 self.guard.settle()
                 means = self._window.means()
                 self._window.clear()
-            self._stepping += time.perf_counter() - began
+            self._progress.add(time.perf_counter() - began)
             if due:
                 self._write(step, means)
-            if self._first:
-                self._print(step)
+            self._progress.line(step.images, self._facts)
             yield step
             began = time.perf_counter()
 
@@ -140,7 +120,7 @@ class Log:
         """
         self.guard.settle()
         if self._first:
-            with self._room():
+            with room(self.run):
                 self._metrics.flush()
                 self._timing.flush()
         own = {"window": self._window.state_dict(), "watch": self.guard.state_dict()}
@@ -162,7 +142,7 @@ class Log:
         if self._first or sharded:
             # Pictures by the clock come at any step: the random numbers are those of a run without them.
             devices = [self.run.device] if self.run.device.type == "cuda" else []
-            with self._room(), torch.random.fork_rng(devices):
+            with room(self.run), torch.random.fork_rng(devices):
                 message = save_samples(
                     self.run, state, self._board if self._first else None, (lambda: False) if sharded else stopped
                 )
@@ -173,21 +153,14 @@ class Log:
         self.loss = means["loss"]
         if not self._first:
             return
-        before, self._row = self._row, self._mark(step.images)
-        seconds = self._row.clock - before.clock
-        timing = {
-            "images_per_second": (step.images - before.images) / (self._row.stepping - before.stepping),
-            "seconds": seconds,
-            "seconds_outside_steps": seconds - (self._row.stepping - before.stepping),
-            **memory(self.run.device),
-        }
+        timing = self._progress.timing(step.images, self.run.device)
         place = {"step": step.step, "images": step.images}
         numbers = {**self._in_units(means), "learning_rate": step.learning_rate}
-        with self._room():
+        with room(self.run):
             self._metrics.write({**place, **numbers})
-        with self._room():
+        with room(self.run):
             self._timing.write({**place, **timing})
-        with self._room():
+        with room(self.run):
             self._plot(step.images, {**numbers, **timing})
 
     def _in_units(self, means: dict[str, Any]) -> dict[str, Any]:
@@ -214,40 +187,8 @@ class Log:
                 if levels["count"][i]:
                     self._board.add_scalar(f"{name}_by_log_snr/{low:+03.0f}", levels[name][i], images)
 
-    @contextmanager
-    def _room(self, optional: bool = False) -> Iterator[None]:
-        """Report what cannot be written; unless it is optional, `training.on_full_disk` decides whether to stop."""
-        try:
-            yield
-        except OSError as error:
-            where, repair = error.filename or self.run.workdir, "make room" if error.errno in FULL else "repair that"
-            line = f"{error.strerror or error}: part of the log is not written in {where}"
-            if not optional and self.run.config.training.get("on_full_disk", "stop") != "continue":
-                raise ValueError(f"{line}; {repair}, and run the same command again") from None
-            tqdm.write(line, file=sys.stderr)
-
-    def _mark(self, images: int) -> _Mark:
-        return _Mark(images, time.perf_counter(), self._stepping)
-
-    def _print(self, step: Step) -> None:
-        """Print how long the run will take, once some steps are known; then a line every `log_seconds`."""
-        settings, before, now = self.run.config.training, self._line, self._mark(step.images)
-        if before.images == self.before:  # the first step prepares, and is slower
-            self._line = now
-            return
-        if now.clock - before.clock < (settings.log_seconds if self._estimated else ESTIMATED):
-            return
-        self._line = now
-        rate = (now.images - before.images) / (now.stepping - before.stepping)
-        left = (settings.images - step.images) / rate
-        speed = f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"
-        loss = f"{self.guard.state_dict()['mean']:.4f}"  # over some 100 steps
-        if not self._estimated:
-            self._estimated = True
-            say(f"{speed}: {duration(left)} to go{plans(settings, left)}")
-        elif settings.log_seconds and self._bar.disable:
-            say(f"{step.images:>12,} images  loss {loss}{self._bound}  {speed}  {duration(left)} left")
-        self._bar.set_postfix_str(f"loss={loss}{self._bound}")
+    def _facts(self) -> str:
+        return f"loss {self.guard.state_dict()['mean']:.4f}{self._bound}"  # over some 100 steps
 
 
 def _describe(run: Run, board: SummaryWriter) -> None:

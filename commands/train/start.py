@@ -13,9 +13,10 @@ from scorefield import training
 from scorefield.commands.data_places import make_absolute, open_split
 from scorefield.commands.generate import grid, label_cond
 from scorefield.commands.run import Run, open_run, stored_tensor
+from scorefield.commands.train.fork import fork
 from scorefield.commands.train.objective import Loss
-from scorefield.commands.train.resume import flat, fork
-from scorefield.commands.train.session import Session
+from scorefield.commands.training.differences import flat
+from scorefield.commands.training.session import Session
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.configs.own import fill, preset
@@ -67,8 +68,8 @@ def probabilities_of(dataset: Dataset, seed: int) -> tuple[float, ...]:
 
 def start(
     run: Run, source: Path | None, ema: bool, checkpoint: str | None = None
-) -> tuple[Session, dict[str, Any] | None]:
-    """An untrained session, or one with the weights of another run, and the record of that for fork.json.
+) -> tuple[Session, Loss, dict[str, Any] | None]:
+    """An untrained session, or one with the weights of another run, its loss, and the record of that for fork.json.
 
     Args:
         run: to train.
@@ -98,7 +99,7 @@ def start(
     generator = Generator(run.device).manual_seed(run.config.seed)
     state = TrainingState(model, optimizer, averages, generator, times=loss.measured)
     power = training.PowerEMA(model, settings.snapshot_lengths) if settings.snapshot_every > 0 else None
-    return Session(run, state, loss, power), forked
+    return Session(run, state, power), loss, forked
 
 
 def _seed(seed: int) -> None:

@@ -16,9 +16,10 @@ from scorefield.commands.check_data import check_data
 from scorefield.commands.interruption import Stop
 from scorefield.commands.progress_bar import duration
 from scorefield.commands.run import open_run
-from scorefield.commands.train import log, pictures
+from scorefield.commands.train import pictures
 from scorefield.commands.train.command import train
-from scorefield.commands.train.timetable import CHECKPOINT, PICTURE, Timetable
+from scorefield.commands.training import progress
+from scorefield.commands.training.timetable import CHECKPOINT, PICTURE, Timetable
 from scorefield.configs import build, digits, own
 from scorefield.training.distributed.ranks import Agreement, Ranks
 
@@ -96,7 +97,7 @@ def test_the_clock_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_first_line_says_how_long_it_takes_and_further_ones_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(log, "ESTIMATED", 0.0)
+    monkeypatch.setattr(progress, "ESTIMATED", 0.0)
     train(tmp_path, small(160, log_seconds=1e-9, sample_every=0), device="cpu")
     lines = [line for line in capsys.readouterr().out.splitlines() if "images/s" in line]
     assert re.fullmatch(r"\S+ images/s: \d+ s to go", lines[0])

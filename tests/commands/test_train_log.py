@@ -28,9 +28,9 @@ from training_runs import (
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.generate import generate
 from scorefield.commands.run import Run
-from scorefield.commands.train.json_lines import JsonLines
 from scorefield.commands.train.log import Log
 from scorefield.commands.train.pictures import sampling_of
+from scorefield.commands.training.json_lines import JsonLines
 from scorefield.configs import cifar10
 from scorefield.evaluation import plot_samples
 from scorefield.models import MLP, Denoiser

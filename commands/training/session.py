@@ -9,8 +9,7 @@ from tqdm import tqdm
 
 from scorefield import training
 from scorefield.commands.run import Run
-from scorefield.commands.train.objective import Loss
-from scorefield.commands.train.settings import SNAPSHOTS
+from scorefield.commands.training.settings import SNAPSHOTS
 from scorefield.training import DiskFullError, PowerEMA, Ranks, Shards, TrainingState
 
 
@@ -22,13 +21,11 @@ class Session:
         run: the configuration and where it is trained.
         state: model, optimiser, averages, generator and progress.
         power: EDM2's averages, where they are followed.
-        loss: what is minimised.
         shards: of the state and the averages, if they are in shards.
     """
 
     run: Run
     state: TrainingState
-    loss: Loss
     power: PowerEMA | None = None
     shards: Shards | None = None
 
