@@ -2,6 +2,7 @@
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -78,7 +79,7 @@ class LevelDecoder(Decoder):
     def log_prob(
         self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
     ) -> Tensor:
-        k = _levels_of(x0, self.levels, self.low, self.high)
+        k = levels_of(x0, self.levels, self.low, self.high)
         x = precise(x)
         scale = expand(precise(sigma / alpha), x)
         seen = x / expand(precise(alpha), x)  # x in units of the data, where its noise is sigma / alpha
@@ -126,7 +127,7 @@ class DiscretisedDecoder(Decoder):
     def log_prob(
         self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
     ) -> Tensor:
-        k = _levels_of(x0, self.levels, self.low, self.high)
+        k = levels_of(x0, self.levels, self.low, self.high)
         mean = precise(predict_x0(denoiser, x, alpha, sigma))
         if self.std is not None:
             scale: Tensor | float = self.std
@@ -136,20 +137,27 @@ class DiscretisedDecoder(Decoder):
         below, above = ((end - mean) / scale for end in ends)
         below = torch.where(k == 0, -math.inf, below)
         above = torch.where(k == self.levels - 1, math.inf, above)
-        return _log_normal_between(below, above).flatten(1).sum(1)
+        return log_between(below, above).flatten(1).sum(1)
 
 
-def _log_normal_between(a: Tensor, b: Tensor) -> Tensor:
-    """Log (Phi(b) - Phi(a)) for a < b, in the lower tail, without cancellation: it is Phi(-a) - Phi(-b) as well."""
+def log_between(a: Tensor, b: Tensor, log_cdf: Callable[[Tensor], Tensor] = torch.special.log_ndtr) -> Tensor:
+    """Log (F(b) - F(a)) for a < b and a symmetric F, by default the normal one; of any shape.
+
+    It is computed in the lower tail, without cancellation: F(-a) - F(-b) is the same.
+    """
     upper = a + b > 0
     a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
-    log_b = torch.special.log_ndtr(b)
-    between: Tensor = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a) - log_b))
+    log_b = log_cdf(b)
+    between: Tensor = log_b + torch.log(-torch.expm1(log_cdf(a) - log_b))
     return between
 
 
-def _levels_of(x0: Tensor, levels: int, low: float, high: float) -> Tensor:
-    """The integers whose cells' centres x0 is on, int64, shaped as x0."""
+def levels_of(x0: Tensor, levels: int, low: float, high: float) -> Tensor:
+    """The integers whose cells' centres x0 is on, int64, shaped as x0.
+
+    Raises:
+        ValueError: if x0 is not on the centres.
+    """
     x0 = precise(x0)
     k = quantise(x0, levels, low=low, high=high)
     centres = cell_to_value(k.to(x0) + 0.5, levels, low=low, high=high)
