@@ -70,7 +70,8 @@ def override(config: ml_collections.ConfigDict, changes: Sequence[str]) -> ml_co
         group, _, name = (key := _key(config, written)).rpartition(".")
         place = _at(config, group)
         if key in build.PARTS and equals:
-            place[name] = _spec(key, text, place[name])
+            with config.ignore_type():  # a run may have a part or None
+                place[name] = None if text == "None" and key in build.OPTIONAL else _spec(key, text, place[name])
         elif name == "name" and group in build.PARTS:
             _at(config, group.rpartition(".")[0])[group.rpartition(".")[2]] = _renamed(group, place, text)
         elif hasattr(place.get(name), "keys"):
@@ -127,7 +128,7 @@ def _key(config: ml_collections.ConfigDict, key: str) -> str:
     node, parts = config, list[str]()
     for part in key.split("."):
         keys = list(node) if hasattr(node, "keys") else []
-        if (place := ".".join(parts)) in build.PARTS:  # keywords without a default too
+        if (place := ".".join(parts)) in build.PARTS and node is not None:  # keywords without a default too
             keys += [key for key in settings_of(find(build.PARTS[place], node.name)) if key not in keys]
         part = OLD_KEYWORDS.get(part, part) if part not in keys else part
         if part not in keys:
@@ -153,7 +154,7 @@ def _at(config: ml_collections.ConfigDict, key: str) -> Any:
     return node
 
 
-def _spec(key: str, value: str, old: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _spec(key: str, value: str, old: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict:
     """The part that the value describes. What it leaves out and the data chooses in a part of that name stays open."""
     table = build.PARTS[key]
     given: str | dict[str, Any] = value
@@ -163,7 +164,7 @@ def _spec(key: str, value: str, old: ml_collections.ConfigDict) -> ml_collection
         except (SyntaxError, TypeError, ValueError):
             raise ValueError(f"expected --config.{key} as {{'name': 'NAME', 'KEY': VALUE}}, got {value!r}") from None
     new = build.spec(table, given)
-    if new.name == old.get("name"):
+    if old is not None and new.name == old.get("name"):
         named = build.modern(table, given)
         later = [each for each in old if old[each] is None and each not in named and new.get(each) is not None]
         with new.ignore_type():

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from scorefield import likelihood, models, sde_lib, solvers
 from scorefield.configs.specs import FROM_DATA, Table, build, find, modern, name_of, spec, unparse
 from scorefield.configs.text import parse
-from scorefield.models import precondition
+from scorefield.models import conditioners, precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
+from scorefield.models.conditioned import ConditionedNetwork
 from scorefield.models.hyperparameters import settings_of
 from scorefield.models.levels import Levels, Parameterisation
 from scorefield.models.networks.autoencoder import ImageAutoencoder
@@ -28,10 +29,10 @@ from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training import data, times, weighting
 
 __all__ = [
-    "AUTOENCODERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "PARTS", "PRECONDITIONS",
-    "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TIMES", "WEIGHTINGS", "Table", "autoencoder", "autoencoder_spec",
-    "build", "denoiser", "label_required", "modern", "modern_config", "name_of", "network", "parse",
-    "precondition_spec", "sde_spec", "spec", "unparse",
+    "AUTOENCODERS", "CONDITIONERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "OPTIONAL",
+    "PARTS", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TIMES", "WEIGHTINGS", "Table",
+    "autoencoder", "autoencoder_spec", "build", "denoiser", "label_required", "modern", "modern_config", "name_of",
+    "network", "parse", "precondition_spec", "sde_spec", "spec", "unparse",
 ]  # fmt: skip
 
 
@@ -172,6 +173,18 @@ NETWORKS = Table(
     },
     base=nn.Module,
 )
+CONDITIONERS = Table(
+    "conditioners",
+    {
+        "class_tokens": conditioners.ClassTokens,
+        "text": conditioners.TextTransformer,
+        "boxes": conditioners.Boxes,
+        "map": conditioners.SemanticMap,
+        "low": conditioners.LowResolution,
+        "masked": conditioners.MaskedImage,
+    },
+    base=conditioners.Conditioner,
+)
 PRECONDITIONS = Table(
     "preconditions",
     {**precondition.PREDICTS, "edm": precondition.edm, "levels": _levels, "time_conditioned": _time_conditioned},
@@ -289,12 +302,14 @@ PARTS = {
     "data": DATASETS,
     "sde": SDES,
     "net": NETWORKS,
+    "conditioner": CONDITIONERS,
     "precondition": PRECONDITIONS,
     "training.weight": WEIGHTINGS,
     "training.times": TIMES,
     "sampling.solver": SOLVERS,
     "sampling.grid": GRIDS,
 }
+OPTIONAL = ("conditioner",)  # Parts that may be None.
 TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS)
 
 
@@ -309,7 +324,7 @@ def modern_config(saved: dict[str, Any]) -> dict[str, Any]:
     for key, table in PARTS.items():
         group, _, name = key.rpartition(".")
         place = config.get(group, {}) if group else config
-        if name in place:
+        if place.get(name) is not None:
             place[name] = spec(table, _as_it_was(key, place[name]))
     return config
 
@@ -337,6 +352,8 @@ def denoiser(
     inputs = getattr(parameterisation, "inputs", 1)
     code_size = sde.size if isinstance(sde, sde_lib.MultivariateVP) else None
     net = network(config, shape, num_classes, inputs, code_size)
+    if isinstance(net, ConditionedNetwork):
+        net.required = config.training.label_dropout == 0
     return models.Denoiser(net, parameterisation, label_required=label_required(config, num_classes))
 
 
@@ -352,11 +369,11 @@ def network(
     inputs: int = 1,
     code_size: int | None = None,
 ) -> nn.Module:
-    """The untrained network of a configuration.
+    """The untrained network of a configuration, with its conditioner if it has one.
 
     Raises:
         ValueError: if the parameterisation shows the network several inputs, and it takes one; or if the path has a
-            latent code, and it takes none.
+            latent code, or the conditioner gives tokens or images, and it takes none.
     """
     takes = inspect.signature(find(NETWORKS, config.net.name)).parameters
     if code_size is not None and "code_size" not in takes:
@@ -372,8 +389,35 @@ def network(
     sizes = {
         "channels": shape[0], "inputs": inputs, "shape": shape, "num_classes": num_classes, "code_size": code_size,
     }  # fmt: skip
-    built: nn.Module = build(NETWORKS, config.net, **sizes)
-    return built
+    if (chosen := config.get("conditioner")) is None:
+        built: nn.Module = build(NETWORKS, config.net, **sizes)
+        return built
+    conditioner: conditioners.Conditioner = build(CONDITIONERS, chosen, **sizes)
+    if "label" in conditioner.keywords:  # the class reaches the network by its conditioner alone
+        sizes["num_classes"] = None
+    return ConditionedNetwork(build(NETWORKS, _conditioned(config, conditioner), **sizes), conditioner)
+
+
+def _conditioned(config: ml_collections.ConfigDict, conditioner: conditioners.Conditioner) -> dict[str, Any]:
+    """The spec of the network, with the width of the tokens and the channels of the images that it is given.
+
+    Raises:
+        ValueError: if it takes none, or was set to others.
+    """
+    name, by = config.net.name, config.conditioner.name
+    takes, net = inspect.signature(find(NETWORKS, name)).parameters, dict(config.net)
+    for key, what, value in (
+        ("context", "context tokens", conditioner.context), ("concat", "images beside x", conditioner.concat),
+    ):  # fmt: skip
+        if value and key not in takes:
+            use = ", ".join(each for each in NETWORKS.parts if key in inspect.signature(NETWORKS[each]).parameters)
+            raise ValueError(f"expected a network that takes {what}, for the conditioner {by}, got {name}: use {use}")
+        if value and (net.get(key) or value) != value:
+            raise ValueError(
+                f"expected net.{key}={value}, as the conditioner {by} gives it, got {net[key]}: leave it out"
+            )
+        net |= {key: value} if value else {}
+    return net
 
 
 def autoencoder(partial: str | Mapping[str, Any], channels: int) -> ImageAutoencoder:

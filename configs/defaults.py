@@ -46,6 +46,7 @@ def defaults() -> ml_collections.ConfigDict:
             "autoencoder": "",  # Directory of one; the run is then of its codes.
             "sde": spec(SDES, "vp"),
             "net": spec(NETWORKS, "unet"),
+            "conditioner": None,  # What makes tokens or images beside x of captions, boxes, maps; or of the classes.
             "precondition": spec(PRECONDITIONS, "eps"),
             "training": {
                 "images": 1_000_000,

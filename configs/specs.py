@@ -30,7 +30,8 @@ OLD_KEYWORDS = {"clock": "variable", "pace": "time_weight", "whole": "integer_ti
 # Packages whose functions are no parts.
 LIBRARIES = (
     "PIL", "absl", "datasets", "diffusers", "huggingface_hub", "matplotlib", "ml_collections", "numpy", "pip",
-    "safetensors", "scipy", "setuptools", "sklearn", "tensorboard", "torch", "torchdiffeq", "tqdm",
+    "safetensors", "scipy", "setuptools", "sklearn", "tensorboard", "tokenizers", "torch", "torchdiffeq",
+    "tqdm",
 )  # fmt: skip
 # Keywords whose value is a spec of the same table.
 NESTED = ("solver", "predictor")
