@@ -10,7 +10,7 @@ from torch import Tensor
 from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import generate
 from scorefield.commands.generate import grid as grid_of
-from scorefield.commands.labels import sampled_labels
+from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run, open_trained
@@ -34,6 +34,7 @@ def compare(
     seed: int = 0,
     batch: int = 256,
     label: str | int | None = None,
+    caption: str | None = None,
     guidance: float = 1.0,
     ema: bool = True,
     checkpoint: str | None = None,
@@ -57,7 +58,7 @@ def compare(
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
     trained.check_one_level("compare")
     run = trained.run
-    labels = sampled_labels(run, num, label, guidance)
+    given = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
     sampling = {
         **run.config.sampling,
         **({"grid": grid} if grid else {}),
@@ -67,7 +68,7 @@ def compare(
     def made(model: DenoiserLike, **chosen: Any) -> Tensor:
         with progress_bar(f"{chosen['solver']}, {chosen['steps']} steps", num, leave=False) as bar:
             return generate(
-                run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, labels=labels.label,
+                run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, cond=given.cond,
                 guidance=guidance, bar=bar,
             )  # fmt: skip
 
@@ -88,7 +89,7 @@ def compare(
 
     settings = {
         "num": num, "solver": list(solver), "steps": list(steps), "grid": build.unparse(sampling["grid"]),
-        "denoise": sampling["denoise"], "seed": seed, **labels.described, "guidance": guidance, **trained.described,
+        "denoise": sampling["denoise"], "seed": seed, **given.described, "guidance": guidance, **trained.described,
     }  # fmt: skip
     path = output_path(output, workdir / "compare.npz", settings)
     write_arrays(path, **{name: run.to_stored(x) for name, x in arrays.items()})

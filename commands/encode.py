@@ -17,7 +17,7 @@ from scorefield.commands.flow import (
     round_trip,
 )
 from scorefield.commands.images import Images, read_input
-from scorefield.commands.labels import data_labels
+from scorefield.commands.conditioning import data_conditioning, stored_conditioning
 from scorefield.commands.latents import Latents
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, newest, output_path, write_arrays, write_json
@@ -63,18 +63,18 @@ def encode(
     ts = checked_times(run, options, batch)
     images = _images(run, input, split, num, seed)
     stored = images.stored
-    labels = data_labels(run, images.label, len(stored), label, images.data.name)
+    given = data_conditioning(run, images.data, label)
     made_by = {**options, **trained.described}
     settings = {
         "num": len(stored), "images": images.described, "data": images.data.name,
-        "data_sha256": images.data.fingerprint, **labels.described, **made_by,
+        "data_sha256": images.data.fingerprint, **given.described, **made_by,
     }  # fmt: skip
     x0 = run.centred(stored).to(run.device)
 
     began = time.perf_counter()
-    latent, before = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, labels=labels.label, ts=ts)
+    latent, before = along_flow(run, trained.denoiser, x0, options, up=True, batch=batch, cond=given.cond, ts=ts)
     seconds = time.perf_counter() - began
-    distance = round_trip(run, trained.denoiser, x0, latent, options, labels=labels.label, before=before, ts=ts)
+    distance = round_trip(run, trained.denoiser, x0, latent, options, cond=given.cond, before=before, ts=ts)
     if distance > FAR * (1.0 if run.levels is not None else float(x0.std(correction=0))):
         on_stderr(
             f"the images come back from these latents with an error of {distance:.2g} (rms): take more --steps, or "
@@ -82,8 +82,9 @@ def encode(
         )
 
     path = output_path(output, workdir / "latents.npz", settings)
-    known = images.label if run.num_classes is None else labels.label
-    Latents(latent, made_by, ts, before, stored, known, images.index).write(path)
+    known = images.label if run.num_classes is None else given.label
+    others = {key: value for key, value in given.cond.items() if key != "label"}
+    Latents(latent, made_by, ts, before, stored, known, images.index, others).write(path)
     shown = min(len(stored), 16)
     scaled = (latent[:shown] / float(run.sde.scales(run.sde.t_max)[1]) / 6 + 0.5).clamp(0, 1)  # three deviations
     picture = path.with_suffix(".png")
@@ -129,25 +130,25 @@ def decode(
     ts = checked_times(run, options, batch)
     if latents.t is not None and grid is None and steps is None:
         ts = latents.t
-    labels = data_labels(run, latents.label if label is None else None, len(latents.latent), label, str(source))
+    given = stored_conditioning(run, latents.conditioning, len(latents.latent), label, str(source))
     differing = _differing(made_by, {**options, **trained.described})
-    if labels.label is not None and (latents.label is None or bool((labels.label != latents.label.flatten()).any())):
+    if given.label is not None and (latents.label is None or bool((given.label != latents.label.flatten()).any())):
         differing.append(f"{'no class' if latents.label is None else 'their own classes'}, not {label}")
     settings = {
-        "num": len(latents.latent), "latents_sha256": _digest(source), **labels.described, **options,
+        "num": len(latents.latent), "latents_sha256": _digest(source), **given.described, **options,
         **trained.described,
     }  # fmt: skip
 
     before = None if differing else latents.before
     x0, _ = along_flow(
-        run, trained.denoiser, latents.latent, options, up=False, batch=batch, labels=labels.label, before=before, ts=ts
+        run, trained.denoiser, latents.latent, options, up=False, batch=batch, cond=given.cond, before=before, ts=ts
     )
     if differing:
         on_stderr(f"these latents were encoded by {', '.join(differing)}: they do not come back exactly")
     back, stored = run.to_stored(x0), latents.x
 
     path = output_path(output, workdir / "decoded.npz", settings)
-    write_arrays(path, x=back, label=latents.label if run.num_classes is None else labels.label)
+    write_arrays(path, x=back, label=latents.label if run.num_classes is None else given.label)
     rows = {**({} if stored is None else {"images": stored}), "decoded": back}
     plot_rows({name: run.viewable(x[:16]) for name, x in rows.items()}, picture := path.with_suffix(".png"))
     measured = {} if stored is None else {"round_trip_rms": rms(x0, run.centred(stored))}

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.generate import grid as grid_of
-from scorefield.commands.generate import label_cond
+from scorefield.commands.generate import of_rows, prepared
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run
 from scorefield.configs import build
-from scorefield.sde_lib.denoiser import DenoiserLike
+from scorefield.sde_lib.denoiser import Cond, DenoiserLike
 from scorefield.solvers import BELM, Solver
 
 Options = dict[str, Any]  # solver, grid and steps
@@ -26,7 +26,7 @@ def along_flow(
     *,
     up: bool,
     batch: int = 256,
-    labels: Tensor | None = None,
+    cond: Cond | None = None,
     before: Tensor | None = None,
     ts: Tensor | None = None,
     show: bool = True,
@@ -42,7 +42,7 @@ def along_flow(
         options: `solver`, `grid` and `steps`.
         up: the direction.
         batch: samples in one batch.
-        labels: the class of each sample, (N,).
+        cond: keywords of the denoiser, with a row for each sample, (N, ...).
         before: see above.
         ts: falling times, in place of those of `grid` and `steps`.
         show: whether to show the progress.
@@ -55,16 +55,14 @@ def along_flow(
     arrived, befores = [], []
     with progress_bar("encode" if up else "decode", len(x), show) as bar:
         for first in range(0, len(x), batch):
-            chunk, label, neighbour = (
-                None if each is None else each[first : first + batch].to(run.device) for each in (x, labels, before)
-            )
-            assert chunk is not None
-            cond, on_step = label_cond(label, run.device), bar.steps(len(chunk))
+            rows = slice(first, first + batch)
+            chunk, neighbour = x[rows].to(run.device), None if before is None else before[rows].to(run.device)
+            given, on_step = prepared(denoiser, of_rows(cond, rows, run.device), run.shape), bar.steps(len(chunk))
             if isinstance(solver, BELM):
-                there, neighbour = solver.pair(denoiser, run.sde, chunk, ts, neighbour, cond=cond, on_step=on_step)
+                there, neighbour = solver.pair(denoiser, run.sde, chunk, ts, neighbour, cond=given, on_step=on_step)
                 befores.append(neighbour.cpu())
             else:
-                there = solver(denoiser, run.sde, chunk, ts, cond=cond, on_step=on_step)
+                there = solver(denoiser, run.sde, chunk, ts, cond=given, on_step=on_step)
             arrived.append(there.cpu())
     there = torch.cat(arrived)
     if not bool(there.isfinite().all()):
@@ -79,14 +77,14 @@ def round_trip(
     latent: Tensor,
     options: Options,
     *,
-    labels: Tensor | None = None,
+    cond: Cond | None = None,
     before: Tensor | None = None,
     ts: Tensor | None = None,
 ) -> float:
     """The root mean square distance of the first 16 images from their decoded latents, in the model's values."""
-    some = [None if each is None else each[:CHECKED] for each in (latent, labels, before)]
-    assert some[0] is not None
-    back, _ = along_flow(run, denoiser, some[0], options, up=False, labels=some[1], before=some[2], ts=ts, show=False)
+    some, before = latent[:CHECKED], None if before is None else before[:CHECKED]
+    cond = of_rows(cond, slice(CHECKED), run.device)
+    back, _ = along_flow(run, denoiser, some, options, up=False, cond=cond, before=before, ts=ts, show=False)
     return rms(back, x0[:CHECKED].cpu())
 
 

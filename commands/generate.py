@@ -5,13 +5,14 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scorefield import models, solvers
 from scorefield.commands.progress_bar import Bar, progress_bar
 from scorefield.commands.run import Run
 from scorefield.configs import build
-from scorefield.sde_lib.denoiser import DenoiserLike
+from scorefield.models.conditioned import ConditionedNetwork
+from scorefield.sde_lib.denoiser import Cond, DenoiserLike
 from scorefield.solvers import Solver
 from scorefield.solvers.solver import OnStep
 from scorefield.training.distributed.ranks import Ranks
@@ -27,7 +28,7 @@ def generate(
     sampling: Mapping[str, Any],
     seed: int,
     batch: int = 256,
-    labels: Tensor | None = None,
+    cond: Cond | None = None,
     guidance: float = 1.0,
     show: bool = True,
     bar: Bar | None = None,
@@ -46,7 +47,7 @@ def generate(
         sampling: a mapping with `solver` and `grid` (specs, as text or mappings), `steps` and `denoise`.
         seed: seed of the noise.
         batch: samples in one batch.
-        labels: the class of each sample, (N,).
+        cond: keywords of the denoiser, with a row for each sample, (N, ...).
         guidance: scale of classifier-free guidance.
         show: whether to show the progress.
         bar: which counts the samples in place of one of its own.
@@ -71,7 +72,7 @@ def generate(
                 (count, *run.shape),
                 solver=solver,
                 grid=ts,
-                cond=label_cond(labels, run.device, slice(first, first + count)),
+                cond=prepared(denoiser, of_rows(cond, slice(first, first + count), run.device), run.shape),
                 denoise=sampling["denoise"],
                 seed=seed,
                 first=first,
@@ -99,6 +100,15 @@ def guided(denoiser: DenoiserLike, guidance: float) -> DenoiserLike:
     return denoiser if guidance == 1.0 else models.ClassifierFree(denoiser, guidance)
 
 
-def label_cond(labels: Tensor | None, device: torch.device, rows: slice = slice(None)) -> dict[str, Any]:
-    """The conditioning of samples with these classes (B,), or of a run without classes."""
-    return {} if labels is None else {"label": labels[rows].to(device)}
+def of_rows(cond: Cond | None, rows: slice, device: torch.device) -> dict[str, Any]:
+    """The conditioning of some samples, on a device."""
+    return {key: value[rows].to(device) for key, value in (cond or {}).items()}
+
+
+def prepared(denoiser: DenoiserLike, cond: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """The conditioning as the network takes it: a conditioner encodes it here, once, and not at every step."""
+    for module in denoiser.modules() if isinstance(denoiser, nn.Module) else ():
+        if isinstance(module, ConditionedNetwork):
+            with torch.no_grad():
+                return module.conditioner.prepare(cond, (shape[-2], shape[-1]) if len(shape) == 3 else None)
+    return cond

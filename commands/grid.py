@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from scorefield.commands.arguments import at_least
-from scorefield.commands.generate import guided, label_cond
-from scorefield.commands.labels import sampled_labels
+from scorefield.commands.generate import guided, of_rows, prepared
+from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import open_trained
@@ -66,14 +66,14 @@ def grid(
     trained.check_one_level("grid")
     check_output(output, ".json")
     run = trained.run
-    labels = sampled_labels(run, num, label, guidance)
+    given = sampled_conditioning(run, num, label=label, guidance=guidance)
     noise = PerSampleNoise(seed, range(num))
     x = run.sde.prior((num, *run.shape), noise=noise, device=run.device)
-    model, cond = guided(trained.denoiser, guidance), label_cond(labels.label, run.device)
+    model, cond = guided(trained.denoiser, guidance), prepared(trained.denoiser, of_rows(given.cond, slice(None), run.device), run.shape)
     with torch.no_grad(), progress_bar("grid", num) as bar:
         measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps, on_step=bar.steps(num))
 
-    settings = {"num": num, "steps": steps, "order": order, "seed": seed, **labels.described, "guidance": guidance}
+    settings = {"num": num, "steps": steps, "order": order, "seed": seed, **given.described, "guidance": guidance}
     path = output_path(output, workdir / "grid.json")  # a fixed name, from which --grid=optimal reads
     report = write_json(path, {**settings, **trained.described, **measured._asdict()})
     curve = {"steps": (measured.log_snr, measured.density)}

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scorefield.commands.flow import GRID, SOLVER, STEPS, along_flow, checked_times
-from scorefield.commands.labels import data_labels
+from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
-from scorefield.commands.run import open_trained
+from scorefield.commands.run import open_trained, stored_tensor
 from scorefield.evaluation import plot_rows
-from scorefield.training.data.batches import tensor
 
 
 def interpolate(
@@ -48,19 +48,19 @@ def interpolate(
     dataset = run.dataset(split)
     if not all(0 <= i < len(dataset) for i in pair):
         raise ValueError(f"expected --pair of images 0 .. {len(dataset) - 1} of the {split} split, got {pair}")
-    ends = run.centred(tensor(dataset.x[list(pair)])).to(run.device)
-    own = None if dataset.label is None else torch.as_tensor(dataset.label[list(pair)])
-    ends_labels = data_labels(run, own, 2, label, dataset.name)
+    both = dataset.at(np.array(pair))
+    ends = run.centred(stored_tensor(both)).to(run.device)
+    given = data_conditioning(run, both, label)
     settings = {
-        "pair": list(pair), "split": split, "num": num, "data_sha256": dataset.fingerprint, **ends_labels.described,
+        "pair": list(pair), "split": split, "num": num, "data_sha256": dataset.fingerprint, **given.described,
         **options, **trained.described,
     }  # fmt: skip
 
-    latents, _ = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, labels=ends_labels.label, ts=ts)
+    latents, _ = along_flow(run, trained.denoiser, ends, options, up=True, batch=batch, cond=given.cond, ts=ts)
     path_of_latents = spherical(latents[0], latents[1], torch.linspace(0, 1, num, device=latents.device))
     nearest = (torch.arange(num) >= num / 2).long()
-    labels = None if ends_labels.label is None else ends_labels.label[nearest]
-    x0, _ = along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, labels=labels, ts=ts)
+    cond = given.take(nearest)
+    x0, _ = along_flow(run, trained.denoiser, path_of_latents, options, up=False, batch=batch, cond=cond, ts=ts)
     back = run.to_stored(x0)
 
     path = output_path(output, workdir / "interpolation.npz", settings)

@@ -13,6 +13,9 @@ from torch import Tensor
 from scorefield.commands.outputs import report_beside, write_arrays
 
 
+COND = "cond_"  # before the names of arrays in the file
+
+
 @dataclass(frozen=True)
 class Latents:
     """What `encode` writes and `decode` reads.
@@ -25,6 +28,7 @@ class Latents:
         x: the images, as they are stored, (N, *D).
         label: their classes, (N,).
         index: their places in the data set, (N,).
+        cond: what else they are conditioned on, by the denoiser's keywords, (N, ...) each.
     """
 
     latent: Tensor
@@ -34,11 +38,18 @@ class Latents:
     x: Tensor | None = None
     label: Tensor | None = None
     index: NDArray[np.int64] | None = field(default=None, repr=False)
+    cond: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def conditioning(self) -> dict[str, Tensor]:
+        """The keywords of the denoiser with a row for each latent, the class among them."""
+        return {**self.cond, **({} if self.label is None else {"label": self.label})}
 
     def write(self, path: Path) -> Path:
         """Write an .npz of the arrays, with `made_by` as JSON."""
-        arrays = {key: value for key, value in vars(self).items() if key != "made_by"}
-        return write_arrays(path, **arrays, made_by=json.dumps(self.made_by))
+        arrays = {key: value for key, value in vars(self).items() if key not in ("made_by", "cond")}
+        others = {f"{COND}{key}": value for key, value in self.cond.items()}
+        return write_arrays(path, **arrays, **others, made_by=json.dumps(self.made_by))
 
     @classmethod
     def read(cls, path: Path, shape: tuple[int, ...]) -> "Latents":
@@ -64,4 +75,5 @@ class Latents:
                 f"expected an array `latent` of shape (N, {', '.join(map(str, shape))}) in {path}, got {got}"
             )
         tensors = {key: torch.as_tensor(arrays[key]) for key in ("t", "before", "x", "label") if key in arrays}
-        return cls(torch.as_tensor(latent).float(), made_by, **tensors, index=arrays.get("index"))
+        cond = {key.removeprefix(COND): torch.as_tensor(a) for key, a in arrays.items() if key.startswith(COND)}
+        return cls(torch.as_tensor(latent).float(), made_by, **tensors, index=arrays.get("index"), cond=cond)

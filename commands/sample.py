@@ -8,7 +8,7 @@ import torch
 
 from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import generate
-from scorefield.commands.labels import sampled_labels
+from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.run import Run, open_trained
 from scorefield.configs import build
@@ -29,6 +29,7 @@ def sample(
     seed: int = 0,
     batch: int = 256,
     label: str | int | None = None,
+    caption: str | None = None,
     guidance: float = 1.0,
     trajectory: int | None = None,
     ema: bool = True,
@@ -61,15 +62,15 @@ def sample(
         trained.check_one_level("sample --trajectory")
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
     sampling = {**run.config.sampling, **{key: value for key, value in chosen.items() if value is not None}}
-    labels = sampled_labels(run, num, label, guidance)
+    given = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
     settings = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
-    settings |= {"label": None, **labels.described, "guidance": guidance, "num": num, "seed": seed, **trained.described}
+    settings |= {"label": None, **given.described, "guidance": guidance, "num": num, "seed": seed, **trained.described}
 
     began = time.perf_counter()
     kept, counted = None if trajectory is None else Trajectory(min(trajectory, num)), CountCalls(trained.denoiser)
     with ranks.failing_together():
         x = generate(
-            run, counted, num, sampling=sampling, seed=seed, batch=batch, labels=labels.label, guidance=guidance,
+            run, counted, num, sampling=sampling, seed=seed, batch=batch, cond=given.cond, guidance=guidance,
             trajectory=kept, ranks=ranks,
         )  # fmt: skip
         nfe = ranks.world * float(ranks.mean(torch.tensor(float(counted.samples), dtype=torch.float64))) / num
@@ -79,7 +80,7 @@ def sample(
 
     stored = run.to_stored(x)
     path = output_path(output, workdir / "samples.npz", settings)
-    write_arrays(path, x=stored, label=labels.label)
+    write_arrays(path, x=stored, label=given.label)
     plot_samples(run.viewable(stored[:256]), picture := path.with_suffix(".png"))
     report = write_json(path.with_suffix(".json"), {**settings, "nfe": nfe, "seconds": round(seconds, 2)})
     files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]

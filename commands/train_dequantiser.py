@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from scorefield.commands.arguments import at_least
-from scorefield.commands.generate import label_cond
+from scorefield.commands.generate import of_rows
 from scorefield.commands.labels import data_labels
 from scorefield.commands.outputs import output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
@@ -217,7 +217,7 @@ def _gains(trained: Trained, module: torch.nn.Module, dataset: Dataset, seed: in
                 run.sde,
                 k,
                 uniform,
-                cond=label_cond(known, run.device),
+                cond=of_rows({} if known is None else {"label": known}, slice(None), run.device),
                 levels=_levels(trained),
                 low=run.low,
                 high=run.high,

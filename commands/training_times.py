@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from scorefield.commands.arguments import at_least
-from scorefield.commands.generate import label_cond
+from scorefield.commands.generate import of_rows
 from scorefield.commands.images import Images
-from scorefield.commands.labels import data_labels
+from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Trained
@@ -40,8 +40,8 @@ def measure_times(
     dataset = run.dataset("train")
     images = Images.of(dataset, num, seed)
     x0 = run.centred(images.stored).to(run.device)
-    labels = data_labels(run, images.label, len(x0), label, dataset.name)
-    cond = label_cond(labels.label, run.device)
+    given = data_conditioning(run, images.data, label)
+    cond = of_rows(given.cond, slice(None), run.device)
     generator = torch.Generator().manual_seed(seed)
     high, low = log_snr_ends(run.sde)
     errors = []
@@ -63,7 +63,7 @@ def measure_times(
         "measured": float((square / (BINS * probability)).mean() - mean.square()),
     }
     centres = [high + (low - high) * (i + 0.5) / BINS for i in range(BINS)]
-    settings = {"num": len(x0), "seed": seed, **labels.described, "data": dataset.name, **trained.described}
+    settings = {"num": len(x0), "seed": seed, **given.described, "data": dataset.name, **trained.described}
     path = output_path(output, run.workdir / FILE)  # a fixed name, from which --times=measured reads
     content = {**settings, "log_snr": centres, "probability": probability.tolist(), "variance_of_a_draw": variances}
     report = write_json(path, content)

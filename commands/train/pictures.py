@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from scorefield.commands.generate import generate
-from scorefield.commands.labels import sampled_labels
+from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.run import Run
 from scorefield.evaluation import plot_curves, plot_samples
 from scorefield.solvers import Progress
@@ -146,7 +146,7 @@ def _samples(run: Run, denoiser: nn.Module, sampling: Mapping[str, Any], stopped
         SAMPLES,
         sampling=sampling,
         seed=run.config.seed,
-        labels=sampled_labels(run, SAMPLES).label,
+        cond=sampled_conditioning(run, SAMPLES, data=run.examples).cond,
         show=False,
         trajectory=abandoned,
     )

@@ -11,7 +11,8 @@ from torch import Generator
 
 from scorefield import training
 from scorefield.commands.data_places import make_absolute, open_split
-from scorefield.commands.generate import grid, label_cond
+from scorefield.commands.conditioning import sampled_conditioning
+from scorefield.commands.generate import grid, of_rows
 from scorefield.commands.run import Run, open_run, stored_tensor
 from scorefield.commands.train.fork import fork
 from scorefield.commands.train.objective import Loss
@@ -114,7 +115,7 @@ def _try_out(run: Run, model: Model) -> None:
     """Build the sampler and call the network once, so that a mistake in them is found before any work."""
     solver = build.build(build.SOLVERS, run.config.sampling.solver)
     one = torch.zeros(1, *run.shape, device=run.device)
-    cond = {} if run.num_classes is None else label_cond(torch.zeros(1, dtype=torch.long), run.device)
+    cond = of_rows(sampled_conditioning(run, 1, data=run.examples).cond, slice(None), run.device)
     ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
     if isinstance(run.sde, MultivariateVP):
         cond["code"] = torch.zeros(1, run.sde.size, device=run.device)
