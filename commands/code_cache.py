@@ -194,17 +194,23 @@ class DrawCodes:
 
     Args:
         scaled: the autoencoder.
+        flip: whether there are two views.
     """
 
     scaled: ScaledAutoencoder
+    flip: bool = False
 
     def __call__(self, stored: Tensor, generator: Generator) -> Tensor:
-        view = torch.zeros(len(stored), dtype=torch.long, device=stored.device)
-        if stored.shape[1] > 1:
-            view = (torch.rand(len(stored), generator=generator, device=stored.device) < 0.5).long()
-        chosen = stored[torch.arange(len(stored), device=stored.device), view]
+        return self.with_flips(stored, generator)[0]
+
+    def with_flips(self, stored: Tensor, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """The codes, and which are of mirrored images, (B,) bool; None with one view."""
+        chosen, flipped = stored[:, 0], None
+        if self.flip:
+            flipped = torch.rand(len(stored), generator=generator, device=stored.device) < 0.5
+            chosen = torch.where(flipped.view(-1, 1, 1, 1), stored[:, 1], chosen)
         channels = int(self.scaled.autoencoder.code_channels)  # type: ignore[arg-type]
-        return _drawn(self.scaled.scaled(unpacked(chosen, channels)), generator)
+        return _drawn(self.scaled.scaled(unpacked(chosen, channels)), generator), flipped
 
 
 @dataclass(frozen=True)
@@ -219,9 +225,23 @@ class EncodeImages:
     scaled: ScaledAutoencoder
     to_range: ToModelRange
 
+    @property
+    def flip(self) -> bool:
+        """Whether images are mirrored."""
+        return self.to_range.flip
+
     def __call__(self, stored: Tensor, generator: Generator) -> Tensor:
+        return self.with_flips(stored, generator)[0]
+
+    def with_flips(self, stored: Tensor, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        """The codes, and which are of mirrored images, (B,) bool; None if none can be."""
+        images, flipped = self.to_range.with_flips(stored, generator)
+        return self.of_images(images, generator), flipped
+
+    def of_images(self, images: Tensor, generator: Generator) -> Tensor:
+        """The codes of images in the range that the autoencoder takes, (B, c, h, w)."""
         with torch.no_grad():
-            return _drawn(self.scaled.moments(self.to_range(stored, generator)), generator)
+            return _drawn(self.scaled.moments(images), generator)
 
 
 def packed(moments: Moments) -> Tensor:

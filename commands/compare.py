@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.generate import generate
 from scorefield.commands.generate import grid as grid_of
-from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run, open_trained

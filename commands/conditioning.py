@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.commands.conditions import Conditions, conditions_of
+from scorefield.commands.conditions import conditions_of
 from scorefield.commands.labels import data_labels, sampled_labels
 from scorefield.commands.run import Run
 from scorefield.training.data import Dataset
@@ -43,13 +43,13 @@ def sampled_conditioning(
     *,
     label: str | int | None = None,
     caption: str | None = None,
-    data: Dataset | None = None,
+    few: bool = False,
     guidance: float = 1.0,
 ) -> Conditioning:
     """The conditioning of `num` samples.
 
-    Classes are `label`, or each class in turn. A conditioner is given `caption`, or that of the first items of `data`,
-    by default the test split: their captions, boxes or maps, or what it needs of their images.
+    Classes are `label`, or each class in turn. A conditioner is given `caption`, or what belongs to the first items of
+    the test split: their captions, boxes or maps, or what is made of their images. `few` repeats the first 64.
 
     Raises:
         ValueError: for options that the run does not take, or data without what it needs.
@@ -66,7 +66,7 @@ def sampled_conditioning(
     if caption is not None:
         cond = conditions.of_caption(caption, num)
         return Conditioning({**known, **cond}, {**labels.described, "caption": caption}, (caption,) * num)
-    dataset = run.dataset("test") if data is None else data
+    dataset = run.examples if few else run.dataset("test")
     rows = torch.arange(num) % len(dataset)
     part = dataset.at(rows.numpy())
     described = {"conditioning": f"of the first {min(num, len(dataset))} items of {dataset.name} ({dataset.split})"}
@@ -104,6 +104,3 @@ def stored_conditioning(
     labels = data_labels(run, own, num, label, source)
     known = {} if labels.label is None else {"label": labels.label}
     return Conditioning({**{key: value for key, value in kept.items() if key != "label"}, **known}, labels.described)
-
-
-__all__ = ["Conditioning", "Conditions", "data_conditioning", "sampled_conditioning", "stored_conditioning"]

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scorefield.commands.conditioning import data_conditioning, stored_conditioning
 from scorefield.commands.flow import (
     GRID,
     SOLVER,
@@ -17,7 +18,6 @@ from scorefield.commands.flow import (
     round_trip,
 )
 from scorefield.commands.images import Images, read_input
-from scorefield.commands.conditioning import data_conditioning, stored_conditioning
 from scorefield.commands.latents import Latents
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, newest, output_path, write_arrays, write_json

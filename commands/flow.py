@@ -57,7 +57,7 @@ def along_flow(
         for first in range(0, len(x), batch):
             rows = slice(first, first + batch)
             chunk, neighbour = x[rows].to(run.device), None if before is None else before[rows].to(run.device)
-            given, on_step = prepared(denoiser, of_rows(cond, rows, run.device), run.shape), bar.steps(len(chunk))
+            given, on_step = prepared(denoiser, of_rows(cond, run.device, rows), run.shape), bar.steps(len(chunk))
             if isinstance(solver, BELM):
                 there, neighbour = solver.pair(denoiser, run.sde, chunk, ts, neighbour, cond=given, on_step=on_step)
                 befores.append(neighbour.cpu())
@@ -83,7 +83,7 @@ def round_trip(
 ) -> float:
     """The root mean square distance of the first 16 images from their decoded latents, in the model's values."""
     some, before = latent[:CHECKED], None if before is None else before[:CHECKED]
-    cond = of_rows(cond, slice(CHECKED), run.device)
+    cond = of_rows(cond, run.device, slice(CHECKED))
     back, _ = along_flow(run, denoiser, some, options, up=False, cond=cond, before=before, ts=ts, show=False)
     return rms(back, x0[:CHECKED].cpu())
 

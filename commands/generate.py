@@ -72,7 +72,7 @@ def generate(
                 (count, *run.shape),
                 solver=solver,
                 grid=ts,
-                cond=prepared(denoiser, of_rows(cond, slice(first, first + count), run.device), run.shape),
+                cond=prepared(denoiser, of_rows(cond, run.device, slice(first, first + count)), run.shape),
                 denoise=sampling["denoise"],
                 seed=seed,
                 first=first,
@@ -100,13 +100,15 @@ def guided(denoiser: DenoiserLike, guidance: float) -> DenoiserLike:
     return denoiser if guidance == 1.0 else models.ClassifierFree(denoiser, guidance)
 
 
-def of_rows(cond: Cond | None, rows: slice, device: torch.device) -> dict[str, Any]:
+def of_rows(cond: Cond | None, device: torch.device, rows: slice = slice(None)) -> dict[str, Any]:
     """The conditioning of some samples, on a device."""
     return {key: value[rows].to(device) for key, value in (cond or {}).items()}
 
 
 def prepared(denoiser: DenoiserLike, cond: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
     """The conditioning as the network takes it: a conditioner encodes it here, once, and not at every step."""
+    while isinstance(denoiser, models.CountCalls):
+        denoiser = denoiser.denoiser
     for module in denoiser.modules() if isinstance(denoiser, nn.Module) else ():
         if isinstance(module, ConditionedNetwork):
             with torch.no_grad():

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from scorefield.commands.arguments import at_least
-from scorefield.commands.generate import guided, of_rows, prepared
 from scorefield.commands.conditioning import sampled_conditioning
+from scorefield.commands.generate import guided, of_rows, prepared
 from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import open_trained
@@ -69,7 +69,10 @@ def grid(
     given = sampled_conditioning(run, num, label=label, guidance=guidance)
     noise = PerSampleNoise(seed, range(num))
     x = run.sde.prior((num, *run.shape), noise=noise, device=run.device)
-    model, cond = guided(trained.denoiser, guidance), prepared(trained.denoiser, of_rows(given.cond, slice(None), run.device), run.shape)
+    model, cond = (
+        guided(trained.denoiser, guidance),
+        prepared(trained.denoiser, of_rows(given.cond, run.device), run.shape),
+    )
     with torch.no_grad(), progress_bar("grid", num) as bar:
         measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps, on_step=bar.steps(num))
 

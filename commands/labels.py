@@ -25,13 +25,17 @@ class Labels:
     described: dict[str, Any]
 
 
-def sampled_labels(run: Run, num: int, label: int | str | None = None, guidance: float = 1.0) -> Labels:
+def sampled_labels(
+    run: Run, num: int, label: int | str | None = None, guidance: float = 1.0, guided: bool = False
+) -> Labels:
     """The classes of `num` samples: `label`, or each class in turn that had an example in training.
+
+    `guided` allows guidance by other conditioning than classes.
 
     Raises:
         ValueError: for a class or a guidance that the run does not have.
     """
-    if guidance != 1.0:
+    if guidance != 1.0 and not guided:
         _refuse_guidance(run)
     if run.num_classes is None or label is not None:
         return _same_label(run, num, label)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from scorefield.commands.outputs import report_beside, write_arrays
 
-
 COND = "cond_"  # before the names of arrays in the file
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from scorefield.training.data.batches import tensor
 from scorefield.training.data.units import odd_units_of
 
 VERSION = 1
+EXAMPLES = 64
 
 
 @dataclass
@@ -128,6 +130,12 @@ class Run:
 
     def dataset(self, split: str) -> Dataset:
         return self.accept(open_split(self.config.data, split))
+
+    @cached_property
+    def examples(self) -> Dataset:
+        """The first items of the test split, whose conditioning pictures are given."""
+        dataset = self.dataset("test")
+        return dataset.at(np.arange(min(EXAMPLES, len(dataset))))
 
     def accept(self, dataset: Dataset) -> Dataset:
         """The data set, with its classes numbered as in training: see `DataFacts.accept`. Warns of odd units."""

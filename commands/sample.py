@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from scorefield.commands.arguments import at_least
-from scorefield.commands.generate import generate
 from scorefield.commands.conditioning import sampled_conditioning
+from scorefield.commands.generate import generate
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.run import Run, open_trained
 from scorefield.configs import build

@@ -217,7 +217,7 @@ def _gains(trained: Trained, module: torch.nn.Module, dataset: Dataset, seed: in
                 run.sde,
                 k,
                 uniform,
-                cond=of_rows({} if known is None else {"label": known}, slice(None), run.device),
+                cond=of_rows({} if known is None else {"label": known}, run.device),
                 levels=_levels(trained),
                 low=run.low,
                 high=run.high,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.generate import of_rows
 from scorefield.commands.images import Images
-from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Trained
@@ -41,7 +41,7 @@ def measure_times(
     images = Images.of(dataset, num, seed)
     x0 = run.centred(images.stored).to(run.device)
     given = data_conditioning(run, images.data, label)
-    cond = of_rows(given.cond, slice(None), run.device)
+    cond = of_rows(given.cond, run.device)
     generator = torch.Generator().manual_seed(seed)
     high, low = log_snr_ends(run.sde)
     errors = []

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.generate import of_rows
 from scorefield.commands.images import Images
 from scorefield.commands.interruption import Interrupted
-from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
 from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
@@ -116,11 +116,11 @@ def likelihood(
     images = Images.of(dataset, num, seed)
     stored = _finite(images.stored, dataset.name)
     of_ode["dequantisation"], dequantisation_settings, dequantiser_sha256 = _dequantisation(trained, dequantisation)
-    given_cond = data_conditioning(run, images.data, label)
+    conditioning = data_conditioning(run, images.data, label)
     scorer = DatasetScorer(
         trained.denoiser, run.sde, stored, run.data.levels, _prior(run, prior, seed),
-        cond=of_rows(given_cond.cond, slice(None), run.device), low=run.low, high=run.high, seed=seed, draws=draws, chain=chain,
-        variance=variance, density=_density(workdir, times), **dequantisation_settings, device=run.device,
+        cond=of_rows(conditioning.cond, run.device), low=run.low, high=run.high, seed=seed, draws=draws,
+        chain=chain, variance=variance, density=_density(workdir, times), **dequantisation_settings, device=run.device,
     )  # fmt: skip
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)
@@ -128,7 +128,7 @@ def likelihood(
     if "ode" in names and given is None:
         check_one_level(run.sde, "a tolerance", "give --solver=rk4 --grid=uniform --steps=100, or --estimators=elbo")
     of_values = {
-        **given_cond.described, **of_ode, "prior": prior, "data_sha256": dataset.fingerprint,
+        **conditioning.described, **of_ode, "prior": prior, "data_sha256": dataset.fingerprint,
         "dequantiser_sha256": dequantiser_sha256, **trained.described,
     }  # fmt: skip
     settings = {

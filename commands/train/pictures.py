@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from scorefield.commands.generate import generate
 from scorefield.commands.conditioning import sampled_conditioning
+from scorefield.commands.generate import generate
 from scorefield.commands.run import Run
 from scorefield.evaluation import plot_curves, plot_samples
 from scorefield.solvers import Progress
@@ -146,7 +146,7 @@ def _samples(run: Run, denoiser: nn.Module, sampling: Mapping[str, Any], stopped
         SAMPLES,
         sampling=sampling,
         seed=run.config.seed,
-        cond=sampled_conditioning(run, SAMPLES, data=run.examples).cond,
+        cond=sampled_conditioning(run, SAMPLES, few=True).cond,
         show=False,
         trajectory=abandoned,
     )

@@ -10,8 +10,8 @@ import torch
 from torch import Generator
 
 from scorefield import training
-from scorefield.commands.data_places import make_absolute, open_split
 from scorefield.commands.conditioning import sampled_conditioning
+from scorefield.commands.data_places import make_absolute, open_split
 from scorefield.commands.generate import grid, of_rows
 from scorefield.commands.run import Run, open_run, stored_tensor
 from scorefield.commands.train.fork import fork
@@ -115,7 +115,7 @@ def _try_out(run: Run, model: Model) -> None:
     """Build the sampler and call the network once, so that a mistake in them is found before any work."""
     solver = build.build(build.SOLVERS, run.config.sampling.solver)
     one = torch.zeros(1, *run.shape, device=run.device)
-    cond = of_rows(sampled_conditioning(run, 1, data=run.examples).cond, slice(None), run.device)
+    cond = of_rows(sampled_conditioning(run, 1, few=True).cond, run.device)
     ends = Schedule(run.sde, grid(run, run.config.sampling), one)[-1]
     if isinstance(run.sde, MultivariateVP):
         cond["code"] = torch.zeros(1, run.sde.size, device=run.device)

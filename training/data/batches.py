@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from scorefield.sde_lib.quantise import place_in_cell
 from scorefield.training.data.conditions import mirrored, says_a_side
 from scorefield.training.data.dataset import Dataset
 
-Transform = Callable[[Tensor, Generator], Tensor]
+Transform = Callable[[Tensor, Generator], Tensor | dict[str, Tensor]]
 PREFETCHED = 3  # batches that wait for a CUDA device
 
 
@@ -34,7 +34,8 @@ class Batches:
         size: of a batch.
         seed: of order and transformation.
         start: images already seen.
-        transform: (stored values, integers as int32; a generator), both on the device, to x0: see `ToModelRange`.
+        transform: (stored values, integers as int32; a generator), both on the device, to x0, or to a dict of x0 and
+            what is made of the same images; see `ToModelRange`. A `Flipping` one also says which images it mirrors.
         labels: whether batches have labels.
         label_dropout: the share of labels replaced by "unknown" (num_classes), for classifier-free guidance. With
             `known`, the share of examples without any condition.
@@ -74,7 +75,7 @@ class Batches:
         self.cond, self.known = dict(cond or {}), known
         for key, array in self.cond.items():
             _check_condition(dataset, key, array)
-        if "tokens" in self.cond and isinstance(transform, ToModelRange) and transform.flip:
+        if "tokens" in self.cond and isinstance(transform, Flipping) and transform.flip:
             check_mirrored_captions(dataset)
         self._label = np.zeros(len(dataset), np.int64) if dataset.label is None else dataset.label
         self._epoch = -1
@@ -100,11 +101,11 @@ class Batches:
         x = stored.x.to(self.device, non_blocking=True)
         x = x if x.is_floating_point() else x.to(torch.int32)  # which torch can compute with
         flipped = None
-        if isinstance(self.transform, ToModelRange):
+        if isinstance(self.transform, Flipping):
             x0, flipped = self.transform.with_flips(x, generator)
         else:
             x0 = self.transform(x, generator)
-        batch = {"x0": x0}
+        batch = dict(x0) if isinstance(x0, dict) else {"x0": x0}
         if self.labels or self.known:
             dropped = torch.rand(self.size, generator=generator, device=self.device) < self.label_dropout
             if self.labels:
@@ -132,6 +133,20 @@ class Batches:
             self._epoch = epoch
             self._current = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.dataset))
         return self._current
+
+
+@runtime_checkable
+class Flipping(Protocol):
+    """A transform that mirrors some images."""
+
+    @property
+    def flip(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def with_flips(self, stored: Tensor, generator: Generator) -> tuple[Tensor | dict[str, Tensor], Tensor | None]:
+        """What the transform makes, and which images it has mirrored, (B,) bool; None if none can be."""
+        ...
 
 
 @dataclass(frozen=True)
