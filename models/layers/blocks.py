@@ -85,7 +85,7 @@ class UNetBlock(nn.Module):
         self.residual, self.attention = residual, attention
 
     def forward(
-        self, h: Tensor, emb: Tensor | None, context: Tensor | None = None, mask: Tensor | None = None
+        self, h: Tensor, emb: Tensor | None = None, context: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """The images, (B, C, H, W); a spatial transformer sees the context `(B, M, d)` and its mask `(B, M)`."""
         return attended(self.attention, self.residual(h, emb), context, mask)

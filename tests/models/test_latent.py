@@ -89,8 +89,8 @@ def test_tiles_of_a_local_decoder_make_the_whole_image_but_for_their_borders(sha
     own = Local()
     whole, tiled = own.decode(codes), in_tiles(own, codes, 5)  # type: ignore[arg-type]
     assert tiled.shape == whole.shape
-    # The last pixel of a tile misses a quarter of the kernel, and has a third of the weight there: 1/12 on a side. Codes
-    # within 1 .. 2 make that at most twice as much, and a corner misses two sides.
+    # The last pixel of a tile misses a quarter of the kernel, and has a third of the weight there: 1/12 on a side.
+    # Codes within 1 .. 2 make that at most twice as much, and a corner misses two sides.
     assert float(((tiled - whole) / whole).abs().max()) <= 2 * (1 - (11 / 12) ** 2)
     one = torch.ones_like(codes)
     ratio = in_tiles(own, one, 5) / own.decode(one)  # type: ignore[arg-type]
