@@ -15,7 +15,7 @@ import ml_collections
 from torch import Tensor, nn
 
 from scorefield import likelihood, models, sde_lib, solvers
-from scorefield.configs.specs import FROM_DATA, Table, build, find, modern, name_of, spec, unparse
+from scorefield.configs.specs import Table, build, find, modern, name_of, spec, unparse
 from scorefield.configs.text import parse
 from scorefield.models import conditioners, precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
@@ -24,6 +24,7 @@ from scorefield.models.hyperparameters import settings_of
 from scorefield.models.levels import Levels, Parameterisation
 from scorefield.models.networks.autoencoder import ImageAutoencoder
 from scorefield.models.networks.code_encoder import CodeEncoder
+from scorefield.models.networks.quantisers import FSQ, LFQ, Codebook, Quantiser
 from scorefield.solvers import grids
 from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training import data, times, weighting
@@ -110,7 +111,7 @@ def _churn(
 
 def _vq(
     channels: int,
-    quantiser: str = "codebook",
+    quantiser: str = "codebook:size=512",
     code_channels: int = 3,
     width: int = 128,
     multipliers: tuple[float, ...] = (1, 2, 4),
@@ -124,7 +125,7 @@ def _vq(
 ) -> models.VQAutoencoder:
     """An autoencoder whose decoder reads quantised codes; `quantiser` is the spec of what quantises them."""
     return models.VQAutoencoder(
-        channels, build(QUANTISERS, quantiser, channels=code_channels), code_channels, width, multipliers, blocks,
+        channels, build(QUANTISERS, quantiser, width=code_channels), code_channels, width, multipliers, blocks,
         attention, middle_attention, features, code_convolutions, groups, smallest_group,
     )  # fmt: skip
 
@@ -291,7 +292,7 @@ DEQUANTISATIONS = Table(
         "variational": likelihood.Variational,
     },
 )
-QUANTISERS = Table("quantisers", {}, base=nn.Module)
+QUANTISERS = Table("quantisers", {"codebook": Codebook, "fsq": FSQ, "lfq": LFQ}, base=Quantiser)
 AUTOENCODERS = Table(
     "autoencoders",
     {"kl": models.KLAutoencoder, "vq": _vq, "tiny": models.TinyAutoencoder},
@@ -431,7 +432,8 @@ def autoencoder_spec(module: ImageAutoencoder) -> ml_collections.ConfigDict:
     settings = settings_of(module)
     del settings["channels"]
     if isinstance(module, models.VQAutoencoder):
-        quantiser = {key: value for key, value in settings_of(module.quantiser).items() if key not in FROM_DATA}
+        quantiser = settings_of(module.quantiser)
+        quantiser.pop("width", None)
         name = name_of(QUANTISERS, type(module.quantiser))
         return spec(AUTOENCODERS, "vq", **{**settings, "quantiser": unparse({"name": name, **quantiser})})
     return spec(AUTOENCODERS, name_of(AUTOENCODERS, type(module)), **settings)

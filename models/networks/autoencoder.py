@@ -14,6 +14,7 @@ from scorefield.models.layers.initial import as_images, channels_last
 from scorefield.models.layers.norm import Norm, norms
 from scorefield.models.layers.resampling import Downsample, Upsample
 from scorefield.models.moments import Moments, Reconstruction
+from scorefield.models.networks.quantisers import Quantiser
 
 # Bounds of the logarithm of the codes' variance.
 LOG_VAR = (-30.0, 20.0)
@@ -319,7 +320,7 @@ class VQAutoencoder(Convolutional):
 
     Args:
         channels: of the images.
-        quantiser: the module that quantises codes, one of `models.networks.quantisers`.
+        quantiser: of the codes.
         code_channels: of the codes.
         width: channels of the first level, at a multiplier of 1.
         multipliers: of the width, one for each level; the size halves between levels.
@@ -330,12 +331,15 @@ class VQAutoencoder(Convolutional):
         code_convolutions: whether a 1x1 convolution makes the codes, and another reads them.
         groups: of the normalisations.
         smallest_group: channels that a group has at least (1 in Rombach et al.'s own code).
+
+    Raises:
+        ValueError: if the quantiser is for codes of another number of channels.
     """
 
     def __init__(
         self,
         channels: int,
-        quantiser: nn.Module,
+        quantiser: Quantiser,
         code_channels: int = 3,
         width: int = 128,
         multipliers: Sequence[float] = (1, 2, 4),
@@ -351,6 +355,11 @@ class VQAutoencoder(Convolutional):
             channels, code_channels, 1, width, multipliers, blocks, attention, middle_attention, features,
             code_convolutions, groups, smallest_group,
         )  # fmt: skip
+        if quantiser.width != code_channels:
+            raise ValueError(
+                f"expected code_channels={quantiser.width}, as {type(quantiser).__name__} has it, got {code_channels}: "
+                "change one of the two"
+            )
         self.quantiser = quantiser
 
     def moments(self, images: Tensor) -> Moments:
