@@ -12,7 +12,6 @@ from torch.nn.functional import adaptive_avg_pool2d
 from scorefield.commands.autoencoder_files import encoded_at_once
 from scorefield.commands.run import Run, stored_tensor
 from scorefield.configs import build
-from scorefield.models.text_tokens import WordPieces
 from scorefield.training import ToModelRange
 from scorefield.training.data import Dataset
 
@@ -103,9 +102,9 @@ class Conditions:
         return tuple(dataset.cond["caption"].tolist()) if "tokens" in self.keywords else ()
 
     @property
-    def tokenizer(self) -> WordPieces:
+    def tokenizer(self) -> Any:
         """Of the run."""
-        return self.run.tokenizer
+        return self.run.tokenizer  # type: ignore[attr-defined]
 
 
 def conditions_of(run: Run) -> Conditions | None:

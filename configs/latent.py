@@ -1,0 +1,95 @@
+"""Diffusion in the codes of an autoencoder (Rombach et al. 2022), small enough for two cores.
+
+Every variant needs --config.autoencoder=DIRECTORY, an autoencoder of --mode=train_autoencoder or --mode=import.
+
+fashion_f4 (the default), fashion_f2 and mnist_f4 are unconditional; with --config.training.labels=true they know the
+class. fashion_super_resolution and fashion_inpainting see a small image, or a masked one. canvas_text, canvas_layout and
+canvas_map are two digits on a canvas, from a caption, from boxes, or from a map of classes.
+"""
+
+from collections.abc import Callable
+
+import ml_collections
+
+from scorefield.configs.build import CONDITIONERS, DATASETS, NETWORKS, PRECONDITIONS, SDES, TIMES, spec
+from scorefield.configs.defaults import check_variant, defaults
+
+
+def get_config(variant: str = "fashion_f4") -> ml_collections.ConfigDict:
+    """The configuration of a variant.
+
+    Raises:
+        ValueError: if there is no such variant.
+    """
+    check_variant(variant, VARIANTS, "latent")
+    config = defaults()
+    config.transform.dequantise = False
+    config.sde = spec(SDES, "cosine")
+    config.precondition = spec(PRECONDITIONS, "v")
+    config.training.update(
+        images=120_000, batch=64, learning_rate=2e-3, warmup=5_000, decay=True, ema=0.995,
+        sample_every=100_000, checkpoint_every=50_000,
+    )  # fmt: skip
+    config.training.times = spec(TIMES, "stratified")
+    VARIANTS[variant](config)
+    return config
+
+
+def _fashion(config: ml_collections.ConfigDict) -> None:
+    config.data = spec(DATASETS, "fashion_mnist")
+    config.net = spec(NETWORKS, "unet", width=64, multipliers=(1,), blocks=3, attention=(0,))
+
+
+def _fashion_f2(config: ml_collections.ConfigDict) -> None:
+    config.data = spec(DATASETS, "fashion_mnist")
+    config.net = spec(NETWORKS, "unet", width=48, multipliers=(1, 2), blocks=1, attention=(1,))
+
+
+def _mnist(config: ml_collections.ConfigDict) -> None:
+    _fashion(config)
+    config.data = spec(DATASETS, "mnist")
+
+
+def _super_resolution(config: ml_collections.ConfigDict) -> None:
+    _fashion(config)
+    config.conditioner = spec(CONDITIONERS, "low", image_channels=1)
+
+
+def _inpainting(config: ml_collections.ConfigDict) -> None:
+    _fashion(config)
+    config.conditioner = spec(CONDITIONERS, "masked")
+
+
+def _canvas(config: ml_collections.ConfigDict) -> None:
+    config.data = spec(DATASETS, "canvas")
+    config.net = spec(
+        NETWORKS, "adm", width=64, multipliers=(1, 2), blocks=1, attention=(0, 1), head_width=32, transformer_depth=1
+    )
+
+
+def _text(config: ml_collections.ConfigDict) -> None:
+    _canvas(config)
+    config.conditioner = spec(CONDITIONERS, "text", width=64, layers=2, heads=4, head_width=16, length=12)
+
+
+def _layout(config: ml_collections.ConfigDict) -> None:
+    _canvas(config)
+    config.conditioner = spec(CONDITIONERS, "boxes")
+
+
+def _map(config: ml_collections.ConfigDict) -> None:
+    _canvas(config)
+    config.net = spec(NETWORKS, "unet", width=64, multipliers=(1, 2), blocks=1, attention=(1,))
+    config.conditioner = spec(CONDITIONERS, "map")
+
+
+VARIANTS: dict[str, Callable[[ml_collections.ConfigDict], None]] = {
+    "fashion_f4": _fashion,
+    "fashion_f2": _fashion_f2,
+    "mnist_f4": _mnist,
+    "fashion_super_resolution": _super_resolution,
+    "fashion_inpainting": _inpainting,
+    "canvas_text": _text,
+    "canvas_layout": _layout,
+    "canvas_map": _map,
+}
