@@ -104,6 +104,7 @@ def decode(
     solver: str | None = None,
     grid: str | None = None,
     steps: int | None = None,
+    tile: int = 0,
     batch: int = 256,
     ema: bool | None = None,
     checkpoint: str | None = None,
@@ -113,7 +114,8 @@ def decode(
     """Decode a file of latents to an .npz of `x`, with a picture and the distance from the encoded images.
 
     The file is `input`, or the newest of the run. Solver, grid, steps, weights and classes are by default those
-    of the encoding. A line on stderr says if others are taken.
+    of the encoding. A line on stderr says if others are taken. A latent run decodes in tiles of `tile` codes, if that is
+    not 0.
 
     Raises:
         ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
@@ -124,7 +126,7 @@ def decode(
     made_by = latents.made_by if latents.made_by.keys() >= {"solver", "grid", "steps"} else _of_old(source, latents)
     trained = _trained(workdir, made_by, device, ema, checkpoint)
     trained.check_one_level("decode")
-    run = trained.run
+    run = trained.run.in_tiles_of(tile)
     others = {"solver": solver, "grid": grid, "steps": steps}
     options = {key: made_by[key] if value is None else value for key, value in others.items()}
     ts = checked_times(run, options, batch)

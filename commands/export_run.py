@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from scorefield.commands.autoencoder_files import write_autoencoder
 from scorefield.commands.run import open_trained
 from scorefield.models.checkpoints.diffusers.export import to_diffusers
 from scorefield.models.checkpoints.own import save_pretrained
@@ -41,15 +42,17 @@ def export_run(
     trained.check_one_level("export")
     run = trained.run
     if to == "diffusers":
-        to_diffusers(trained.denoiser, folder, run.sde, size=_size(run.data.shape))
+        to_diffusers(trained.denoiser, folder, run.sde, size=_size(run.shape))
     else:
-        discrete = run.data.levels is not None
+        discrete = run.levels is not None
         low, high = (run.low, run.high) if discrete else (-float("inf"), float("inf"))
-        shape, levels = run.data.shape, run.data.levels
+        shape, levels = run.shape, run.levels
         save_pretrained(
             trained.denoiser, run.sde, folder, shape=shape, levels=levels, low=low, high=high,
             class_names=run.data.class_names, class_counts=run.data.class_counts,
         )  # fmt: skip
+        if run.autoencoder is not None:
+            write_autoencoder(folder, run.autoencoder)
     return {"format": to, **trained.described, "files": [str(folder)]}
 
 

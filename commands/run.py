@@ -128,6 +128,18 @@ class Run:
             self.config.data = build.spec(build.DATASETS, data)
         return self
 
+    def in_tiles_of(self, tile: int) -> "Run":
+        """The same run, which decodes codes in tiles of this side; 0 for whole images.
+
+        Raises:
+            ValueError: for other runs than latent ones, or less than 2 codes.
+        """
+        if tile and (self.autoencoder is None or tile < 2):
+            kind = "a run without an autoencoder" if self.autoencoder is None else f"{tile}"
+            raise ValueError(f"expected --tile of at least 2 for a latent run, got {kind}: leave it out")
+        self.tile = tile
+        return self
+
     def dataset(self, split: str) -> Dataset:
         return self.accept(open_split(self.config.data, split))
 

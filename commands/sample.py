@@ -32,6 +32,7 @@ def sample(
     caption: str | None = None,
     guidance: float = 1.0,
     trajectory: int | None = None,
+    tile: int = 0,
     ema: bool = True,
     checkpoint: str | None = None,
     compile: bool = False,  # noqa: A002 - the flag's name
@@ -42,6 +43,8 @@ def sample(
 
     Options that are left out have the values of the run's configuration. Sample i of a seed does not depend on `num`
     or `batch`. Under torchrun the ranks share the batches, to the same samples; choose `batch` <= num / ranks.
+
+    A latent run decodes its codes in tiles of `tile` codes, if that is not 0.
 
     With `trajectory=n` the trajectories of the first n samples are written too, of all if there are fewer.
     NAME_trajectory.npz holds `t` (T,), and `x` and `x0` (T, n, *D) in the model's values. Its picture has a column for
@@ -57,7 +60,7 @@ def sample(
     ranks = Ranks.of_environment()
     check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
-    run = trained.run
+    run = trained.run.in_tiles_of(tile)
     if trajectory is not None:
         trained.check_one_level("sample --trajectory")
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}

@@ -189,6 +189,10 @@ def load_dequantiser(trained: Trained) -> tuple[Dequantiser, dict[str, Any]]:
 
 def _levels(trained: Trained) -> int:
     data = trained.run.data
+    if trained.run.autoencoder is not None:
+        raise ValueError(
+            "expected a run of pixels, got one of an autoencoder's codes, which are continuous: it needs no dequantiser"
+        )
     if data.levels is None:
         raise ValueError(f"expected integers, got continuous data, {data.name}: it needs no dequantiser")
     if len(data.shape) != 3:

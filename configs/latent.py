@@ -3,8 +3,8 @@
 Every variant needs --config.autoencoder=DIRECTORY, an autoencoder of --mode=train_autoencoder or --mode=import.
 
 fashion_f4 (the default), fashion_f2 and mnist_f4 are unconditional; with --config.training.labels=true they know the
-class. fashion_super_resolution and fashion_inpainting see a small image, or a masked one. canvas_text, canvas_layout and
-canvas_map are two digits on a canvas, from a caption, from boxes, or from a map of classes.
+class. fashion_super_resolution and fashion_inpainting see a small image, or a masked one. canvas_text, canvas_layout
+and canvas_map are two digits on a canvas, from a caption, from boxes, or from a map of classes.
 """
 
 from collections.abc import Callable
