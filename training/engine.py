@@ -68,6 +68,8 @@ class Objective:
         draw: `(model, batch, generator) -> tensors`, a row for each example: the random numbers of the complete
             batch, which are added to it. They do not depend on the number of processes or on `accumulate`.
         every: the objective takes each `every`-th step.
+        due: whether it takes the step that comes; asked before that step, with the same answer on every process. A step
+            that is not taken costs nothing.
         accept: whether to take a step, () of bool, called once a step before the optimiser moves. A refused step leaves
             weights, moments and averages unchanged. (On CUDA averages continue towards the unchanged weights, and an
             optimiser that is not fused continues by its moments.)
@@ -78,6 +80,7 @@ class Objective:
     loss: Callable[[Model, dict[str, Tensor]], Tensor | tuple[Tensor, dict[str, Tensor]]]
     draw: Callable[[Model, dict[str, Tensor], Generator], dict[str, Tensor]] = lambda model, batch, generator: {}
     every: int = 1
+    due: Callable[[TrainingState], bool] = lambda state: True
     accept: Callable[[Step], Tensor] = finite
     after: Callable[[Step], None] = lambda step: None
 
@@ -146,7 +149,7 @@ def run(
             factor = schedule(state.images)
             records, moved = [], False
             for objective, loss, own_rates in zip(objectives, parallel, rates, strict=True):
-                if (state.step + 1) % objective.every:
+                if (state.step + 1) % objective.every or not objective.due(state):
                     continue
                 for group, rate in zip(objective.optimizer.param_groups, own_rates, strict=True):
                     group["lr"] = rate * factor

@@ -9,7 +9,7 @@ from scorefield.sde_lib import SDE
 from scorefield.sde_lib.broadcast import Scale
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
-PARTS = ("denoiser", "sde", "conditioner", "autoencoder", "dequantiser")
+PARTS = ("denoiser", "sde", "conditioner", "autoencoder", "dequantiser", "discriminator")
 WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into the names of tensors
 
 
@@ -26,6 +26,7 @@ class Model(nn.Module):
         conditioner: maps raw conditioning to what the denoiser takes.
         autoencoder: maps data to latents and back.
         dequantiser: q(u | k).
+        discriminator: tells images from an autoencoder's.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Model(nn.Module):
         conditioner: nn.Module | None = None,
         autoencoder: nn.Module | None = None,
         dequantiser: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.denoiser: Any = denoiser
@@ -43,6 +45,7 @@ class Model(nn.Module):
         self.conditioner = conditioner
         self.autoencoder = autoencoder
         self.dequantiser = dequantiser
+        self.discriminator = discriminator
 
     def forward(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[x0 | x], shape (B, *D)."""

@@ -36,7 +36,7 @@ class Quantiser(nn.Module):
 
     Args:
         size: number of points.
-        width: channels c.
+        width: channels c of the codes.
     """
 
     def __init__(self, size: int, width: int) -> None:
@@ -96,7 +96,7 @@ class Codebook(Quantiser):
 
     Args:
         size: number of vectors.
-        width: channels of a code.
+        width: channels of the codes.
         beta: weight of the commitment of codes to their vectors.
         legacy: the loss in the code of Esser et al. 2021 (VQGAN) and Rombach et al. 2022 (LDM), where beta is at the
             other term: |sg(e) - z|^2 + beta |e - sg(z)|^2.
@@ -114,8 +114,8 @@ class Codebook(Quantiser):
 
     def __init__(
         self,
-        size: int,
-        width: int,
+        size: int = 512,
+        width: int = 3,
         beta: float = 0.25,
         *,
         legacy: bool = False,
@@ -188,7 +188,7 @@ class Codebook(Quantiser):
         )
 
     def _sums(self, codes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """How many codes each vector has, (size,), and their sum, (size, width), added in the same order each time."""
+        """How many codes each vector has, (size,), and their sum, (size, width), always added in the same order."""
         count, total = torch.zeros_like(self.use), torch.zeros_like(self.weight)
         every = torch.arange(self.size, device=index.device)[:, None]
         rows = max(CHUNK // self.size, 1)
