@@ -1,6 +1,5 @@
 """A transformer over tokens by their numbers, and conditioners that are made of it."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from scorefield.models.conditioners.base import Conditioner, Size
+from scorefield.models.layers.attention import CrossAttention
 
 
 class TokenConditioner(Conditioner):
@@ -72,27 +72,17 @@ class TokenConditioner(Conditioner):
 
 
 class Layer(nn.Module):
-    """h + A(LN(h)), and then h + P(LN(h)): attention over tokens (B, L, width), and a perceptron."""
+    """h + A(LN(h)), and then h + P(LN(h)): attention over tokens (B, L, width), and a perceptron of GELUs."""
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()
-        self.heads = heads
         self.norm_attention = nn.LayerNorm(width)
-        self.q, self.k, self.v = (nn.Linear(width, heads * head_width, bias=False) for _ in range(3))
-        self.project = nn.Linear(heads * head_width, width)
-        self.norm = nn.LayerNorm(width)
+        self.attention = CrossAttention(width, heads, head_width=head_width)
+        self.norm_perceptron = nn.LayerNorm(width)
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
-        h = h + self._attention(self.norm_attention(h), mask)
-        output: Tensor = h + self.contract(gelu(self.expand(self.norm(h))))
-        return output
-
-    def _attention(self, h: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = (part(h).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
-        scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None], -math.inf)
-        output: Tensor = self.project((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        h = h + self.attention(self.norm_attention(h), mask=mask)
+        output: Tensor = h + self.contract(gelu(self.expand(self.norm_perceptron(h))))
         return output

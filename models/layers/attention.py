@@ -69,20 +69,22 @@ class CrossAttention(nn.Module):
         width: of the tokens, in and out.
         heads: number of heads, which share the width.
         context: width d of the context's tokens; None for attention of the tokens to themselves.
+        head_width: channels of a head, if the heads do not share the width.
 
     Raises:
-        ValueError: if the heads do not divide the width.
+        ValueError: if the heads do not divide the width that they share.
     """
 
-    def __init__(self, width: int, heads: int, context: int | None = None) -> None:
+    def __init__(self, width: int, heads: int, context: int | None = None, head_width: int | None = None) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
+        if heads < 1 or (head_width is None and width % heads):
             raise ValueError(f"expected heads that divide {width} channels, got {heads}: change net.heads")
         self.heads = heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(context or width, width, bias=False)
-        self.value = nn.Linear(context or width, width, bias=False)
-        self.project = nn.Linear(width, width)
+        inner = width if head_width is None else heads * head_width
+        self.query = nn.Linear(width, inner, bias=False)
+        self.key = nn.Linear(context or width, inner, bias=False)
+        self.value = nn.Linear(context or width, inner, bias=False)
+        self.project = nn.Linear(inner, width)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The mixed values, (B, N, width); `mask (B, M)` is true where a token of the context counts."""
