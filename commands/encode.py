@@ -114,8 +114,7 @@ def decode(
     """Decode a file of latents to an .npz of `x`, with a picture and the distance from the encoded images.
 
     The file is `input`, or the newest of the run. Solver, grid, steps, weights and classes are by default those
-    of the encoding. A line on stderr says if others are taken. A latent run decodes in tiles of `tile` codes, if that is
-    not 0.
+    of the encoding. A line on stderr says if others are taken. A latent run decodes in tiles of `tile` codes.
 
     Raises:
         ValueError: if there is no trained run, the file does not read, or the latents do not fit the run.
