@@ -68,6 +68,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     ),
     "caption": (str, "caption of all samples, for a run that is trained with captions"),
     "guidance": (float, "scale of classifier-free guidance"),
+    "guidance_interval": (list, "noise levels sigma / alpha that are guided, as 0.2,5; all by default"),
     "split": (str, "split of the data set: train or test"),
     "pair": (list, "the two images to interpolate between, as 0,1"),
     "estimators": (list, "estimators of the likelihood: ode, dsm, vlb, elbo"),

@@ -63,6 +63,11 @@ def sampled_conditioning(
                 f"expected no --caption, because this run was trained without captions, got {caption!r}: leave it out"
             )
         return Conditioning(known, labels.described)
+    if guidance != 1.0 and run.config.training.label_dropout == 0:
+        raise ValueError(
+            "expected no --guidance: this network was always given its conditioning, so it has no unconditional "
+            "denoiser: leave it out, or train with --config.training.label_dropout=0.1 in a new --workdir"
+        )
     if caption is not None:
         cond = conditions.of_caption(caption, num)
         return Conditioning({**known, **cond}, {**labels.described, "caption": caption}, (caption,) * num)

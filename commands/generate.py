@@ -1,6 +1,6 @@
 """From noise to samples, in batches of bounded memory, with a noise source for each sample."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -30,6 +30,7 @@ def generate(
     batch: int = 256,
     cond: Cond | None = None,
     guidance: float = 1.0,
+    interval: Sequence[float] | None = None,
     show: bool = True,
     bar: Bar | None = None,
     trajectory: OnStep = None,
@@ -49,6 +50,7 @@ def generate(
         batch: samples in one batch.
         cond: keywords of the denoiser, with a row for each sample, (N, ...).
         guidance: scale of classifier-free guidance.
+        interval: the noise levels that are guided, see `guided`.
         show: whether to show the progress.
         bar: which counts the samples in place of one of its own.
         trajectory: called after each step of the first batch, as `on_step` of a solver.
@@ -58,7 +60,7 @@ def generate(
         ValueError: if a sample is not finite, or for a solver or a grid that is none.
     """
     solver: Solver = build.build(build.SOLVERS, sampling["solver"])
-    ts, model = grid(run, sampling), guided(denoiser, guidance)
+    ts, model = grid(run, sampling), guided(denoiser, guidance, interval)
     samples: dict[int, Tensor] = {}
     firsts = ranks.shard(range(0, num, batch))
     own = sum(min(batch, num - first) for first in firsts)
@@ -95,9 +97,25 @@ def grid(run: Run, sampling: Mapping[str, Any]) -> Tensor:
     return ts
 
 
-def guided(denoiser: DenoiserLike, guidance: float) -> DenoiserLike:
-    """The denoiser with classifier-free guidance, if the scale is not 1."""
-    return denoiser if guidance == 1.0 else models.ClassifierFree(denoiser, guidance)
+def guided(denoiser: DenoiserLike, guidance: float, interval: Sequence[float] | None = None) -> DenoiserLike:
+    """The denoiser with classifier-free guidance, if the scale is not 1, by all of its conditioning.
+
+    Args:
+        denoiser: E[x0 | x].
+        guidance: the scale.
+        interval: the noise levels sigma / alpha that are guided, all by default.
+
+    Raises:
+        ValueError: if these are not two.
+    """
+    if guidance == 1.0:
+        return denoiser
+    if interval is not None and len(interval) != 2:
+        raise ValueError(f"expected --guidance_interval of two noise levels, as 0.2,5, got {interval}: give two")
+    network = conditioned_network(denoiser)
+    without = ("label",) if network is None else ("label", *network.conditioning)
+    levels = None if interval is None else (float(interval[0]), float(interval[1]))
+    return models.ClassifierFree(denoiser, guidance, without, levels)
 
 
 def of_rows(cond: Cond | None, device: torch.device, rows: slice = slice(None)) -> dict[str, Any]:
@@ -107,10 +125,16 @@ def of_rows(cond: Cond | None, device: torch.device, rows: slice = slice(None)) 
 
 def prepared(denoiser: DenoiserLike, cond: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
     """The conditioning as the network takes it: a conditioner encodes it here, once, and not at every step."""
+    network = conditioned_network(denoiser)
+    if network is None:
+        return cond
+    with torch.no_grad():
+        return network.conditioner.prepare(cond, (shape[-2], shape[-1]) if len(shape) == 3 else None)
+
+
+def conditioned_network(denoiser: DenoiserLike) -> ConditionedNetwork | None:
+    """The network with a conditioner within a denoiser, if there is one."""
     while isinstance(denoiser, models.CountCalls):
         denoiser = denoiser.denoiser
-    for module in denoiser.modules() if isinstance(denoiser, nn.Module) else ():
-        if isinstance(module, ConditionedNetwork):
-            with torch.no_grad():
-                return module.conditioner.prepare(cond, (shape[-2], shape[-1]) if len(shape) == 3 else None)
-    return cond
+    modules = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
+    return next((module for module in modules if isinstance(module, ConditionedNetwork)), None)

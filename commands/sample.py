@@ -1,6 +1,7 @@
 """Draw samples of a trained run."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def sample(
     label: str | int | None = None,
     caption: str | None = None,
     guidance: float = 1.0,
+    guidance_interval: Sequence[float] | None = None,
     trajectory: int | None = None,
     tile: int = 0,
     ema: bool = True,
@@ -50,6 +52,9 @@ def sample(
     NAME_trajectory.npz holds `t` (T,), and `x` and `x0` (T, n, *D) in the model's values. Its picture has a column for
     each sample, and rows of x / alpha and of the denoiser's x0.
 
+    Classes are `label`, or each in turn. A run with a conditioner is given `caption`, or the captions, boxes, maps or
+    images of the test split. `guidance` is by all conditioning, at the noise levels of `guidance_interval`.
+
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
     """
@@ -68,13 +73,14 @@ def sample(
     given = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
     settings = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
     settings |= {"label": None, **given.described, "guidance": guidance, "num": num, "seed": seed, **trained.described}
+    settings |= {} if guidance_interval is None else {"guidance_interval": guidance_interval}
 
     began = time.perf_counter()
     kept, counted = None if trajectory is None else Trajectory(min(trajectory, num)), CountCalls(trained.denoiser)
     with ranks.failing_together():
         x = generate(
             run, counted, num, sampling=sampling, seed=seed, batch=batch, cond=given.cond, guidance=guidance,
-            trajectory=kept, ranks=ranks,
+            interval=guidance_interval, trajectory=kept, ranks=ranks,
         )  # fmt: skip
         nfe = ranks.world * float(ranks.mean(torch.tensor(float(counted.samples), dtype=torch.float64))) / num
     if not ranks.first:
