@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from scorefield.configs import build
+from scorefield.configs.latent_papers import LATENT_PAPERS, latent_net
 
 HEAD = """# Networks
 
@@ -26,7 +27,8 @@ With `label_required=True` the denoiser refuses to be called without a class: fo
 | make pictures of 256 to 1024 pixels | `NCSNpp` with pyramids: `configs/{lsun,celebahq,ffhq}.py` |
 | get good likelihoods | `VDM`: `configs/cifar10.py:vdm`; smaller, `UNet` with `levels`: `configs/mnist.py:vdm` |
 | condition on classes at 64 to 512 pixels | `ADM`: `configs/imagenet.py` |
-| work in an autoencoder's latents, or scale | `DiT`: `configs/imagenet.py:dit_xl` |
+| work in an autoencoder's codes, or scale | `DiT`: `configs/imagenet.py:dit_xl` |
+| condition on text, boxes or images, in an autoencoder's codes | `ADM` with `context`, `concat`: `configs/latent.py` |
 | anneal by Langevin dynamics as it was first done | `NCSN`, `NCSNv2`: `configs/cifar10.py:ncsn`, `:ncsnv2` |
 | repeat a paper | the row of its table below |
 
@@ -34,7 +36,7 @@ With `label_required=True` the denoiser refuses to be called without a class: fo
 |---|---|---|---|
 | `UNet` | Ho et al. 2020 | `c_noise`, or a timestep (`frequencies`) | sides divisible by 2^(levels - 1) |
 | `NCSNpp` | Song et al. 2021: NCSN++, and as DDPM++; Karras et al. 2022 | log sigma, a timestep, `c_noise` | likewise |
-| `ADM` | Dhariwal and Nichol 2021; Karras et al. 2022 | a timestep, or `c_noise` | likewise |
+| `ADM` | Dhariwal and Nichol 2021; Karras et al. 2022; Rombach et al. 2022 | a timestep, or `c_noise` | likewise |
 | `NCSN` | Song and Ermon 2019 | `c_noise`, as a row of tables a level | sides divisible by 2, 4 or 8, by `depth` |
 | `NCSNv2` | Song and Ermon 2020 | nothing | likewise |
 | `VDM` | Kingma et al. 2021 | `c_noise`, as timesteps over its `span` | any |
@@ -44,6 +46,29 @@ With `label_required=True` the denoiser refuses to be called without a class: fo
 `c_noise = log(sigma / alpha) / 4`. The precondition chooses what stands for the noise (`models/precondition.py`).
 `time_conditioned:scale=999.0` and `time_conditioned:unit=log_sigma` give the units of a paper, all others `c_noise`.
 All but `NCSNv2` take classes, and have a row for "unknown" where `label` is left out. All take any number of channels.
+
+## Tokens, and images beside x
+
+The U-Net of latent diffusion (Rombach et al. 2022) is `ADM` with three more settings:
+
+| keyword of the network | keyword of `cond` | what it does |
+|---|---|---|
+| `context=d` | `context (B, M, d)`, `context_mask (B, M)` | pixels attend to the tokens, in spatial transformers |
+| `transformer_depth=1` | | blocks of each spatial transformer |
+| `concat=c` | `concat (B, c, H, W)` | images beside x, in the first convolution; `UNet` has it too |
+
+A spatial transformer is `x + W_out blocks(W_in GN(x))`, in the place of attention. A block has attention to pixels,
+attention to the context, and a gated perceptron, each after a LayerNorm and as a residual. It starts as nothing, as
+`W_out` is zero at first.
+
+- A token whose mask is false has exactly no influence, and its gradient is exactly 0.
+- Without a context, and where all tokens of a sample are masked, the context adds exactly nothing.
+- Without `concat` the images beside x are zeros.
+- A context of another width, and images of another size, are refused in one line.
+
+`scale_shift=False` adds the embedding before the norms; all but `churches` have it. `resample_blocks=False` resamples
+with a convolution; all but `churches` and `inpainting_big` have it. `configs/latent_papers.py` has each published U-Net
+with its path, loss, optimiser and sampler: `latent_net("txt2img_large")` is the spec of one.
 
 ## Parameters
 
@@ -72,6 +97,7 @@ COMMITS = {
     "guided-diffusion": ("openai/guided-diffusion", "22e0df8"),
     "DiT": ("facebookresearch/DiT", "ed81ce2"),
     "vdm": ("google-research/vdm", "dc27b98"),
+    "latent-diffusion": ("CompVis/latent-diffusion", "a506df5"),
 }
 
 
@@ -157,18 +183,32 @@ ROWS = (
         )
         for patch, count in zip((2, 4, 8), counts, strict=True)
     ),
+    *(
+        Row(f"latent_papers:{name}", f"latent-diffusion: {theirs}", count, stated)
+        for name, theirs, count, stated in (
+            ("celeba_hq", "celebahq, ffhq, lsun_bedrooms", 274_056_163, "274M"),
+            ("churches", "lsun_churches-ldm-kl-8", 294_966_916, "294M"),
+            ("cin256", "cin-ldm-vq-f8", 394_984_196, "395M"), ("cin256_v2", "cin256-v2", 400_920_579, "400M"),
+            ("text2img256", "text2img256", 403_623_939, ""), ("txt2img_large", "txt2img-1p4B", 872_300_484, ""),
+            ("layout", "layout2img-openimages256", 246_277_379, ""),
+            ("semantic", "semantic_synthesis256", 215_229_315, "215M"), ("bsr_sr", "bsr_sr", 113_622_563, ""),
+            ("inpainting_big", "inpainting_big", 387_245_827, "387M"),
+        )
+    ),
 )  # fmt: skip
 
 
 def network(row: Row) -> nn.Module:
     """Ours, without memory for its weights."""
     file, variant = row.config.split(":")
-    config = importlib.import_module(f"scorefield.configs.{file}").get_config(variant)
-    config.net.update(row.given)
+    if file == "latent_papers":
+        spec, channels = latent_net(variant), LATENT_PAPERS[variant].codes[0]
+    else:
+        spec = importlib.import_module(f"scorefield.configs.{file}").get_config(variant).net
+        channels = 4 if spec.name == "dit" else 3
+    spec.update(row.given)
     with torch.device("meta"):
-        net: nn.Module = build.build(
-            build.NETWORKS, config.net, channels=4 if config.net.name == "dit" else 3, num_classes=row.classes
-        )
+        net: nn.Module = build.build(build.NETWORKS, spec, channels=channels, num_classes=row.classes)
     return net
 
 

@@ -73,6 +73,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "loss": "dsm",  # Denoising score matching, or "elbo": the bound, which ignores the weight.
                 "elbo_steps": 0,  # T of the bound's chain; 0 for continuous time.
                 "second_order": 0.0,  # How much of the second-order loss is added, to fine-tune a run for the flow.
+                "norm": "l2",  # Of the error; or "l1", for four recipes of latent diffusion.
                 "weight": spec(WEIGHTINGS, "simple"),
                 "times": spec(TIMES, "stratified"),
                 "labels": False,  # Train with the classes of the data set.

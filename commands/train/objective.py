@@ -34,6 +34,7 @@ class Loss:
         self.weight = build.build(build.WEIGHTINGS, settings.weight)
         self.steps: int | None = settings.elbo_steps or None
         self.second_order = float(settings.get("second_order", 0.0))
+        self.norm = str(settings.get("norm", "l2"))
         if not self.of_bound:
             if isinstance(run.sde, LearnedVP | MultivariateVP):
                 raise ValueError(
@@ -98,7 +99,7 @@ class Loss:
             return mulan.batch_loss(denoiser, self.run.sde, batch, self.decoder)
         if self.of_bound:
             return elbo.batch_loss(denoiser, self.run.sde, batch, self.decoder, self.steps, self.second_order)
-        return dsm.batch_loss(denoiser, self.run.sde, batch, self.weight, self.second_order)
+        return dsm.batch_loss(denoiser, self.run.sde, batch, self.weight, self.second_order, self.norm)
 
     def objective(self, state: TrainingState, accept: Callable[[Step], Tensor]) -> Objective:
         """The objective for the engine."""
@@ -108,4 +109,4 @@ class Loss:
         options = dict[str, Any](times=self.times, second_order=self.second_order, accept=accept)
         if self.of_bound:
             return elbo.objective(sde, state.optimizer, decoder=self.decoder, steps=self.steps, **options)
-        return dsm.objective(sde, state.optimizer, weight=self.weight, **options)
+        return dsm.objective(sde, state.optimizer, weight=self.weight, norm=self.norm, **options)

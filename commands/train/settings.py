@@ -5,6 +5,7 @@ import math
 import ml_collections
 
 from scorefield.commands.training.settings import SNAPSHOTS, Rule, check, one_of, rules_of
+from scorefield.training.objectives.dsm import NORMS
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -23,6 +24,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         ("label_dropout", 0 <= settings.label_dropout < 1, "within [0, 1)"),
         one_of(settings, "sharding", ("ddp", "fsdp")),
         one_of(settings, "loss", ("dsm", "elbo")),
+        one_of(settings, "norm", NORMS if settings.loss == "dsm" and not settings.second_order else ("l2",)),
         one_of(settings, "codes", ("cached", "online")),
         one_of(settings, "snapshot_dtype", SNAPSHOTS),
     ]

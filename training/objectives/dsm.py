@@ -22,6 +22,7 @@ from scorefield.training.state import TrainingState
 from scorefield.training.times import ImportanceTimes, Measured, Times
 from scorefield.training.weighting import Weighting
 
+NORMS = ("l2", "l1")  # of the error
 DRAWN = ("x0", "eps", "times", "importance", "probe")  # of a batch; the rest is conditioning
 
 
@@ -33,6 +34,7 @@ def dsm_loss(
     eps: Tensor,
     *,
     weight: Weighting = weighting.simple,
+    norm: str = "l2",
     **cond: Any,
 ) -> Tensor:
     """w(t) |D(alpha x0 + sigma eps) - x0|^2 / D for each example, shape (B,): the mean over its D dimensions.
@@ -40,42 +42,61 @@ def dsm_loss(
     Vincent 2011, "A Connection Between Score Matching and Denoising Autoencoders"; Song et al. 2021, Eq. 7. The times
     `t (B,)` and the standard normal `eps (B, *D)` are arguments, so a loss can be computed again.
 
+    With the norm "l1" it is  sqrt(w) |D - x0|_1 / D.  At the weight `simple` that is the mean of |eps_hat - eps|, as
+    four recipes of Rombach et al. 2022 have it. Its minimiser is the median of the noise, not the mean.
+
     Raises:
-        ValueError: if the noise, the denoiser's answer or the weight has another shape.
+        ValueError: if the noise, the denoiser's answer or the weight has another shape, or for another norm.
     """
-    error = _squared_error(denoiser, sde, x0, t, eps, cond)
-    return one_each(weight(sde, t).to(error) * error, len(x0), "the weight")
+    error = _error(denoiser, sde, x0, t, eps, cond)
+    return _weighted(error, weight(sde, t), norm)
 
 
 def batch_loss(
-    denoiser: DenoiserLike, sde: SDE, batch: dict[str, Tensor], weight: Weighting, second_order: float = 0.0
+    denoiser: DenoiserLike,
+    sde: SDE,
+    batch: dict[str, Tensor],
+    weight: Weighting,
+    second_order: float = 0.0,
+    norm: str = "l2",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`dsm_loss` of a batch of x0, eps, times and conditioning, times its importance weights, (B,).
 
     `second_order` times `second_order_loss` is added to |eps_hat - eps|^2 / D. So both have the same weights.
 
-    It reports eps_error, |eps_hat - eps|^2 / D = SNR |D - x0|^2 / D, (B,), which compares runs of other weightings; and
-    second_order, (B,), where it is in the loss.
+    It reports eps_error, |eps_hat - eps|^2 / D = SNR |D - x0|^2 / D, (B,), which compares runs of other weightings and
+    norms; and second_order, (B,), where it is in the loss.
+
+    Raises:
+        ValueError: as `dsm_loss`, or for another norm than "l2" with the second-order loss.
     """
     x0, eps, t, importance = batch["x0"], batch["eps"], batch["times"], batch.get("importance")
     cond = {name: value for name, value in batch.items() if name not in DRAWN}
-    error = _squared_error(denoiser, sde, x0, t, eps, cond)
-    snr = sde.log_snr(t).double().exp()
-    numbers = {"eps_error": error.detach().double() * snr}
+    error = _error(denoiser, sde, x0, t, eps, cond)
+    squared = error.detach().square().flatten(1).mean(1).double()
+    numbers = {"eps_error": squared * sde.log_snr(t).double().exp()}
+    losses = _weighted(error, weight(sde, t), norm)
     if second_order:
+        if norm != "l2":
+            raise ValueError(f"expected the norm l2 with the second-order loss, got {norm}: leave one of them out")
         x, scales = sde.perturb(x0, t, eps), sde.scales(t)
         divergence = second_order_loss(denoiser, x, *scales, eps, batch["probe"], **cond)
         numbers["second_order"] = divergence.detach()
-        error = error + second_order * divergence / snr.to(error)
-    losses = one_each(weight(sde, t).to(error) * error, len(error), "the weight")
+        losses = losses + second_order * (weight(sde, t) / sde.log_snr(t).exp()).to(losses) * divergence
     return losses if importance is None else losses * importance.to(losses), numbers
 
 
-def _squared_error(
-    denoiser: DenoiserLike, sde: SDE, x0: Tensor, t: Tensor, eps: Tensor, cond: Mapping[str, Any]
-) -> Tensor:
-    error = predict_x0(denoiser, sde.perturb(x0, t, eps), *sde.scales(t), **cond) - x0
-    return error.square().flatten(1).mean(1)
+def _error(denoiser: DenoiserLike, sde: SDE, x0: Tensor, t: Tensor, eps: Tensor, cond: Mapping[str, Any]) -> Tensor:
+    return predict_x0(denoiser, sde.perturb(x0, t, eps), *sde.scales(t), **cond) - x0
+
+
+def _weighted(error: Tensor, weight: Tensor, norm: str) -> Tensor:
+    """The mean of an error (B, *D) in a norm, of a weight (B,) of its square, (B,)."""
+    if norm not in NORMS:
+        raise ValueError(f"expected a norm among {', '.join(NORMS)}, got {norm!r}")
+    values, weight = (error.square(), weight) if norm == "l2" else (error.abs(), weight.sqrt())
+    mean = values.flatten(1).mean(1)
+    return one_each(weight.to(mean) * mean, len(mean), "the weight")
 
 
 def objective(
@@ -85,6 +106,7 @@ def objective(
     weight: Weighting = weighting.simple,
     times: Times = times_.stratified,
     second_order: float = 0.0,
+    norm: str = "l2",
     accept: Callable[[Step], Tensor] = finite,
 ) -> Objective:
     """Denoising score matching as an objective of the engine.
@@ -95,12 +117,13 @@ def objective(
         weight: see `training.weighting`.
         times: see `training.times`.
         second_order: how much of `second_order_loss` is added, for fine-tuning.
+        norm: of the error, "l2" or "l1"; see `dsm_loss`.
         accept: see `Objective`.
     """
     draw = Draw(sde, times, more=("probe",) if second_order else ())
 
     def loss(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return batch_loss(model.denoiser, sde, batch, weight, second_order)
+        return batch_loss(model.denoiser, sde, batch, weight, second_order, norm)
 
     return Objective(optimizer, loss, draw, accept=accept, after=draw.after)
 
@@ -144,6 +167,7 @@ def train(
     images: int,
     weight: Weighting = weighting.simple,
     times: Times = times_.stratified,
+    norm: str = "l2",
     state: TrainingState | None = None,
     schedule: Callable[[int], float] = lambda images: 1.0,
     clip: float | None = 1.0,
@@ -163,6 +187,7 @@ def train(
         images: see `run`.
         weight: see `training.weighting`.
         times: see `training.times`.
+        norm: of the error, "l2" or "l1"; see `dsm_loss`.
         state: optimiser, averages, generator and progress, to keep or to resume; a new one by default. With a learned
             path its model is `Model(denoiser, sde)`.
         schedule: see `run`.
@@ -182,7 +207,7 @@ def train(
         raise ValueError(
             "expected a state of this denoiser and learned path: build TrainingState(Model(denoiser, sde))"
         )
-    dsm = objective(sde, state.optimizer, weight=weight, times=times, accept=accept)
+    dsm = objective(sde, state.optimizer, weight=weight, times=times, norm=norm, accept=accept)
     steps = run(
         state, [dsm], loader, images=images, schedule=schedule, clip=clip, precision=precision, accumulate=accumulate,
         recompute=recompute,
