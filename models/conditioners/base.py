@@ -80,6 +80,17 @@ class Conditioner(nn.Module, ABC):
         return next((weight.device for weight in self.parameters()), None)
 
 
+def required(count: int | None, what: str, setting: str) -> int:
+    """A number that the data decides; a configuration may leave it open, and a network may not.
+
+    Raises:
+        ValueError: if it is open.
+    """
+    if count is None:
+        raise ValueError(f"expected {what} of the conditioner, got None: set conditioner.{setting}, or use such data")
+    return count
+
+
 def check_range(index: Tensor, low: int, high: int, what: str, remedy: str) -> None:
     """Raises ValueError for a number outside low .. high. On other devices than the CPU nothing waits to look."""
     if index.device.type != "cpu" or not index.numel():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from scorefield.models.conditioners.base import Size, check_range
+from scorefield.models.conditioners.base import Size, check_range, required
 from scorefield.models.conditioners.tokens import TokenConditioner
 from scorefield.models.hyperparameters import save_hyperparameters
 
@@ -22,7 +22,7 @@ class Boxes(TokenConditioner):
     Class -1 is no box, and a row without boxes is nothing.
 
     Args:
-        classes: of boxes, numbered from 0.
+        classes: of boxes, numbered from 0. None: training counts them in the data.
         boxes: how many a sample has at most.
         sections: of the grid, along a side.
         width: of a token.
@@ -34,14 +34,14 @@ class Boxes(TokenConditioner):
         crop: two more tokens with the corners of the whole image, as published.
 
     Raises:
-        ValueError: if a vocabulary has no room for the classes and the grid.
+        ValueError: without classes, or if a vocabulary has no room for the classes and the grid.
     """
 
     keywords = ("boxes",)
 
     def __init__(
         self,
-        classes: int,
+        classes: int | None = None,
         boxes: int = 30,
         sections: int = 32,
         width: int = 128,
@@ -52,6 +52,7 @@ class Boxes(TokenConditioner):
         vocabulary: int | None = None,
         crop: bool = False,
     ) -> None:
+        classes = required(classes, "the number of box classes", "classes")
         self.classes, self.boxes, self.sections, self.crop = classes, boxes, sections, crop
         self.first_corner = classes if vocabulary is None else 0
         size = classes + sections**2 + 1 if vocabulary is None else vocabulary

@@ -17,13 +17,14 @@ class LowResolution(Conditioner):
 
     Args:
         image_channels: of the image.
+        factor: by which training makes it smaller than the data's images.
     """
 
     keywords = ("low",)
 
-    def __init__(self, image_channels: int = 3) -> None:
+    def __init__(self, image_channels: int = 3, factor: int = 4) -> None:
         super().__init__()
-        self.concat = image_channels
+        self.concat, self.factor = image_channels, factor
 
     def encode(self, raw: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
         low = raw["low"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from scorefield.models.conditioners.base import Conditioner, Size, blank, check_range, check_size
+from scorefield.models.conditioners.base import Conditioner, Size, blank, check_range, check_size, required
 from scorefield.models.hyperparameters import save_hyperparameters
 
 
@@ -17,17 +17,21 @@ class SemanticMap(Conditioner):
     Class -1 is none: its place is zero in all channels. Zeros are nothing.
 
     Args:
-        classes: of the map, numbered from 0.
+        classes: of the map, numbered from 0. None: training counts them in the data.
         halvings: of the height and width, so that 2^halvings is the factor of the autoencoder.
         out: channels that the kernel leaves.
+
+    Raises:
+        ValueError: without classes.
     """
 
     keywords = ("map",)
 
-    def __init__(self, classes: int, halvings: int = 2, out: int = 3) -> None:
+    def __init__(self, classes: int | None = None, halvings: int = 2, out: int = 3) -> None:
         super().__init__()
-        self.classes, self.halvings, self.concat = classes, halvings, out
-        self.project = nn.Conv2d(classes, out, 1, bias=False)
+        self.classes = required(classes, "the number of map classes", "classes")
+        self.halvings, self.concat = halvings, out
+        self.project = nn.Conv2d(self.classes, out, 1, bias=False)
 
     def encode(self, raw: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
         kinds = raw["map"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.nn.functional import pad
 
-from scorefield.models.conditioners.base import Size, check_range
+from scorefield.models.conditioners.base import Size, check_range, required
 from scorefield.models.conditioners.tokens import TokenConditioner
 from scorefield.models.hyperparameters import save_hyperparameters
 
@@ -44,10 +44,7 @@ class TextTransformer(TokenConditioner):
         masked: bool = False,
         empty: Sequence[int] = (),
     ) -> None:
-        if vocabulary is None:
-            raise ValueError(
-                "expected a vocabulary for text, got none: give a tokeniser's size, as text:vocabulary=30522"
-            )
+        vocabulary = required(vocabulary, "the vocabulary", "vocabulary")
         super().__init__(vocabulary, length, width, layers, heads, head_width, 0, masked, empty)
 
     def encode(self, raw: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
