@@ -25,13 +25,14 @@ from scorefield.models.levels import Levels, Parameterisation
 from scorefield.models.networks.autoencoder import ImageAutoencoder
 from scorefield.models.networks.code_encoder import CodeEncoder
 from scorefield.models.networks.quantisers import FSQ, LFQ, Codebook, Quantiser
+from scorefield.models.perceptual import LPIPS, LaplacianPyramid
 from scorefield.solvers import grids
 from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training import data, times, weighting
 
 __all__ = [
     "AUTOENCODERS", "CONDITIONERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "OPTIONAL",
-    "PARTS", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TIMES", "WEIGHTINGS", "Table",
+    "PARTS", "PERCEPTUAL", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TIMES", "WEIGHTINGS", "Table",
     "autoencoder", "autoencoder_spec", "build", "denoiser", "label_required", "modern", "modern_config", "name_of",
     "network", "parse", "precondition_spec", "sde_spec", "spec", "unparse",
 ]  # fmt: skip
@@ -128,6 +129,10 @@ def _vq(
         channels, build(QUANTISERS, quantiser, width=code_channels), code_channels, width, multipliers, blocks,
         attention, middle_attention, features, code_convolutions, groups, smallest_group,
     )  # fmt: skip
+
+
+def _no_distance() -> None:
+    """No perceptual distance."""
 
 
 def _optimal(sde: sde_lib.SDE, steps: int, workdir: Path, file: str = "grid.json") -> Tensor:
@@ -298,6 +303,7 @@ AUTOENCODERS = Table(
     {"kl": models.KLAutoencoder, "vq": _vq, "tiny": models.TinyAutoencoder},
     base=ImageAutoencoder,
 )
+PERCEPTUAL = Table("perceptual", {"laplacian": LaplacianPyramid, "lpips": LPIPS, "none": _no_distance})
 # The specs in a configuration, by their keys.
 PARTS = {
     "data": DATASETS,
@@ -311,7 +317,7 @@ PARTS = {
     "sampling.grid": GRIDS,
 }
 OPTIONAL = ("conditioner",)  # Parts that may be None.
-TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS)
+TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS, PERCEPTUAL)
 
 
 def is_autoencoder(config: Mapping[str, Any]) -> bool:

@@ -51,7 +51,8 @@ def adaptive_weight(images: Tensor, last_layer: Tensor, first: Tensor, second: T
         for gradient in (first, second)
     ]
     nll, g = Ranks.current().mean(torch.stack(gradients)).flatten(1).norm(dim=1)
-    return (nll / (g + OFFSET)).clamp(max=largest)
+    weight: Tensor = nll / (g + OFFSET)
+    return weight.clamp(max=largest)
 
 
 class Adversary(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from scorefield.models.networks.autoencoder import ImageAutoencoder
 from scorefield.models.networks.quantisers import Quantiser
 from scorefield.training.distributed.ranks import Ranks
 from scorefield.training.engine import Objective, Step, finite
@@ -102,15 +103,13 @@ class _Parts:
         return self.share > 0
 
     def draw(self, model: Model, batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-        (count, _, height, width), net = batch["x0"].shape, model.autoencoder
-        assert net is not None
+        (count, _, height, width), net = batch["x0"].shape, _autoencoder(model)
         shape = (count, net.code_channels, height // net.factor, width // net.factor)
         return {"noise": torch.randn(shape, generator=generator, device=generator.device)}
 
     def loss(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        x, net = batch["x0"], model.autoencoder
-        assert net is not None
-        made = net.reconstruct(x, batch["noise"])
+        x = batch["x0"]
+        made = _autoencoder(model).reconstruct(x, batch["noise"])
         images = _exact(made.images)
         regulariser = made.regulariser * (
             self.weights["codebook"] if made.index is not None else self.weights["kl"] / x[0].numel()
@@ -130,8 +129,7 @@ class _Parts:
 
     def after(self, step: Step) -> None:
         assert self.state is not None
-        assert self.state.model.autoencoder is not None
-        for module in self.state.model.autoencoder.modules():
+        for module in _autoencoder(self.state.model).modules():
             if isinstance(module, Quantiser):
                 module.update(self.state.generator, Ranks.current().all_gather)
         if self.start is not None:
@@ -149,7 +147,6 @@ class _Parts:
 
         The value is that of the losses, and its gradient goes through the images alone.
         """
-        assert model.autoencoder is not None
         assert model.discriminator is not None
         leaf = images.detach().requires_grad_()
         nll, numbers = self._nll(x, leaf)
@@ -157,7 +154,7 @@ class _Parts:
         g = -_exact(model.discriminator(leaf)).flatten(1).mean(1)
         (second,) = torch.autograd.grad(g.sum(), leaf)
         weight = adaptive_weight(
-            images, model.autoencoder.last_layer, first / len(x), second / len(x), self.weights["largest"]
+            images, _autoencoder(model).last_layer, first / len(x), second / len(x), self.weights["largest"]
         )
         factor = self.share * self.weights["adversarial"] * weight
         value = (nll + factor * g).detach()
@@ -165,6 +162,16 @@ class _Parts:
         self.fakes.append(leaf.detach())
         numbers |= {"adversarial": g, "adversarial_weight": weight.expand(len(x))}
         return value + through - through.detach(), {name: each.detach() for name, each in numbers.items()}
+
+
+def _autoencoder(model: Model) -> ImageAutoencoder:
+    net = model.autoencoder
+    if not isinstance(net, ImageAutoencoder):
+        raise ValueError(
+            f"expected an autoencoder of models.networks.autoencoder in the model, got {type(net).__name__}: build "
+            "Model(autoencoder=...)"
+        )
+    return net
 
 
 def _exact(x: Tensor) -> Tensor:
