@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from scorefield.commands.autoencoder_files import encoded_at_once
+from scorefield.commands.captions import captions_in
 from scorefield.commands.run import Run, stored_tensor
 from scorefield.configs import build
 from scorefield.training import ToModelRange
@@ -46,14 +47,15 @@ class Conditions:
         for key in self.keywords:
             if key in OF_IMAGES:
                 continue
-            name = "caption" if key == "tokens" else key
-            if name not in dataset.cond:
+            if key == "tokens":
+                found[key] = self.run.tokenizer.encode(captions_in(dataset))
+            elif key in dataset.cond:
+                found[key] = dataset.cond[key]
+            else:
                 raise ValueError(
-                    f"expected a {name} for each item of {dataset.name}, because this run is conditioned on it, got "
-                    "none: give data that has it (docs/cli.md), or --caption"
+                    f"expected {key} for each item of {dataset.name}, because this run is conditioned on it, got none: "
+                    "give data that has it (docs/data.md)"
                 )
-            rows = dataset.cond[name]
-            found[key] = self.tokenizer.encode(rows.tolist()) if key == "tokens" else rows
         return found
 
     def of_data(self, dataset: Dataset) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ class Conditions:
                 f"expected no --caption, because this run takes {' and '.join(self.keywords)}, got {caption!r}: leave "
                 "it out"
             )
-        return {"tokens": _as_tensor(self.tokenizer.encode([caption])).expand(num, -1)}
+        return {"tokens": _as_tensor(self.run.tokenizer.encode([caption])).expand(num, -1)}
 
     def of_model_images(self, images: Tensor, generator: Generator) -> dict[str, Tensor]:
         """What is made of images (B, C, H, W) in the model's range: `low`, or `masked` and `mask`."""
@@ -100,11 +102,6 @@ class Conditions:
     def shown(self, dataset: Dataset) -> tuple[str, ...]:
         """The captions of a data set, for pictures."""
         return tuple(dataset.cond["caption"].tolist()) if "tokens" in self.keywords else ()
-
-    @property
-    def tokenizer(self) -> Any:
-        """Of the run."""
-        return self.run.tokenizer  # type: ignore[attr-defined]
 
 
 def conditions_of(run: Run) -> Conditions | None:

@@ -23,6 +23,8 @@ from scorefield.commands.autoencoder_files import (
     read_autoencoder,
     write_autoencoder,
 )
+from scorefield.commands.captions import FILE as TOKENIZER
+from scorefield.commands.captions import captions_in, takes_captions, tokenizer_of
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import open_split
 from scorefield.commands.find_checkpoint import find_checkpoint
@@ -30,10 +32,12 @@ from scorefield.commands.outputs import write_json
 from scorefield.configs import build
 from scorefield.configs.text import suggestion
 from scorefield.models.latent import in_tiles
+from scorefield.models.text_tokens import WordPieces
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, quantise
 from scorefield.sde_lib.sde import check_one_level
 from scorefield.training import Model, load_weights
+from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
 from scorefield.training.data.units import odd_units_of
@@ -144,6 +148,11 @@ class Run:
         return self.accept(open_split(self.config.data, split))
 
     @cached_property
+    def tokenizer(self) -> WordPieces:
+        """Of a run with captions."""
+        return tokenizer_of(self.workdir, self.config, lambda: captions_in(self.dataset("train")))
+
+    @cached_property
     def examples(self) -> Dataset:
         """The first items of the test split, whose conditioning pictures are given."""
         dataset = self.dataset("test")
@@ -194,10 +203,13 @@ class Run:
         return (stored - stored.min()) / (stored.max() - stored.min()).clamp(min=1e-12)
 
     def save(self) -> None:
-        """Write config.json, and a latent run's copy of its autoencoder."""
+        """Write config.json, a latent run's copy of its autoencoder, and the tokeniser of captions."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.autoencoder is not None and not has_autoencoder(self.workdir):
             write_autoencoder(self.workdir, self.autoencoder)
+        if takes_captions(self.config):
+            with atomic_file(self.workdir / TOKENIZER) as part:
+                part.write_text(self.tokenizer.text)
         write_json(self._file(self.workdir), self.described())
 
     def described(self) -> dict[str, Any]:

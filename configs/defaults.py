@@ -43,6 +43,7 @@ def defaults() -> ml_collections.ConfigDict:
                 "dequantise": True,  # Uniform within the cell; otherwise its centre.
                 "flip": False,  # Mirror half of the images.
             },
+            "tokenizer": "",  # A tokenizer.json or vocab.txt for captions; else one is made of them.
             "autoencoder": "",  # Directory of one; the run is then of its codes.
             "sde": spec(SDES, "vp"),
             "net": spec(NETWORKS, "unet"),

@@ -10,6 +10,7 @@ import torch
 from torch import Generator
 
 from scorefield import training
+from scorefield.commands.captions import captions_in, takes_captions, tokenizer_of
 from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.data_places import make_absolute, open_split
 from scorefield.commands.generate import grid, of_rows
@@ -44,9 +45,13 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
         fill(config, flat(saved))
     dataset = open_split(config.data, "train")
     make_absolute(config.data)
-    if config.get("autoencoder"):
-        config.autoencoder = str(Path(config.autoencoder).expanduser().absolute())
+    for key in ("autoencoder", "tokenizer"):
+        if config.get(key):
+            config[key] = str(Path(config[key]).expanduser().absolute())
     chosen = fill(config, preset(len(dataset), dataset.shape))
+    if takes_captions(config) and config.conditioner.vocabulary is None:
+        tokenizer = tokenizer_of(workdir, config, lambda: captions_in(dataset))
+        fill(config, {"conditioner.vocabulary": tokenizer.size})
     if config.precondition.name == "levels" and config.precondition.probabilities is None:
         fill(config, {"precondition.probabilities": probabilities_of(dataset, config.seed)})
     return dataset, chosen

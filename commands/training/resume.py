@@ -32,7 +32,12 @@ FREE = (
     "config.training.learning_rate",
     "config.training.clip",
 )
-ADDED = ("training", "autoencoder", "conditioner")  # parts to which settings were added since the first files
+ADDED = (
+    "training",
+    "autoencoder",
+    "conditioner",
+    "tokenizer",
+)  # parts to which settings were added since the first files
 
 
 def refuse_another(run: Run, complete: ml_collections.ConfigDict) -> None:
