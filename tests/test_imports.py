@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "models": {"models", "sde_lib"},
     "solvers": {"solvers", "sde_lib"},
     "likelihood": {"likelihood", "solvers", "sde_lib"},
-    "training": {"training", "likelihood", "sde_lib"},
+    "training": {"training", "models", "likelihood", "sde_lib"},
     "evaluation": {"evaluation"},
     "configs": {"configs"},
     "configs/build.py": {*LIBRARY, "configs"},
