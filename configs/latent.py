@@ -5,14 +5,20 @@ Every variant needs --config.autoencoder=DIRECTORY, an autoencoder of --mode=tra
 fashion_f4 (the default), fashion_f2 and mnist_f4 are unconditional; with --config.training.labels=true they know the
 class. fashion_super_resolution and fashion_inpainting see a small image, or a masked one. canvas_text, canvas_layout
 and canvas_map are two digits on a canvas, from a caption, from boxes, or from a map of classes.
+
+The published models of Rombach et al. 2022 are named as in `configs.latent_papers`: celeba_hq, ffhq, bedrooms,
+churches, cin256, cin256_v2, text2img256, txt2img_large, layout, semantic, bsr_sr, inpainting_big. Their data is a
+folder of images, --config.data.path=PATH.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 
 from scorefield.configs.build import CONDITIONERS, DATASETS, NETWORKS, PRECONDITIONS, SDES, TIMES, spec
 from scorefield.configs.defaults import check_variant, defaults
+from scorefield.configs.latent_papers import LATENT_PAPERS, latent_diffusion
 
 
 def get_config(variant: str = "fashion_f4") -> ml_collections.ConfigDict:
@@ -21,9 +27,12 @@ def get_config(variant: str = "fashion_f4") -> ml_collections.ConfigDict:
     Raises:
         ValueError: if there is no such variant.
     """
-    check_variant(variant, VARIANTS, "latent")
+    check_variant(variant, (*VARIANTS, *LATENT_PAPERS), "latent")
     config = defaults()
     config.transform.dequantise = False
+    if variant in LATENT_PAPERS:
+        _published(config, variant)
+        return config
     config.sde = spec(SDES, "cosine")
     config.precondition = spec(PRECONDITIONS, "v")
     config.training.update(
@@ -81,6 +90,32 @@ def _map(config: ml_collections.ConfigDict) -> None:
     _canvas(config)
     config.net = spec(NETWORKS, "unet", width=64, multipliers=(1, 2), blocks=1, attention=(1,))
     config.conditioner = spec(CONDITIONERS, "map")
+
+
+# The conditioner of a published model, where it has one.
+CONDITIONED: dict[str, dict[str, Any]] = {
+    "cin256": {"name": "class_tokens", "width": 512},
+    "cin256_v2": {"name": "class_tokens", "width": 512},
+    "text2img256": {"name": "text", "width": 640, "layers": 32, "vocabulary": 30_522},
+    "txt2img_large": {"name": "text", "width": 1280, "layers": 32, "vocabulary": 30_522},
+    "layout": {
+        "name": "boxes", "width": 512, "layers": 16, "vocabulary": 8192, "sections": 90, "crop": True, "masked": False,
+    },
+    "semantic": {"name": "map", "classes": 182, "halvings": 2, "out": 3},
+    "bsr_sr": {"name": "low", "image_channels": 3},
+    "inpainting_big": {"name": "masked"},
+}  # fmt: skip
+
+
+def _published(config: ml_collections.ConfigDict, name: str) -> None:
+    config.data = spec(DATASETS, "folder", path="", size=256)
+    latent_diffusion(config, name)
+    config.training.label_dropout = 0.1 if name in ("cin256_v2", "txt2img_large") else 0.0
+    config.training.labels = name in ("cin256", "cin256_v2")
+    if name in CONDITIONED:
+        config.conditioner = spec(CONDITIONERS, CONDITIONED[name])
+    if name in ("bsr_sr", "inpainting_big"):
+        config.training.codes = "online"
 
 
 VARIANTS: dict[str, Callable[[ml_collections.ConfigDict], None]] = {

@@ -52,9 +52,19 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
     if takes_captions(config) and config.conditioner.vocabulary is None:
         tokenizer = tokenizer_of(workdir, config, lambda: captions_in(dataset))
         fill(config, {"conditioner.vocabulary": tokenizer.size})
+    fill(config, {"conditioner.classes": classes_of(config, dataset)} if config.get("conditioner") else {})
     if config.precondition.name == "levels" and config.precondition.probabilities is None:
         fill(config, {"precondition.probabilities": probabilities_of(dataset, config.seed)})
     return dataset, chosen
+
+
+def classes_of(config: ml_collections.ConfigDict, dataset: Dataset) -> int | None:
+    """The number of classes of the boxes or the map that a conditioner takes; None where it takes none."""
+    for key in build.find(build.CONDITIONERS, config.conditioner.name).keywords:
+        if key in dataset.cond and key in ("boxes", "map"):
+            classes = dataset.cond[key][..., 0] if key == "boxes" else dataset.cond[key]
+            return int(classes.max()) + 1
+    return None
 
 
 def probabilities_of(dataset: Dataset, seed: int) -> tuple[float, ...]:
