@@ -9,7 +9,7 @@ from scorefield.sde_lib import SDE
 from scorefield.sde_lib.broadcast import Scale
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
-PARTS = ("denoiser", "sde", "conditioner", "autoencoder", "dequantiser", "discriminator")
+PARTS = ("denoiser", "sde", "autoencoder", "dequantiser", "discriminator")
 WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into the names of tensors
 
 
@@ -21,10 +21,9 @@ class Model(nn.Module):
     denoiser, so an average of the model can be sampled from.
 
     Args:
-        denoiser: D(x, alpha, sigma, **cond) = E[x0 | x].
+        denoiser: D(x, alpha, sigma, **cond) = E[x0 | x]; a conditioner is a part of its network.
         sde: the path; one that is an `nn.Module` is learned.
-        conditioner: maps raw conditioning to what the denoiser takes.
-        autoencoder: maps data to latents and back.
+        autoencoder: maps images to codes and back.
         dequantiser: q(u | k).
         discriminator: tells images from an autoencoder's.
     """
@@ -34,7 +33,6 @@ class Model(nn.Module):
         denoiser: DenoiserLike | None = None,
         sde: SDE | None = None,
         *,
-        conditioner: nn.Module | None = None,
         autoencoder: nn.Module | None = None,
         dequantiser: nn.Module | None = None,
         discriminator: nn.Module | None = None,
@@ -42,7 +40,6 @@ class Model(nn.Module):
         super().__init__()
         self.denoiser: Any = denoiser
         self.sde = sde
-        self.conditioner = conditioner
         self.autoencoder = autoencoder
         self.dequantiser = dequantiser
         self.discriminator = discriminator

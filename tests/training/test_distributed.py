@@ -64,8 +64,8 @@ def small_state(dropout: float = 0.0) -> TrainingState:
 def pair() -> tuple[TrainingState, list[Objective]]:
     """Two objectives with an optimiser each, on two linear layers."""
     torch.manual_seed(0)
-    model = Model(nn.Linear(4, 4), conditioner=nn.Linear(4, 1))
-    first, second = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model.denoiser, model.conditioner))
+    model = Model(nn.Linear(4, 4), discriminator=nn.Linear(4, 1))
+    first, second = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model.denoiser, model.discriminator))
 
     def images(model: Model, batch: dict[str, Tensor]) -> Tensor:
         return model.denoiser(batch["x0"].flatten(1)[:, :4] + batch["noise"])
@@ -74,10 +74,10 @@ def pair() -> tuple[TrainingState, list[Objective]]:
         return {"noise": torch.randn(len(batch["x0"]), 4, generator=generator)}
 
     def judge(model: Model, batch: dict[str, Tensor]) -> Tensor:
-        return (model.conditioner(images(model, batch)) - 1).square()[:, 0]
+        return (model.discriminator(images(model, batch)) - 1).square()[:, 0]
 
     def fool(model: Model, batch: dict[str, Tensor]) -> Tensor:
-        return model.conditioner(images(model, batch))[:, 0]
+        return model.discriminator(images(model, batch))[:, 0]
 
     objectives = [Objective(second, judge, draw), Objective(first, fool, draw, every=2)]
     return TrainingState(model, second, EMA(model, 0.5), more_optimizers=(first,)), objectives

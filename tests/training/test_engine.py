@@ -25,8 +25,8 @@ class Weight(nn.Module):
 
 def pair(every: int = 2, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> tuple[TrainingState, Any]:
     """A critic c that follows a generator g, by (c - g)^2 x, and a generator that flees it, by g c + 1."""
-    model = Model(Weight(1.0), conditioner=Weight(-0.5))
-    g, c = model.denoiser.value, model.conditioner.value  # type: ignore[union-attr]
+    model = Model(Weight(1.0), discriminator=Weight(-0.5))
+    g, c = model.denoiser.value, model.discriminator.value  # type: ignore[union-attr]
     critic, generator = optimizer([c], lr=0.1), optimizer([g], lr=0.2)  # type: ignore[call-arg]
     state = TrainingState(model, critic, EMA(model, 0.3), more_optimizers=(generator,))
 
@@ -210,8 +210,8 @@ def test_files_of_a_bare_denoiser_and_of_a_model_load_into_either(tmp_path: Path
 
 def test_a_part_that_no_objective_trains_is_frozen_while_a_loss_is_computed() -> None:
     # DistributedDataParallel waits for the gradient of every weight that requires one.
-    model = Model(Weight(1.0), conditioner=Weight(-0.5))
-    weight, idle = model.denoiser.value, model.conditioner.value  # type: ignore[union-attr]
+    model = Model(Weight(1.0), discriminator=Weight(-0.5))
+    weight, idle = model.denoiser.value, model.discriminator.value  # type: ignore[union-attr]
     seen = []
 
     def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
