@@ -90,10 +90,13 @@ def check_data(
 def network(config: ml_collections.ConfigDict, dataset: Dataset) -> str:
     """Whether the configured network takes a data set's shape, or how it refuses it, on torch's meta device."""
     name, shape = config.net.name, dataset.shape
-    classes = dataset.num_classes if config.training.labels else None
+    classes = dataset.num_classes if config.training.get("labels") else None
     try:
         with torch.device("meta"), torch.no_grad():
-            build.network(config, shape, classes)(torch.empty(1, *shape), torch.empty(1))
+            if build.is_autoencoder(config):
+                build.autoencoder(config.net, shape[0])(torch.empty(1, *shape))
+            else:
+                build.network(config, shape, classes)(torch.empty(1, *shape), torch.empty(1))
     except ValueError as error:
         return f"{name} refuses it: {layout.advice(shape) or ' '.join(str(error).split())}"
     except Exception:  # a user's network may need values, or other arguments

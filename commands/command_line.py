@@ -22,6 +22,11 @@ LONGEST = 600  # characters of an error
 # Of each mode: the file below `commands`, the function in it, and what it does.
 MODES = {
     "train": ("train.command", "train", "train a run, or resume it"),
+    "train_autoencoder": (
+        "train_autoencoder.command",
+        "train_autoencoder",
+        "train an autoencoder, for runs in its codes, or resume it",
+    ),
     "sample": ("sample", "sample", "draw samples"),
     "compare": ("compare", "compare", "compare solvers and numbers of steps on the same noise"),
     "grid": ("grid", "grid", "measure the grid of steps that suits a run, for --grid=optimal"),
@@ -40,6 +45,7 @@ MODES = {
 }
 # Keywords that a flag cannot have as its name.
 KEYWORDS = {"from": "source", "for": "purpose"}
+TRAINING = ("train", "train_autoencoder")  # resume a run that --workdir alone names
 SEVERAL = ("solver", "steps")  # may be given several times
 ALWAYS = {"mode": str, "workdir": str, "config": str}
 OPTIONS: dict[str, tuple[type, str]] = {
@@ -194,9 +200,9 @@ def _call(arguments: list[str]) -> dict[str, Any]:
     if "config" not in takes and (config or given.changes):
         raise ValueError(
             f"expected no {given.changes[0] if given.changes else '--config'} in --mode={mode}, which reads the "
-            "config.json of the run: only train and check_data take it"
+            "config.json of the run: only train, train_autoencoder and check_data take it"
         )
-    if "config" in takes and (config or given.changes or mode == "train"):
+    if "config" in takes and (config or given.changes or mode in TRAINING):
         # Imported here, because it imports torch.
         from scorefield.commands.configuration import load, of_run, override
 

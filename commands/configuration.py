@@ -4,7 +4,7 @@ import ast
 import importlib
 import inspect
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from ml_collections.config_dict import placeholder
 from scorefield import configs
 from scorefield.commands.run import read_run
 from scorefield.configs import build
+from scorefield.configs.autoencoder_defaults import autoencoder_defaults
 from scorefield.configs.defaults import defaults
-from scorefield.configs.specs import OLD_KEYWORDS, find, settings_of
+from scorefield.configs.specs import OLD_KEYWORDS, Table, find, settings_of
 from scorefield.configs.text import few, suggestion, typed
 
 FOLDER = Path(configs.__file__).parent
@@ -42,8 +43,12 @@ def of_run(workdir: Path) -> ml_collections.ConfigDict:
             f"expected --config beside --workdir={workdir}, which holds no run yet, as --config=digits:vp (--mode=list "
             "prints all)"
         )
-    config, complete = read_run(workdir, "cpu").config, defaults()
-    for group in ("transform", "training", "sampling"):
+    config = read_run(workdir, "cpu").config
+    if build.is_autoencoder(config):
+        complete, groups = autoencoder_defaults(), ("transform", "loss", "training")
+    else:
+        complete, groups = defaults(), ("transform", "training", "sampling")
+    for group in groups:
         config[group] = ml_collections.ConfigDict({**complete[group], **config[group]})
     return config
 
@@ -64,16 +69,19 @@ def override(config: ml_collections.ConfigDict, changes: Sequence[str]) -> ml_co
     Raises:
         ValueError: if there is no such key, or the value is of another kind.
     """
-    for change in sorted(changes, key=_rank):
+    parts = build.parts_of(config)
+    for change in sorted(changes, key=lambda change: _rank(change, parts)):
         written, equals, text = change.removeprefix("--").partition("=")
         flag, _, written = written.partition(".")
         group, _, name = (key := _key(config, written)).rpartition(".")
         place = _at(config, group)
-        if key in build.PARTS and equals:
+        if key in parts and equals:
             with config.ignore_type():  # a run may have a part or None
-                place[name] = None if text == "None" and key in build.OPTIONAL else _spec(key, text, place[name])
-        elif name == "name" and group in build.PARTS:
-            _at(config, group.rpartition(".")[0])[group.rpartition(".")[2]] = _renamed(group, place, text)
+                place[name] = (
+                    None if text == "None" and key in build.OPTIONAL else _spec(key, parts[key], text, place[name])
+                )
+        elif name == "name" and group in parts:
+            _at(config, group.rpartition(".")[0])[group.rpartition(".")[2]] = _renamed(parts[group], place, text)
         elif hasattr(place.get(name), "keys"):
             raise ValueError(f"expected a key within {key}, as --config.{key}.{next(iter(place[name]))}=VALUE")
         else:
@@ -125,11 +133,11 @@ def _key(config: ml_collections.ConfigDict, key: str) -> str:
     Raises:
         ValueError: if the configuration has no such key.
     """
-    node, parts = config, list[str]()
+    node, parts, tables = config, list[str](), build.parts_of(config)
     for part in key.split("."):
         keys = list(node) if hasattr(node, "keys") else []
-        if (place := ".".join(parts)) in build.PARTS and node is not None:  # keywords without a default too
-            keys += [key for key in settings_of(find(build.PARTS[place], node.name)) if key not in keys]
+        if (place := ".".join(parts)) in tables and node is not None:  # keywords without a default too
+            keys += [key for key in settings_of(find(tables[place], node.name)) if key not in keys]
         part = OLD_KEYWORDS.get(part, part) if part not in keys else part
         if part not in keys:
             there = few(part, keys) if keys else "a value, not a group"
@@ -142,9 +150,9 @@ def _key(config: ml_collections.ConfigDict, key: str) -> str:
     return ".".join(parts)
 
 
-def _rank(change: str) -> int:
+def _rank(change: str, parts: Collection[str]) -> int:
     key = change.partition("=")[0].partition(".")[2]
-    return 0 if key in build.PARTS else 1 if key.removesuffix(".name") in build.PARTS else 2
+    return 0 if key in parts else 1 if key.removesuffix(".name") in parts else 2
 
 
 def _at(config: ml_collections.ConfigDict, key: str) -> Any:
@@ -154,9 +162,8 @@ def _at(config: ml_collections.ConfigDict, key: str) -> Any:
     return node
 
 
-def _spec(key: str, value: str, old: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict:
+def _spec(key: str, table: Table, value: str, old: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict:
     """The part that the value describes. What it leaves out and the data chooses in a part of that name stays open."""
-    table = build.PARTS[key]
     given: str | dict[str, Any] = value
     if value.lstrip().startswith("{"):
         try:
@@ -172,8 +179,8 @@ def _spec(key: str, value: str, old: ml_collections.ConfigDict | None) -> ml_col
     return new
 
 
-def _renamed(key: str, old: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+def _renamed(table: Table, old: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
     """The part of another name. Of the old one it has those keywords that it needs, as the path of a data set."""
-    takes = settings_of(find(build.PARTS[key], name))
+    takes = settings_of(find(table, name))
     needed = {k: v for k, v in old.items() if k in takes and takes[k].default is inspect.Parameter.empty}
-    return build.spec(build.PARTS[key], {"name": name, **needed})
+    return build.spec(table, {"name": name, **needed})

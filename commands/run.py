@@ -105,7 +105,7 @@ class Run:
 
     @property
     def num_classes(self) -> int | None:
-        return self.data.num_classes if self.config.training.labels else None
+        return self.data.num_classes if self.config.training.get("labels") else None
 
     @property
     def classes(self) -> list[int]:

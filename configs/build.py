@@ -33,8 +33,8 @@ from scorefield.training import data, times, weighting
 __all__ = [
     "AUTOENCODERS", "CONDITIONERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "OPTIONAL",
     "PARTS", "PERCEPTUAL", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TIMES", "WEIGHTINGS", "Table",
-    "autoencoder", "autoencoder_spec", "build", "denoiser", "label_required", "modern", "modern_config", "name_of",
-    "network", "parse", "precondition_spec", "sde_spec", "spec", "unparse",
+    "autoencoder", "autoencoder_spec", "build", "denoiser", "is_autoencoder", "label_required", "modern",
+    "modern_config", "name_of", "network", "parse", "parts_of", "precondition_spec", "sde_spec", "spec", "unparse",
 ]  # fmt: skip
 
 
@@ -316,6 +316,7 @@ PARTS = {
     "sampling.solver": SOLVERS,
     "sampling.grid": GRIDS,
 }
+AUTOENCODER_PARTS = {"data": DATASETS, "net": AUTOENCODERS}
 OPTIONAL = ("conditioner",)  # Parts that may be None.
 TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS, PERCEPTUAL)
 
@@ -325,10 +326,15 @@ def is_autoencoder(config: Mapping[str, Any]) -> bool:
     return "loss" in config
 
 
+def parts_of(config: Mapping[str, Any]) -> dict[str, Table]:
+    """The specs in a configuration, by their keys: of a denoiser, or of an autoencoder."""
+    return AUTOENCODER_PARTS if is_autoencoder(config) else PARTS
+
+
 def modern_config(saved: dict[str, Any]) -> dict[str, Any]:
     """A configuration as in config.json, with present names in place of old ones, and with keywords added since."""
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in saved.items()}
-    for key, table in PARTS.items():
+    for key, table in parts_of(config).items():
         group, _, name = key.rpartition(".")
         place = config.get(group, {}) if group else config
         if place.get(name) is not None:

@@ -29,6 +29,26 @@ def plot_curves(
     return saved(figure, path)
 
 
+def plot_panels(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    path: Path | None = None,
+    *,
+    x: str = "",
+) -> Figure:
+    """Named panels of named curves (xs, ys) along the same x, two panels beside one another."""
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(11, 3 * rows), dpi=100, layout="constrained")
+    for i, (y, curves) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, 2, i + 1)
+        for name, (xs, ys) in curves.items():
+            axes.plot(xs, ys, label=name, marker="o" if len(xs) < 20 else "")
+        axes.set(xlabel=x, ylabel=y)
+        axes.grid(alpha=0.3)
+        if len(curves) > 1:
+            axes.legend()
+    return saved(figure, path)
+
+
 def plot_histogram(
     values: Tensor, path: Path | None = None, *, x: str = "", mark: Mapping[str, float] | None = None
 ) -> Figure:

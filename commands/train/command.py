@@ -1,7 +1,6 @@
 """Train a denoiser by denoising score matching; the same command resumes an interrupted run."""
 
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from scorefield.commands.train.objective import Loss
 from scorefield.commands.train.settings import validate
 from scorefield.commands.train.start import open_data, start
 from scorefield.commands.training.lock import WorkdirLock
-from scorefield.commands.training.loop import Due, follow
+from scorefield.commands.training.loop import TIMEOUT, Due, follow
 from scorefield.commands.training.resume import refuse_another, resume
 from scorefield.commands.training.schedule import schedule_of
 from scorefield.commands.training.session import Session
@@ -28,8 +27,6 @@ from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.training import Ranks, Step
 from scorefield.training.data import Dataset
-
-TIMEOUT = timedelta(hours=2)  # of a process that waits for the first one's pictures and checkpoints
 
 
 def train(
@@ -75,6 +72,11 @@ def _train(
     checkpoint: str | None,
     ema: bool | None,
 ) -> dict[str, Any]:
+    if build.is_autoencoder(config):
+        raise ValueError(
+            "expected the configuration of a denoiser, as --config=digits:vp, got one of an autoencoder: train that "
+            "with --mode=train_autoencoder"
+        )
     if (ema is not None or checkpoint is not None) and fork_from is None:
         flag = "--ema or --noema" if checkpoint is None else "--checkpoint"
         raise ValueError(f"expected {flag} in --mode=train only with --fork_from, whose weights it selects")

@@ -1,6 +1,5 @@
 """The output of training: a progress bar, metrics.jsonl, timing.jsonl, TensorBoard, curves, and pictures."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -8,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from scorefield.commands.progress_bar import say
 from scorefield.commands.run import Run
 from scorefield.commands.train.objective import Loss
 from scorefield.commands.train.pictures import save_curves, save_samples
-from scorefield.commands.training.differences import flat
+from scorefield.commands.training.board import open_board
 from scorefield.commands.training.json_lines import JsonLines
 from scorefield.commands.training.progress import Progress
 from scorefield.commands.training.room import room
@@ -68,9 +65,7 @@ class Log:
     def __enter__(self) -> "Log":
         if self._first:
             workdir = self.run.workdir
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=self.before + 1)
-            with room(self.run, optional=True):
-                _describe(self.run, self._board)
+            self._board = open_board(self.run, self.before)
             self._metrics = JsonLines(workdir / "metrics.jsonl", self.before)
             self._timing = JsonLines(workdir / "timing.jsonl", self.before)
             self.loss = self._metrics.rows[-1].get("loss", math.nan) if self._metrics.rows else math.nan
@@ -189,13 +184,3 @@ class Log:
 
     def _facts(self) -> str:
         return f"loss {self.guard.state_dict()['mean']:.4f}{self._bound}"  # over some 100 steps
-
-
-def _describe(run: Run, board: SummaryWriter) -> None:
-    """The configuration, as text and as hyperparameters to compare runs by."""
-    described = run.described()["config"]
-    board.add_text("config", f"```json\n{json.dumps(described, indent=2)}\n```")
-    settings = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flat(described).items()}
-    writer: Any = board.file_writer
-    for summary in hparams(settings, {"train/loss": 0.0}):  # type: ignore[no-untyped-call]
-        writer.add_summary(summary)

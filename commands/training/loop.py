@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, Protocol
 
 from scorefield.commands.interruption import Interrupted, graceful_stop
 from scorefield.commands.training.session import Session
 from scorefield.commands.training.timetable import CHECKPOINT, PICTURE, Timetable
 from scorefield.training import Step, TrainingState
+
+TIMEOUT = timedelta(hours=2)  # of a process that waits for the first one's pictures and checkpoints
 
 Due = Callable[[int], bool]
 

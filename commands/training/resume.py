@@ -23,6 +23,8 @@ FREE = (
     "config.training.log_",
     "config.training.sample_",
     "config.training.checkpoint_",
+    "config.training.evaluate_",
+    "config.training.measure_",
     "config.training.keep",
     "config.training.keep_every",
     "config.training.on_full_disk",

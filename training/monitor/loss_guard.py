@@ -30,9 +30,9 @@ class LossGuard:
     while a flag on the device refuses those steps.
 
     Args:
-        sde: the path in training.
+        sde: the path in training, or None where there is none.
         denoiser: the module in training; without it no layer is named.
-        loss: the losses of a denoiser on a batch, by default those of `dsm.batch_loss` with the weighting `simple`.
+        loss: the losses of that module on a batch, by default those of `dsm.batch_loss` with the weighting `simple`.
         precision: bfloat16 or float16 where the network runs under autocast. With float16, whose gradients overflow
             now and then, an overflow costs only its step.
         explosion: the largest multiple of its running mean over some 100 steps that the loss may be, after 100 steps;
@@ -42,7 +42,7 @@ class LossGuard:
 
     def __init__(
         self,
-        sde: SDE,
+        sde: SDE | None,
         denoiser: nn.Module | None = None,
         *,
         loss: BatchLoss | None = None,
@@ -53,7 +53,9 @@ class LossGuard:
         if math.isnan(explosion) or explosion < 0 or 0 < explosion <= 1:
             raise ValueError(f"expected an explosion to be 0 or more than 1 times the mean loss, got {explosion}")
         self.sde, self.denoiser, self.precision = sde, denoiser, precision
-        self.loss: BatchLoss = loss or (lambda model, batch: batch_loss(model, sde, batch, weighting.simple))
+        if loss is None and sde is None:
+            raise ValueError("expected the loss of a model without a path, got none: give it")
+        self.loss: BatchLoss = loss or (lambda model, batch: batch_loss(model, sde, batch, weighting.simple))  # type: ignore[arg-type]
         self.explosion, self.folder = explosion, Path(folder)
         self._gradients = precision != torch.float16
         self._mean, self._seen = torch.zeros((), dtype=torch.float64), 0
@@ -115,8 +117,10 @@ class LossGuard:
         losses = step.losses.double()
         finite = losses.isfinite()
         worst = int((~finite).double().argmax() if not bool(finite.all()) else losses.argmax())
-        t = float(step.times[worst])
-        log_snr = float(self.sde.log_snr(step.times[worst]))
+        where_in_path, facts = "", dict[str, float](example=worst)
+        if self.sde is not None:
+            facts["log_snr"] = log_snr = float(self.sde.log_snr(step.times[worst]))
+            where_in_path = f" at log-SNR {log_snr:.4g} (t = {float(step.times[worst]):.4g})"
         loss, norm, ranks = float(step.loss), float(step.grad_norm), Ranks.current()
         if not math.isfinite(loss):
             what = f"the loss is {loss}, in {int((~finite).sum())} of {len(losses)} examples"
@@ -128,12 +132,12 @@ class LossGuard:
             what = f"of process {ranks.rank} of {ranks.world}, whose own examples have a finite loss, {what}"
         where = find_nonfinite(self.denoiser, step, self.loss, self.precision) if self.denoiser else ""
         try:
-            kept = f"in {keep_batch(step, self.folder, log_snr=log_snr, example=worst)}"
+            kept = f"in {keep_batch(step, self.folder, **facts)}"
         except (OSError, RuntimeError) as error:  # the report matters more
             kept = f"not kept ({error})"
         return (
-            f"step {step.step} ({step.images:,} images): {what}; the worst is example {worst} at log-SNR {log_snr:.4g} "
-            f"(t = {t:.4g}); {where and where + '; '}the batch is {kept}, earlier checkpoints are valid: lower "
+            f"step {step.step} ({step.images:,} images): {what}; the worst is example {worst}"
+            f"{where_in_path}; {where and where + '; '}the batch is {kept}, earlier checkpoints are valid: lower "
             "training.learning_rate or training.clip"
         )
 
