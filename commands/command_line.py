@@ -86,6 +86,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     ),
     "prior": (str, "standard, or data: a Gaussian with the mean and variance of the training data"),
     "draws": (int, "network evaluations of a bound for each image"),
+    "code_draws": (int, "codes of each image of a latent run, over which its likelihood is averaged"),
     "chain": (int, "number of steps of the variational bound"),
     "variance": (str, "variance of the steps of the variational bound: small or large"),
     "times": (str, "times at which elbo and dsm are evaluated: log_snr, or measured (see --mode=grid --for=training)"),

@@ -7,8 +7,11 @@ from scorefield.likelihood.decoders import Decoder, DiscretisedDecoder, Gaussian
 from scorefield.likelihood.density import Density, log_likelihood
 from scorefield.likelihood.dequantisation import Dequantisation, TruncatedNormal, Uniform, Variational
 from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
+from scorefield.likelihood.image_dataset import ImageScorer
+from scorefield.likelihood.pixels import PixelDistribution, fit_pixels
 from scorefield.likelihood.prior import GaussianPrior, Moments, prior_kl
 from scorefield.likelihood.summary import bits_per_dim, mean_and_error
+from scorefield.likelihood.through_autoencoder import ImageTerms, image_bound
 from scorefield.sde_lib.quantise import dequantise, quantise
 
 __all__ = [
@@ -23,8 +26,11 @@ __all__ = [
     "GaussianPrior",
     "HutchPlusPlus",
     "Hutchinson",
+    "ImageScorer",
+    "ImageTerms",
     "LevelDecoder",
     "Moments",
+    "PixelDistribution",
     "Plan",
     "TruncatedNormal",
     "Uniform",
@@ -34,6 +40,8 @@ __all__ = [
     "dequantise",
     "dsm_bound",
     "elbo",
+    "fit_pixels",
+    "image_bound",
     "log_likelihood",
     "mean_and_error",
     "prior_kl",

@@ -57,6 +57,7 @@ class DatasetScorer:
         ts: its rising grid.
         divergence: of the ode.
         device: of the denoiser.
+        first: number of the first sample among all, for its random numbers.
     """
 
     denoiser: DenoiserLike
@@ -77,6 +78,7 @@ class DatasetScorer:
     ts: Tensor | None = None
     divergence: Divergence = field(default_factory=Hutchinson)
     device: torch.device | str = "cpu"
+    first: int = 0
 
     @property
     def dims(self) -> int:
@@ -100,7 +102,7 @@ class DatasetScorer:
         stored = self.stored[rows]
         if self.levels is None:
             return stored.float().to(self.device), torch.zeros(len(stored), dtype=torch.float64)
-        uniform = self._noise(rows, 1000 * draw).uniform
+        uniform = self.noise_of(rows, 1000 * draw).uniform
         x, log_q = how(stored.to(self.device), self.levels, self.sde, uniform, low=self.low, high=self.high)
         return x, log_q.cpu()
 
@@ -114,20 +116,21 @@ class DatasetScorer:
         """
         weights, densities = [], list[Density]()
         count = 1 if self.levels is None else self.dequantisation.samples
-        path, cond, of_code = self.sde, self._cond(rows), None
+        path, cond, of_code = self.sde, self.cond_of(rows), None
         if isinstance(self.sde, MultivariateVP):
-            path, cond, of_code = with_code(self.sde, self.values(rows), cond, self._noise(rows, 7).uniform)
+            path, cond, of_code = with_code(self.sde, self.values(rows), cond, self.noise_of(rows, 7).uniform)
         for draw in range(count):
             x, log_q = self.dequantised(rows, self.dequantisation, draw)
             try:
                 density = log_likelihood(
                     self.denoiser, path, x, cond=cond, divergence=self.divergence, solver=self.solver,
-                    ts=self.ts, noise=self._noise(rows, 1), prior_log_prob=self.prior,
+                    ts=self.ts, noise=self.noise_of(rows, 1), prior_log_prob=self.prior,
                     progress=part_of(progress, draw / count, (draw + 1) / count),
                 )  # fmt: skip
             except UnsolvedError as error:
-                last = rows.start + len(x) - 1
-                which = f"images {rows.start} to {last}" if error.sample < 0 else f"image {rows.start + error.sample}"
+                first = self.first + rows.start
+                several = f"images {first} to {first + len(x) - 1}"
+                which = several if error.sample < 0 else f"image {first + error.sample}"
                 raise ValueError(f"{which}: {error}") from error
             weights.append(density.log_prob.double().cpu() - log_q)
             densities.append(density)
@@ -185,8 +188,8 @@ class DatasetScorer:
         return {"estimate": prior_kl(self.sde, x0, self.prior) / self.unit, "bound": bound / self.unit}
 
     @property
-    def _unit_in_bits(self) -> float:
-        """One nat/dim of continuous values in bits/dim, or 1."""
+    def unit_of_points(self) -> float:
+        """The unit of a value in bits/dim of the flow's points: 1 for bits/dim, 1 / log 2 for nats/dim."""
         return self.unit / (self.dims * math.log(2))
 
     def choose(self, tolerance: float, choose_divergence: bool, progress: ShareDone = None) -> dict[str, Any]:
@@ -201,16 +204,16 @@ class DatasetScorer:
         if choose_divergence:
             self.divergence = Exact() if self.dims <= EXACT_DIMS else Hutchinson()
         plan = choose_solver(
-            self.denoiser, self.sde, x, tolerance * self._unit_in_bits, cond=self._cond(rows),
-            divergence=self.divergence, noise=self._noise(rows, 1), prior_log_prob=self.prior,
+            self.denoiser, self.sde, x, tolerance * self.unit_of_points, cond=self.cond_of(rows),
+            divergence=self.divergence, noise=self.noise_of(rows, 1), prior_log_prob=self.prior,
             progress=part_of(progress, 0.0, 0.8),
         )  # fmt: skip
         self.solver, self.ts = plan.solver, plan.ts
         facts = {
             "tolerance": tolerance,
             "tolerance_met": plan.met,
-            "solver_error": plan.error / self._unit_in_bits,
-            "solver_bias": plan.bias / self._unit_in_bits,
+            "solver_error": plan.error / self.unit_of_points,
+            "solver_bias": plan.bias / self.unit_of_points,
             "pilots": len(x),
             "pilot_evaluations": plan.trial_nfe,
         }
@@ -224,8 +227,8 @@ class DatasetScorer:
         rows = slice(0, min(PROBE_SAMPLES, len(x)))
         several = replace(self.divergence, probes=max(3, self.divergence.probes))
         density = log_likelihood(
-            self.denoiser, self.sde, x[rows], cond=self._cond(rows), divergence=several, solver=self.solver, ts=self.ts,
-            noise=self._noise(rows, 5), prior_log_prob=self.prior, progress=progress,
+            self.denoiser, self.sde, x[rows], cond=self.cond_of(rows), divergence=several, solver=self.solver,
+            ts=self.ts, noise=self.noise_of(rows, 5), prior_log_prob=self.prior, progress=progress,
         )  # fmt: skip
         assert density.std_error is not None
         one_probe = float(density.std_error.double().square().mean()) * several.probes  # its variance, in nats^2
@@ -256,13 +259,13 @@ class DatasetScorer:
         cond = take_rows(self.cond, torch.tensor(chosen), len(self.stored))
         part, rows = replace(self, stored=self.stored[chosen], cond=cond), slice(0, len(chosen))
         trials = Trials(
-            self.denoiser, self.sde, part.dequantised(rows, self.dequantisation)[0], cond=part._cond(rows),
+            self.denoiser, self.sde, part.dequantised(rows, self.dequantisation)[0], cond=part.cond_of(rows),
             divergence=self.divergence, prior_log_prob=self.prior, noise=PerSampleNoise(self.seed + 6, chosen),
             progress=progress,
         )  # fmt: skip
         steps = len(self.ts) - 1
         trials.expected = 3 * steps * len(chosen)
-        error, bias = (each / self._unit_in_bits for each in trials.error(self.solver, steps))
+        error, bias = (each / self.unit_of_points for each in trials.error(self.solver, steps))
         return {"solver_error_of_others": error, "solver_bias_of_others": bias, "others": len(chosen)}
 
     def change_from_half_the_steps(self, progress: ShareDone = None) -> float | None:
@@ -282,16 +285,19 @@ class DatasetScorer:
         )
         return float((fine - coarse).mean()) / self.unit
 
-    def _cond(self, rows: slice) -> dict[str, Any]:
+    def cond_of(self, rows: slice) -> dict[str, Any]:
+        """The conditioning of some samples, on the device."""
         cond = take_rows(self.cond, rows, len(self.stored))
         return {name: each.to(self.device) if isinstance(each, Tensor) else each for name, each in cond.items()}
 
-    def _noise(self, rows: slice, stream: int) -> PerSampleNoise:
-        return PerSampleNoise(self.seed + stream, range(*rows.indices(len(self.stored))))
+    def noise_of(self, rows: slice, stream: int) -> PerSampleNoise:
+        """The random numbers of some samples; a stream has numbers of its own."""
+        start, stop, _ = rows.indices(len(self.stored))
+        return PerSampleNoise(self.seed + stream, range(self.first + start, self.first + stop))
 
     def _bound_settings(self, rows: slice, stream: int, progress: ShareDone) -> dict[str, Any]:
-        noise = self._noise(rows, stream)
-        cond = self._cond(rows)
+        noise = self.noise_of(rows, stream)
+        cond = self.cond_of(rows)
         return {"cond": cond, "prior": self.prior, "noise": noise, "uniform": noise.uniform, "progress": progress}
 
 

@@ -1,7 +1,7 @@
 """The likelihood of an image through an autoencoder: a bound from the likelihood of its codes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,9 +82,9 @@ def check_density(codes: CodeDistribution) -> None:
 
 def terms_of_draw(
     autoencoder: CodesAndImages, pixels: PixelDistribution, x0: Tensor, log_prior: Callable[[Tensor], Density],
-    noise: Noise = torch.randn_like,
-) -> tuple[ImageTerms, Density]:  # fmt: skip
-    """The terms of one draw z ~ q(z | x0), as (1, B), and the Density of z that `log_prior` gave.
+    noise: Noise = torch.randn_like, at_once: int | None = None,
+) -> ImageTerms:  # fmt: skip
+    """The terms of one draw z ~ q(z | x0), (1, B).
 
     Args:
         autoencoder: with `moments` and `decode`; its coordinates of z are those of log_prior.
@@ -92,19 +92,38 @@ def terms_of_draw(
         x0: images in the autoencoder's values, (B, C, *D); integers on the centres of their cells.
         log_prior: the log-likelihood of codes (B, c, *d), or a bound of it.
         noise: source of the normals of z.
+        at_once: images that go through the autoencoder at once; all by default.
 
     Raises:
         ValueError: if q(z | x0) has no density.
     """
+    drawn = draw_codes(autoencoder, x0, noise, at_once)
     with torch.no_grad():
-        codes = autoencoder.moments(x0)
-        check_density(codes)
-        z = codes.sample(noise(codes.mean))
-        log_q = one_each(codes.log_prob(z), len(x0), "the encoder's log_prob")
-        log_p = pixels.log_prob(x0, autoencoder.decode(z))
-    prior = log_prior(z)
-    each = (log_p, prior.log_prob, -log_q)
-    return ImageTerms(*(value.detach().double().cpu()[None] for value in each)), prior
+        images = torch.cat([autoencoder.decode(z) for z in torch.split(drawn.z, at_once or len(x0))])
+        log_p = pixels.log_prob(x0, images)
+    each = (log_p, log_prior(drawn.z).log_prob, -drawn.log_q)
+    return ImageTerms(*(value.detach().double().cpu()[None] for value in each))
+
+
+@dataclass(frozen=True)
+class DrawnCodes:
+    """Codes z ~ q(z | x), (B, c, *d), with log q(z | x) in nats, (B,)."""
+
+    z: Tensor
+    log_q: Tensor
+
+
+def draw_codes(
+    autoencoder: CodesAndImages, x0: Tensor, noise: Noise = torch.randn_like, at_once: int | None = None
+) -> DrawnCodes:
+    """A code of each image. Arguments and errors are those of `terms_of_draw`."""
+    with torch.no_grad():
+        codes = [autoencoder.moments(part) for part in torch.split(x0, at_once or len(x0))]
+        check_density(codes[0])
+        eps = torch.split(noise(torch.cat([part.mean for part in codes])), at_once or len(x0))
+        z = [part.sample(each) for part, each in zip(codes, eps, strict=True)]
+        log_q = torch.cat([part.log_prob(each) for part, each in zip(codes, z, strict=True)])
+    return DrawnCodes(torch.cat(z), one_each(log_q, len(x0), "the encoder's log_prob"))
 
 
 def image_bound(
@@ -120,10 +139,10 @@ def image_bound(
     """
     if draws < 1:
         raise ValueError(f"expected draws of 1 or more, got {draws}")
-    terms = [terms_of_draw(autoencoder, pixels, x0, log_prior, noise)[0] for _ in range(draws)]
-    return stack([*terms])
+    terms = [terms_of_draw(autoencoder, pixels, x0, log_prior, noise) for _ in range(draws)]
+    return stack(terms)
 
 
-def stack(draws: list[ImageTerms]) -> ImageTerms:
+def stack(draws: Sequence[ImageTerms]) -> ImageTerms:
     """The terms of several draws, (K, B) of K times (1, B)."""
     return ImageTerms(*(torch.cat([getattr(each, name) for each in draws]) for name in ("pixels", "codes", "encoder")))

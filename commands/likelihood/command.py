@@ -19,22 +19,17 @@ from scorefield.commands.images import Images
 from scorefield.commands.interruption import Interrupted
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
+from scorefield.commands.likelihood.scorer import scorer_of
 from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import Run, Trained, open_trained, stored_tensor
-from scorefield.commands.train_dequantiser import load_dequantiser
-from scorefield.commands.training_times import read_times
+from scorefield.commands.run import open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_histogram
-from scorefield.likelihood import Exact, GaussianPrior, Moments
+from scorefield.likelihood import Exact
 from scorefield.likelihood.dataset import EXACT_DIMS, Columns, DatasetScorer
-from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.sde_lib.sde import check_one_level
 from scorefield.training.distributed.ranks import Ranks
-
-MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
-PRIORS = ("standard", "data")
 
 
 def likelihood(
@@ -53,6 +48,7 @@ def likelihood(
     dequantisation: str | None = None,
     prior: str = "standard",
     draws: int = 32,
+    code_draws: int | None = None,
     chain: int = 1000,
     variance: str = "small",
     times: str = "log_snr",
@@ -64,6 +60,9 @@ def likelihood(
     output: str | None = None,
 ) -> dict[str, Any]:
     """Bits/dim of a split (or `num` images of it) by each estimator; nats/dim where the data is continuous.
+
+    Of a latent run it is a bound for the images, of three parts: their pixels given the codes, the codes by the
+    estimator, and the encoder. The scales of the pixels are fitted on training images, and kept in pixels.json.
 
     Each image counts once. Finished batches are saved beside the output. An interrupted command that is run again
     resumes from them and gives the same number. Under torchrun the ranks share the batches. The command writes a
@@ -87,6 +86,8 @@ def likelihood(
             --mode=train_dequantiser).
         prior: "standard", from which the model samples, or "data", with the mean and variance of the training data.
         draws: evaluations of a bound's diffusion term, for each image.
+        code_draws: of a latent run, codes of each image (1), over which the bound is averaged. With several, "ode" has
+            the importance-weighted bound too.
         chain: steps of the vlb.
         variance: of those steps, "small" or "large".
         times: of the evaluations of "elbo" and "dsm": "log_snr", or "measured" after --mode=grid --for=training, which
@@ -102,6 +103,7 @@ def likelihood(
         ValueError: if there is no trained run, an option is invalid, or the options contradict each other.
     """
     _check_numbers(num, batch, draws, chain, seed, variance, tolerance, steps)
+    at_least(1, code_draws=code_draws)
     of_ode = {
         "tolerance": tolerance, "solver": solver, "grid": grid, "steps": steps, "divergence": divergence,
         "dequantisation": dequantisation,
@@ -115,12 +117,10 @@ def likelihood(
     dataset = run.dataset(split)
     images = Images.of(dataset, num, seed)
     stored = _finite(images.stored, dataset.name)
-    of_ode["dequantisation"], dequantisation_settings, dequantiser_sha256 = _dequantisation(trained, dequantisation)
     conditioning = data_conditioning(run, images.data, label)
-    scorer = DatasetScorer(
-        trained.denoiser, run.sde, stored, run.data.levels, _prior(run, prior, seed),
-        cond=of_rows(conditioning.cond, run.device), low=run.low, high=run.high, seed=seed, draws=draws,
-        chain=chain, variance=variance, density=_density(workdir, times), **dequantisation_settings, device=run.device,
+    scorer, of_scorer = scorer_of(
+        trained, stored, of_rows(conditioning.cond, run.device), dequantisation=dequantisation, prior=prior, times=times,
+        code_draws=code_draws, seed=seed, draws=draws, chain=chain, variance=variance,
     )  # fmt: skip
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)
@@ -128,8 +128,8 @@ def likelihood(
     if "ode" in names and given is None:
         check_one_level(run.sde, "a tolerance", "give --solver=rk4 --grid=uniform --steps=100, or --estimators=elbo")
     of_values = {
-        **conditioning.described, **of_ode, "prior": prior, "data_sha256": dataset.fingerprint,
-        "dequantiser_sha256": dequantiser_sha256, **trained.described,
+        **conditioning.described, **of_ode, "prior": prior, "data_sha256": dataset.fingerprint, **of_scorer,
+        **trained.described,
     }  # fmt: skip
     settings = {
         "split": split, "num": len(stored), "images": images.described, "estimators": names, **of_values,
@@ -229,39 +229,6 @@ def _estimator_names(estimators: Sequence[str], of_ode: dict[str, Any]) -> list[
             f"not among the --estimators {', '.join(names)}: add it, or leave them out"
         )
     return names
-
-
-def _dequantisation(trained: Trained, spec: str | None) -> tuple[str | None, dict[str, Any], str | None]:
-    """The dequantisation as it is written, the scorer's setting for it, and the hash of its weights if it has any."""
-    if trained.run.data.levels is None:
-        if spec is not None:
-            raise ValueError(
-                "expected no --dequantisation, because the data is continuous. It has a density, which depends on the "
-                "unit of the data and is given in nats/dim; bits/dim, which count levels, are refused"
-            )
-        return None, {}, None
-    parsed = build.modern(build.DEQUANTISATIONS, spec or "uniform")
-    more, sha256 = {}, None
-    if parsed["name"] == "variational":
-        more["flow"], facts = load_dequantiser(trained)
-        sha256 = facts["dequantiser_sha256"]
-    built = build.build(build.DEQUANTISATIONS, parsed, **more)
-    return build.unparse(parsed), {"dequantisation": built}, sha256
-
-
-def _density(workdir: Path, times: str) -> LevelDensity | None:
-    if times not in ("log_snr", "measured"):
-        raise ValueError(f"expected --times of log_snr or measured, got {times!r}")
-    return read_times(workdir) if times == "measured" else None
-
-
-def _prior(run: Run, name: str, seed: int) -> GaussianPrior:
-    if name not in PRIORS:
-        raise ValueError(f"expected --prior of {' or '.join(PRIORS)}, got {name!r}")
-    if name == "standard":
-        return GaussianPrior.standard(run.sde)
-    some = stored_tensor(run.dataset("train").subset(MOMENT_IMAGES, seed))
-    return GaussianPrior.matched(run.sde, Moments.of(run.centred(some)))
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import numpy as np
 import scipy
 import torch
 
-from scorefield.likelihood import mean_and_error
+from scorefield.likelihood import ImageScorer, mean_and_error
 from scorefield.likelihood.dataset import Columns, DatasetScorer
+from scorefield.likelihood.image_dataset import PARTS
 
 MEANINGS = {
     "ode": "the probability flow's own log-likelihood",
@@ -59,22 +60,42 @@ def _estimate(scorer: DatasetScorer, name: str, unit: str, columns: Columns) -> 
         "nfe_max": float(columns[f"{name}_nfe_max"].max()),
         "seconds_an_image": float(columns[f"{name}_seconds"].mean()),
     }
-    if name != "ode":
+    if isinstance(scorer, ImageScorer):
+        estimate |= _through_autoencoder(scorer, name, unit, columns)
+    elif name != "ode":
         parts = [f"{name}_{part}" for part in ("prior", "diffusion", "reconstruction", "code")]
         known_parts = {part.partition("_")[2]: columns[part] for part in parts if part in columns}
         estimate["parts"] = {part: float(value.mean()) / -scorer.unit for part, value in known_parts.items()}
-        estimate["draws"] = scorer.draws
-        if name == "vlb":
-            estimate |= {"chain": scorer.chain, "variance": scorer.variance}
     elif scorer.levels is not None:
         samples = scorer.dequantisation.samples
         estimate["kind"] += (
             f", a lower bound by dequantisation with {samples} draw{'s' if samples > 1 else ''} an image"
         )
+    if name != "ode":
+        estimate["draws"] = scorer.draws
+        estimate |= {"chain": scorer.chain, "variance": scorer.variance} if name == "vlb" else {}
     if name == "ode" and "ode_code" in columns:
         estimate["kind"] += ", given a latent code, less the code's divergence: a lower bound"
         estimate["parts"] = {"code": float(columns["ode_code"].mean()) / -scorer.unit}
     return estimate
+
+
+def _through_autoencoder(scorer: ImageScorer, name: str, unit: str, columns: Columns) -> dict[str, Any]:
+    """What is reported of an image's bound through an autoencoder."""
+    parts = {part: mean_and_error(-columns[f"{name}_{part}"] / scorer.unit) for part in PARTS}
+    count = scorer.code_draws
+    found: dict[str, Any] = {
+        "kind": f"a bound of the image through the autoencoder, no more than its log-likelihood, with {count} "
+        f"draw{'s' if count > 1 else ''} of codes; the codes by {MEANINGS[name]}",
+        "parts": {part: mean for part, (mean, _) in parts.items()},
+        "parts_standard_error": {part: error if math.isfinite(error) else None for part, (_, error) in parts.items()},
+        "code_draws": count,
+        "pixels": scorer.pixels.family,
+    }
+    if f"{name}_importance" in columns:
+        mean, error = mean_and_error(-columns[f"{name}_importance"] / scorer.unit)
+        found["importance_weighted"] = {unit: mean, "standard_error": error if math.isfinite(error) else None}
+    return found
 
 
 def lines_of(estimates: dict[str, dict[str, Any]], unit: str, levels: int | None) -> dict[str, Any]:
@@ -87,6 +108,15 @@ def lines_of(estimates: dict[str, dict[str, Any]], unit: str, levels: int | None
         lines[f"{name}, {unit}"] = (
             f"{number} (n = {estimate['n']}, {estimate['nfe']:g} evaluations; lower is better{uniform})"
         )
+        if "parts_standard_error" in estimate:
+            shown = [f"{part} {estimate['parts'][part]:.4f}" for part in PARTS]
+            if error is not None:
+                errors = estimate["parts_standard_error"].values()
+                shown = [f"{text} +- {each:.4f}" for text, each in zip(shown, errors, strict=True)]
+            lines[f"{name}, its parts"] = ", ".join(shown)
+        if "importance_weighted" in estimate:
+            weighted = estimate["importance_weighted"]
+            lines[f"{name}, importance-weighted"] = f"{weighted[unit]:.4f} ({estimate['code_draws']} draws of codes)"
     ode = estimates.get("ode", {})
     if "tolerance" in ode:
         met = "" if ode["tolerance_met"] else ", which is NOT met"
