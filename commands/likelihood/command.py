@@ -119,8 +119,8 @@ def likelihood(
     stored = _finite(images.stored, dataset.name)
     conditioning = data_conditioning(run, images.data, label)
     scorer, of_scorer = scorer_of(
-        trained, stored, of_rows(conditioning.cond, run.device), dequantisation=dequantisation, prior=prior, times=times,
-        code_draws=code_draws, seed=seed, draws=draws, chain=chain, variance=variance,
+        trained, stored, of_rows(conditioning.cond, run.device), dequantisation=dequantisation, prior=prior,
+        times=times, code_draws=code_draws, seed=seed, draws=draws, chain=chain, variance=variance,
     )  # fmt: skip
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)

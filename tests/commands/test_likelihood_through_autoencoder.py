@@ -1,0 +1,102 @@
+"""The command that scores a latent run: the image's bound in three parts, what is kept of it, and refusals."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scorefield.commands.autoencoder_files import StoredAutoencoder, write_autoencoder
+from scorefield.commands.likelihood.command import likelihood
+from scorefield.commands.likelihood.scorer import PIXELS
+from scorefield.commands.train.command import train
+from scorefield.configs import build, digits
+from scorefield.likelihood import PixelDistribution
+
+
+def autoencoder(folder: Path, spec: str) -> Path:
+    torch.manual_seed(0)
+    net = build.spec(build.AUTOENCODERS, spec)
+    module = build.autoencoder(net, 1)
+    write_autoencoder(folder, StoredAutoencoder(module, net, (1, 8, 8), 17, scale=(2.0, 3.0), shift=(0.1, -0.1)))
+    return folder
+
+
+def trained(folder: Path, spec: str) -> Path:
+    config = digits.get_config("vp")
+    config.net = build.spec(build.NETWORKS, "mlp", width=16, blocks=1)
+    config.autoencoder = str(autoencoder(folder / "autoencoder", spec))
+    config.transform.dequantise = False
+    config.training.update(images=64, batch=32, sample_every=0)
+    train(folder / "run", config)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A latent run on the digits, of two steps."""
+    return trained(tmp_path_factory.mktemp("latent"), "kl:width=8,multipliers=(1,2),blocks=1,code_channels=2")
+
+
+def report_of(workdir: Path, path: Path, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    lines = likelihood(workdir, output=str(path), **options)
+    return json.loads(path.read_text()), lines
+
+
+def test_the_report_has_the_bound_in_three_parts_with_their_errors(workdir: Path, tmp_path: Path) -> None:
+    options = {"num": 6, "estimators": ["ode", "dsm"], "steps": 8, "draws": 4, "code_draws": 2, "batch": 4}
+    report, lines = report_of(workdir, tmp_path / "report.json", **options)
+    for name in ("ode", "dsm"):
+        estimate = report["estimates"][name]
+        assert sum(estimate["parts"].values()) == pytest.approx(estimate["bits_per_dim"], rel=1e-6)
+        assert estimate["parts"].keys() == {"pixels", "codes", "encoder"}
+        assert all(error > 0 for error in estimate["parts_standard_error"].values())
+        assert "pixels " in lines[f"{name}, its parts"]
+        assert estimate["kind"].startswith("a bound of the image through the autoencoder")
+    weighted = report["estimates"]["ode"]["importance_weighted"]
+    assert weighted["bits_per_dim"] < report["bits_per_dim"]
+    assert "importance_weighted" not in report["estimates"]["dsm"]
+    assert report["levels"] == 17
+    with np.load(tmp_path / "report.npz") as file:
+        assert file["latent"].shape == (6, 2, 4, 4)
+        assert float(file["ode"].mean()) == pytest.approx(report["bits_per_dim"])
+    other, _ = report_of(workdir, tmp_path / "other.json", **{**options, "batch": 6})
+    assert other["bits_per_dim"] == pytest.approx(report["bits_per_dim"], rel=1e-5)
+
+
+def test_scales_of_the_pixels_are_fitted_once_for_an_autoencoder(workdir: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(workdir, tmp_path / "run")
+    (run / PIXELS).unlink(missing_ok=True)
+    options = {"num": 2, "estimators": ["dsm"], "draws": 2}
+    report, _ = report_of(run, tmp_path / "a.json", **options)
+    kept = json.loads((run / PIXELS).read_text())
+    assert report["pixels"] == kept
+    assert kept["images"] == 256
+    assert PixelDistribution.read(kept["distribution"]).levels == 17
+    kept["distribution"]["scale"] = [[9.0] * 16]
+    (run / PIXELS).write_text(json.dumps(kept))
+    wide, _ = report_of(run, tmp_path / "b.json", **options)
+    assert wide["estimates"]["dsm"]["parts"]["pixels"] > report["estimates"]["dsm"]["parts"]["pixels"]
+    kept["autoencoder_sha256"] = "another"
+    (run / PIXELS).write_text(json.dumps(kept))
+    again, _ = report_of(run, tmp_path / "c.json", **options)
+    assert again["bits_per_dim"] == report["bits_per_dim"]
+
+
+def test_a_tolerance_chooses_a_solver_for_the_image(workdir: Path, tmp_path: Path) -> None:
+    report, lines = report_of(workdir, tmp_path / "report.json", num=4, tolerance=0.5)
+    assert report["estimates"]["ode"]["tolerance_met"]
+    assert "bits/dim" in lines["solver's error"]
+
+
+def test_what_does_not_suit_a_latent_run_is_refused(workdir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected no --dequantisation of a latent run, .* got uniform"):
+        likelihood(workdir, dequantisation="uniform")
+    with pytest.raises(ValueError, match="expected --code_draws of at least 1, got 0"):
+        likelihood(workdir, code_draws=0)
+    spec = "vq:width=8,multipliers=(1,2),blocks=1,code_channels=2,quantiser=codebook:size=8"
+    with pytest.raises(ValueError, match=r"so that log q.* is infinite and there is no bound: take the run of a KL"):
+        likelihood(trained(tmp_path, spec), num=2, estimators=["dsm"])
