@@ -75,8 +75,8 @@ def check_density(codes: CodeDistribution) -> None:
     """Raises ValueError for an autoencoder whose codes are a function of the image, so that q(z | x) has no density."""
     if codes.log_var is None:
         raise ValueError(
-            "expected an autoencoder with a density q(z | x), got one whose codes are a function of the image, so that "
-            "log q(z | x) is infinite and there is no bound: take the run of a KL autoencoder"
+            "expected an autoencoder with a density q(z | x), got codes that are a function of the image: "
+            "log q(z | x) is infinite, and there is no bound: take the run of a KL autoencoder"
         )
 
 

@@ -16,6 +16,7 @@ import warm
 from torch import Tensor
 
 from scorefield.commands.likelihood import command as module
+from scorefield.commands.likelihood import scorer as scorer_module
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.train.command import train
@@ -335,14 +336,14 @@ def test_an_adaptive_solve_that_fails_names_the_image_and_keeps_the_rest(workdir
         def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
             return torch.full_like(x, math.nan)
 
-    class Scorer(module.DatasetScorer):
+    class Scorer(DatasetScorer):
         def ode(self, rows: slice, *args: Any) -> Any:
             easy = Gaussian(torch.zeros(1, 8, 8), torch.ones(1, 8, 8))
             self.denoiser = NotFinite(easy.means, easy.stds, easy.weights) if rows.start == 4 else easy
             return super().ode(rows, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "DatasetScorer", Scorer)
+        patch.setattr(scorer_module, "DatasetScorer", Scorer)
         with pytest.raises(
             ValueError, match=r"image 4: dopri5 on sample 0 at t = \S+: expected a step that meets the tolerance"
         ):

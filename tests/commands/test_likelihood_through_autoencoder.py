@@ -98,5 +98,5 @@ def test_what_does_not_suit_a_latent_run_is_refused(workdir: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="expected --code_draws of at least 1, got 0"):
         likelihood(workdir, code_draws=0)
     spec = "vq:width=8,multipliers=(1,2),blocks=1,code_channels=2,quantiser=codebook:size=8"
-    with pytest.raises(ValueError, match=r"so that log q.* is infinite and there is no bound: take the run of a KL"):
+    with pytest.raises(ValueError, match=r"log q.* is infinite, and there is no bound: take the run of a KL"):
         likelihood(trained(tmp_path, spec), num=2, estimators=["dsm"])

@@ -97,5 +97,5 @@ def test_an_autoencoder_without_a_density_is_refused() -> None:
         def moments(self, images: torch.Tensor) -> Moments:
             return Moments(super().moments(images).mean)
 
-    with pytest.raises(ValueError, match="is infinite and there is no bound"):
+    with pytest.raises(ValueError, match="is infinite, and there is no bound"):
         scorer(Deterministic()).ode(slice(0, BATCH))

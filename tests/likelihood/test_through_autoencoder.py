@@ -101,7 +101,7 @@ def test_codes_without_a_density_and_counts_below_one_are_refused() -> None:
         def moments(self, images: Tensor) -> Moments:
             return Moments(super().moments(images).mean, None)
 
-    with pytest.raises(ValueError, match="is infinite and there is no bound: take the run of a KL autoencoder"):
+    with pytest.raises(ValueError, match="is infinite, and there is no bound: take the run of a KL autoencoder"):
         image_bound(Deterministic(), PIXELS, model.x0, exactly(model))
     with pytest.raises(ValueError, match="expected draws of 1 or more, got 0"):
         image_bound(model, PIXELS, model.x0, exactly(model), draws=0)
