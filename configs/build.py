@@ -228,6 +228,7 @@ DATASETS = Table(
         "digits": data.digits,
         "mnist": data.mnist,
         "fashion_mnist": data.fashion_mnist,
+        "canvas": data.canvas,
         "cifar10": data.cifar10,
         "celeba": data.celeba,
         "imagenet": data.imagenet,

@@ -11,6 +11,7 @@ from scorefield.training.data.files.decoding import Decoding
 from scorefield.training.data.files.folder import folder, image_files, read_images
 from scorefield.training.data.files.hub import huggingface
 from scorefield.training.data.files.shards import shards
+from scorefield.training.data.sources.canvas import canvas
 from scorefield.training.data.sources.celeba import celeba
 from scorefield.training.data.sources.cifar10 import cifar10
 from scorefield.training.data.sources.digits import digits
@@ -28,6 +29,7 @@ __all__ = [
     "ToModelRange",
     "archive",
     "array",
+    "canvas",
     "celeba",
     "cifar10",
     "digits",
