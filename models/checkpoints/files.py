@@ -15,14 +15,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from scorefield.models.checkpoints import tensors_only
+
 State = dict[str, Tensor]
 # The random frequencies of score_sde_pytorch, which are not trained and so not averaged.
 FOURIER = "all_modules.0.W"
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+# What a damaged pickle may come upon.
+MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError)
 
 
-def read(path: Path) -> Any:
+def read(path: Path, *, skip_objects: bool = False) -> Any:
     """What a checkpoint holds: tensors, numbers, and lists and dicts of them.
+
+    Args:
+        path: the file.
+        skip_objects: objects of other classes, which a file of Lightning has, are skipped rather than refused. Nothing
+            of theirs is imported or run.
 
     Raises:
         ValueError: if there is no such file, it is cut short, or loading it would run code.
@@ -34,6 +43,8 @@ def read(path: Path) -> Any:
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols that are then refused in our own words
+            if skip_objects and not _is_script(path):
+                return torch.load(path, map_location="cpu", weights_only=False, pickle_module=tensors_only)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         name = _first_global(path, str(error))
@@ -43,9 +54,17 @@ def read(path: Path) -> Any:
             f"{path} is a pickle that would run code when loaded ({name}), and is refused: where its own code is "
             "installed and trusted, write its tensors with torch.save(model.state_dict(), FILE) and import that"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, IndexError) as error:
+    except (SafetensorError, RuntimeError, EOFError, zipfile.BadZipFile, *MALFORMED) as error:
         first = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(f"{path} does not read ({first}): it is cut short, or not a checkpoint") from None
+
+
+def _is_script(path: Path) -> bool:
+    """Whether a file holds a TorchScript program, which loading would start."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
 
 
 def _first_global(path: Path, refusal: str) -> str | None:

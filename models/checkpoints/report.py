@@ -1,12 +1,13 @@
 """A checkpoint's network with its weights, and how well these fitted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from scorefield.models.checkpoints.spec import CheckpointSpec
+from scorefield.models.checkpoints.spec import CheckpointSpec, Entry
 from scorefield.models.denoiser import Denoiser
 from scorefield.sde_lib import SDE, predict_noise
 from scorefield.sde_lib.arguments import shown
@@ -64,7 +65,17 @@ def fitted(spec: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> t
     return spec.denoiser(network), filled(network, spec, state, weights)
 
 
-def filled(network: nn.Module, spec: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> LoadReport:
+class Described(Protocol):
+    """What tells where the tensors of a network come from: a `CheckpointSpec`, or an autoencoder's."""
+
+    @property
+    def entries(self) -> Callable[[Any], Iterator[Entry]]: ...
+
+    @property
+    def extra(self) -> tuple[str, ...]: ...
+
+
+def filled(network: nn.Module, spec: Described, state: Mapping[str, Tensor], weights: str) -> LoadReport:
     """Put what fits of a state dict into the network that a spec describes."""
     ours = network.state_dict()
     entries = list(spec.entries(network))

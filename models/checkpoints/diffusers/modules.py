@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
-AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
 
 class DiffusersUNet(nn.Module):
@@ -63,35 +62,6 @@ class DiffusersUNet(nn.Module):
         except TypeError as error:
             raise ValueError(f"{self.settings['kind']} of diffusers does not take this conditioning: {error}") from None
         return output[:, : self.channels]
-
-
-class DiffusersAutoencoder(nn.Module):
-    """An autoencoder of diffusers: `encode` and `decode`, between images in -1 .. 1 and latents as it has them.
-
-    Args:
-        kind: its class there: "AutoencoderKL", whose latents are their distribution's mean, or "VQModel", which
-            quantises as it decodes.
-        config: the class's own keywords.
-
-    Raises:
-        ValueError: if diffusers is not installed, or does not build such an autoencoder.
-    """
-
-    def __init__(self, kind: str = "AutoencoderKL", **config: Any) -> None:
-        super().__init__()
-        self.autoencoder = _built(kind, AUTOENCODERS, config)
-        self.settings = {"kind": kind, **config}
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The latents of images, (B, c, h, w)."""
-        encoded = self.autoencoder.encode(images)
-        latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return latents
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The images of latents, (B, C, H, W)."""
-        images: Tensor = self.autoencoder.decode(latents).sample
-        return images
 
 
 def import_diffusers(part: str) -> Any:
