@@ -15,7 +15,6 @@ import torch
 import warm
 from torch import Tensor
 
-from scorefield.commands.likelihood import command as module
 from scorefield.commands.likelihood import scorer as scorer_module
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.likelihood.partial_results import PartialResults
