@@ -107,6 +107,7 @@ def _start(run: Run, dataset: Dataset, losses: Losses) -> AutoencoderSession:
     autoencoder = build.autoencoder(run.config.net, dataset.shape[0]).to(run.device)
     check_sides(dataset, autoencoder)
     model: Model = Model(autoencoder=autoencoder, discriminator=losses.discriminator()).to(run.device)
+    losses.try_out(model)
     optimizers = [
         adam(part, settings.learning_rate, tuple(settings.betas), settings.adam_eps, settings.weight_decay)
         for part in (model.autoencoder, model.discriminator)

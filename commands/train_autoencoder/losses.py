@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import nn
 
 from scorefield.commands.run import Run
 from scorefield.configs import build
 from scorefield.models.networks.patchgan import PatchGAN
-from scorefield.training import Objective, TrainingState
+from scorefield.training import Model, Objective, TrainingState
 from scorefield.training.objectives.adversarial import PLATEAU, Adversary, Start
 from scorefield.training.objectives.autoencoder import objectives
 
@@ -71,6 +72,19 @@ class Losses:
         """Of the adversarial loss."""
         loss = self.run.config.loss
         return Start(int(loss.start) or PLATEAU, int(loss.ramp))
+
+    @torch.no_grad()
+    def try_out(self, model: Model) -> None:
+        """Judge an image once, so that a size or channels that a network does not take are found before any work.
+
+        Raises:
+            ValueError: if the discriminator or the perceptual distance does not take the images.
+        """
+        images = torch.zeros(1, *self.run.data.shape, device=self.run.device)
+        if self.distance is not None:
+            self.distance(images, images)
+        if model.discriminator is not None:
+            model.discriminator(images)
 
     def objectives(self, state: TrainingState) -> list[Objective]:
         """The objective of the autoencoder, and that of its discriminator where there is one."""
