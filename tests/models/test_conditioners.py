@@ -114,20 +114,35 @@ def test_prepared_is_unprepared_to_the_bit(case: str) -> None:
 
 
 @cases
-def test_dropped_conditioning_has_no_influence_and_the_rest_has(case: str) -> None:
+def test_dropped_conditioning_has_exactly_no_influence(case: str) -> None:
+    """Gradients by weights and by what is given are exactly 0, and the null's alone are not."""
     net, raw = network(case)
+    raw = {key: value.clone().requires_grad_(value.is_floating_point()) for key, value in raw.items()}
     known = torch.tensor([True, False, True])
-    floats = [value.requires_grad_() for value in map(torch.clone, raw.values()) if value.is_floating_point()]
-    if case == "low":
-        net(X, C_NOISE, low=floats[0], known=known).square().sum().backward()
-        assert floats[0].grad is not None
-        assert torch.equal(floats[0].grad.flatten(1).abs().amax(1) > 0, known)
+    net(X, C_NOISE, known=known, **raw).square().sum().backward()
+    for value in raw.values():
+        if value.grad is not None and case != "boxes" and case != "boxes, published":  # numbers of a grid have none
+            assert torch.equal(value.grad.flatten(1).abs().amax(1) > 0, known)
     net.zero_grad()
-    net(X[1:2], C_NOISE[1:2], known=known[1:2], **{key: value[1:2] for key, value in raw.items()}).sum().backward()
-    if isinstance(net.conditioner, ClassTokens):
-        grad = net.conditioner.embed.weight.grad
-        assert grad is not None
-        assert torch.equal(grad.abs().amax(1) > 0, torch.arange(6) == 5)
+    net(X, C_NOISE, known=torch.zeros(3, dtype=torch.bool), **raw).square().sum().backward()
+    dropped = [weight.grad for weight in net.parameters()]
+    net.zero_grad()
+    net(X, C_NOISE).square().sum().backward()
+    for name, weight in net.named_parameters():
+        other = dropped.pop(0)
+        if other is None or weight.grad is None:
+            assert not any(each is not None and each.any() for each in (other, weight.grad)), name
+        else:
+            assert_close(other, weight.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_only_the_token_of_nothing_learns_of_dropped_classes() -> None:
+    net, raw = network("class_tokens")
+    net(X, C_NOISE, known=torch.tensor([True, False, True]), **raw).square().sum().backward()
+    assert isinstance(net.conditioner, ClassTokens)
+    grad = net.conditioner.embed.weight.grad
+    assert grad is not None
+    assert grad.abs().amax(1).gt(0).tolist() == [True, False, True, False, False, True]  # not of class 4, dropped
 
 
 def test_what_is_unknown_or_empty_is_nothing() -> None:
@@ -135,3 +150,98 @@ def test_what_is_unknown_or_empty_is_nothing() -> None:
         net, raw = network(case)
         empty = torch.full_like(raw[key], value)
         assert torch.equal(net(X, C_NOISE, **{key: empty}), net(X, C_NOISE)), case
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_transformer_is_that_of_torch(masked: bool) -> None:
+    """With heads that share the width, and attention without biases in."""
+    torch.manual_seed(2)
+    conditioner = TextTransformer(9, length=4, masked=masked, **SMALL).double()
+    tokens = CASES["text"][1]["tokens"]
+    encoder = nn.ModuleList()
+    for layer in conditioner.layers:
+        other = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", batch_first=True, norm_first=True).double()
+        attention = layer.attention
+        other.self_attn.in_proj_weight.data = torch.cat(
+            [attention.query.weight, attention.key.weight, attention.value.weight]
+        )
+        other.self_attn.in_proj_bias.data.zero_()
+        for ours, theirs in (
+            (attention.project, other.self_attn.out_proj), (layer.norm_attention, other.norm1),
+            (layer.norm_perceptron, other.norm2), (layer.expand, other.linear1), (layer.contract, other.linear2),
+        ):  # fmt: skip
+            theirs.load_state_dict(ours.state_dict())
+        encoder.append(other)
+    h = conditioner.token.weight[tokens] + conditioner.position.weight
+    for other in encoder:
+        h = other(h, src_key_padding_mask=tokens == 0 if masked else None)
+    found = conditioner.prepare({"tokens": tokens})
+    expected = nn.functional.layer_norm(h, (8,), conditioner.norm.weight, conditioner.norm.bias)
+    seen = tokens != 0 if masked else tokens >= 0
+    assert_close(found["context"][seen], expected[seen], rtol=1e-12, atol=1e-12)
+    assert torch.equal(found["context_mask"], seen) if masked else "context_mask" not in found
+    assert_close(conditioner.prepare({"tokens": tokens[:, :3]})["context"][:2], found["context"][:2])  # padded
+
+
+def test_the_parameters_of_the_text_transformer_are_those_counted_by_hand() -> None:
+    """By which the published one, 32 layers of 1280 with 8 heads of 64, has 543 million."""
+
+    def count(vocabulary: int, length: int, width: int, layers: int, inner: int) -> int:
+        layer = 4 * width * inner + width + 8 * width**2 + 5 * width + 4 * width
+        return (vocabulary + length) * width + layers * layer + 2 * width
+
+    conditioner = TextTransformer(11, width=24, layers=3, heads=2, head_width=5, length=6)
+    assert sum(p.numel() for p in conditioner.parameters()) == count(11, 6, 24, 3, 10)
+    assert count(30_522, 77, 1280, 32, 512) == 542_895_360
+
+
+def test_boxes_are_classes_and_corners_on_a_grid() -> None:
+    ours, published = Boxes(3, 2, 8), Boxes(3, 3, 8, vocabulary=70, crop=True)
+    corner = lambda x, y: round(y * 7) * 8 + round(x * 7)  # noqa: E731
+    rows = BOXES.tolist()
+    for conditioner, shift, none in ((ours, 3, 67), (published, 0, 69)):
+        numbers = conditioner.numbers(BOXES)
+        for row, boxes in zip(numbers.tolist(), rows, strict=True):
+            expected = []
+            for kind, x0, y0, x1, y1 in boxes:
+                box = [int(kind), shift + corner(x0, y0), shift + corner(x1, y1)]
+                expected += [none] * 3 if kind < 0 else box
+            expected += [none] * 3 + [0, 63] if conditioner.crop else []
+            assert row == expected
+    theirs = Boxes(182, 30, 90, vocabulary=8192, crop=True, **SMALL)
+    assert theirs.position.weight.shape == (92, 8) and theirs.token.weight.shape == (8192, 8)
+
+
+def test_absent_boxes_have_no_influence_unless_published() -> None:
+    more = torch.cat([BOXES, torch.full((3, 1, 5), -1.0)], 1)
+    for masked in (True, False):
+        torch.manual_seed(3)
+        net = ConditionedNetwork(Stub(2, 8), Boxes(3, 3, 8, masked=masked, **SMALL))
+        assert torch.equal(net(X, C_NOISE, boxes=more), net(X, C_NOISE, boxes=BOXES))  # as many places
+        assert isinstance(net.conditioner, Boxes)
+        before = net(X, C_NOISE, boxes=BOXES)
+        net.conditioner.token.weight.data[-1] += 1.0
+        assert torch.equal(net(X, C_NOISE, boxes=BOXES), before) == masked
+
+
+def test_a_map_is_its_mean_over_squares_by_a_kernel() -> None:
+    conditioner = SemanticMap(3, 2, 2).double()
+    kinds = torch.randint(-1, 3, (2, 8, 12), generator=GENERATOR)
+    planes = torch.stack([kinds == number for number in range(3)], 1).double()
+    expected = torch.einsum(
+        "oc,bchw->bohw", conditioner.project.weight[:, :, 0, 0], nn.functional.avg_pool2d(planes, 4)
+    )
+    assert_close(conditioner.prepare({"map": kinds}, (2, 3))["concat"], expected, rtol=1e-12, atol=1e-12)
+    assert SemanticMap(182).project.weight.shape == (3, 182, 1, 1)  # LDM's
+
+
+def test_images_beside_x_are_as_given_or_resized() -> None:
+    assert torch.equal(LowResolution(2).prepare({"low": IMAGES}, SIZE)["concat"], IMAGES)
+    flat = LowResolution(2).prepare({"low": torch.full((3, 2, 2, 3), 0.5)}, SIZE)["concat"]
+    assert_close(flat, torch.full((3, 2, 4, 4), 0.5))
+    raw = CASES["masked"][1]
+    concat = MaskedImage(2).prepare(raw, SIZE)["concat"]
+    assert torch.equal(concat[:, :2], IMAGES)
+    assert torch.equal(concat[:, 2] > 0, raw["mask"][:, 0, ::2, ::2]) and concat[:, 2].abs().eq(1).all()
+    at_size = {**raw, "mask": raw["mask"][:, :, ::2, ::2].float()}
+    assert torch.equal(MaskedImage(2).prepare(at_size, SIZE)["concat"], concat)
