@@ -85,7 +85,7 @@ class UsageCounter:
         if self._dense:
             self._counts += torch.bincount(index.flatten(), minlength=self.size).cpu()
             return
-        for point, count in zip(*(each.tolist() for each in index.unique(return_counts=True)), strict=True):
+        for point, count in zip(*(each.tolist() for each in torch.unique(index, return_counts=True)), strict=True):
             self._sparse[point] = self._sparse.get(point, 0) + count
 
     @property

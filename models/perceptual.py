@@ -85,6 +85,7 @@ class LPIPS(nn.Module):
 
     def __init__(self, weights: str | Path = "") -> None:
         super().__init__()
+        found = _found(weights)
         sizes = [size for block in BLOCKS for size in block]
         self.trunk = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1) for before, after in zip((3, *sizes), sizes, strict=False)
@@ -92,7 +93,7 @@ class LPIPS(nn.Module):
         self.heads = nn.ParameterList(torch.empty(block[-1]) for block in BLOCKS)
         self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE)[:, None, None], persistent=False)
-        self.load_state_dict(_found(weights, {name: each.shape for name, each in self.state_dict().items()}))
+        self.load_state_dict(found)
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -136,7 +137,16 @@ def _directions(features: Tensor) -> Tensor:
     return features / (length + 1e-10)
 
 
-def _found(weights: str | Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def _shapes() -> dict[str, tuple[int, ...]]:
+    """Of all weights of LPIPS."""
+    sizes = [size for block in BLOCKS for size in block]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (before, after) in enumerate(zip((3, *sizes), sizes, strict=False)):
+        shapes |= {f"trunk.{i}.weight": (after, before, 3, 3), f"trunk.{i}.bias": (after,)}
+    return shapes | {f"heads.{i}": (block[-1],) for i, block in enumerate(BLOCKS)}
+
+
+def _found(weights: str | Path) -> dict[str, Tensor]:
     """Trunk and heads by our names."""
     place = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
     if not place.exists():
@@ -147,6 +157,7 @@ def _found(weights: str | Path, shapes: Mapping[str, torch.Size]) -> dict[str, T
             found |= _named(files.weights_of(files.read(path))[0])
     if not any(name.startswith("heads") for name in found) and (heads := _of_package()) is not None:
         found |= _named(files.weights_of(files.read(heads))[0])
+    shapes = _shapes()
     missing = [name for name, shape in shapes.items() if name not in found or found[name].shape != shape]
     if missing:
         raise ValueError(
