@@ -48,8 +48,8 @@ def train_autoencoder(workdir: Path, config: ml_collections.ConfigDict, *, devic
         device: to train on.
 
     Raises:
-        ValueError: if the data is no images that the autoencoder takes, the directory holds another run, a loss is not
-            finite, or there is no room for a checkpoint and `training.on_full_disk` is "stop".
+        ValueError: if the data is no images that the autoencoder takes, the directory holds another run, or a loss is
+            not finite. Also if there is no room for a checkpoint, and `training.on_full_disk` is "stop".
     """
     ranks = Ranks.of_environment(TIMEOUT)
     with ranks.failing_together():

@@ -20,7 +20,7 @@ from scorefield.training import ToModelRange
 from scorefield.training.data import Dataset
 
 SHOWN = 16  # images in a picture
-WIDE = 64  # pixels of a side, from which on half as many are shown
+WIDE = 64  # pixels of a side; of images as large as this, half are shown
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class HeldOut:
             by_channel = dimensions.kl().mean((1, 2))
             means |= {"kl_per_dimension": float(by_channel.mean()), "kl_by_channel": by_channel.tolist()}
         if made.index is not None:
-            found = usage.usage()
-            means |= {"codes_used": found.share, "perplexity": found.perplexity}
+            counted = usage.usage()
+            means |= {"codes_used": counted.share, "perplexity": counted.perplexity}
         return means
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ def write_report(session: AutoencoderSession, losses: Losses, log: Log, seconds:
         "loss": json.loads(run.config.loss.to_json()),
         "perceptual": losses.distance_name or "none",
         "held_out": {"images": len(split), "split": split.split, "weights": f"EMA {state.ema.decay:g}", **log.measured},
-        "codes": None if session.found is None else dataclasses.asdict(session.found),
+        "codes": None if session.statistics is None else dataclasses.asdict(session.statistics),
         "autoencoder_sha256": stored_sha256(run.workdir),
         "taken_for_granted": taken_for_granted(session, losses),
         "torch": torch.__version__,
@@ -55,6 +55,6 @@ def taken_for_granted(session: AutoencoderSession, losses: Losses) -> list[str]:
         lines.append("Integers are at the centres of their cells.")
     if losses.adversarial and run.config.loss.start == 0:
         lines.append("The adversarial loss starts once the losses of reconstructions in training cease to fall.")
-    if session.found is None:
+    if session.statistics is None:
         lines.append("Shift and scale of the codes were not measured: they are 0 and 1.")
     return lines

@@ -23,12 +23,12 @@ class AutoencoderSession(Session):
 
     Args:
         dataset: the training images.
-        found: shift and scale of the codes, at the last checkpoint.
+        statistics: shift and scale of the codes, at the last checkpoint.
         written: the files for others.
     """
 
     dataset: Dataset = dataclasses.field(kw_only=True)
-    found: CodeStatistics | None = None
+    statistics: CodeStatistics | None = None
     written: tuple[Path, ...] = ()
 
     def save(self, log: dict[str, Any] | None = None) -> Path:
@@ -60,8 +60,8 @@ class AutoencoderSession(Session):
         over = state.images >= settings.images
         count = settings.measure_images if over else min(FEW, settings.measure_images)
         try:
-            self.found = measure_codes(stored, self.dataset, count, show=False)
+            self.statistics = measure_codes(stored, self.dataset, count, show=False)
         except ValueError as error:
             on_stderr(f"shift and scale of the codes are not measured: {error}")
             return stored
-        return stored.with_statistics(self.found, run.data.name)
+        return stored.with_statistics(self.statistics, run.data.name)

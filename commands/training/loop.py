@@ -53,8 +53,8 @@ def follow(
         log: of it.
         steps: of the engine.
         log_state: what the checkpoint kept of the log, {} for a new run.
-        on_step: called at each step before it is saved, with a function that says whether what is done every so many
-            images is due. At the last step all that is done at all is due.
+        on_step: called at each step before it is saved, with `due(every)`: whether a multiple of that number of images
+            was passed. At the last step everything is due, but for an `every` of 0.
 
     Raises:
         Interrupted: after a signal, once a checkpoint is written.
