@@ -14,13 +14,14 @@ from torch import Generator
 from scorefield import training
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import make_absolute, open_split
-from scorefield.commands.run import Run, device_of
+from scorefield.commands.run import Run, device_of, read_run
 from scorefield.commands.train_autoencoder.held_out import HeldOut
 from scorefield.commands.train_autoencoder.log import Log, autoencoder_of, merged
 from scorefield.commands.train_autoencoder.losses import Losses
 from scorefield.commands.train_autoencoder.report import write_report
 from scorefield.commands.train_autoencoder.session import AutoencoderSession
 from scorefield.commands.train_autoencoder.settings import check_images, check_sides, validate
+from scorefield.commands.training.differences import flat
 from scorefield.commands.training.lock import WorkdirLock
 from scorefield.commands.training.loop import TIMEOUT, Due, follow
 from scorefield.commands.training.resume import refuse_another, resume
@@ -28,6 +29,7 @@ from scorefield.commands.training.schedule import schedule_of
 from scorefield.commands.training.settings import PRECISIONS
 from scorefield.configs import build
 from scorefield.configs.autoencoder_defaults import autoencoder_defaults
+from scorefield.configs.own import fill, preset
 from scorefield.training import Model, Ranks, Step, TrainingState
 from scorefield.training.adam import adam
 from scorefield.training.data import Dataset
@@ -69,9 +71,7 @@ def _train(workdir: Path, config: ml_collections.ConfigDict, device: str | None)
         config[group] = ml_collections.ConfigDict(complete[group] | config[group].to_dict())
     config = ml_collections.ConfigDict(build.modern_config(config.to_dict()))
     validate(config)
-    dataset = open_split(config.data, "train")
-    check_images(dataset)
-    make_absolute(config.data)
+    dataset = _open_data(config, workdir)
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
     with WorkdirLock(workdir) as lock:
         refuse_another(run, autoencoder_defaults())
@@ -91,6 +91,17 @@ def _train(workdir: Path, config: ml_collections.ConfigDict, device: str | None)
             _introduce(session, losses)
         steps = _steps(session, objectives)
         return _run(session, losses, log, steps, loaded.get("log", {}))
+
+
+def _open_data(config: ml_collections.ConfigDict, workdir: Path) -> Dataset:
+    """The training images. A size that is None becomes that of the run in `workdir`, or is chosen by the images."""
+    if (workdir / "config.json").is_file():
+        fill(config, flat(read_run(workdir, "cpu").config.to_dict()))
+    dataset = open_split(config.data, "train")
+    check_images(dataset)
+    make_absolute(config.data)
+    fill(config, preset(len(dataset), dataset.shape))
+    return dataset
 
 
 def _start(run: Run, dataset: Dataset, losses: Losses) -> AutoencoderSession:

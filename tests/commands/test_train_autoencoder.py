@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ml_collections import ConfigDict
+from PIL import Image
 from safetensors.torch import load_file
 
 from scorefield.commands.autoencoder_files import read_autoencoder
@@ -105,6 +106,20 @@ def test_workdir_alone_resumes(workdir: Path) -> None:
     before = (workdir / "config.json").read_text()
     assert train_autoencoder(workdir, of_run(workdir), device="cpu")["images_this_time"] == 0
     assert (workdir / "config.json").read_text() == before
+
+
+def test_a_folder_of_images_chooses_its_size(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(20):
+        Image.fromarray(generator.integers(0, 256, (12, 12, 3), np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+    for images in (16, 32):
+        path = f"--config.data.path={tmp_path / 'photos'}"
+        config = load("autoencoder:own", (path, "--config.training.sample_every=0", "--config.training.decay=false"))
+        config.net.width, config.training.images = 4, images
+        train_autoencoder(tmp_path / "run", config, device="cpu")
+    stored = read_autoencoder(tmp_path / "run")
+    assert stored.shape == (3, 12, 12) and stored.data is not None and stored.data["size"] == 12
 
 
 def test_a_full_disk_stops_the_run_with_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
