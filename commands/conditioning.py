@@ -20,7 +20,7 @@ class Conditioning:
     Args:
         cond: keywords of the denoiser, with a row for each sample.
         described: what a report says of it.
-        shown: a line for each sample, for pictures, where there is one.
+        shown: the caption of each sample, where they have any.
     """
 
     cond: dict[str, Tensor]

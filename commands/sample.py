@@ -43,6 +43,8 @@ def sample(
 ) -> dict[str, Any]:
     """Samples to an .npz (`x` as the data is stored, (N, *D)), a picture and a JSON beside it.
 
+    The file also has the `label` or the `caption` of each sample, where they have any.
+
     Options that are left out have the values of the run's configuration. Sample i of a seed does not depend on `num`
     or `batch`. Under torchrun the ranks share the batches, to the same samples; choose `batch` <= num / ranks.
 
@@ -89,7 +91,7 @@ def sample(
 
     stored = run.to_stored(x)
     path = output_path(output, workdir / "samples.npz", settings)
-    write_arrays(path, x=stored, label=given.label)
+    write_arrays(path, x=stored, label=given.label, caption=given.shown or None)
     plot_samples(run.viewable(stored[:256]), picture := path.with_suffix(".png"))
     report = write_json(path.with_suffix(".json"), {**settings, "nfe": nfe, "seconds": round(seconds, 2)})
     files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]
