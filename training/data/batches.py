@@ -139,6 +139,10 @@ class Batches:
 class Flipping(Protocol):
     """A transform that mirrors some images."""
 
+    def __call__(self, stored: Tensor, generator: Generator) -> Tensor | dict[str, Tensor]:
+        """What `with_flips` makes."""
+        ...
+
     @property
     def flip(self) -> bool:
         """Whether it does."""

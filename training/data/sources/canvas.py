@@ -95,15 +95,16 @@ def resized(x: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     # Whole numbers, so that the result does not depend on the order of the sums.
     shared = np.minimum(ends[:, None], pixels + side) - np.maximum(starts[:, None], pixels)
     shared = np.maximum(shared, 0).astype(np.float64)
-    return np.rint(shared @ inner @ shared.T / CROP**2).astype(np.uint8)
+    tiles: NDArray[np.float64] = np.rint(shared @ inner @ shared.T / CROP**2)
+    return tiles.astype(np.uint8)
 
 
 def edges(ink: NDArray[np.bool_]) -> NDArray[np.int64]:
     """(N, 4), the edges left, top, right, bottom of what is true in (N, h, w); all of it where nothing is."""
     sides = []
     for axis in (1, 2):  # over rows, for left and right
-        line = ink.any(axis)
-        line = line | ~line.any(1, keepdims=True)
+        line: NDArray[np.bool_] = ink.max(axis)
+        line[line.max(1) == 0] = True
         sides.append((line.argmax(1), line.shape[1] - line[:, ::-1].argmax(1)))
     (left, right), (top, bottom) = sides
     return np.stack([left, top, right, bottom], 1)
