@@ -1,20 +1,28 @@
-"""Make a run of somebody else's checkpoint: sampled, encoded and scored like one that was trained here."""
+"""Make a run of somebody else's checkpoint: sampled, encoded and scored like one that was trained here.
+
+Of an autoencoder it makes the directory that `--mode=train_autoencoder` makes.
+"""
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 import torch
 
+from scorefield.commands.autoencoder_files import StoredAutoencoder, has_autoencoder, write_autoencoder
+from scorefield.commands.codes import accepted
 from scorefield.commands.data_facts import DataFacts
-from scorefield.commands.data_places import make_absolute
+from scorefield.commands.data_places import make_absolute, open_split
 from scorefield.commands.outputs import write_json
 from scorefield.commands.run import Run, device_of
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.configs.specs import FROM_DATA
+from scorefield.models.checkpoints.autoencoders import SOURCES as AUTOENCODERS
+from scorefield.models.checkpoints.autoencoders import holds_autoencoder, load_autoencoder_checkpoint
 from scorefield.models.checkpoints.load import SOURCES, open_checkpoint
 from scorefield.models.checkpoints.spec import CheckpointSpec
 from scorefield.models.denoiser import Denoiser
@@ -24,6 +32,7 @@ from scorefield.training.checkpoints.atomic import atomic_dir, write_tensors
 # The data sets that a shape and a range of values suggest.
 DATASETS: dict[tuple[int, ...], str] = {(3, 32, 32): "cifar10", (1, 28, 28): "mnist", (1, 8, 8): "digits"}
 
+ALL_SOURCES = tuple(dict.fromkeys((*SOURCES, *AUTOENCODERS)))
 LONGEST = 120  # letters of a spec that is printed
 
 
@@ -37,22 +46,29 @@ def import_checkpoint(
 ) -> dict[str, Any]:
     """Write a run to `workdir` from a checkpoint: its configuration, its weights (averaged and raw) and import.json.
 
+    Of an autoencoder's checkpoint, write its two files and import.json.
+
     Args:
         workdir: of the run, which must not hold one yet.
         file: the checkpoint, or a folder for diffusers and for our own.
         source: whose, see `models.checkpoints`.
         architecture: what the weights do not tell, as key=value,key=value by the source's own names.
-        data: the data set it is scored on, as cifar10 or folder:path='images'; by default the one of its shape.
+        data: the data set it is scored on, as cifar10 or folder:path='images'; by default the one of its shape. An
+            autoencoder's codes are measured on it.
 
     Raises:
         ValueError: if the file does not read or does not fit, or the directory holds a run; nothing is written then.
     """
     if not source:
-        raise ValueError(f"expected --from with the format of {file}, one of {', '.join(SOURCES)}")
-    if (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
-        raise ValueError(f"{workdir} holds a run already, or is no folder: choose another --workdir")
+        raise ValueError(f"expected --from with the format of {file}, one of {', '.join(ALL_SOURCES)}")
+    if has_autoencoder(workdir) or (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
+        raise ValueError(f"{workdir} holds a run or an autoencoder already, or is no folder: choose another --workdir")
     keywords = build.parse(f"architecture:{architecture or ''}")
     del keywords["name"]
+    if holds_autoencoder(file, source):
+        return _import_autoencoder(workdir, file, source, keywords, data)
+    if source not in SOURCES:
+        raise ValueError(f"expected --from with the format of {file}, one of {', '.join(ALL_SOURCES)}, got {source!r}")
     opened = open_checkpoint(Path(file), source, keywords, both=True)
     spec, denoiser, report = opened.spec, opened.denoiser, opened.report
     config = _configuration(spec, denoiser, data)
@@ -85,6 +101,40 @@ def import_checkpoint(
         "predicts": _short(build.unparse(config.precondition)),
         "files": [str(path) for path in (run.workdir / "config.json", checkpoint, file_written)],
     }
+
+
+def _import_autoencoder(
+    workdir: Path, file: str, source: str, architecture: Mapping[str, Any], data: str | None
+) -> dict[str, Any]:
+    opened = load_autoencoder_checkpoint(file, source, **architecture)
+    known = opened.scale is not None
+    stored = StoredAutoencoder(
+        module=opened.module,
+        net=build.autoencoder_spec(opened.module),
+        shape=opened.shape,
+        scale=_by_channel(opened.scale, 1.0),
+        shift=_by_channel(opened.shift, 0.0),
+        data=None if data is None else build.spec(build.DATASETS, data),
+        source=f"{source}: {file}",
+    )
+    if stored.data is not None:
+        make_absolute(stored.data)
+        accepted(stored, open_split(stored.data, "test"))  # a mistake in it comes now
+    written = write_autoencoder(workdir, stored)
+    facts = {"file": str(file), "source": source, **dataclasses.asdict(opened.report)}
+    written.append(write_json(workdir / "import.json", facts))
+    measure = f"--mode=codes --workdir={workdir}{'' if data else ' --data=DATA'} measures them"
+    return {
+        "verdict": str(opened.report),
+        "autoencoder": _short(build.unparse(stored.net)),
+        "codes": f"{stored.code_channels} channels, images smaller by {stored.factor}",
+        "scale and shift of the codes": f"as in the checkpoint; {measure}" if known else f"not known; {measure}",
+        "files": [str(path) for path in written],
+    }
+
+
+def _by_channel(value: float | tuple[float, ...] | None, otherwise: float) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (otherwise if value is None else value,)
 
 
 def _short(text: str) -> str:

@@ -17,8 +17,8 @@ from scorefield.models.checkpoints.spec import with_overrides
 
 PREFIX = "first_stage_model."
 AVERAGE = "model_ema."
-# What is beside the weights: losses with their networks, and statistics of a codebook's moving averages.
-LEFT_OUT = ("loss.", AVERAGE, "quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
+# What is beside the weights: losses with their networks, colours of maps, and what a codebook averages.
+LEFT_OUT = ("loss.", AVERAGE, "colorize", "quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
 # What the weights do not tell; a codebook's loss is that of the released code.
 DEFAULTS: dict[str, Any] = {"resolution": 256, "scale_factor": None, "groups": 32, "legacy": True, "ema": True}
 
@@ -101,7 +101,7 @@ def _first_stage(saved: Any) -> tuple[State, float | None]:
     if isinstance(kept, dict):  # numbers and skipped objects may stand between the tensors
         kept = {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
     state, _ = weights_of(kept or saved)
-    scale = state.get("scale_factor")
+    scale = state.pop("scale_factor", None)
     if any(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     return state, None if scale is None else float(scale)

@@ -28,6 +28,8 @@ from scorefield.models.checkpoints.autoencoders import (
     holds_autoencoder,
     load_autoencoder_checkpoint,
 )
+from scorefield.models.code_statistics import code_statistics
+from scorefield.models.latent import ScaledAutoencoder
 
 pytestmark = pytest.mark.agreement
 
@@ -311,3 +313,10 @@ def test_real_weights_of_taef2() -> None:
     photograph = torch.tensor(load_sample_image("flower.jpg")).permute(2, 0, 1)[None, :, :416].float() / 127.5 - 1
     error = (opened.module(photograph).clamp(-1, 1) - photograph).square().mean()
     assert float(10 * (4 / error).log10()) == pytest.approx(32.55, abs=0.05)
+
+    # Squares of 32 pixels, in two orders: what was measured over one brings the codes of the other to 0 and 1.
+    squares = photograph.unfold(2, 32, 32).unfold(3, 32, 32).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    found = code_statistics(opened.module.moments(part) for part in squares.split(64))
+    codes = ScaledAutoencoder(opened.module, found.scale, found.shift).encode(squares.flip(0))
+    assert float(codes.mean((0, 2, 3)).abs().max()) < 0.02
+    assert float((codes.std((0, 2, 3)) - 1).abs().max()) < 0.02
