@@ -19,7 +19,9 @@ from scorefield.commands.command_line import run
 from scorefield.commands.configuration import load, of_run
 from scorefield.commands.train_autoencoder import command, session
 from scorefield.commands.train_autoencoder.command import train_autoencoder
+from scorefield.commands.train_autoencoder.log import Log
 from scorefield.configs import autoencoder, build
+from scorefield.training import Step
 from scorefield.training.data import digits
 
 VQ = "vq:quantiser='codebook:size=16',code_channels=2,width=4,multipliers=(1,2),blocks=1,middle_attention=False"
@@ -35,15 +37,16 @@ def small(images: int = 96, *changes: str, **settings: object) -> ConfigDict:
     config.net.width = 4
     config.training.update(
         images=images, batch=16, log_every=2, evaluate_every=32, evaluate_images=20, measure_images=50, decay=False,
-        sample_every=0, checkpoint_every=0, **settings,
+        sample_every=0, checkpoint_every=0,
     )  # fmt: skip
+    config.training.update(**settings)
     return config
 
 
 def against_a_discriminator(images: int) -> ConfigDict:
-    config = small(images, f"--config.net={VQ}")
+    config = small(images, f"--config.net={VQ}", checkpoint_every=64, log_every=3)
     config.loss.update(
-        perceptual="laplacian", adversarial=0.5, start=3, ramp=2, discriminator_width=4, discriminator_layers=1
+        perceptual="laplacian", adversarial=0.5, start=2, ramp=2, discriminator_width=4, discriminator_layers=1
     )
     return config
 
@@ -79,10 +82,21 @@ def test_the_numbers_are_those_of_the_written_weights_on_held_out_images(workdir
     assert (workdir / "curves.png").is_file()
 
 
-def test_the_bits_are_those_of_a_run_that_was_not_interrupted(tmp_path: Path) -> None:
-    for name, stops in (("run", (64, 128)), ("unbroken", (128,))):
-        for images in stops:
-            train_autoencoder(tmp_path / name, against_a_discriminator(images), device="cpu")
+def test_a_kill_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = Log.evaluate
+
+    def killed(self: Log, step: Step) -> None:
+        if step.images == 96:  # two steps after the checkpoint, which is in the middle of a row
+            raise KeyboardInterrupt
+        evaluate(self, step)
+
+    monkeypatch.setattr(Log, "evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_autoencoder(tmp_path / "run", against_a_discriminator(128), device="cpu")
+    monkeypatch.setattr(Log, "evaluate", evaluate)
+    for name, left in (("run", 64), ("unbroken", 128)):
+        summary = train_autoencoder(tmp_path / name, against_a_discriminator(128), device="cpu")
+        assert summary["images_this_time"] == left
     places = [tmp_path / name / "checkpoints" / "0000000128" for name in ("run", "unbroken")]
     for file in ("model.safetensors", "ema.safetensors"):
         ours, theirs = (load_file(place / file) for place in places)
@@ -93,12 +107,11 @@ def test_the_bits_are_those_of_a_run_that_was_not_interrupted(tmp_path: Path) ->
     for mine, other in zip(*optimizers, strict=True):
         for key, moments in mine["state"].items():
             assert all(torch.equal(moment, other["state"][key][name]) for name, moment in moments.items())
-    # The run of 64 images has measured at its end, too; the rows of the other are all there.
     ours, theirs = (rows(tmp_path / name) for name in ("run", "unbroken"))
     assert ours == theirs
     steps = [row for row in theirs if "loss" in row]
-    assert [row["step"] for row in steps if "discriminator_loss" in row] == [4, 6, 8]
-    assert [row["adversarial_weight"] > 0 for row in steps] == [False, True, True, True]
+    assert [row["step"] for row in steps if "discriminator_loss" in row] == [3, 6, 8]
+    assert [row["adversarial_weight"] > 0 for row in steps] == [True, True, True]
     assert {"codes_used", "perplexity"} <= theirs[-1]["held_out"].keys()
 
 
