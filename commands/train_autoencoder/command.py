@@ -20,7 +20,7 @@ from scorefield.commands.train_autoencoder.log import Log, autoencoder_of, merge
 from scorefield.commands.train_autoencoder.losses import Losses
 from scorefield.commands.train_autoencoder.report import write_report
 from scorefield.commands.train_autoencoder.session import AutoencoderSession
-from scorefield.commands.train_autoencoder.settings import check_images, check_sides, validate
+from scorefield.commands.train_autoencoder.settings import check_images, check_place, check_sides, validate
 from scorefield.commands.training.differences import flat
 from scorefield.commands.training.lock import WorkdirLock
 from scorefield.commands.training.loop import TIMEOUT, Due, follow
@@ -71,6 +71,7 @@ def _train(workdir: Path, config: ml_collections.ConfigDict, device: str | None)
         config[group] = ml_collections.ConfigDict(complete[group] | config[group].to_dict())
     config = ml_collections.ConfigDict(build.modern_config(config.to_dict()))
     validate(config)
+    check_place(workdir)
     dataset = _open_data(config, workdir)
     run = Run(workdir, config, DataFacts.of(dataset), device_of(device))
     with WorkdirLock(workdir) as lock:

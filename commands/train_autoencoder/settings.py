@@ -1,9 +1,11 @@
 """Checks of an autoencoder's configuration and of its data, before any work."""
 
 import math
+from pathlib import Path
 
 import ml_collections
 
+from scorefield.commands.autoencoder_files import has_autoencoder
 from scorefield.commands.training.settings import Rule, check, rules_of
 from scorefield.models.networks.autoencoder import ImageAutoencoder
 from scorefield.training.data import Dataset, layout
@@ -25,6 +27,19 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ]:
         if not valid:
             raise ValueError(f"expected loss.{key} to be {expected}, got {loss[key]}")
+
+
+def check_place(workdir: Path) -> None:
+    """Refuse a directory with an autoencoder that was not trained there, which would be replaced.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    if has_autoencoder(workdir) and not (workdir / "config.json").is_file():
+        raise ValueError(
+            f"expected --workdir without an autoencoder of somebody else's, got {workdir}, where one was imported: "
+            "choose another"
+        )
 
 
 def check_images(dataset: Dataset) -> None:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.torch import load_file
 
-from scorefield.commands.autoencoder_files import read_autoencoder
+from scorefield.commands.autoencoder_files import read_autoencoder, write_autoencoder
 from scorefield.commands.command_line import run
 from scorefield.commands.configuration import load, of_run
 from scorefield.commands.train_autoencoder import command, session
@@ -201,6 +201,12 @@ def test_a_wrong_command_gets_one_line(
     out, err = capsys.readouterr()
     assert re.search(says, err) and err.count("\n") == 1 and len(err) <= 330 and not out, err
     assert not (tmp_path / "new").exists()
+
+
+def test_an_imported_autoencoder_is_not_replaced(workdir: Path, tmp_path: Path) -> None:
+    write_autoencoder(tmp_path, read_autoencoder(workdir))
+    with pytest.raises(ValueError, match="where one was imported: choose another"):
+        train_autoencoder(tmp_path, small(32), device="cpu")
 
 
 def test_a_directory_of_an_autoencoder_is_not_taken_for_a_run_of_a_denoiser(
