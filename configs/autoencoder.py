@@ -5,8 +5,8 @@ seconds. own is for a folder of images, --config.data.path=PATH, or other data, 
 ends with f, how many pixels of a side make a code.
 
 Published (Rombach et al. 2022, Table 8), for images of 256x256 in a folder: kl_f4, kl_f8 (Stable Diffusion's first
-stage), kl_f16, kl_f32, vq_f4, vq_f8, vq_f16. They need LPIPS: --config.loss.perceptual=lpips:weights=PATH. How long they
-train is ours.
+stage), kl_f16, kl_f32, vq_f4, vq_f8, vq_f16. They need LPIPS: --config.loss.perceptual=lpips:weights=PATH.
+How long they train is ours.
 """
 
 from collections.abc import Callable
