@@ -96,7 +96,8 @@ def network(config: ml_collections.ConfigDict, dataset: Dataset) -> str:
             if build.is_autoencoder(config):
                 build.autoencoder(config.net, shape[0])(torch.empty(1, *shape))
             else:
-                build.network(config, shape, classes)(torch.empty(1, *shape), torch.empty(1))
+                alone = ml_collections.ConfigDict({**config, "conditioner": None})  # which training fits to the data
+                build.network(alone, shape, classes)(torch.empty(1, *shape), torch.empty(1))
     except ValueError as error:
         return f"{name} refuses it: {layout.advice(shape) or ' '.join(str(error).split())}"
     except Exception:  # a user's network may need values, or other arguments

@@ -10,8 +10,8 @@ from scorefield.models.conditioners.base import READY, Conditioner
 class ConditionedNetwork(nn.Module):
     """F(x, c_noise, **raw) = net(x, c_noise, **conditioner(raw)).
 
-    Raw keywords that are absent mean "nothing", and so does `known (B,)` where it is False. Keywords of the net itself,
-    and those that `conditioner.prepare` has made, pass through.
+    Raw keywords that are absent mean "nothing", and so does `known (B,)` where it is False. Keywords of
+    the net itself pass through, and so does what `conditioner.prepare` has made.
 
     Args:
         net: takes what the conditioner makes: `context (B, M, d)`, `context_mask (B, M)`, `concat (B, c, h, w)`.

@@ -73,11 +73,11 @@ class ClassifierFree(nn.Module):
         if _everywhere(scale, 0.0):
             return predict(self.denoiser, x, alpha, sigma, **rest)
         if self.batched:
-            without, given = _both(predict, self.denoiser, x, alpha, sigma, cond)
+            unconditional, conditional = _both(predict, self.denoiser, x, alpha, sigma, cond)
         else:
-            without = predict(self.denoiser, x, alpha, sigma, **rest)
-            given = predict(self.denoiser, x, alpha, sigma, **cond)
-        return _line(without, given, scale)
+            unconditional = predict(self.denoiser, x, alpha, sigma, **rest)
+            conditional = predict(self.denoiser, x, alpha, sigma, **cond)
+        return _between(unconditional, conditional, scale)
 
     def _at(self, alpha: Scale, sigma: Scale, scale: Scale) -> Scale:
         """The scale at a noise level, (), (B,) or (B, *D): 1 outside of the interval."""
@@ -103,19 +103,19 @@ def _both(
     """The answers without and with the conditioning, by one call."""
     known = cond.get("known")
     known = x.new_ones(len(x), dtype=torch.bool) if known is None else known
-    twice = {key: torch.cat([value, value]) if isinstance(value, Tensor) else value for key, value in cond.items()}
-    twice["known"] = torch.cat([torch.zeros_like(known), known])
+    doubled = {key: torch.cat([value, value]) if isinstance(value, Tensor) else value for key, value in cond.items()}
+    doubled["known"] = torch.cat([torch.zeros_like(known), known])
     alpha, sigma = (each if each.numel() == 1 else torch.cat([each, each]) for each in map(as_tensor, (alpha, sigma)))
-    return predict(denoiser, torch.cat([x, x]), alpha, sigma, **twice).chunk(2)
+    return predict(denoiser, torch.cat([x, x]), alpha, sigma, **doubled).chunk(2)
 
 
-def _line(without: Tensor, given: Tensor, scale: Scale) -> Tensor:
-    """Without + scale (given - without), and `given` to the bit at a scale of 1."""
-    step = given - without
+def _between(unconditional: Tensor, conditional: Tensor, scale: Scale) -> Tensor:
+    """The line unconditional + scale (conditional - unconditional), and at a scale of 1 `conditional` to the bit."""
+    step = conditional - unconditional
     if not isinstance(scale, Tensor):
-        return without + scale * step
-    scale = expand(scale, without)
-    return torch.where(scale == 1, given, without + scale * step)
+        return unconditional + scale * step
+    scale = expand(scale, step)
+    return torch.where(scale == 1, conditional, unconditional + scale * step)
 
 
 def _kind(without: Sequence[str]) -> str:

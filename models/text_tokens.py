@@ -17,7 +17,7 @@ class WordPieces:
     """A tokeniser: a caption is [CLS], the pieces of its words, [SEP], and [PAD] up to `length`.
 
     The longest known beginning of a word is a piece, and so on with its rest. A word that cannot be put together so is
-    [UNK]. [PAD] is token 0. An empty caption is padding alone, which conditioners take as "nothing".
+    [UNK]. [PAD] is token 0. An empty caption has padding only, which conditioners take as "nothing".
 
     Args:
         tokenizer: of the package `tokenizers`.
@@ -86,7 +86,7 @@ class WordPieces:
 
     @classmethod
     def of_text(cls, text: str, length: int | None = None) -> "WordPieces":
-        """The tokeniser that `text` says, as in a tokenizer.json; of its own length, unless another is given.
+        """The tokeniser that `text` says, as in a tokenizer.json; `length` replaces its own.
 
         Raises:
             ValueError: if it says none.

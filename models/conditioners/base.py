@@ -54,19 +54,19 @@ class Conditioner(nn.Module, ABC):
         Raises:
             ValueError: for raw and ready keywords together, or others than this conditioner takes.
         """
-        given = {key: raw[key] for key in self.keywords if raw.get(key) is not None}
+        own = {key: raw[key] for key in self.keywords if raw.get(key) is not None}
         ready = {key: raw[key] for key in READY if raw.get(key) is not None}
         rest = {key: value for key, value in raw.items() if key not in (*self.keywords, *READY, "known")}
         known = raw.get("known")
-        if given and ready:
+        if own and ready:
             raise ValueError(
-                f"expected raw conditioning or prepared one, got {', '.join((*given, *ready))}: leave one out"
+                f"expected raw conditioning or prepared one, got {', '.join((*own, *ready))}: leave one out"
             )
-        if given:
-            _check_rows(given)
-            ready = self.encode(given, size)
-            held = self.holds(given)
-            known = held if known is None else known if held is None else known & held
+        if own:
+            _check_rows(own)
+            ready = self.encode(own, size)
+            full = self.holds(own)
+            known = full if known is None else known if full is None else known & full
         if ready and known is not None:
             ready = _where(known, ready, self.nothing(1, _size_of(ready)))
         return {**rest, **ready}
@@ -104,7 +104,7 @@ def check_channels(name: str, images: Tensor, channels: int) -> None:
     """Raises ValueError unless these are images (B, channels, h, w)."""
     if images.ndim != 4 or images.shape[1] != channels:
         raise ValueError(
-            f"expected {name} (B, {channels}, h, w), got {tuple(images.shape)}: give as many channels as in training"
+            f"expected {name} (B, {channels}, h, w), got {tuple(images.shape)}: give images as in training"
         )
 
 
@@ -127,8 +127,8 @@ def blank(batch: int, channels: int, size: Size, device: torch.device | None) ->
     return torch.zeros(batch, channels, *size, device=device)
 
 
-def _check_rows(given: Mapping[str, Tensor]) -> None:
-    counts = {key: len(value) for key, value in given.items()}
+def _check_rows(raw: Mapping[str, Tensor]) -> None:
+    counts = {key: len(value) for key, value in raw.items()}
     if len({*counts.values()}) > 1:
         raise ValueError(f"expected a row for each sample in all conditioning, got {counts}: give as many of each")
 

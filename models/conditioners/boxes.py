@@ -31,7 +31,7 @@ class Boxes(TokenConditioner):
         head_width: channels of a head.
         masked: the places of absent boxes have no influence. In the published one they have.
         vocabulary: a number for the published numbering, in which classes and corners share numbers from 0 on.
-        crop: two more tokens with the corners of the whole image, as published.
+        crop: two more tokens with the corners of the image, as published.
 
     Raises:
         ValueError: without classes, or if a vocabulary has no room for the classes and the grid.
@@ -90,5 +90,5 @@ class Boxes(TokenConditioner):
         tokens = pad(tokens, (0, OF_A_BOX * self.boxes - tokens.shape[1]), value=self.padding)
         if not self.crop:
             return tokens
-        whole = torch.tensor([0, self.sections**2 - 1], device=tokens.device) + self.first_corner
-        return torch.cat([tokens, whole.expand(len(tokens), -1)], 1)
+        image = torch.tensor([0, self.sections**2 - 1], device=tokens.device) + self.first_corner
+        return torch.cat([tokens, image.expand(len(tokens), -1)], 1)

@@ -29,7 +29,7 @@ class MaskedImage(Conditioner):
 
     def encode(self, raw: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
         if len(raw) < 2:
-            raise ValueError(f"expected masked and mask together, got {', '.join(raw)} alone: give both")
+            raise ValueError(f"expected masked and mask together, got only {', '.join(raw)}: give both")
         masked, mask = raw["masked"], raw["mask"]
         check_channels("masked", masked, self.channels)
         check_channels("mask", mask, 1)
