@@ -34,7 +34,9 @@ class Moments:
             ValueError: if the encoder is deterministic.
         """
         log_var = self._log_var("the divergence")
-        return 0.5 * (self.mean**2 + log_var.exp() - 1 - log_var).flatten(1).sum(1)
+        # In at least float32: 16 bits lose the digits of a sum over a code.
+        mean, log_var = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (self.mean, log_var))
+        return 0.5 * (mean**2 + log_var.exp() - 1 - log_var).flatten(1).sum(1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log q(z | x), (B,), in nats.
