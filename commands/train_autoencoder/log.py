@@ -24,11 +24,14 @@ from scorefield.training.monitor.number_means import NumberMeans
 
 LARGE_WEIGHT = 10.0  # of the adversarial loss, from which on it may spoil reconstructions
 # What curves.png shows, where it was measured.
-PANELS = {
+MEASURED = {
     "PSNR (dB), held out": ("psnr",),
     "SSIM, held out": ("ssim",),
     "KL (nats/dim), held out": ("kl_per_dimension",),
-    "share of the codebook in use": ("codes_used",),
+    "share of the codebook in use, held out": ("codes_used",),
+    "perplexity, held out": ("perplexity",),
+}
+TRAINED = {
     "loss of the autoencoder": ("loss", "reconstruction", "perceptual"),
     "loss of the discriminator": ("discriminator_loss",),
     "weight of the adversarial loss": ("adversarial_weight",),
@@ -174,14 +177,16 @@ class Log:
     def curves(self) -> None:
         """Draw what was measured along the run."""
         name = self.held_out.distance_name
-        panels = {**PANELS, **({f"{name}, held out": (name,)} if name else {})}
-        flat = [{**row, **row.get("held_out", {})} for row in self._metrics.rows]
+        measured = MEASURED | ({f"{name}, held out": (name,)} if name else {})
+        rows = self._metrics.rows
+        held_out = [{"images": row["images"], **row["held_out"]} for row in rows if "held_out" in row]
         drawn: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-        for title, keys in panels.items():
-            for key in keys:
-                points = [(row["images"], row[key]) for row in flat if key in row]
-                if len(points) > 1 or (points and key in self.measured):
-                    drawn.setdefault(title, {})[key] = [x for x, _ in points], [y for _, y in points]
+        for panels, source in ((measured, held_out), (TRAINED, rows)):
+            for title, keys in panels.items():
+                for key in keys:
+                    points = [(row["images"], row[key]) for row in source if key in row]
+                    if any(y for _, y in points):  # what is not in use is 0
+                        drawn.setdefault(title, {})[key] = [x for x, _ in points], [y for _, y in points]
         if drawn:
             plot_panels(drawn, self.run.workdir / "curves.png", x="images seen")
 
