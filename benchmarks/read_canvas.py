@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scorefield.benchmarks.classifier import Classifier, classifier, probabilities_of
-from scorefield.training.data import Dataset, array, canvas
+from scorefield.training.data import Dataset, canvas, whole_array
 from scorefield.training.data.batches import tensor
 
 CAPTION = re.compile(r"(\d) (left of|above) (\d)")
@@ -92,7 +92,7 @@ def main() -> None:
     model = reader(args.folder)
     sets = {"real": canvas(split="test")}
     if args.samples:
-        sets["samples"] = array(args.samples)
+        sets["samples"] = whole_array(args.samples, 256, conditions=True)
     for name, data in sets.items():
         images = (tensor(data.x).float() + 0.5) / 128 - 1
         print(json.dumps({"of": name, "count": len(data), **shares(model, images, data.cond["caption"].tolist())}))

@@ -31,6 +31,7 @@ from scorefield.training.data.units import odd_units_of
 SIGMA_MIN = 0.01  # NCSNv2's last noise level, for images in [0, 1]
 OVERLAP = 0.567  # of neighbouring levels, in all five data sets of the paper; its text has "about 0.5"
 STEPS = 5  # at each level; NCSNv2's number for CIFAR-10
+EXAMPLES, LONGEST = 3, 80  # captions that are shown, and characters of each
 PRINTED = 20  # class names that are printed; the report has all
 
 
@@ -139,8 +140,29 @@ def described(dataset: Dataset, x: NDArray[Any], unit: float) -> dict[str, Any]:
         "std": [round(float(value), 6) for value in np.atleast_1d(deviation)][:16],
         "class_counts": classes,
         "class_names": list(dataset.class_names) or None,
+        **conditions(dataset),
         "sha256": dataset.fingerprint,
     }
+
+
+def conditions(dataset: Dataset) -> dict[str, Any]:
+    """What a data set has beside its items: captions and their words, boxes and their classes, classes of maps."""
+    found: dict[str, Any] = {}
+    if "caption" in dataset.cond:
+        texts = dataset.cond["caption"].tolist()
+        found["captions"] = len(texts) - texts.count("")
+        found["captions_missing"] = texts.count("") or None
+        found["captions_different"] = len(set(texts))
+        found["caption_words"] = max(len(text.split()) for text in texts)
+        found["caption_examples"] = [text[:LONGEST] for text in texts[:EXAMPLES]]
+    if "boxes" in dataset.cond:
+        kinds = dataset.cond["boxes"][..., 0]
+        found["boxes_at_most"] = int((kinds >= 0).sum(1).max(initial=0))
+        found["box_classes"] = int(kinds.max(initial=-1)) + 1
+    if "map" in dataset.cond:
+        found["map_shape"] = list(dataset.cond["map"].shape[1:])
+        found["map_classes"] = int(dataset.cond["map"].max(initial=0)) + 1
+    return found
 
 
 def noise_levels(sigma_max: float, dims: int, *, sigma_min: float = SIGMA_MIN, steps: int = STEPS) -> dict[str, Any]:
@@ -191,7 +213,7 @@ def _picture(dataset: Dataset, path: Path) -> Path:
 def _shown(report: dict[str, Any]) -> dict[str, Any]:
     """The report as it is printed: lists on a line, and classes by their names."""
     shown = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in report.items()}
-    shown |= {"notes": "; ".join(report["notes"])} if "notes" in report else {}
+    shown |= {key: "; ".join(report[key]) for key in ("notes", "caption_examples") if key in report}
     if shown.pop("class_names", None):
         shown["class_counts"] = _counted(report["class_names"], report["class_counts"])
     return {key: _printable(value) if isinstance(value, str) else value for key, value in shown.items()}

@@ -75,7 +75,9 @@ def read_input(run: Run, path: Path) -> Dataset:
         )
     if not path.is_dir() and path.suffix.lower() not in image_suffixes():
         labels = run.num_classes is not None
-        return run.accept(whole_array(path, run.data.levels, shape=run.data.shape, labels=labels))
+        conditions = run.config.get("conditioner") is not None
+        known = whole_array(path, run.data.levels, shape=run.data.shape, labels=labels, conditions=conditions)
+        return run.accept(known)
     files = image_files(path) if path.is_dir() else [path]
     if len(run.data.shape) != 3:
         raise ValueError(

@@ -319,6 +319,7 @@ PARTS = {
 }
 AUTOENCODER_PARTS = {"data": DATASETS, "net": AUTOENCODERS}
 OPTIONAL = ("conditioner",)  # Parts that may be None.
+IMAGE_READERS = ("folder", "archive", "shards", "huggingface")  # the data sets with all keywords of `Decoding`
 TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS, PERCEPTUAL)
 
 
@@ -345,9 +346,15 @@ def modern_config(saved: dict[str, Any]) -> dict[str, Any]:
 
 def _as_it_was(key: str, saved: Any) -> Any:
     """A part of a configuration, with what its absent keywords meant when it was saved complete."""
-    if key == "data" and "corrupt" in saved and "exif" not in saved:  # images were read as the camera stored them
-        return {**saved, "exif": False}
-    return saved
+    if key != "data" or isinstance(saved, str):
+        return saved
+    was: dict[str, Any] = {}
+    if "corrupt" in saved and saved.get("name") in IMAGE_READERS:
+        # Images were read as the camera stored them, and captions not at all.
+        was = {key: value for key, value in {"exif": False, "caption": "none"}.items() if key not in saved}
+    if "label_key" in saved and "conditions" not in saved:
+        was["conditions"] = False
+    return {**saved, **was}
 
 
 def denoiser(

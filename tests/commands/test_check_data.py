@@ -138,6 +138,22 @@ def test_check_data_counts_by_name_and_says_where(tmp_path: Path) -> None:
     assert report["class_names"] == ["cat", "dog"] and report["skipped"] == 2
 
 
+def test_check_data_says_what_it_found_beside_the_items(tmp_path: Path) -> None:
+    boxes = np.full((8, 2, 5), [-1, 0, 0, 0, 0], np.float32)
+    boxes[3, :, 0] = 4
+    words = np.array([*["a red fox"] * 6, "", "a cat"])
+    np.savez(tmp_path / "a.npz", x=noise(8, 1, 4, 4), caption=words, boxes=boxes, map=noise(8, 4, 4) % 7)
+    summary = check_data(tmp_path, configured(tmp_path / "a.npz"), split="train")
+    report = json.loads((tmp_path / "data.json").read_text())
+    found = {key: report[key] for key in report if key.startswith(("caption", "box", "map"))}
+    assert found == {
+        "captions": 6, "captions_missing": 1, "captions_different": 3, "caption_words": 3,
+        "caption_examples": ["a red fox"] * 3, "boxes_at_most": 2, "box_classes": 5, "map_shape": [4, 4],
+        "map_classes": int((noise(8, 4, 4) % 7)[1:].max()) + 1,
+    }  # fmt: skip
+    assert summary["caption_examples"] == "a red fox; a red fox; a red fox"
+
+
 def test_check_data_shows_all_of_a_sorted_set(tmp_path: Path) -> None:
     x = np.arange(640, dtype=np.uint16).reshape(640, 1, 1, 1).repeat(8, 2).repeat(8, 3) // 3
     np.savez(tmp_path / "a.npz", x=x.astype(np.uint8), x_test=x[:2].astype(np.uint8))

@@ -369,6 +369,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, parts: dict[str, list[int]], **features
         if isinstance(features[name], Picture):
             extra = 100 if name != "image" else 0
             return [{"bytes": png_bytes(grey(value + extra)), "path": None} for value in values]
+        if features[name].dtype == "string":
+            return [f" {name} {value}" if value else None for value in values]
         return [value % 2 for value in values]
 
     tables = {part: Table(features, {name: column(name, v) for name in features}) for part, v in parts.items()}
@@ -397,3 +399,15 @@ def test_columns_of_a_hub_that_could_be_the_data_or_the_classes(monkeypatch: pyt
     assert labels(huggingface("x")).tolist() == [0, 1]
     hub(monkeypatch, {"train": [1, 2, 3]}, image=Picture(), label=Picture())
     assert huggingface("x", column="image").label is None
+
+
+def test_a_column_of_text_is_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, {"train": [1, 0], "test": [3]}, image=Picture(), text=Value("string"), note=Value("string"))
+    train, test = huggingface("x"), huggingface("x", "test")
+    assert train.cond["caption"].tolist() == ["text 1", ""] and test.cond["caption"].tolist() == ["text 3"]
+    assert train.notes[1:] == ("captions of column text", "1 item without a caption, read as empty")
+    assert huggingface("x", "test", caption="note").cond["caption"].tolist() == ["note 3"]
+    assert not huggingface("x", caption="none").cond
+    refused("expected text in column 'image'", huggingface, "x", caption="image")
+    hub(monkeypatch, {"train": [1, 2]}, image=Picture(), text=Value("string"), caption=Value("string"))
+    refused("expected one column of captions, got text, caption: choose one (caption=NAME)", huggingface, "x")

@@ -471,7 +471,7 @@ def test_huggingface_of_vectors(tmp_path: Path) -> None:
 @pytest.fixture
 def mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays of any size are treated as large ones."""
-    monkeypatch.setattr(importlib.import_module("scorefield.training.data.files.array"), "IN_MEMORY", 0)
+    monkeypatch.setattr(importlib.import_module("scorefield.training.data.files.npz"), "IN_MEMORY", 0)
 
 
 @pytest.mark.usefixtures("mapped")
@@ -518,7 +518,7 @@ def test_raw_numbers(tmp_path: Path) -> None:
 
 def test_a_large_array_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 256 MiB of holes; above 16 MiB counts as large here.
-    monkeypatch.setattr(importlib.import_module("scorefield.training.data.files.array"), "IN_MEMORY", 1 << 24)
+    monkeypatch.setattr(importlib.import_module("scorefield.training.data.files.npz"), "IN_MEMORY", 1 << 24)
     monkeypatch.setattr(importlib.import_module("scorefield.training.data.dataset"), "LARGE", 1 << 24)
     head = io.BytesIO()
     np.lib.format.write_array_header_2_0(head, {"descr": "<f4", "fortran_order": False, "shape": (1 << 18, 256)})

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, cast
 from scorefield.training.checkpoints.atomic import FULL
 from scorefield.training.data.dataset import Dataset, Split, check_split
 from scorefield.training.data.files import images
+from scorefield.training.data.files.captions import caption_files, check_setting, with_captions
 from scorefield.training.data.files.decoding import Decoding, image_reader
 from scorefield.training.data.files.images import Item
 from scorefield.training.data.files.listing import Listing, image_set, is_image, left_out, no_images, split_by_folders
@@ -39,6 +40,7 @@ def archive(
     *,
     image: str = "",
     splits: bool = True,
+    caption: str = "",
     decoding: Decoding,
 ) -> Dataset:
     """All images of a .zip, .tar, .tar.gz (.bz2, .xz), in order of their path, as `folder` reads them unpacked.
@@ -51,19 +53,22 @@ def archive(
         ValueError: if it is no archive, or as `folder`.
     """
     check_split(split)
+    check_setting(caption)
     path = existing_archive(nonempty_path(path))
 
     def listing() -> Listing:
         members = archive_members(path, images_only=False)
         names = sorted(filter(is_image, members), key=lambda name: name.split("/"))  # the order of `folder`
-        notes = left_out(members)
+        texts = caption_files(members, names, caption)
+        notes = left_out(members, set(texts))
         if not names:
             raise no_images(path, notes)
-        items, paths = [members[name] for name in names], without_common_folders(names)
+        items, said = with_captions([members[name] for name in names], names, {t: members[t] for t in texts})
+        paths = without_common_folders(names)
         listed = split_by_folders(items, paths, split, str(path), (), image, splits)
-        return replace(listed, notes=[*notes, *listed.notes])
+        return replace(listed, notes=[*notes, *listed.notes, *said])
 
-    name, settings = path.name.split(".")[0], [path.name, image, splits]
+    name, settings = path.name.split(".")[0], [path.name, image, splits, *([] if caption == "none" else ["captions"])]
     return image_set(name, split, listing, files=[path], beside=path.parent, decoding=decoding, settings=settings)
 
 

@@ -1,31 +1,25 @@
 """NumPy files of any shape: vectors, series, images, volumes."""
 
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split, hold_out
+from scorefield.training.data.files import npz
 from scorefield.training.data.files.keys import Head, Keys, keys_of
 from scorefield.training.data.files.lazy_rows import LazyRows
 from scorefield.training.data.files.names import held_out_name, split_of
+from scorefield.training.data.files.npz import heads, load
 from scorefield.training.data.files.paths import nonempty_path
 from scorefield.training.data.layout import note, shape_error
 from scorefield.training.data.units import as_float32, check_float32
 
 LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
-READ_BY = {
-    ".mat": "scipy.io.loadmat", ".h5": "h5py.File", ".hdf5": "h5py.File", ".pt": "torch.load", ".pth": "torch.load",
-    ".pkl": "pickle.load", ".csv": "numpy.loadtxt", ".parquet": "pandas.read_parquet", ".safetensors": "safetensors",
-}  # fmt: skip
 Read = Callable[[str], NDArray[Any]]
-IN_MEMORY = 1 << 28  # bytes; a larger array is mapped
 
 
 def array(
@@ -37,13 +31,15 @@ def array(
     label_key: str = "",
     shape: Sequence[int] = (),
     dtype: str = "uint8",
+    conditions: bool = True,
 ) -> Dataset:
     """The array (N, *D) of an .npy file, of an .npz file with its labels, or of raw bytes, unchanged.
 
     The arrays of an .npz are known by their names. Data is `x`, `images`, `data` or `features`, labels are `label`, `y`
     or `target`, and a word says the split: `x_train`, `test_images`, `val_labels`. So are `x_train.npy` and the files
     beside it. Without a test or validation split, every tenth item is the test split. Labels (N,) or (N, 1) are numbers
-    of classes, or words, which are numbered in alphabetical order. Images must be channel-first, (N, C, H, W):
+    of classes, or words, which are numbered in alphabetical order. `caption` (N,), text; `boxes` (N, K, 5) and `map`
+    (N, h, w) are conditions, see `Dataset.cond`. Images must be channel-first, (N, C, H, W):
     axes are never guessed or moved. An array above 256 MiB is mapped and its rows are read on demand, unless it is
     compressed (`numpy.savez_compressed`).
 
@@ -56,6 +52,7 @@ def array(
         label_key: the name of the labels, or "none".
         shape: of one item, *D, for a file of raw numbers, as `numpy.memmap` and `tofile` write.
         dtype: of raw numbers.
+        conditions: whether to read captions, boxes and maps.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -65,11 +62,11 @@ def array(
     check_split(split)
     path = nonempty_path(path)
     if shape:
-        keys, raw = Keys({"train": "x"}, {}, ""), _raw(path, tuple(shape), dtype)
+        keys, raw = Keys({"train": "x"}, {}, {}, ""), _raw(path, tuple(shape), dtype)
         return _dataset(path, split, levels, keys, lambda _: raw)
     heads, read = _opened(path)
     several = len(heads) > 1 and path.suffix.lower() == ".npy"
-    return _dataset(path, split, levels, keys_of(path, heads, key or path.stem * several, label_key), read)
+    return _dataset(path, split, levels, keys_of(path, heads, key or path.stem * several, label_key, conditions), read)
 
 
 def _dataset(path: Path, split: Split, levels: int | None, keys: Keys, read: Read) -> Dataset:
@@ -85,12 +82,19 @@ def _dataset(path: Path, split: Split, levels: int | None, keys: Keys, read: Rea
     stored, levels = in_type(path, x, levels or None)
     facts: dict[str, Any] = {"num_classes": num_classes, "class_names": names} if label is not None else {}
     facts["notes"] = (*([keys.note] if keys.note else []), *note(stored.shape[1:], levels))
-    dataset = Dataset(path.stem, split, stored, levels, label, **facts)
+    cond = {each: _condition(each, read(name)) for each, name in keys.cond.get(side, {}).items()}
+    dataset = Dataset(path.stem, split, stored, levels, label, cond=cond, **facts)
     if test:
         return dataset
     index = hold_out(len(dataset), split)
-    part = LazyRows.of(x, index, stored.dtype) if x.nbytes > IN_MEMORY else stored[index]
+    part = LazyRows.of(x, index, stored.dtype) if x.nbytes > npz.IN_MEMORY else stored[index]
+    facts["cond"] = {each: rows[index] for each, rows in cond.items()}
     return Dataset(path.stem, split, part, levels, None if label is None else label[index], **facts)
+
+
+def _condition(key: str, rows: NDArray[Any]) -> NDArray[Any]:
+    """The rows of a condition; boxes in float32. `Dataset` refuses what does not fit."""
+    return rows.astype(np.float32) if key == "boxes" and rows.dtype.kind in "iuf" else rows
 
 
 def _numbered(labels: Sequence[NDArray[Any]]) -> tuple[list[NDArray[Any]], int, tuple[str, ...]]:
@@ -110,9 +114,16 @@ def _as_numbers(label: NDArray[Any]) -> NDArray[Any]:
 
 
 def whole_array(
-    path: str | os.PathLike[str], levels: int | None, *, shape: tuple[int, ...] | None = None, labels: bool = False
+    path: str | os.PathLike[str],
+    levels: int | None,
+    *,
+    shape: tuple[int, ...] | None = None,
+    labels: bool = False,
+    conditions: bool = False,
 ) -> Dataset:
-    """All items of an .npy or .npz file as one split, with the known number of levels, and with `labels` its classes.
+    """All items of an .npy or .npz file as one split, with the known number of levels.
+
+    With `labels` it has their classes, with `conditions` their captions, boxes and maps.
 
     Of a file with several splits, the test or validation split.
 
@@ -121,9 +132,10 @@ def whole_array(
     """
     path = Path(path).expanduser()
     every = heads(path)
-    keys = keys_of(path, every)
+    keys = keys_of(path, every, conditions=conditions)
     split = held_out_name(keys.x) or "train"
-    arrays = load(path, [each[split] for each in (keys.x, keys.label) if split in each])
+    cond = keys.cond.get(split, {})
+    arrays = load(path, [*(each[split] for each in (keys.x, keys.label) if split in each), *cond.values()])
     x = arrays[keys.x[split]]
     if shape is not None and x.shape[1:] != shape:
         raise shape_error(path.stem, shape, x.shape[1:])
@@ -132,6 +144,7 @@ def whole_array(
     if labels and split in keys.label:
         (label,), count, names = _numbered([arrays[keys.label[split]]])
         facts |= {"label": label, "num_classes": count, "class_names": names}
+    facts["cond"] = {each: _condition(each, arrays[name]) for each, name in cond.items()}
     return Dataset(path.stem, "test", x, levels, **facts)
 
 
@@ -142,67 +155,6 @@ def _opened(path: Path) -> tuple[dict[str, Head], Read]:
         if len(files) > 1:
             return {name: heads(file)["x"] for name, file in files.items()}, lambda name: load(files[name])["x"]
     return heads(path), lambda name: load(path, [name])[name]
-
-
-def heads(path: Path) -> dict[str, Head]:
-    """The shapes and types of the arrays of a file by name; that of an .npy file is `x`.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load`.
-    """
-    with _readable(path), path.open("rb") as file:
-        if not _is_npz(file):
-            return {"x": _head(file)}
-        members = {}
-        with zipfile.ZipFile(file) as packed:
-            for name in packed.namelist():
-                if name.endswith(".npy"):
-                    with packed.open(name) as member:
-                        members[name.removesuffix(".npy")] = _head(member)
-        return members
-
-
-def load(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-    """The arrays of a file by name, or some; that of an .npy file is `x`. Large ones are mapped, unless compressed.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or holds Python objects.
-    """
-    with _readable(path), path.open("rb") as file:
-        if not _is_npz(file):
-            large = path.stat().st_size > IN_MEMORY
-            return {"x": _mapped(path, 0) if large else np.load(file, allow_pickle=False)}
-        loaded = np.load(file, allow_pickle=False)
-        offsets, members = _large(path), set(loaded.zip.namelist())
-        known = [name for name in loaded.files if f"{name}.npy" in members and (names is None or name in names)]
-        return {name: _mapped(path, offsets[name]) if name in offsets else loaded[name] for name in known}
-
-
-def _is_npz(file: BinaryIO) -> bool:
-    packed = file.read(2) == b"PK"
-    file.seek(0)
-    return packed
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Makes one line of any error of reading."""
-    if not path.is_file():
-        raise FileNotFoundError(f"expected {path}, which is not there: give the path of an .npy or .npz file")
-    try:
-        yield
-    except (
-        ValueError, EOFError, OSError, KeyError, SyntaxError, MemoryError, NotImplementedError, RuntimeError,
-        zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reader = READ_BY.get(path.suffix.lower())
-        raise ValueError(
-            f"{path}: expected an .npy or .npz file of numbers, got {path.stat().st_size} bytes that cannot be read "
-            f"({reason}): " + (f"read it with {reader} and " if reader else "") + "save it "
-            f"{'' if reader else 'again '}with numpy.save or numpy.savez"
-        ) from error
 
 
 def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True) -> tuple[NDArray[Any], int | None]:
@@ -221,7 +173,7 @@ def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True)
         levels = LEVELS.get(x.dtype.name)
     if levels is None and x.dtype.kind != "f":
         raise ValueError(f"{path}: expected floats, uint8, uint16 or bool, got {x.dtype}: give the number of levels")
-    if x.nbytes > IN_MEMORY:
+    if x.nbytes > npz.IN_MEMORY:
         if levels is not None and x.dtype.kind == "f":
             raise ValueError(
                 f"{path}: expected integers for {levels} levels in an array of this size, got {x.dtype}: cast it"
@@ -262,37 +214,3 @@ def _raw(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
             f"{path}: expected items of {each} bytes, {shape} of {dtype}, got {size} bytes: give their shape and dtype"
         )
     return np.asarray(np.memmap(path, kind, "r", shape=(size // each, *shape)))
-
-
-def _large(path: Path) -> dict[str, int]:
-    """The offsets of the large arrays of an .npz that are not compressed, by name."""
-    offsets = {}
-    with zipfile.ZipFile(path) as packed, path.open("rb") as file:
-        for member in packed.infolist():
-            if member.compress_type == zipfile.ZIP_STORED and member.file_size > IN_MEMORY:
-                file.seek(member.header_offset + 26)  # the lengths of the name and of the extra field
-                name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-                offsets[member.filename.removesuffix(".npy")] = member.header_offset + 30 + name + extra
-    return offsets
-
-
-def _mapped(path: Path, offset: int) -> NDArray[Any]:
-    """The array in .npy format that begins at the offset, mapped."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        shape, fortran, dtype = _header(file)
-        if dtype.hasobject:
-            raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
-        mapped: NDArray[Any] = np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
-        return np.asarray(mapped)
-
-
-def _head(file: IO[bytes]) -> Head:
-    shape, _, dtype = _header(file)
-    return Head(tuple(shape), str(dtype))
-
-
-def _header(file: IO[bytes]) -> Any:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)

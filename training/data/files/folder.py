@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split
+from scorefield.training.data.files.captions import caption_files, with_captions
 from scorefield.training.data.files.decoding import Decoding, image_reader
 from scorefield.training.data.files.images import Images, Item
-from scorefield.training.data.files.listing import image_set, is_hidden, is_image, left_out, no_images, split_by_folders
+from scorefield.training.data.files.listing import (
+    Listing,
+    image_set,
+    is_hidden,
+    is_image,
+    left_out,
+    no_images,
+    split_by_folders,
+)
 from scorefield.training.data.files.paths import nonempty_path
 
 
@@ -22,6 +32,7 @@ def folder(
     *,
     image: str = "",
     splits: bool = True,
+    caption: str = "",
     decoding: Decoding,
 ) -> Dataset:
     """All images under a folder, in order of their path: x (N, C, H, W), decoded the first time and then mapped.
@@ -30,7 +41,9 @@ def folder(
     `test`, or else `val`, `valid`, `validation`, `dev`, `eval`. Otherwise every tenth image is the test split. When
     images lie in sub-folders, those are the classes, numbered by name over both splits; a few images above them are
     left out. Every format that Pillow reads is read, of several frames the first. There are 256 levels; 65536 for
-    16-bit greyscale. The data set's `notes` say what was taken for a split, and what was left out.
+    16-bit greyscale. Captions are NAME.txt beside NAME.png, or lines {"file_name": ..., "text": ...} of a
+    captions.jsonl or metadata.jsonl in a folder. The data set's `notes` say what was taken for a split, and what was
+    left out.
 
     Args:
         path: the folder.
@@ -38,6 +51,7 @@ def folder(
         image: which images to read where samples have several: an ending as "jpg", a pattern as "*/images/*", or what
             not to read, as "!*_mask*"; "*" is all.
         splits: False takes folders named as splits for classes.
+        caption: "none" leaves captions out.
         decoding: the keywords of `Decoding`: size, fit, crop, resample, channels, alpha, bits, exif, corrupt, cache.
 
     Raises:
@@ -51,17 +65,24 @@ def folder(
     paths = list(filter(is_image, every))
     files = [root / path for path in paths]
     tops = [place.name for place in root.iterdir() if place.is_dir() and not is_hidden(place.name)]
-    notes = left_out(every)
+    texts = caption_files(every, paths, caption)
+    notes = left_out(every, set(texts))
     if not files:
         raise no_images(root, notes)
+
+    def listing() -> Listing:
+        items, said = with_captions([Item.of(file) for file in files], paths, {t: Item.of(root / t) for t in texts})
+        listed = split_by_folders(items, paths, split, str(root), tops, image, splits)
+        return replace(listed, notes=[*listed.notes, *said])
+
     return image_set(
         root.resolve().name,
         split,
-        lambda: split_by_folders([Item.of(file) for file in files], paths, split, str(root), tops, image, splits),
-        files=files,
+        listing,
+        files=[*files, *(root / text for text in texts)],
         beside=root,
         decoding=decoding,
-        settings=[image, splits],
+        settings=[image, splits, *(["captions"] if texts else [])],
         notes=notes,
     )
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split, hold_out
 from scorefield.training.data.files.array import in_type
+from scorefield.training.data.files.captions import one_line
 from scorefield.training.data.files.decoding import Decoding, image_reader
 from scorefield.training.data.files.images import Item
+from scorefield.training.data.files.keys import keyword
 from scorefield.training.data.files.listing import Listing, image_set
-from scorefield.training.data.files.names import described_splits, is_label, members, splits_of
+from scorefield.training.data.files.names import counted, described_splits, is_label, members, splits_of
 from scorefield.training.data.files.paths import nonempty_path
 from scorefield.training.data.layout import note
 
@@ -29,6 +31,7 @@ def huggingface(
     configuration: str = "",
     column: str = "",
     label: str = "",
+    caption: str = "",
     levels: int = 0,
     decoding: Decoding,
 ) -> Dataset:
@@ -43,6 +46,7 @@ def huggingface(
         configuration: its name, for a set that has several.
         column: of the images or of arrays of numbers; by default the only one of images, or else of lists.
         label: the column of the classes, "none" for no classes; by default "label", or the only one of classes.
+        caption: the column of text, "none" for no captions; by default the only one named caption, text or prompt.
         levels: of arrays of numbers, as in `array`.
         decoding: of images, as in `folder`; by default the cache lies beside the set's files.
 
@@ -60,29 +64,33 @@ def huggingface(
         raise ValueError(f"{path}: expected a split named train, got {', '.join(parts)}: choose another set")
     table = parts[chosen]
     index = np.arange(len(table)) if test is not None else hold_out(len(table), split)
-    for wanted in (column, "" if label == "none" else label):
+    for wanted in (column, *("" if each == "none" else each for each in (label, caption))):
         if wanted and wanted not in table.column_names:
             raise ValueError(f"{path}: expected a column {wanted!r}, got {', '.join(table.column_names)}: choose one")
     column = column or _column(table, name)
     label = label or _label(table, name)
     notes = [described_splits(names_of)] if test is not None else []
+    texts, said = _captions(table, caption or _caption(table, name))
+    notes += said
     classes, count, names = _classes(parts, chosen, label)
     title = Path(name).name
     if type(table.features[column]).__name__ != "Image":
         x, known = in_type(Path(name), np.asarray(table.with_format("numpy")[column][:]), levels or None)
         own = None if classes is None else classes[index]
-        said = (*notes, *note(x.shape[1:], known))
-        return Dataset(title, split, x[index], known, own, count, class_names=tuple(names), notes=said)
+        lines = (*notes, *note(x.shape[1:], known))
+        cond = {} if texts is None else {"caption": np.array(texts, np.str_)[index]}
+        return Dataset(title, split, x[index], known, own, count, class_names=tuple(names), notes=lines, cond=cond)
     files = [Path(file["filename"]) for file in table.cache_files]
     beside = Path(name) if Path(name).is_dir() else files[0].parent if files else Path()
     raw = table.cast_column(column, _package().Image(decode=False))
 
     def listing() -> Listing:
-        items = [Item(f"{name}[{chosen}][{i}]", partial(_open, raw, column, i)) for i in range(len(raw))]
+        words = [None] * len(raw) if texts is None else texts
+        items = [Item(f"{name}[{chosen}][{i}]", partial(_open, raw, column, i), text) for i, text in enumerate(words)]
         return Listing(items, index, None if classes is None else classes[index], count, names)
 
     local = str(Path(name).absolute()) if Path(name).exists() else name
-    settings = [local, configuration, column, label, chosen, table.num_rows]
+    settings = [local, configuration, column, label, chosen, table.num_rows, *([] if texts is None else ["captions"])]
     decoding = decoding if files else replace(decoding, cache="off")
     return image_set(
         title, split, listing, files=files, beside=beside, decoding=decoding, settings=settings, notes=notes
@@ -152,6 +160,33 @@ def _classes(parts: Any, chosen: str, label: str) -> tuple[NDArray[np.int64] | N
         return np.array(values[chosen], np.int64), len(names) or int(max(flat)) + 1, names
     order = {value: i for i, value in enumerate(sorted(map(str, flat)))}
     return np.array([order[str(value)] for value in values[chosen]], np.int64), len(order), list(order)
+
+
+def _caption(table: Any, path: str) -> str:
+    """The only column of text that is named so, or "none"."""
+    columns = [name for name in table.column_names if keyword(name) == "caption" and _is_text(table.features[name])]
+    if len(columns) > 1:
+        raise ValueError(
+            f"{path}: expected one column of captions, got {', '.join(columns)}: choose one (caption=NAME), or none "
+            "(caption=none)"
+        )
+    return columns[0] if columns else "none"
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", "") in ("string", "large_string")
+
+
+def _captions(table: Any, column: str) -> tuple[list[str] | None, list[str]]:
+    """The caption of each item, "" where it has none, and lines that say so; None without captions."""
+    if column == "none":
+        return None, []
+    if not _is_text(table.features[column]):
+        raise ValueError(f"expected text in column {column!r}, got {table.features[column]}: choose another (caption=)")
+    texts = [one_line(text or "") for text in table.with_format(None)[column][:]]
+    empty = texts.count("")
+    lines = [f"captions of column {column}"]
+    return texts, lines + ([f"{counted(empty, 'item')} without a caption, read as empty"] if empty else [])
 
 
 def _open(table: Any, column: str, row: int) -> Any:

@@ -38,10 +38,11 @@ def image_suffixes() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Item:
-    """An image file: its name in messages, and how it is opened."""
+    """An image file: its name in messages, how it is opened, and its caption, if images of its set have captions."""
 
     name: str
     open: Callable[[], BinaryIO]
+    caption: str | None = None
 
     @classmethod
     def of(cls, file: Path) -> "Item":

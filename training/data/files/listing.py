@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from posixpath import splitext
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, hold_out
 from scorefield.training.data.files.cache import Content, cached
+from scorefield.training.data.files.captions import captions_at
 from scorefield.training.data.files.decoding import Decoding, suitable
 from scorefield.training.data.files.images import Images, Item, image_suffixes, sizes_of
 from scorefield.training.data.files.names import (
@@ -54,9 +55,9 @@ def is_image(path: str) -> bool:
     return splitext(path)[1].lower() in image_suffixes() and not is_hidden(path)
 
 
-def left_out(paths: Iterable[str]) -> list[str]:
-    """A line that counts the files of a set that are no images, by their endings; or none."""
-    others = [path for path in paths if not is_image(path) and not is_hidden(path)]
+def left_out(paths: Iterable[str], used: Collection[str] = ()) -> list[str]:
+    """A line that counts the files of a set that are neither images nor `used`, by their endings; or none."""
+    others = [path for path in paths if not is_image(path) and not is_hidden(path) and path not in used]
     if not others:
         return []
     endings = Counter(splitext(path)[1].lower() or "none" for path in others).most_common()
@@ -219,7 +220,8 @@ def image_set(
     label = None if facts["label"] is None else np.array(facts["label"], np.int64)
     skipped, class_names = (tuple(facts[key]) for key in ("skipped", "class_names"))
     said = (*notes, *facts["notes"])
-    return Dataset(name, split, x, facts["levels"], label, facts["num_classes"], skipped, class_names, said)
+    cond = {} if facts.get("caption") is None else {"caption": np.array(facts["caption"], np.str_)}
+    return Dataset(name, split, x, facts["levels"], label, facts["num_classes"], skipped, class_names, said, cond)
 
 
 def _content(listing: Listing, decoding: Decoding) -> Content:
@@ -235,6 +237,7 @@ def _content(listing: Listing, decoding: Decoding) -> Content:
             "num_classes": listing.num_classes,
             "skipped": images.skipped,
             "class_names": listing.class_names,
+            "caption": captions_at(listing.items, [int(listing.index[i]) for i in images.kept]),
             "notes": [*listing.notes, *images.notes, *skipped],
         }
 

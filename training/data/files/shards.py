@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from scorefield.training.data.dataset import Dataset, Split, check_split, hold_out
 from scorefield.training.data.files.archive import archive_members, existing_archive
+from scorefield.training.data.files.captions import check_setting, with_captions
 from scorefield.training.data.files.decoding import Decoding, image_reader
 from scorefield.training.data.files.images import Item, content_of
 from scorefield.training.data.files.listing import Listing, image_set, is_image, left_out, no_images
@@ -29,6 +30,7 @@ def shards(
     label: str = "label",
     image: str = "",
     splits: bool = True,
+    caption: str = "",
     decoding: Decoding,
 ) -> Dataset:
     """The images of tar shards, in the order of the shards and of the keys in them.
@@ -38,14 +40,15 @@ def shards(
     Otherwise every tenth image is the test split. A sample's class is the number or the word in its .cls, or the entry
     `label` of its .json; words are numbered in alphabetical order. All samples have a class, or none has.
 
-    The other arguments are those of `folder`; `image` is the ending where samples have several images, as "jpg". By
-    default the cache lies beside the first shard.
+    The other arguments are those of `folder`; `image` is the ending where samples have several images, as "jpg". A
+    sample's caption is its .txt. By default the cache lies beside the first shard.
 
     Raises:
         FileNotFoundError: if there are no shards.
         ValueError: if one is damaged, only some samples have a class, a sample has several images, or as `folder`.
     """
     check_split(split)
+    check_setting(caption)
     sides, notes = _split_files(str(nonempty_path(path)), split, splits)
     files = list(sides)
 
@@ -62,7 +65,14 @@ def shards(
         index = [i for i, sample in enumerate(samples) if sides[sample.shard] == split]
         if None in sides.values():
             index = list(hold_out(len(samples), split))
-        items = [sample.image for sample in samples if sample.image is not None]
+        keys = [f"{sample.shard.name}/{sample.key}" for sample in samples]
+        texts = {
+            f"{key}.txt": sample.files["txt"]
+            for key, sample in zip(keys, samples, strict=True)
+            if "txt" in sample.files and caption != "none"
+        }
+        items, said = with_captions([sample.image for sample in samples if sample.image is not None], keys, texts)
+        lines = [*lines, *said]
         if classes is None:
             return Listing(items, index, notes=lines)
         number = len(names) or max(classes) + 1
@@ -71,7 +81,7 @@ def shards(
     name, beside, settings = (
         files[0].name.split(".")[0],
         files[0].parent,
-        [str(Path(path).expanduser().absolute()), label, image, splits],
+        [str(Path(path).expanduser().absolute()), label, image, splits, *([] if caption == "none" else ["captions"])],
     )
     return image_set(
         name, split, listing, files=files, beside=beside, decoding=decoding, settings=settings, notes=notes

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorefield.training.data.dataset import Dataset, Split, check_split
-from scorefield.training.data.files.array import load
 from scorefield.training.data.files.cache import Content, cached
+from scorefield.training.data.files.npz import load
 from scorefield.training.data.files.paths import data_root
 from scorefield.training.data.files.pickles import load_arrays
 
