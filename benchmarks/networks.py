@@ -70,6 +70,80 @@ attention to the context, and a gated perceptron, each after a LayerNorm and as 
 with a convolution; all but `churches` and `inpainting_big` have it. `configs/latent_papers.py` has each published U-Net
 with its path, loss, optimiser and sampler: `latent_net("txt2img_large")` is the spec of one.
 
+## Conditioners
+
+A network is trained with a conditioner, which makes tokens or images beside x of raw keywords:
+`ConditionedNetwork(net, conditioner)`. In a configuration it is `--config.conditioner=NAME:...`. The width of its \
+tokens
+and the channels of its images flow to the network.
+
+| conditioner | raw keywords of `cond` | what it makes | its "nothing" |
+|---|---|---|---|
+| `class_tokens` | `label (B,)` | a token, by a table | one more row of the table |
+| `text` | `tokens (B, L)` of captions | tokens, by a transformer | the empty caption: padding alone |
+| `boxes` | `boxes (B, K, 5)`: class, x0, y0, x1, y1 in 0 .. 1; class -1 is no box | 3 tokens a box, by a transformer \
+| no boxes |
+| `map` | `map (B, H, W)` of classes; -1 is none | one channel a class, halved, then a 1x1 kernel | zeros |
+| `low` | `low (B, c, h, w)`, a small image | the image, resized if it must be | zeros |
+| `masked` | `masked (B, c, h, w)`, codes of the image without its hole, and `mask (B, 1, H, W)`, 1 in the hole | \
+codes and mask | zero codes, all of it a hole |
+
+- A keyword that is absent means "nothing", and so does `known (B,)` where it is false. Training draws `known` with
+  `training.label_dropout`. A network that was trained with 0 there refuses to be called without its conditioning.
+- `conditioner.prepare(cond, size)` makes `context`, `context_mask` and `concat` once, for all steps of a solver.
+  The result is the same to the bit. `size` is the height and width of the codes.
+- `text` and `boxes` are the transformer of Rombach et al. 2022: normalised first, without a causal mask. With
+  `masked=True` padding has no influence. `text` has it off and `boxes` on; both are off in the published ones.
+- `text:width=1280,layers=32,vocabulary=30522,empty=(101,102)` is the published text encoder, 543 million parameters.
+  `boxes:classes=182,sections=90,vocabulary=8192,crop=True,masked=False,width=512,layers=16` is that of layouts.
+
+`models/text_tokens.py` makes tokens of captions. `WordPieces.of_captions` has the letters and the most frequent \
+words of
+a data set. `WordPieces.read` reads a tokenizer.json, or BERT's vocab.txt. An unknown word is said once.
+
+**Guidance.** `ClassifierFree(denoiser, scale, without, interval, batched)` is `D = (1 - scale) D(x) + scale D(x, \
+cond)`.
+`without` are the keywords that D(x) does not get: `network.conditioning` has all of them. `cond={"guidance": scales}`
+gives each sample a scale (B,). `interval=(low, high)` guides at those noise levels sigma / alpha alone (Kynkaanniemi et
+al. 2024); elsewhere there is one call. `batched=True` makes one call of 2B samples in the place of two.
+
+## Autoencoders
+
+`models.KLAutoencoder`, `VQAutoencoder` and `TinyAutoencoder` map images in -1 .. 1 to codes z (B, c, H / f, W / f) and
+back. They take any number of channels, and any height and width that f divides.
+
+| network | name | paper | codes |
+|---|---|---|---|
+| `KLAutoencoder` | `kl` | Rombach et al. 2022 | normal given the image, with a small KL term to N(0, 1) |
+| `VQAutoencoder` | `vq` | Esser et al. 2021, Rombach et al. 2022 | before quantisation, which is the decoder's first \
+layer |
+| `TinyAutoencoder` | `tiny` | Bohan 2023 (TAESD) | deterministic |
+
+```python
+import torch
+
+from scorefield.configs import build
+from scorefield.models import KLAutoencoder
+
+autoencoder = KLAutoencoder(3, code_channels=4, width=32, multipliers=(1, 2, 2), blocks=1)  # f = 4
+images = torch.rand(2, 3, 32, 48) * 2 - 1
+moments = autoencoder.moments(images)  # .mean, .log_var, .sample(noise), .kl() in nats, .log_prob(z)
+z = autoencoder.encode(images)  # the mean, (2, 4, 8, 12)
+again = autoencoder.decode(z)
+
+quantised = build.autoencoder("vq:quantiser='fsq:levels=(8,5,5,5)',code_channels=4,width=32,blocks=1", 3)
+```
+
+`quantiser` is the spec of one: `codebook`, `fsq` or `lfq`. f is 2^(levels - 1), where `multipliers` has a number for \
+each
+level. `--mode=train_autoencoder` trains one, and `--mode=import` opens other people's ([weights.md](weights.md)).
+
+| published as | configuration | codes | encoder | decoder | all, with 1x1 convolutions and codebook |
+|---|---|---|---:|---:|---:|
+{autoencoders}
+
+The widths of the first level are 128, and 64 in the tiny ones. TAESD3 and TAEF1 are TAESD with 16 channels a code.
+
 ## Parameters
 
 Ours are counted from the configuration, the originals' were by running their code at the commits below. They are equal
@@ -198,6 +272,42 @@ ROWS = (
 )  # fmt: skip
 
 
+# Published autoencoders: the name there, the configuration, and settings beside it; of the tiny ones the spec.
+AUTOENCODERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("kl-f4", "kl_f4", {}),
+    ("kl-f8, Stable Diffusion", "kl_f8", {}),
+    ("kl-f16", "kl_f16", {}),
+    ("kl-f32", "kl_f32", {}),
+    ("vq-f4", "vq_f4", {}),
+    ("vq-f4-noattn", "vq_f4", {"middle_attention": False}),
+    ("vq-f8", "vq_f8", {}),
+    ("vq-f8-n256", "vq_f8", {"quantiser": "codebook:size=256,decay=None"}),
+    ("vq-f16", "vq_f16", {}),
+    ("TAESD, TAESDXL", "tiny", {}),
+    ("TAEF2", "tiny", {"code_channels": 32, "pool": True}),
+    ("TAESANA", "tiny", {"code_channels": 32, "early": (32,), "decoder_widths": (256, 128, 64, 64, 64, 64)}),
+)
+
+
+def autoencoder_row(name: str, configuration: str, given: Mapping[str, Any]) -> str:
+    """The line of a published autoencoder, made without memory for its weights."""
+    if configuration == "tiny":
+        spec, shown = build.spec(build.AUTOENCODERS, {"name": "tiny", **given}), "`tiny`"
+    else:
+        config = importlib.import_module("scorefield.configs.autoencoder").get_config(configuration)
+        spec, shown = config.net, f"`autoencoder.py:{configuration}`"
+        spec.update(given)
+    with torch.device("meta"):
+        made = build.autoencoder(spec, 3)
+    parts = (made.encoder, made.decoder, made)
+    encoder, decoder, total = (count(part)[0] for part in parts)
+    if configuration == "tiny":
+        decoder = total - encoder  # the last layer stands apart
+    settings = "".join(f", {key}={value}" for key, value in given.items())
+    codes = f"{made.code_channels} channels, f = {made.factor}"
+    return f"| {name} | {shown}{settings} | {codes} | {encoder:,} | {decoder:,} | {total:,} |"
+
+
 def network(row: Row) -> nn.Module:
     """Ours, without memory for its weights."""
     file, variant = row.config.split(":")
@@ -219,7 +329,7 @@ def count(net: nn.Module) -> tuple[int, int]:
 
 
 def main() -> None:
-    print(HEAD)
+    print(HEAD.replace("{autoencoders}", "\n".join(autoencoder_row(*row) for row in AUTOENCODERS)))
     print("| network | configuration | parameters | the original's | more | original | the paper states |")
     print("|---|---|---:|---:|---:|---|---:|")
     for row in ROWS:

@@ -61,8 +61,10 @@ def import_checkpoint(
     """
     if not source:
         raise ValueError(f"expected --from with the format of {file}, one of {', '.join(ALL_SOURCES)}")
-    if has_autoencoder(workdir) or (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
-        raise ValueError(f"{workdir} holds a run or an autoencoder already, or is no folder: choose another --workdir")
+    if has_autoencoder(workdir):
+        raise ValueError(f"{workdir} holds an autoencoder already: choose another --workdir")
+    if (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
+        raise ValueError(f"{workdir} holds a run already, or is no folder: choose another --workdir")
     keywords = build.parse(f"architecture:{architecture or ''}")
     del keywords["name"]
     if holds_autoencoder(file, source):

@@ -23,8 +23,7 @@ class TinyBlock(nn.Module):
 
     Args:
         channels: in and out.
-        pool: first add  W relu(norm(V x)), where the norm is over all pixels of an image: it tells each pixel of the
-            whole image (TAEF2).
+        pool: first add  W relu(norm(V x)). The norm is over all pixels of an image, so each depends on all (TAEF2).
     """
 
     def __init__(self, channels: int, pool: bool = False) -> None:
@@ -60,7 +59,7 @@ class TinyAutoencoder(ImageAutoencoder):
         blocks: of each level.
         decoder_widths: of the decoder's levels, from the codes' size up; by default the encoder's reversed.
         decoder_blocks: of each level; by default the encoder's reversed, with one block at full size.
-        pool: the blocks at the codes' size see the mean and deviation of the whole image (TAEF2).
+        pool: of the blocks at the codes' size, see `TinyBlock` (TAEF2).
         early: channels between convolutions of stride 2 that stand before the first level, in the place of one at full
             size: (32,) means two of them (TAESANA).
 

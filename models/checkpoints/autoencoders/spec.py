@@ -51,8 +51,8 @@ class Names(NamedTuple):
         norm: of an attention.
         qkv: of its queries, keys and values.
         project: of its last layer.
-        layer: the name of a layer of a level: "block", "attention" or "resample", by ("down" or "up", the level counted
-            from full size, how many levels there are, and which of its kind).
+        layer: names a layer of a level, by the way ("down" or "up"), its kind ("block", "attention" or "resample"), the
+            level counted from full size, the number of levels, and which of its kind it is.
         middle: the names of the first block, the attention and the second block of the middle.
         stem, out_norm, head: of the encoder and of the decoder.
     """

@@ -48,8 +48,8 @@ def pair_of(path: Path) -> tuple[Path, Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in ENDINGS and "encoder" in file.name)
         if len(files) != 1:
-            found = ", ".join(file.name for file in files) or "none"
-            raise ValueError(f"expected one *encoder.pth with its decoder in {path}, got {found}: give a file's path")
+            names = ", ".join(file.name for file in files) or "none"
+            raise ValueError(f"expected one *encoder.pth with its decoder in {path}, got {names}: give a file's path")
         path = files[0]
     side = next((side for side in SIDES if side in path.name), None)
     if side is None:
