@@ -87,7 +87,7 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     Raises:
         ValueError: for a keyword that they do not have, one that the weights contradict, or one that is missing.
     """
-    width, levels = state["time_embed.0.weight"].shape[1], _levels(state)
+    width, levels = state["time_embed.0.weight"].shape[1], levels_of(state)
     multipliers = tuple(len(state[f"{level[0]}.0.in_layers.2.weight"]) / width for level in levels)
     released = RELEASED.get((width, multipliers, len(levels[0])), {})
     if "num_heads" in architecture or "num_head_channels" in architecture:
@@ -171,7 +171,7 @@ def _refuse_missing(values: Mapping[str, Any]) -> None:
         raise ValueError("expected num_heads or num_head_channels, which the weights do not tell")
 
 
-def _levels(state: Mapping[str, Tensor]) -> list[list[str]]:
+def levels_of(state: Mapping[str, Tensor]) -> list[list[str]]:
     """The input blocks of each level, without the ones that resample, which the way up shows."""
     names = [
         f"output_blocks.{i}" for i in range(len({n.split(".")[1] for n in state if n.startswith("output_blocks.")}))

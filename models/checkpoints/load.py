@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scorefield.models.checkpoints import ddim, diffusers, dit, edm, guided_diffusion, ncsnv2, own, score_sde
+from scorefield.models.checkpoints import (
+    ddim,
+    diffusers,
+    dit,
+    edm,
+    guided_diffusion,
+    latent_diffusion,
+    ncsnv2,
+    own,
+    score_sde,
+)
 from scorefield.models.checkpoints.files import State, read, weights_of
 from scorefield.models.checkpoints.report import LoadReport, filled, noise_found
 from scorefield.models.checkpoints.spec import CheckpointSpec
@@ -24,10 +34,11 @@ STATES: dict[str, Callable[..., CheckpointSpec]] = {
     "dit": dit.spec_of,
     "diffusers": diffusers.spec_of,
 }
-# Folders: the same with the weights, `read_folder(folder, ema, both, **architecture)`.
+# Folders, and files of several parts: the same with the weights, `read_folder(path, ema, both, **architecture)`.
 FOLDERS: dict[str, Callable[..., tuple[CheckpointSpec, dict[str, State]]]] = {
     "diffusers": diffusers.read_folder,
     "scorefield": own.read_folder,
+    "latent_diffusion": latent_diffusion.read_checkpoint,
 }
 SOURCES = tuple({**STATES, **FOLDERS})
 
@@ -89,7 +100,7 @@ def open_checkpoint(
         spec, states = _read(path, source, ema, both, architecture)
         if not spec.sde.t_min < spec.sde.t_max or not spec.low < spec.high:
             raise ValueError(f"expected a path and a range from small to large, got {shown(spec.sde)} and {spec.low}")
-        network, raw = spec.network(**spec.settings), None
+        network, raw = spec.build(), None
         denoiser = spec.denoiser(network).eval().requires_grad_(False)
         *others, (weights, state) = states.items()
         for kind, other in others:
@@ -106,6 +117,8 @@ def open_checkpoint(
 def _check(denoiser: Denoiser, spec: CheckpointSpec, report: LoadReport) -> LoadReport:
     if not report.fits:
         raise ValueError(f"does not fit: {report}; give its architecture, or another source")
+    if spec.tokens:
+        return report
     return dataclasses.replace(report, noise_found=noise_found(denoiser, spec.sde, spec.shape))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.models.checkpoints.spec import CheckpointSpec, Entry
+from scorefield.models.conditioned import ConditionedNetwork
 from scorefield.models.denoiser import Denoiser
 from scorefield.sde_lib import SDE, predict_noise
 from scorefield.sde_lib.arguments import shown
@@ -61,7 +62,7 @@ class LoadReport:
 
 def fitted(spec: CheckpointSpec, state: Mapping[str, Tensor], weights: str) -> tuple[Denoiser, LoadReport]:
     """The denoiser that a spec describes, with what fits of a state dict."""
-    network = spec.network(**spec.settings)
+    network = spec.build()
     return spec.denoiser(network), filled(network, spec, state, weights)
 
 
@@ -116,11 +117,14 @@ def noise_found(denoiser: Denoiser, sde: SDE, shape: tuple[int, ...]) -> float:
         ValueError: if the network gives numbers that are not finite, or does not take the shape.
     """
     # A smaller image tells as much and costs less.
-    stride = int(getattr(denoiser.net, "stride", 1))
+    network = denoiser.net.net if isinstance(denoiser.net, ConditionedNetwork) else denoiser.net
+    stride = int(getattr(network, "stride", 1))
     smaller = tuple(min(size, max(64, stride)) for size in shape[1:]) if len(shape) == 3 else shape[1:]
     eps = torch.randn((1, shape[0], *smaller), generator=torch.Generator().manual_seed(0))
     alpha, sigma = sde.scales(sde.t_max)
     cond = {"label": torch.zeros(1, dtype=torch.long)} if denoiser.label_required else {}
+    if isinstance(denoiser.net, ConditionedNetwork) and not cond:
+        cond = denoiser.net.conditioner.nothing(1, (smaller[-2], smaller[-1]))
     try:
         found = predict_noise(denoiser, eps * float(sigma), alpha, sigma, **cond)
     except (RuntimeError, IndexError) as error:

@@ -1,6 +1,7 @@
 """What an importer makes of other people's weights, before anything is built."""
 
 import difflib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from scorefield.models.conditioned import ConditionedNetwork
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers.blocks import ResidualBlock
 from scorefield.models.layers.transformer import SpatialTransformer
@@ -24,13 +26,30 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
+class FirstStage:
+    """The autoencoder of a latent model, with its weights.
+
+    Args:
+        module: the network.
+        shape: of the images that it was trained on, (C, H, W).
+        scale, shift: diffusion takes its codes z as scale (z - shift); one number, or one for each channel.
+    """
+
+    module: nn.Module
+    shape: tuple[int, ...]
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
+
+
+@dataclass(frozen=True)
 class CheckpointSpec:
     """How to build the denoiser that a checkpoint holds.
 
     Args:
         network: the class of the network.
         settings: its constructor's keywords.
-        entries: what each of its tensors is made of; those left out keep what they are.
+        entries: what each of its tensors is made of; those left out keep what they are. With a conditioner the network
+            is a `ConditionedNetwork`.
         precondition: what the network predicts, and what stands for the noise level.
         sde: the path that it was trained on.
         shape: of one sample, (*D).
@@ -40,6 +59,8 @@ class CheckpointSpec:
         class_names: of the classes in their order, where they are known.
         class_counts: training examples of each class, where they are known.
         extra: endings of names that a checkpoint may have beside its weights: buffers that follow from the settings.
+        conditioner: makes the conditioner that was trained with the network, None without one.
+        first_stage: the autoencoder whose codes the samples are; None for a model of the data itself.
     """
 
     network: type[nn.Module]
@@ -55,16 +76,33 @@ class CheckpointSpec:
     class_names: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
     extra: tuple[str, ...] = ("sigmas", "resample_filter")
+    conditioner: functools.partial[Any] | None = None
+    first_stage: FirstStage | None = None
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the network takes, None without classes."""
+        """How many classes the network or its conditioner takes, None without classes."""
+        if self.conditioner is not None and "num_classes" in self.conditioner.keywords:
+            return int(self.conditioner.keywords["num_classes"])
         count: int | None = self.settings.get("num_classes", self.settings.get("num_class_embeds"))  # in diffusers
         return count
 
+    @property
+    def tokens(self) -> bool:
+        """Whether the network takes a context that is made outside; without one it need not recognise noise."""
+        return self.conditioner is None and bool(self.settings.get("context", self.settings.get("cross_attention_dim")))
+
+    def build(self) -> nn.Module:
+        """The untrained network, with its conditioner if it has one."""
+        network = self.network(**self.settings)
+        if self.conditioner is None:
+            return network
+        return ConditionedNetwork(network, self.conditioner(), required=not self.unlabelled)
+
     def denoiser(self, network: nn.Module) -> Denoiser:
         """The denoiser of the network, which refuses to be called without a label where that means nothing."""
-        return Denoiser(network, self.precondition, label_required=not self.unlabelled)
+        required = not self.unlabelled and (self.conditioner is None or self.num_classes is not None)
+        return Denoiser(network, self.precondition, label_required=required)
 
 
 def itself(tensor: Tensor) -> Tensor:

@@ -69,36 +69,6 @@ PREDICTS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 WEIGHTS = "diffusion_pytorch_model"
 
 
-def read_folder(
-    folder: Path, ema: bool = True, both: bool = False, **architecture: Any
-) -> tuple[CheckpointSpec, dict[str, State]]:
-    """How to build what a folder holds, and its weights by their kind: the requested ones come last.
-
-    Args:
-        folder: a pipeline's, with its parts in folders or all in one, or a `UNet2DModel`'s.
-        ema: the averaged weights (unet_ema/), where the folder has both.
-        both: also the raw weights.
-        architecture: keywords of `UNet2DModel` or its scheduler that the folder does not have, or has wrongly.
-
-    Raises:
-        ValueError: for a folder that is none of these, or cut short, and a path or an architecture that is not known.
-    """
-    part, weights = _unet_folder(folder, ema)
-    kind, config = configuration(part / "config.json")
-    if kind == "UNet2DConditionModel":
-        raise ValueError(f"{folder} is a conditional model of latents: load it with load_latent(folder)")
-    if kind != "UNet2DModel":
-        raise ValueError(f"expected a UNet2DModel in {part}, got {kind}")
-    scheduler = scheduler_of(folder)
-    if scheduler is None and not SCHEDULER.keys() & architecture.keys():
-        weights += " (no scheduler there: DDPM's linear betas)"
-    known = {key: value for key, value in config.items() if key in UNET}
-    spec = spec_of_config(**{**known, **(scheduler or {}), **architecture})
-    has_both = (folder / "unet_ema").is_dir() and (folder / "unet").is_dir()
-    raw = {"raw": state_of(folder / "unet")} if both and has_both else {}
-    return spec, {**raw, weights: state_of(part)}
-
-
 def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     """How to build what a file of a `UNet2DModel`'s weights holds.
 
@@ -129,7 +99,7 @@ def spec_of_config(**architecture: Any) -> CheckpointSpec:
     values = with_overrides({**UNET, **SCHEDULER}, given)
     sde, precondition = path(values)
     config = {key: values[key] for key in UNET}
-    shape = (config["in_channels"], *_size(config))
+    shape = (config["in_channels"], *size_of(config))
     low = 0.0 if config["center_input_sample"] or isinstance(sde, VESDE) else -1.0
     only_there = native.obstacle(config)
     if only_there is None:
@@ -271,7 +241,12 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / Path(name).name for name in names]
 
 
-def _unet_folder(folder: Path, ema: bool) -> tuple[Path, str]:
+def unet_folder(folder: Path, ema: bool) -> tuple[Path, str]:
+    """Where the U-Net of a pipeline is, or of a folder that is a U-Net's alone, and which weights these are.
+
+    Raises:
+        ValueError: if there is none.
+    """
     averaged, raw = folder / "unet_ema", folder / "unet"
     if averaged.is_dir() and (ema or not raw.is_dir()):
         return averaged, "ema"
@@ -282,7 +257,7 @@ def _unet_folder(folder: Path, ema: bool) -> tuple[Path, str]:
     return folder, "as stored"
 
 
-def _size(config: Mapping[str, Any]) -> tuple[int, int]:
+def size_of(config: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width; where a configuration leaves them open, some that the network takes."""
     size = config["sample_size"] or max(32, 2 ** (len(config["block_out_channels"]) - 1))
     height, width = (size, size) if isinstance(size, int) else size

@@ -3,9 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from scorefield.models.checkpoints.autoencoders import load_autoencoder_checkpoint
-from scorefield.models.checkpoints.diffusers import importer as diffusers
-from scorefield.models.checkpoints.diffusers.modules import UNETS
+from scorefield.models.checkpoints.diffusers.folder import AUTOENCODERS, read_folder
 from scorefield.models.checkpoints.report import LoadReport, fitted, noise_found
 from scorefield.models.latent import Latent
 from scorefield.sde_lib import SDE
@@ -14,32 +12,27 @@ from scorefield.sde_lib import SDE
 def load_latent(folder: str | Path) -> tuple[Latent, SDE, LoadReport]:
     """The denoiser of a latent model with its autoencoder, the path it was trained on, and how well its U-Net fitted.
 
-    A `UNet2DConditionModel` takes its conditioning as keywords, `encoder_hidden_states` among them, wherever the
-    denoiser is called; texts are encoded outside.
+    The U-Net of a `UNet2DConditionModel` takes its tokens as `context (B, M, d)`, `context_mask (B, M)`, and images
+    beside z as `concat (B, c, h, w)`, wherever the denoiser is called; texts are encoded outside. diffusers is needed
+    for architectures alone that are not ours.
 
     Args:
-        folder: a pipeline's of diffusers, which must be installed.
+        folder: a pipeline's of diffusers.
 
     Raises:
-        ValueError: if a part is missing, cut short, or of a class that is not known here.
+        ValueError: if a part is missing, cut short, or of a class that is not known.
     """
     folder = Path(folder)
-    kind, config = diffusers.configuration(folder / "unet" / "config.json")
-    if kind not in UNETS:
-        raise ValueError(f"expected one of {', '.join(UNETS)} in {folder / 'unet'}, got {kind}")
-    embedding = config.get("time_embedding_type", "positional") if kind == "UNet2DModel" else "positional"
-    values = {**diffusers.SCHEDULER, **(diffusers.scheduler_of(folder) or {}), "time_embedding_type": embedding}
-    sde, precondition = diffusers.path(values)
-    channels, size = config.get("in_channels", 4), config.get("sample_size") or 64
-    shape = (channels, size, size) if isinstance(size, int) else (channels, *size)
-    spec = diffusers.wrapped_unet(kind, config, precondition, sde, shape, low=float("-inf"))
-    denoiser, report = fitted(spec, diffusers.state_of(folder / "unet"), "as stored")
+    spec, states = read_folder(folder)
+    if spec.first_stage is None:
+        raise ValueError(f"expected an autoencoder in {folder}, as {' or '.join(AUTOENCODERS)}, and there is none")
+    ((weights, state),) = states.items()
+    denoiser, report = fitted(spec, state, weights)
     if not report.fits:
-        raise ValueError(f"{folder / 'unet'} does not fit: {report}")
-    opened = load_autoencoder_checkpoint(folder, "diffusers")
-    latent = Latent(denoiser, opened.module, opened.scale or 1.0, opened.shift or 0.0)
+        raise ValueError(f"{folder} does not fit: {report}")
+    first = spec.first_stage
+    latent = Latent(denoiser, first.module, first.scale, first.shift)
     latent.eval().requires_grad_(False)
-    if kind == "UNet2DModel":
-        # The other needs a text to recognise noise.
-        report = dataclasses.replace(report, noise_found=noise_found(denoiser, sde, shape))
-    return latent, sde, report
+    if not spec.tokens:
+        report = dataclasses.replace(report, noise_found=noise_found(denoiser, spec.sde, spec.shape))
+    return latent, spec.sde, report

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.models.layers.initial import with_concat
+
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
 
 
@@ -15,9 +17,9 @@ class DiffusersUNet(nn.Module):
     Forward-mode derivatives pass through a `UNet2DModel`, and reverse-mode ones through both.
 
     Args:
-        kind: its class there: "UNet2DModel", or "UNet2DConditionModel" with `encoder_hidden_states` among `cond`.
+        kind: its class there: "UNet2DModel", or "UNet2DConditionModel" with `context` among `cond`.
         config: the class's own keywords, as its config.json has them. A network that predicts variances too, with 2C
-            channels out, gives the first C.
+            channels out, gives the first C. One with more channels in than out takes the others as `concat`.
 
     Raises:
         ValueError: if diffusers is not installed, or does not build such a network.
@@ -28,8 +30,10 @@ class DiffusersUNet(nn.Module):
         self.unet = _built(kind, UNETS, config)
         # The class's own keywords, which `save_hyperparameters` would keep under the one name "config".
         self.settings = {"kind": kind, **config}
-        self.channels: int = self.unet.config.in_channels
-        out, embedding = self.unet.config.out_channels, self.unet.config.time_embedding_type
+        seen, out = self.unet.config.in_channels, self.unet.config.out_channels
+        self.concat = max(seen - out, 0) if kind == "UNet2DConditionModel" else 0
+        self.channels: int = seen - self.concat
+        embedding = self.unet.config.time_embedding_type
         # What UNet2DModel takes for c_noise there; UNet2DConditionModel takes timesteps everywhere.
         self.embedding = embedding if kind == "UNet2DModel" else "positional"
         if out not in (self.channels, 2 * self.channels):
@@ -41,8 +45,17 @@ class DiffusersUNet(nn.Module):
         if self.classes is not None:
             self.unet.class_embedding = nn.Embedding(self.classes + 1, self.unet.class_embedding.embedding_dim)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, **cond: Any) -> Tensor:
-        """The prediction, shape (B, C, H, W).
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        concat: Tensor | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """The prediction, shape (B, C, H, W); see `ADM` for the context, its mask and images beside x.
 
         Raises:
             ValueError: if x is no such batch of images, or the conditioning is not what the network takes.
@@ -57,8 +70,10 @@ class DiffusersUNet(nn.Module):
             label = torch.full((len(x),), self.classes, device=x.device)
         if label is not None:
             cond["class_labels"] = label
+        named = {"encoder_hidden_states": context, "encoder_attention_mask": context_mask}
+        cond |= {name: value for name, value in named.items() if value is not None}
         try:
-            output: Tensor = self.unet(x, c_noise, **cond).sample
+            output: Tensor = self.unet(with_concat(x, concat, self.concat), c_noise, **cond).sample
         except TypeError as error:
             raise ValueError(f"{self.settings['kind']} of diffusers does not take this conditioning: {error}") from None
         return output[:, : self.channels]

@@ -1,4 +1,7 @@
-"""`UNet2DModel` of diffusers where `UNet` is the same network: its settings, and the names of its tensors."""
+"""`UNet2DModel` of diffusers where `UNet` is the same network: its settings, and the names of its tensors.
+
+The names are those of `UNet2DConditionModel` too, with `ADM` in the place of `UNet`.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,9 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefield.models.checkpoints.spec import Entry, cos_first, itself, pointwise, residual_block, same, with_unknown
+from scorefield.models.checkpoints.spec import (
+    Entry,
+    cos_first,
+    itself,
+    pointwise,
+    residual_block,
+    same,
+    spatial_transformer,
+    with_unknown,
+)
 from scorefield.models.layers.attention import Attention
 from scorefield.models.layers.blocks import ResidualBlock, UNetBlock
+from scorefield.models.layers.transformer import SpatialTransformer
+from scorefield.models.networks.adm import ADM
 from scorefield.models.networks.unet import UNet
 
 # By what it replaced (diffusers 0.15), which files on the hub still have.
@@ -86,8 +100,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def entries(network: UNet, cosines_first: bool = False) -> Iterator[Entry]:
-    """What each tensor of a `UNet` is made of."""
+def entries(network: UNet | ADM, cosines_first: bool = False) -> Iterator[Entry]:
+    """What each tensor of a `UNet`, or of an `ADM` that resamples by convolutions, is made of."""
     first = cos_first if cosines_first else itself
     yield Entry("embed.perceptron.0.weight", ("time_embedding.linear_1.weight",), first)
     yield Entry("embed.perceptron.0.bias", ("time_embedding.linear_1.bias",), itself)
@@ -97,7 +111,7 @@ def entries(network: UNet, cosines_first: bool = False) -> Iterator[Entry]:
     yield from same("stem", "conv_in")
     yield from _way(network.down, "down", "downsamplers")
     yield from _residual(network.middle_in, "middle_in", "mid_block.resnets.0")
-    if isinstance(network.middle_attention, Attention):
+    if isinstance(network.middle_attention, Attention | SpatialTransformer):
         yield from _attention(network.middle_attention, "middle_attention", "mid_block.attentions.0")
     yield from _residual(network.middle_out, "middle_out", "mid_block.resnets.1")
     yield from _way(network.up, "up", "upsamplers")
@@ -119,7 +133,7 @@ def _way(layers: nn.ModuleList, name: str, resampling: str) -> Iterator[Entry]:
         theirs = f"{name}_blocks.{level}"
         if isinstance(layer, UNetBlock):
             yield from _residual(layer.residual, f"{name}.{k}.residual", f"{theirs}.resnets.{i}")
-            if isinstance(layer.attention, Attention):
+            if isinstance(layer.attention, Attention | SpatialTransformer):
                 yield from _attention(layer.attention, f"{name}.{k}.attention", f"{theirs}.attentions.{i}")
             i += 1
         else:
@@ -131,7 +145,10 @@ def _residual(block: ResidualBlock, ours: str, theirs: str) -> Iterator[Entry]:
     return residual_block(block, ours, theirs, BLOCK, "conv_shortcut")
 
 
-def _attention(attention: Attention, ours: str, theirs: str) -> Iterator[Entry]:
+def _attention(attention: Attention | SpatialTransformer, ours: str, theirs: str) -> Iterator[Entry]:
+    if isinstance(attention, SpatialTransformer):
+        yield from spatial_transformer(attention, ours, theirs)
+        return
     # Identity: diffusers leaves the norm of the middle's attention out under "scale_shift".
     if len(list(attention.norm.parameters())) > 0:
         yield from same(f"{ours}.norm", f"{theirs}.group_norm")

@@ -1,0 +1,275 @@
+"""Checkpoints of latent-diffusion, and of Stable Diffusion 1 and 2 in that form."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorefield.models.checkpoints.autoencoders import load_autoencoder_checkpoint
+from scorefield.models.checkpoints.files import State, read, weights_of
+from scorefield.models.checkpoints.guided_diffusion import entries as unet_entries
+from scorefield.models.checkpoints.guided_diffusion import levels_of
+from scorefield.models.checkpoints.latent_diffusion import conditioning
+from scorefield.models.checkpoints.spec import (
+    CheckpointSpec,
+    Entry,
+    FirstStage,
+    check_attention,
+    check_inferred,
+    levels_at,
+    with_overrides,
+)
+from scorefield.models.conditioned import ConditionedNetwork
+from scorefield.models.networks.adm import ADM
+from scorefield.models.precondition import TimeConditioned
+from scorefield.sde_lib import DiscreteVPSDE
+
+UNET, FIRST_STAGE, AVERAGE = "model.diffusion_model.", "first_stage_model.", "model_ema."
+# The keywords of their classes, by their own names; None: the weights tell, or it must be said.
+DEFAULTS: dict[str, Any] = {
+    "image_size": None,
+    "in_channels": None,
+    "model_channels": None,
+    "out_channels": None,
+    "num_res_blocks": None,
+    "attention_resolutions": None,
+    "channel_mult": None,
+    "dropout": 0.0,
+    "num_heads": None,
+    "num_head_channels": None,
+    "use_scale_shift_norm": None,
+    "resblock_updown": None,
+    "use_spatial_transformer": None,
+    "transformer_depth": None,
+    "context_dim": None,
+    "num_classes": None,
+    "linear_start": 1e-4,
+    "linear_end": 2e-2,
+    "timesteps": 1000,
+    "beta_schedule": "linear",
+    "parameterization": "eps",
+    "scale_factor": None,
+    "n_classes": None,  # of the class embedder, without the row for no class
+    "n_stages": 2,  # halvings of a semantic map
+    "no_object_classes": None,  # with it, the text transformer reads boxes
+}
+# What the weights of the released models do not tell, by width, multipliers and the width of the context.
+WIDE = {"image_size": 64, "num_head_channels": 32}
+TEXT = {"num_heads": 8, "scale_factor": 0.18215}
+RELEASED: dict[tuple[int, tuple[float, ...], int | None], dict[str, Any]] = {
+    (224, (1, 2, 3, 4), None): WIDE,  # CelebA-HQ, FFHQ, bedrooms
+    (192, (1, 2, 2, 4, 4), None): {"image_size": 32, "num_heads": 8},  # churches
+    (256, (1, 2, 4), 512): {**WIDE, "image_size": 32},  # ImageNet on codes of f = 8
+    (192, (1, 2, 3, 5), 512): {"image_size": 64, "num_heads": 1},  # ImageNet on codes of f = 4
+    (192, (1, 2, 3, 5), 640): WIDE,  # text, 256 x 256
+    (320, (1, 2, 4, 4), 1280): {"image_size": 32, **TEXT},  # text, LAION
+    (320, (1, 2, 4, 4), 768): {"image_size": 64, **TEXT},  # Stable Diffusion 1
+    (320, (1, 2, 4, 4), 1024): {"image_size": 64, "num_head_channels": 64, "scale_factor": 0.18215},  # and 2
+    (128, (1, 2, 3, 4), 512): {**WIDE, "no_object_classes": 8100},  # boxes; how many classes is not published
+    (128, (1, 4, 8), None): {"image_size": 64, "num_heads": 8},  # semantic maps
+    (160, (1, 2, 2, 4), None): WIDE,  # super-resolution
+    (256, (1, 2, 3, 4), None): {"image_size": 64, "num_heads": 8},  # inpainting
+}
+PREDICTS = {"eps": "eps", "v": "v", "x0": "x0"}
+
+
+def read_checkpoint(
+    path: Path, ema: bool = True, both: bool = False, **architecture: Any
+) -> tuple[CheckpointSpec, dict[str, State]]:
+    """How to build what a file holds, and its weights by their kind: the requested ones come last.
+
+    The first stage and the conditioner come along where the file has them and they are ours. Objects of Lightning in
+    the file are skipped, and nothing of theirs is run.
+
+    Args:
+        path: a file of Lightning (.ckpt), of a state dict, or safetensors.
+        ema: the averaged weights where the file has them.
+        both: also the raw weights.
+        architecture: keywords of their classes (`DEFAULTS`) that the weights do not tell. For others than the released
+            models `num_heads` or `num_head_channels` must be said, and `scale_factor` where it is not in the file.
+
+    Raises:
+        ValueError: for another file, a keyword that they do not have, or one that the weights contradict.
+    """
+    state = _state(read(path, skip_objects=True))
+    spec = spec_of(state, **architecture)
+    if any(name.startswith(FIRST_STAGE) for name in state):
+        opened = load_autoencoder_checkpoint(path, "latent_diffusion")
+        values = with_overrides({**DEFAULTS, **_released(state)}, architecture)
+        scale = float(state["scale_factor"]) if "scale_factor" in state else values["scale_factor"] or 1.0
+        size = (spec.shape[1] * opened.module.factor, spec.shape[2] * opened.module.factor)
+        first_stage = FirstStage(opened.module, (opened.module.channels, *size), scale)
+        spec = dataclasses.replace(spec, first_stage=first_stage)
+    raw = _wanted(state, spec, averaged=False)
+    averaged = _wanted(state, spec, averaged=True)
+    if averaged is None:
+        return spec, {"as stored": raw or {}}
+    if not ema:
+        return spec, {"raw": raw or {}}
+    return spec, ({"raw": raw or {}} if both else {}) | {"ema": averaged}
+
+
+def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
+    """How to build what a state dict of theirs holds; widths, levels, blocks, attention and betas are read off it.
+
+    Args:
+        state: their state dict, with the U-Net under `model.diffusion_model.`
+        architecture: as `read_checkpoint` takes it.
+
+    Raises:
+        ValueError: as there.
+    """
+    unet = _unet(state)
+    width, levels = unet["time_embed.0.weight"].shape[1], levels_of(unet)
+    multipliers = tuple(len(unet[f"{level[0]}.0.in_layers.2.weight"]) / width for level in levels)
+    seen, predicted = unet["input_blocks.0.0.weight"].shape[1], len(unet["out.2.weight"])
+    shifts = len(unet["input_blocks.1.0.emb_layers.1.weight"]) > len(unet["input_blocks.1.0.out_layers.0.weight"])
+    # A level with attention, or a spatial transformer, has a norm there.
+    attention = tuple(i for i, level in enumerate(levels) if f"{level[0]}.1.norm.weight" in unet)
+    updown = not any(".op." in name or (".conv." in name and name.startswith("output")) for name in unet)
+    context, depth = _transformer(unet)
+    values = with_overrides({**DEFAULTS, **_released(state)}, _without_rival_heads(architecture))
+    inferred = {
+        "in_channels": seen,
+        "model_channels": width,
+        "out_channels": predicted,
+        "num_res_blocks": len(levels[0]),
+        "channel_mult": multipliers,
+        "use_scale_shift_norm": shifts,
+        "resblock_updown": updown if len(levels) > 1 else None,
+        "use_spatial_transformer": context is not None,
+        "context_dim": context,
+        "transformer_depth": depth if context is not None else None,
+        "num_classes": len(unet["label_emb.weight"]) if "label_emb.weight" in unet else None,
+    }
+    check_inferred(inferred, values)
+    if values["num_heads"] is None and values["num_head_channels"] in (None, -1):
+        raise ValueError("expected num_heads or num_head_channels, which the weights of this model do not tell")
+    size = values["image_size"] or 32
+    if (rates := values["attention_resolutions"]) is not None:
+        at = levels_at(size, [size // int(rate) for rate in rates if size % int(rate) == 0], len(levels))
+        check_attention("attention_resolutions", rates, attention, at)
+    settings = {
+        "channels": predicted,
+        "width": width,
+        "multipliers": multipliers,
+        "blocks": len(levels[0]),
+        "attention": attention,
+        "dropout": values["dropout"],
+        "head_width": None if values["num_head_channels"] in (None, -1) else values["num_head_channels"],
+        "heads": values["num_heads"] if values["num_heads"] not in (None, -1) else 1,
+        "frequencies": "open_timesteps",
+        "smallest_group": 1,
+        "num_classes": inferred["num_classes"],
+        "scale_shift": shifts,
+        "resample_blocks": updown,
+        "context": context,
+        "transformer_depth": depth,
+        "concat": seen - predicted,
+    }
+    conditioner = conditioning.conditioner_of(state, predicted, seen - predicted, context, values)
+    sde = _path(state, values)
+    if values["parameterization"] not in PREDICTS:
+        raise ValueError(
+            f"expected parameterization to be one of {', '.join(PREDICTS)}, got {values['parameterization']!r}"
+        )
+    precondition = TimeConditioned(sde, PREDICTS[values["parameterization"]], "time", float(sde.steps), -1.0)
+    table = state.get(conditioning.CLASSES)
+    null_class = table is not None and conditioning.has_unknown(len(table)) and values["n_classes"] is None
+    return CheckpointSpec(
+        ADM, settings, entries, precondition, sde, (predicted, size, size), levels=256,
+        unlabelled=(conditioner is None and inferred["num_classes"] is None) or null_class,
+        extra=(), conditioner=conditioner,
+    )  # fmt: skip
+
+
+def entries(network: ADM | ConditionedNetwork) -> Iterator[Entry]:
+    """What each tensor of the network, and of its conditioner if it has one, is made of."""
+    if isinstance(network, ConditionedNetwork):
+        for entry in conditioning.entries(network.conditioner):
+            yield entry._replace(ours=f"conditioner.{entry.ours}")
+        prefix, unet = "net.", network.net
+    else:
+        prefix, unet = "", network
+    assert isinstance(unet, ADM)
+    for entry in unet_entries(unet, new_order=False):
+        yield Entry(prefix + entry.ours, tuple(UNET + name for name in entry.theirs), entry.make)
+
+
+def _state(saved: Any) -> State:
+    """The tensors of a checkpoint, without what stands between them."""
+    kept = saved.get("state_dict", saved) if isinstance(saved, dict) else saved
+    if isinstance(kept, dict):
+        kept = {str(name): tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
+    state, _ = weights_of(kept or saved)
+    _unet(state)
+    return state
+
+
+def _unet(state: Mapping[str, Tensor]) -> State:
+    unet = {name.removeprefix(UNET): tensor for name, tensor in state.items() if name.startswith(UNET)}
+    if "input_blocks.0.0.weight" not in unet or "time_embed.0.weight" not in unet:
+        raise ValueError(
+            f"expected a model of latent-diffusion with {UNET}input_blocks..., got {', '.join([*state][:3])} ..."
+        )
+    return unet
+
+
+def _transformer(unet: Mapping[str, Tensor]) -> tuple[int | None, int]:
+    """The width of the context, None without spatial transformers, and how many blocks each of these has."""
+    blocks = "middle_block.1.transformer_blocks."
+    depth = len({name.split(".")[3] for name in unet if name.startswith(blocks)})
+    return (unet[f"{blocks}0.attn2.to_k.weight"].shape[1], depth) if depth else (None, 1)
+
+
+def _released(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What is known of a released model, by its sizes."""
+    unet = _unet(state)
+    width = unet["time_embed.0.weight"].shape[1]
+    multipliers = tuple(len(unet[f"{level[0]}.0.in_layers.2.weight"]) / width for level in levels_of(unet))
+    return RELEASED.get((width, multipliers, _transformer(unet)[0]), {})
+
+
+def _without_rival_heads(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """With one of their two keywords for heads said, the other is not that of a released model."""
+    keys = ("num_heads", "num_head_channels")
+    if any(architecture.get(key) is not None for key in keys):
+        return {**dict.fromkeys(keys), **architecture}
+    return dict(architecture)
+
+
+def _path(state: Mapping[str, Tensor], values: Mapping[str, Any]) -> DiscreteVPSDE:
+    """The path of the betas that a file has, named where a schedule gives them; else that of the keywords."""
+    schedule = {"linear": "scaled_linear", "sqrt_linear": "linear", "cosine": "cosine"}.get(values["beta_schedule"])
+    if schedule is None:
+        raise ValueError(f"expected beta_schedule to be linear, sqrt_linear or cosine, got {values['beta_schedule']!r}")
+    betas = state.get("betas")
+    if betas is None:
+        return DiscreteVPSDE(schedule, values["timesteps"], values["linear_start"], values["linear_end"])
+    # They are in single precision there.
+    start, end = (float(f"{float(beta):.6g}") for beta in (betas[0], betas[-1]))
+    for name in ("scaled_linear", "linear", "cosine"):
+        named = DiscreteVPSDE(name, len(betas), start, end)
+        if torch.allclose(torch.tensor(named.betas, dtype=torch.float64), betas.double(), rtol=1e-5, atol=0):
+            return named
+    return DiscreteVPSDE(tuple(betas.double().tolist()))
+
+
+def _wanted(state: State, spec: CheckpointSpec, averaged: bool) -> State | None:
+    """The weights of the U-Net and of the conditioner, raw or averaged; None without averages.
+
+    Their averages have the names of the U-Net's weights without dots; what they do not have is raw.
+    """
+    chosen = {name: tensor for name, tensor in state.items() if name.startswith(UNET)}
+    if averaged:
+        averages = {name: AVERAGE + name.removeprefix("model.").replace(".", "") for name in chosen}
+        if not any(average in state for average in averages.values()):
+            return None
+        chosen = {name: state.get(averages[name], tensor) for name, tensor in chosen.items()}
+    if spec.conditioner is not None:
+        ours = {name for entry in conditioning.entries(spec.conditioner()) for name in entry.theirs}
+        chosen |= {name: state[name] for name in ours if name in state}
+    return chosen
