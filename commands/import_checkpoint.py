@@ -22,9 +22,10 @@ from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 from scorefield.configs.specs import FROM_DATA
 from scorefield.models.checkpoints.autoencoders import SOURCES as AUTOENCODERS
-from scorefield.models.checkpoints.autoencoders import holds_autoencoder, load_autoencoder_checkpoint
+from scorefield.models.checkpoints.autoencoders import OpenedAutoencoder, holds_autoencoder, load_autoencoder_checkpoint
 from scorefield.models.checkpoints.load import SOURCES, open_checkpoint
-from scorefield.models.checkpoints.spec import CheckpointSpec
+from scorefield.models.checkpoints.spec import CheckpointSpec, FirstStage
+from scorefield.models.conditioned import ConditionedNetwork
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.hyperparameters import settings_of
 from scorefield.training.checkpoints.atomic import atomic_dir, write_tensors
@@ -75,8 +76,13 @@ def import_checkpoint(
     spec, denoiser, report = opened.spec, opened.denoiser, opened.report
     config = _configuration(spec, denoiser, data)
     classes = (spec.class_names, spec.class_counts)
-    facts = DataFacts(Path(file).stem, spec.shape, spec.levels, spec.num_classes, "", *classes)
+    first_stage = None if spec.first_stage is None else _stored(spec.first_stage, f"{source}: {file}")
+    shape, levels = (spec.shape, spec.levels) if first_stage is None else (first_stage.shape, first_stage.levels)
+    facts = DataFacts(Path(file).stem, shape, levels, spec.num_classes, "", *classes)
     run = Run(workdir, config, facts, device_of("cpu"))
+    if first_stage is not None:
+        config.autoencoder = str(workdir.absolute())
+        run.autoencoder = first_stage  # its files are written with the rest
     weights = denoiser.state_dict()
     with torch.device("meta"):  # its names and shapes alone
         inputs = getattr(spec.precondition, "inputs", 1)
@@ -97,8 +103,9 @@ def import_checkpoint(
         workdir / "import.json", {"file": str(file), "source": source, **dataclasses.asdict(report)}
     )
     run.save()
+    outside = "; its context is made outside, so commands sample without one" if spec.tokens else ""
     return {
-        "verdict": str(report),
+        "verdict": f"{report}{outside}",
         "path": _short(build.unparse(config.sde)),
         "predicts": _short(build.unparse(config.precondition)),
         "files": [str(path) for path in (run.workdir / "config.json", checkpoint, file_written)],
@@ -110,16 +117,9 @@ def _import_autoencoder(
 ) -> dict[str, Any]:
     opened = load_autoencoder_checkpoint(file, source, **architecture)
     known = opened.scale is not None
-    stored = StoredAutoencoder(
-        module=opened.module,
-        net=build.autoencoder_spec(opened.module),
-        shape=opened.shape,
-        scale=_by_channel(opened.scale, 1.0),
-        shift=_by_channel(opened.shift, 0.0),
-        data=None if data is None else build.spec(build.DATASETS, data),
-        source=f"{source}: {file}",
-    )
-    if stored.data is not None:
+    stored = _stored(opened, f"{source}: {file}")
+    if data is not None:
+        stored = dataclasses.replace(stored, data=build.spec(build.DATASETS, data))
         make_absolute(stored.data)
         accepted(stored, open_split(stored.data, "test"))  # a mistake in it comes now
     written = write_autoencoder(workdir, stored)
@@ -139,17 +139,31 @@ def _by_channel(value: float | tuple[float, ...] | None, otherwise: float) -> tu
     return value if isinstance(value, tuple) else (otherwise if value is None else value,)
 
 
+def _stored(opened: OpenedAutoencoder | FirstStage, source: str) -> StoredAutoencoder:
+    return StoredAutoencoder(
+        module=opened.module,
+        net=build.autoencoder_spec(opened.module),
+        shape=opened.shape,
+        scale=_by_channel(opened.scale, 1.0),
+        shift=_by_channel(opened.shift, 0.0),
+        source=source,
+    )
+
+
 def _short(text: str) -> str:
     """The text, of which hundreds of numbers are left out."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _configuration(spec: CheckpointSpec, denoiser: Denoiser, data: str | None) -> ml_collections.ConfigDict:
-    config = defaults()
-    name = DATASETS.get(spec.shape, "folder" if len(spec.shape) == 3 else "array")
+    config, net = defaults(), denoiser.net
+    shape = spec.shape if spec.first_stage is None else spec.first_stage.shape
+    name = DATASETS.get(shape, "folder" if len(shape) == 3 else "array")
     config.data = build.spec(build.DATASETS, data or (name if name in DATASETS.values() else f"{name}:path=''"))
-    settings = {key: value for key, value in settings_of(denoiser.net).items() if key not in FROM_DATA}
-    config.net = build.spec(build.NETWORKS, build.name_of(build.NETWORKS, type(denoiser.net)), **settings)
+    if isinstance(net, ConditionedNetwork):
+        config.conditioner = _spec_of(build.CONDITIONERS, net.conditioner)
+        net = net.net
+    config.net = _spec_of(build.NETWORKS, net)
     config.sde = build.sde_spec(spec.sde)
     config.precondition = build.precondition_spec(spec.precondition, spec.sde)
     config.training.labels = spec.num_classes is not None
@@ -157,3 +171,9 @@ def _configuration(spec: CheckpointSpec, denoiser: Denoiser, data: str | None) -
     if spec.levels is not None:
         config.transform.update(low=spec.low, high=spec.high)
     return config
+
+
+def _spec_of(table: build.Table, part: Any) -> ml_collections.ConfigDict:
+    """The spec of a network or conditioner as it was made."""
+    settings = {key: value for key, value in settings_of(part).items() if key not in FROM_DATA}
+    return build.spec(table, build.name_of(table, type(part)), **settings)

@@ -127,6 +127,18 @@ def weights_of(saved: Any, ema: bool = True) -> tuple[State, str]:
     )
 
 
+def lightning_state(saved: Any) -> State:
+    """The tensors of a file of Lightning, or of a state dict; numbers and skipped objects may stand between them.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    kept = saved.get("state_dict", saved) if isinstance(saved, Mapping) else saved
+    if isinstance(kept, Mapping):
+        kept = {str(name): tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
+    return weights_of(kept or saved)[0]
+
+
 def _chosen(raw: State | None, average: State | None, ema: bool) -> tuple[State, str]:
     if raw is None:
         assert average is not None

@@ -14,6 +14,7 @@ from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers.blocks import ResidualBlock
 from scorefield.models.layers.transformer import SpatialTransformer
 from scorefield.models.levels import Parameterisation
+from scorefield.models.networks.autoencoder import ImageAutoencoder
 from scorefield.sde_lib import SDE
 
 
@@ -35,7 +36,7 @@ class FirstStage:
         scale, shift: diffusion takes its codes z as scale (z - shift); one number, or one for each channel.
     """
 
-    module: nn.Module
+    module: ImageAutoencoder
     shape: tuple[int, ...]
     scale: float | tuple[float, ...] = 1.0
     shift: float | tuple[float, ...] = 0.0

@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from scorefield.models.checkpoints.autoencoders.spec import AutoencoderSpec, Names, convolutional
-from scorefield.models.checkpoints.files import State, read, weights_of
+from scorefield.models.checkpoints.files import State, lightning_state, read
 from scorefield.models.checkpoints.spec import with_overrides
 
-PREFIX = "first_stage_model."
+PREFIX, UNET = "first_stage_model.", "model.diffusion_model."
 AVERAGE = "model_ema."
 # What is beside the weights: losses with their networks, colours of maps, and what a codebook averages.
 LEFT_OUT = ("loss.", AVERAGE, "colorize", "quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
@@ -63,6 +61,15 @@ def spec_of(path: Path, **architecture: Any) -> AutoencoderSpec:
     return AutoencoderSpec(build, NAMES.entries, state, weights, size, values["scale_factor"] or scale)
 
 
+def holds_unet(path: Path) -> bool:
+    """Whether a file holds a whole latent diffusion model.
+
+    Raises:
+        ValueError: if it does not read.
+    """
+    return any(name.startswith(UNET) for name in lightning_state(read(path, skip_objects=True)))
+
+
 def settings_of_state(state: State, groups: int = 32) -> dict[str, Any]:
     """The constructor's keywords of the autoencoder with these weights, by the names of latent-diffusion.
 
@@ -97,10 +104,7 @@ def settings_of_state(state: State, groups: int = 32) -> dict[str, Any]:
 
 def _first_stage(saved: Any) -> tuple[State, float | None]:
     """The weights of the first stage in what a file holds, and the scale of its codes if a latent model has it."""
-    kept = saved.get("state_dict", saved) if isinstance(saved, dict) else saved
-    if isinstance(kept, dict):  # numbers and skipped objects may stand between the tensors
-        kept = {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
-    state, _ = weights_of(kept or saved)
+    state = lightning_state(saved)
     scale = state.pop("scale_factor", None)
     if any(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}

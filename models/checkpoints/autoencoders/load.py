@@ -77,7 +77,13 @@ def load_autoencoder_checkpoint(path: str | Path, source: str, **architecture: A
 
 
 def holds_autoencoder(path: str | Path, source: str) -> bool:
-    """Whether a source has autoencoders alone, or the folder of diffusers at a path is of one and not of a pipeline."""
+    """Whether there is an autoencoder at a path, and no latent model that it belongs to.
+
+    Raises:
+        ValueError: for a file of latent-diffusion that does not read.
+    """
+    if source == "latent_diffusion":
+        return not latent_diffusion.holds_unet(Path(path))
     if source != "diffusers":
         return source in SOURCES
     return not (Path(path) / "unet").is_dir() and diffusers.folder_of(Path(path)) is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.checkpoints.autoencoders import load_autoencoder_checkpoint
-from scorefield.models.checkpoints.files import State, read, weights_of
+from scorefield.models.checkpoints.files import State, lightning_state, read
 from scorefield.models.checkpoints.guided_diffusion import entries as unet_entries
 from scorefield.models.checkpoints.guided_diffusion import levels_of
 from scorefield.models.checkpoints.latent_diffusion import conditioning
@@ -94,7 +94,7 @@ def read_checkpoint(
     Raises:
         ValueError: for another file, a keyword that they do not have, or one that the weights contradict.
     """
-    state = _state(read(path, skip_objects=True))
+    state = lightning_state(read(path, skip_objects=True))
     spec = spec_of(state, **architecture)
     if any(name.startswith(FIRST_STAGE) for name in state):
         opened = load_autoencoder_checkpoint(path, "latent_diffusion")
@@ -197,16 +197,6 @@ def entries(network: ADM | ConditionedNetwork) -> Iterator[Entry]:
     assert isinstance(unet, ADM)
     for entry in unet_entries(unet, new_order=False):
         yield Entry(prefix + entry.ours, tuple(UNET + name for name in entry.theirs), entry.make)
-
-
-def _state(saved: Any) -> State:
-    """The tensors of a checkpoint, without what stands between them."""
-    kept = saved.get("state_dict", saved) if isinstance(saved, dict) else saved
-    if isinstance(kept, dict):
-        kept = {str(name): tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
-    state, _ = weights_of(kept or saved)
-    _unet(state)
-    return state
 
 
 def _unet(state: Mapping[str, Tensor]) -> State:
