@@ -28,7 +28,7 @@ def captions_in(dataset: Dataset) -> list[str]:
     if "caption" not in dataset.cond:
         raise ValueError(
             f"expected a caption for each item of {dataset.name}, because this run is conditioned on it, got none: "
-            "give data that has captions (docs/data.md)"
+            "give data that has captions (docs/training.md)"
         )
     captions: list[str] = dataset.cond["caption"].tolist()
     return captions

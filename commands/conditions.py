@@ -54,7 +54,7 @@ class Conditions:
             else:
                 raise ValueError(
                     f"expected {key} for each item of {dataset.name}, because this run is conditioned on it, got none: "
-                    "give data that has it (docs/data.md)"
+                    "give data that has it (docs/training.md)"
                 )
         return found
 

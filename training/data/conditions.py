@@ -58,7 +58,7 @@ def _check_boxes(name: str, boxes: NDArray[Any]) -> None:
     there = kind != -1
     if (kind != np.rint(kind)).any() or (kind < -1).any():
         raise ValueError(
-            f"{name}: expected whole numbers from 0 as classes of boxes, or -1 for no box, got "
+            f"{name}: expected classes of boxes as integers from 0, or -1 for no box, got "
             f"{kind[(kind != np.rint(kind)) | (kind < -1)][0]:g}: number the classes from 0"
         )
     inside = (corners >= 0).all(-1) & (corners <= 1).all(-1)

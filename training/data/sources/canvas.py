@@ -34,7 +34,7 @@ def canvas(
         root: the folder of the data sets, as for `mnist`.
         split: "train" or "test", a tenth as large.
         size: of the canvas, in pixels.
-        digits: two; or one, over the whole canvas, whose caption is the digit, which is its class too.
+        digits: two; or one, as large as the canvas, whose caption is the digit, which is its class too.
         count: items of the training split.
         seed: of what is drawn.
 
@@ -92,7 +92,7 @@ def resized(x: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     inner = x[:, top : top + CROP, left : left + CROP].astype(np.float64)
     ends, starts = np.arange(1, side + 1) * CROP, np.arange(side) * CROP
     pixels = np.arange(CROP) * side
-    # Whole numbers, so that the result does not depend on the order of the sums.
+    # Integers, so that the result does not depend on the order of the sums.
     shared = np.minimum(ends[:, None], pixels + side) - np.maximum(starts[:, None], pixels)
     shared = np.maximum(shared, 0).astype(np.float64)
     tiles: NDArray[np.float64] = np.rint(shared @ inner @ shared.T / CROP**2)
