@@ -22,7 +22,7 @@ def plot_curves(
     axes = figure.subplots()
     for name, (xs, ys) in curves.items():
         axes.plot(xs, ys, label=name, marker="o" if len(xs) < 20 else "")
-    axes.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    axes.set(xlabel=x, ylabel=y, **_scales(log))
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         axes.legend()
@@ -34,19 +34,24 @@ def plot_panels(
     path: Path | None = None,
     *,
     x: str = "",
+    log: str = "",
 ) -> Figure:
-    """Named panels of named curves (xs, ys) along the same x, two panels beside one another."""
+    """Named panels of named curves (xs, ys) along the same x, two beside one another; `log` as in `plot_curves`."""
     rows = (len(panels) + 1) // 2
     figure = Figure(figsize=(11, 3 * rows), dpi=100, layout="constrained")
     for i, (y, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, 2, i + 1)
         for name, (xs, ys) in curves.items():
             axes.plot(xs, ys, label=name, marker="o" if len(xs) < 20 else "")
-        axes.set(xlabel=x, ylabel=y)
+        axes.set(xlabel=x, ylabel=y, **_scales(log))
         axes.grid(alpha=0.3)
         if len(curves) > 1:
             axes.legend()
     return saved(figure, path)
+
+
+def _scales(log: str) -> dict[str, str]:
+    return {f"{axis}scale": "log" if axis in log else "linear" for axis in "xy"}
 
 
 def plot_histogram(
