@@ -51,6 +51,7 @@ def test_emoji_are_cut_from_their_places_and_tones_stay_together() -> None:
     x = cut(sheet, toned, 32)
     assert x.shape == (36, 3, 32, 32) and [*x[:3, 0, 5, 5]] == [11, 31, 31]
     assert x[0, :, 5, 0].tolist() == [133, 128, 128]  # the mean of white and of (11, 0, 0)
+    assert [*x[0, 0, 5]] == [133, *[11] * 31] and [*x[0, 0, 1:, 5]] == [11] * 31 and x[0, 0, 0, 5] == 11
     arrays = split(toned, x)
     assert [name.split(",")[0] for name in arrays["caption_test"]] == ["number 11"] * 3 + ["number 1"] * 3
     assert len(arrays["x_train"]) == 30 and arrays["label_test"].tolist() == ["b"] * 6
