@@ -33,9 +33,7 @@ class Moments:
         Raises:
             ValueError: if the encoder is deterministic.
         """
-        log_var = self._log_var("the divergence")
-        # In at least float32: 16 bits lose the digits of a sum over a code.
-        mean, log_var = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (self.mean, log_var))
+        mean, log_var = self._normal("the divergence")
         return 0.5 * (mean**2 + log_var.exp() - 1 - log_var).flatten(1).sum(1)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -44,8 +42,8 @@ class Moments:
         Raises:
             ValueError: if the encoder is deterministic.
         """
-        log_var = self._log_var("the density")
-        return -0.5 * ((z - self.mean) ** 2 * (-log_var).exp() + log_var + math.log(2 * math.pi)).flatten(1).sum(1)
+        mean, log_var = self._normal("the density")
+        return -0.5 * ((z - mean) ** 2 * (-log_var).exp() + log_var + math.log(2 * math.pi)).flatten(1).sum(1)
 
     def scaled(self, shift: Tensor | float, scale: Tensor | float) -> "Moments":
         """The moments of scale (z - shift).
@@ -58,13 +56,15 @@ class Moments:
         mean = scale * (self.mean - shift)
         return Moments(mean, None if self.log_var is None else self.log_var + 2 * scale.log())
 
-    def _log_var(self, what: str) -> Tensor:
+    def _normal(self, what: str) -> tuple[Tensor, Tensor]:
         if self.log_var is None:
             raise ValueError(
                 f"expected an encoder with a variance for {what} of its codes, got a deterministic one: use a KL "
                 "autoencoder"
             )
-        return self.log_var
+        # In at least float32: 16 bits lose the digits of a sum over a code.
+        wide = torch.promote_types(self.mean.dtype, torch.float32)
+        return self.mean.to(wide), self.log_var.to(wide)
 
 
 @dataclass(frozen=True)

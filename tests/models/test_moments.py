@@ -39,3 +39,9 @@ def test_a_deterministic_encoder_has_no_density() -> None:
     for of in (Moments(MEAN).kl, lambda: Moments(MEAN).log_prob(MEAN)):
         with pytest.raises(ValueError, match="deterministic"):
             of()
+
+
+def test_sums_over_a_code_are_not_in_16_bits() -> None:
+    half = Moments(MEAN.half(), LOG_VAR.half())
+    wide = Moments(MEAN.half().float(), LOG_VAR.half().float())
+    assert torch.equal(half.kl(), wide.kl()) and torch.equal(half.log_prob(MEAN.half()), wide.log_prob(MEAN.half()))

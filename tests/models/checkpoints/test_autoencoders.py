@@ -47,20 +47,25 @@ def double() -> Iterator[None]:
 
 
 class Callback:
-    """What a checkpoint of Lightning has beside its weights; here it tells when it is made or filled."""
+    """What a checkpoint of Lightning has beside its weights; here it tells when it is filled."""
 
-    made = 0
+    filled = 0
 
     def __init__(self) -> None:
-        Callback.made += 1
+        self.best = 1.0
 
     def __setstate__(self, state: Any) -> None:
-        Callback.made += 1
+        Callback.filled += 1
 
 
 class RunsCode:
+    """Makes a folder when it is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.putenv, ("SCOREFIELD_TEST_RAN", "1")
+        return os.mkdir, (str(self.folder),)
 
 
 def of_fixture(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -120,12 +125,11 @@ def test_a_latent_diffusion_model_of_lightning_has_its_first_stage_and_its_scale
         "first_stage_model.loss.logvar": torch.ones(()),
     }
     file = tmp_path / "model.ckpt"
-    made = Callback()
-    lightning = {"epoch": 1, "callbacks": {Callback: made}, "code": RunsCode(), "state_dict": whole, "loops": [made]}
+    callback, code = Callback(), RunsCode(tmp_path / "made")
+    lightning = {"epoch": 1, "callbacks": {Callback: callback}, "code": code, "state_dict": whole, "loops": [callback]}
     torch.save(lightning, file)
-    before = Callback.made
     opened = load_autoencoder_checkpoint(file, "latent_diffusion")
-    assert Callback.made == before and os.environ.get("SCOREFIELD_TEST_RAN") is None
+    assert Callback.filled == 0 and not (tmp_path / "made").exists()
     assert opened.scale == 0.25 and opened.name_of_class == "KLAutoencoder"
     assert_as_original(fixture, opened)
 
@@ -156,7 +160,7 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
         ({"state_dict": {name: t for name, t in state.items() if "mid.block_2" not in name}}, "does not fit"),
         ({"state_dict": {**state, "decoder.conv_out.bias": torch.full((3,), torch.nan)}}, "not finite"),
         ({"epoch": 3}, "expected a state dict"),
-        (pickle.dumps([RunsCode()]), "does not read|expected a state dict"),
+        (pickle.dumps([RunsCode(tmp_path / "made")]), "does not read|expected a state dict"),
         (b"PK no archive", "does not read"),
     ):
         if isinstance(content, bytes):
@@ -165,6 +169,7 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
             torch.save(content, file)
         with pytest.raises(ValueError, match=said):
             load_autoencoder_checkpoint(file, "latent_diffusion")
+    assert not (tmp_path / "made").exists()
     torch.jit.script(nn.Linear(2, 2)).save(str(file))
     with pytest.raises(ValueError, match=r"model\.ckpt"):
         load_autoencoder_checkpoint(file, "latent_diffusion")
