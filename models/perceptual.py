@@ -85,7 +85,7 @@ class LPIPS(nn.Module):
 
     def __init__(self, weights: str | Path = "") -> None:
         super().__init__()
-        found = _found(weights)
+        tensors = _read_weights(weights)
         sizes = [size for block in BLOCKS for size in block]
         self.trunk = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1) for before, after in zip((3, *sizes), sizes, strict=False)
@@ -93,7 +93,7 @@ class LPIPS(nn.Module):
         self.heads = nn.ParameterList(torch.empty(block[-1]) for block in BLOCKS)
         self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE)[:, None, None], persistent=False)
-        self.load_state_dict(found)
+        self.load_state_dict(tensors)
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -146,25 +146,25 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     return shapes | {f"heads.{i}": (block[-1],) for i, block in enumerate(BLOCKS)}
 
 
-def _found(weights: str | Path) -> dict[str, Tensor]:
+def _read_weights(weights: str | Path) -> dict[str, Tensor]:
     """Trunk and heads by our names."""
     place = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
     if not place.exists():
         raise ValueError(f"expected weights of LPIPS in {place}, and there is no such file: {HELP}")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in sorted(place.iterdir()) if place.is_dir() else [place]:
         if path.suffix in (".pth", ".pt", ".ckpt", ".bin", ".safetensors"):
-            found |= _named(files.weights_of(files.read(path))[0])
-    if not any(name.startswith("heads") for name in found) and (heads := _of_package()) is not None:
-        found |= _named(files.weights_of(files.read(heads))[0])
+            tensors |= _named(files.weights_of(files.read(path))[0])
+    if not any(name.startswith("heads") for name in tensors) and (heads := _of_package()) is not None:
+        tensors |= _named(files.weights_of(files.read(heads))[0])
     shapes = _shapes()
-    missing = [name for name, shape in shapes.items() if name not in found or found[name].shape != shape]
+    missing = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape]
     if missing:
         raise ValueError(
             f"expected weights of LPIPS with VGG16 in {place}, got a file without {len(missing)} of its {len(shapes)} "
             f"tensors ({missing[0]}, ...): {HELP}"
         )
-    return {name: found[name].float() for name in shapes}
+    return {name: tensors[name].float() for name in shapes}
 
 
 def _of_package() -> Path | None:
