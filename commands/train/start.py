@@ -27,6 +27,7 @@ from scorefield.solvers import Schedule
 from scorefield.training import Model, Ranks, TrainingState
 from scorefield.training.adam import adam
 from scorefield.training.data import Dataset, layout
+from scorefield.training.data.batches import check_mirrored_captions
 
 COUNTED = 10_000  # images in which the levels are counted
 
@@ -49,6 +50,8 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
         if config.get(key):
             config[key] = str(Path(config[key]).expanduser().absolute())
     chosen = fill(config, preset(len(dataset), dataset.shape))
+    if takes_captions(config) and config.transform.flip:
+        check_mirrored_captions(dataset)
     if takes_captions(config) and config.conditioner.vocabulary is None:
         tokenizer = tokenizer_of(workdir, config, lambda: captions_in(dataset))
         fill(config, {"conditioner.vocabulary": tokenizer.size})
