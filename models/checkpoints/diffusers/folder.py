@@ -50,16 +50,17 @@ def read_folder(
         spec = spec_of_config(**{**known, **given})
     else:
         spec = conditional.spec_of_config(config, **given)
-    spec = dataclasses.replace(spec, first_stage=_first_stage(folder))
+    spec = dataclasses.replace(spec, first_stage=_first_stage(folder, spec.shape))
     has_both = (folder / "unet_ema").is_dir() and (folder / "unet").is_dir()
     raw = {"raw": state_of(folder / "unet")} if both and has_both else {}
     return spec, {**raw, weights: state_of(part)}
 
 
-def _first_stage(folder: Path) -> FirstStage | None:
+def _first_stage(folder: Path, codes: tuple[int, ...]) -> FirstStage | None:
     place = next((folder / name for name in AUTOENCODERS if (folder / name).is_dir()), None)
     if place is None:
         return None
     opened = load_autoencoder_checkpoint(place, "diffusers")
     scale, shift = (1.0 if opened.scale is None else opened.scale), (0.0 if opened.shift is None else opened.shift)
-    return FirstStage(opened.module, opened.shape, scale, shift)
+    module, (_, height, width) = opened.module, codes
+    return FirstStage(module, (module.channels, module.factor * height, module.factor * width), scale, shift)

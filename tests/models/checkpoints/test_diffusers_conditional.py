@@ -4,6 +4,7 @@ import os
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may go out
 import diffusers
 from seeded import seeded_input, state_dict
 
+from scorefield.commands.import_checkpoint import import_checkpoint
+from scorefield.commands.run import open_trained
+from scorefield.commands.sample import sample
 from scorefield.models import ADM
 from scorefield.models.checkpoints import load_checkpoint
 from scorefield.models.checkpoints.diffusers.conditional import CONDITIONAL, spec_of_config
@@ -125,3 +129,27 @@ def test_the_defaults_are_diffusers_own() -> None:
     left_out = {key: value for key, value in CONDITIONAL.items() if key not in TOY}
     assert left_out == {key: own[key] for key in left_out}
     assert {key for key in own if not key.startswith("_")} == set(CONDITIONAL)
+
+
+def test_a_pipeline_of_codes_becomes_a_latent_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The U-Net sees what diffusers' own would see, and its samples are the autoencoder's images, without diffusers."""
+    network, folder = theirs({**TOY, "in_channels": 3, "out_channels": 3}), tmp_path / "pipeline"
+    vae: Config = {"block_out_channels": (32, 32), "num_vq_embeddings": 16, "scaling_factor": 0.5}
+    vae |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vqvae = diffusers.VQModel(**vae).eval().requires_grad_(False)
+    for module, part in ((network, "unet"), (vqvae, "vqvae")):
+        module.save_pretrained(folder / part)
+    diffusers.DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    summary = import_checkpoint(tmp_path / "run", file=str(folder), source="diffusers")
+    assert "its context is made outside" in summary["verdict"]
+    trained = open_trained(tmp_path / "run", "cpu")
+    run, t = trained.run, torch.tensor(0.4, dtype=torch.float64)
+    assert (run.shape, run.data.shape, run.levels) == ((3, 8, 8), (3, 16, 16), None)
+    z, context = seeded_input((2, 3, 8, 8)).float(), seeded_input((2, 7, 16)).float()
+    noise = trained.denoiser.noise(z, *run.sde.scales(t), context=context)
+    assert_same(noise, network(z, 399, encoder_hidden_states=context).sample)
+    assert run.autoencoder is not None
+    assert_same(run.autoencoder.scaled.decode(z), vqvae.decode(z / 0.5).sample)
+    sample(tmp_path / "run", num=2, steps=2, output=str(tmp_path / "samples.npz"))
+    assert np.load(tmp_path / "samples.npz")["x"].shape == (2, 3, 16, 16)
