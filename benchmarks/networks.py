@@ -298,7 +298,7 @@ def autoencoder_row(name: str, configuration: str, given: Mapping[str, Any]) -> 
         spec, shown = config.net, f"`autoencoder.py:{configuration}`"
         spec.update(given)
     with torch.device("meta"):
-        made = build.autoencoder(spec, 3)
+        made: Any = build.autoencoder(spec, 3)
     parts = (made.encoder, made.decoder, made)
     encoder, decoder, total = (count(part)[0] for part in parts)
     if configuration == "tiny":

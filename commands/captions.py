@@ -15,8 +15,7 @@ VOCABULARY = 4096  # tokens of one that is made of captions, at most
 
 def takes_captions(config: ml_collections.ConfigDict) -> bool:
     """Whether the conditioner of a configuration takes the tokens of captions."""
-    chosen = config.get("conditioner")
-    return chosen is not None and "tokens" in build.find(build.CONDITIONERS, chosen.name).keywords
+    return "tokens" in build.conditioning_keywords(config)
 
 
 def captions_in(dataset: Dataset) -> list[str]:

@@ -251,7 +251,7 @@ def packed(moments: Moments) -> Tensor:
 
 def unpacked(stored: Tensor, channels: int) -> Moments:
     """What `packed` made, of codes with so many channels."""
-    return Moments(stored) if stored.shape[1] == channels else Moments(*stored.split(channels, 1))
+    return Moments(stored) if stored.shape[1] == channels else Moments(*torch.split(stored, channels, 1))
 
 
 def _drawn(moments: Moments, generator: Generator) -> Tensor:

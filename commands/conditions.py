@@ -68,7 +68,7 @@ class Conditions:
         if not self.of_images:
             return cond
         run, generator, parts = self.run, Generator().manual_seed(0), []
-        for images in _images(run, dataset).split(encoded_at_once(run.data.shape)):
+        for images in torch.split(_images(run, dataset), encoded_at_once(run.data.shape)):
             made = self.of_model_images(images, generator)
             parts.append({key: value.cpu() for key, value in made.items()})
         return {**cond, **{key: torch.cat([part[key] for part in parts]) for key in parts[0]}}
@@ -95,8 +95,10 @@ class Conditions:
         mask = rectangles(images, generator)
         seen = images * (1 - mask)
         stored = self.run.autoencoder
-        with torch.no_grad():
-            masked = seen if stored is None else stored.scaled.encode(seen.to(self.run.device))
+        masked = seen
+        if stored is not None:
+            with torch.no_grad():
+                masked = stored.scaled.encode(seen.to(self.run.device))
         return {"masked": masked, "mask": mask}
 
     def shown(self, dataset: Dataset) -> tuple[str, ...]:
@@ -106,10 +108,7 @@ class Conditions:
 
 def conditions_of(run: Run) -> Conditions | None:
     """What the conditioner of a run takes beside the class; None where that is nothing."""
-    chosen = run.config.get("conditioner")
-    if chosen is None:
-        return None
-    keywords = tuple(key for key in build.find(build.CONDITIONERS, chosen.name).keywords if key != "label")
+    keywords = tuple(key for key in build.conditioning_keywords(run.config) if key != "label")
     return Conditions(run, keywords) if keywords else None
 
 
@@ -124,7 +123,7 @@ def rectangles(images: Tensor, generator: Generator) -> Tensor:
     for start, side, length in zip(starts, sides, (height, width), strict=True):
         at = (torch.arange(length, device=drawn.device) + 0.5) / length
         inside.append((at > start[:, None]) & (at < (start + side)[:, None]))
-    mask = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    mask: Tensor = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return mask.to(images)
 
 

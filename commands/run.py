@@ -348,7 +348,7 @@ def _refuse_of_another(run: Run, place: Path) -> None:
 def _in_parts(function: Callable[[Tensor], Tensor], x: Tensor, size: int, device: torch.device) -> Tensor:
     """A function of `x (B, *D)`, `size` items at once on a device; the result is where x was."""
     with torch.no_grad():
-        return torch.cat([function(part.to(device)).to(x.device) for part in x.split(size)])
+        return torch.cat([function(part.to(device)).to(x.device) for part in torch.split(x, size)])
 
 
 def stored_tensor(dataset: Dataset) -> Tensor:

@@ -33,8 +33,8 @@ from scorefield.training import data, times, weighting
 __all__ = [
     "AUTOENCODERS", "CONDITIONERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "OPTIONAL",
     "PARTS", "PERCEPTUAL", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TIMES", "WEIGHTINGS", "Table",
-    "autoencoder", "autoencoder_spec", "build", "denoiser", "is_autoencoder", "label_required", "modern",
-    "modern_config", "name_of", "network", "parse", "parts_of", "precondition_spec", "sde_spec", "spec", "unparse",
+    "autoencoder", "autoencoder_spec", "build", "conditioning_keywords", "denoiser", "is_autoencoder", "label_required",
+    "modern", "modern_config", "name_of", "network", "parse", "parts_of", "precondition_spec", "sde_spec", "spec", "unparse",
 ]  # fmt: skip
 
 
@@ -355,6 +355,16 @@ def _as_it_was(key: str, saved: Any) -> Any:
     if "label_key" in saved and "conditions" not in saved:
         was["conditions"] = False
     return {**saved, **was}
+
+
+def conditioning_keywords(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What the conditioner of a configuration takes, by the denoiser's keywords; none where there is no conditioner."""
+    chosen = config.get("conditioner")
+    if chosen is None:
+        return ()
+    kind: Any = find(CONDITIONERS, chosen.name)
+    keywords: tuple[str, ...] = kind.keywords
+    return keywords
 
 
 def denoiser(

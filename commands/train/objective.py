@@ -91,7 +91,7 @@ class Loss:
     def decoder(self) -> Decoder:
         """Of the bound's reconstruction part."""
         run = self.run
-        return GaussianDecoder() if run.levels is None else LevelDecoder(run.data.levels, run.low, run.high)
+        return GaussianDecoder() if run.levels is None else LevelDecoder(run.levels, run.low, run.high)
 
     def of_batch(self, denoiser: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The losses of a batch with its drawn random numbers, and what else is reported."""

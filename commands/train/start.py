@@ -63,7 +63,7 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
 
 def classes_of(config: ml_collections.ConfigDict, dataset: Dataset) -> int | None:
     """The number of classes of the boxes or the map that a conditioner takes; None where it takes none."""
-    for key in build.find(build.CONDITIONERS, config.conditioner.name).keywords:
+    for key in build.conditioning_keywords(config):
         if key in dataset.cond and key in ("boxes", "map"):
             classes = dataset.cond[key][..., 0] if key == "boxes" else dataset.cond[key]
             return int(classes.max()) + 1
