@@ -34,7 +34,8 @@ __all__ = [
     "AUTOENCODERS", "CONDITIONERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "OPTIONAL",
     "PARTS", "PERCEPTUAL", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TIMES", "WEIGHTINGS", "Table",
     "autoencoder", "autoencoder_spec", "build", "conditioning_keywords", "denoiser", "is_autoencoder", "label_required",
-    "modern", "modern_config", "name_of", "network", "parse", "parts_of", "precondition_spec", "sde_spec", "spec", "unparse",
+    "modern", "modern_config", "name_of", "network", "parse", "parts_of", "precondition_spec", "sde_spec", "spec",
+    "unparse",
 ]  # fmt: skip
 
 
