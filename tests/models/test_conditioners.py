@@ -245,3 +245,5 @@ def test_images_beside_x_are_as_given_or_resized() -> None:
     assert torch.equal(concat[:, 2] > 0, raw["mask"][:, 0, ::2, ::2]) and concat[:, 2].abs().eq(1).all()
     at_size = {**raw, "mask": raw["mask"][:, :, ::2, ::2].float()}
     assert torch.equal(MaskedImage(2).prepare(at_size, SIZE)["concat"], concat)
+    missing = {"masked": torch.zeros(3, 2, 4, 4), "mask": torch.ones(3, 1, 8, 8)}
+    assert torch.equal(MaskedImage(2).prepare(missing, SIZE)["concat"], MaskedImage(2).nothing(3, SIZE)["concat"])
