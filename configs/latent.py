@@ -72,7 +72,16 @@ def _inpainting(config: ml_collections.ConfigDict) -> None:
 def _canvas(config: ml_collections.ConfigDict) -> None:
     config.data = spec(DATASETS, "canvas")
     config.net = spec(
-        NETWORKS, "adm", width=64, multipliers=(1, 2), blocks=1, attention=(0, 1), head_width=32, transformer_depth=1
+        NETWORKS,
+        "adm",
+        width=64,
+        multipliers=(1, 2),
+        blocks=1,
+        attention=(1,),
+        head_width=32,
+        transformer_depth=1,
+        dropout=0.0,
+        resample_blocks=False,
     )
 
 
