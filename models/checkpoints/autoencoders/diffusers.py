@@ -72,8 +72,7 @@ NAMES = Names(
 
 def folder_of(path: Path) -> Path | None:
     """The folder of the autoencoder at a path, which is a folder, its weights or a pipeline; None if there is none."""
-    folder = path if path.is_dir() else path.parent
-    places = (folder, *(folder / part for part in PARTS)) if path.is_dir() else (folder,)
+    places = (path, *(path / part for part in PARTS)) if path.is_dir() else (path.parent,) if path.is_file() else ()
     for place in places:
         try:
             kind = json.loads((place / "config.json").read_text(encoding="utf-8"))["_class_name"]

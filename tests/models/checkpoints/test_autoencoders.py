@@ -301,6 +301,7 @@ def test_a_folder_of_diffusers_holds_an_autoencoder_or_not(tmp_path: Path) -> No
     assert not holds_autoencoder(tmp_path, "diffusers") and not holds_autoencoder(tmp_path, "edm")
     theirs("tiny").save_pretrained(tmp_path / "vae")
     assert holds_autoencoder(tmp_path, "diffusers") and holds_autoencoder(tmp_path / "vae", "diffusers")
+    assert not holds_autoencoder(tmp_path / "vae" / "none.safetensors", "diffusers")
     (tmp_path / "unet").mkdir()
     assert not holds_autoencoder(tmp_path, "diffusers") and holds_autoencoder(tmp_path / "vae", "diffusers")
 
