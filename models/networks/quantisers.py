@@ -19,7 +19,7 @@ class Quantised:
 
     Args:
         z: the points, (B, c, h, w); their gradient passes to the codes unchanged.
-        loss: of each example, the mean over its positions and channels, (B,).
+        loss: of each example, the mean over its positions, (B,).
         index: of the points, (B, h, w), int64, in 0 .. size - 1.
     """
 
@@ -265,7 +265,7 @@ class FSQ(Quantiser):
 class LFQ(Quantiser):
     """The sign of each channel (Yu et al. 2024, "MAGVIT-v2", Section 3.1).
 
-        loss = commitment |z - sg(sign z)|^2 + penalty (E[H(q(c | z))] - H(E[q(c | z)])) / bits
+        loss = commitment mean |z - sg(sign z)|^2 + penalty (E[H(q(c | z))] - H(E[q(c | z)]))
 
     with q(c_i = 1 | z) = sigmoid(4 z_i / temperature). The bits count as independent (Zhao et al. 2024, "BSQ", Section
     4), so both entropies (nats) are sums over the bits. The second is one of the whole set. It is expanded to first
@@ -311,7 +311,7 @@ class LFQ(Quantiser):
             each = nn.functional.softplus(logit) - logit * on  # the entropy of a bit
             mean = self.mean.to(z.dtype)[:, None, None]
             all_together = mean * (1 / mean).log() + (1 - mean) * (1 / (1 - mean)).log() + (on - mean) * -mean.logit()
-            loss = loss + self.penalty * (each - all_together).flatten(1).mean(1)
+            loss = loss + self.penalty * (each - all_together).sum(1).flatten(1).mean(1)
             if self.training:
                 self._gathered.append(on.detach().movedim(1, -1).flatten(0, 2))
         basis = 2 ** torch.arange(self.width, device=z.device)

@@ -153,7 +153,7 @@ def test_the_entropies_of_lfq_are_those_of_the_set() -> None:
     def entropy(p: Tensor) -> Tensor:
         return -(p * p.log() + (1 - p) * (1 - p).log())
 
-    expected = 0.7 * (entropy(q).mean() - entropy(mean).mean()) + 0.4 * (z - z.detach().sign()).square().mean()
+    expected = 0.7 * 3 * (entropy(q).mean() - entropy(mean).mean()) + 0.4 * (z - z.detach().sign()).square().mean()
     made.mean.copy_(mean.detach())
     result = made(z).loss.mean()
     assert_close(result, expected)
