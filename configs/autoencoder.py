@@ -47,13 +47,16 @@ def get_config(variant: str = "fashion_f4") -> ml_collections.ConfigDict:
 
 
 def _small(config: ml_collections.ConfigDict, factor: int, *, width: int = 16, images: int = 60_000) -> None:
-    """A network and an optimiser for images of some 30 pixels a side, by two cores in minutes."""
+    """A network and an optimiser for images of some 30 pixels a side, by two cores in minutes.
+
+    The KL has a thousand times LDM's weight. On Fashion-MNIST at f = 4 that costs no PSNR, and a number of the code has
+    5 nats in place of 15.
+    """
     widths = {2: (1, 2), 4: (1, 2, 2), 8: (1, 2, 2, 2)}[factor]
     config.net = spec(
         AUTOENCODERS, "kl", code_channels=4, width=width, multipliers=widths, blocks=1, middle_attention=False
     )
-    config.loss.perceptual = "none"
-    config.loss.kl = 1e-3  # as good reconstructions as with 1e-6, and codes of 4.5 in place of 15 nats/dim
+    config.loss.update(perceptual="none", kl=1e-3)
     config.training.update(
         images=images, batch=16, learning_rate=4e-3, betas=(0.9, 0.99), clip=1.0, warmup=1_000, decay=True, ema=0.99,
         evaluate_every=images // 10, sample_every=images // 2, checkpoint_every=images // 2,
@@ -74,7 +77,6 @@ def _cifar10(config: ml_collections.ConfigDict) -> None:
     config.data = spec(DATASETS, "cifar10")
     config.transform.flip = True
     _small(config, 2, width=32, images=400_000)
-    config.net.code_channels = 4
     config.training.update(evaluate_every=20_000, sample_every=100_000, checkpoint_every=100_000)
 
 
