@@ -1,7 +1,7 @@
 """The published models of latent diffusion (Rombach et al. 2022): U-Net, path, loss, optimiser and sampler of each.
 
 From the paper's Tables 12 to 15, and the configurations in CompVis/latent-diffusion (a506df5). Learning rates are
-those of the whole batch: theirs are for one image, and their code multiplies. All have an average of decay 0.9999 and
+for the batch, where the code has them for one image and multiplies. All have an average of decay 0.9999 and
 1000 timesteps, whose betas are linear in their root. AdamW has its weight decay of 0.01 there by default, and here.
 
 Where a length of training was not published, it is 500,000 steps here.

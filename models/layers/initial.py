@@ -78,7 +78,7 @@ def as_context(
     """
     if context is None:
         if mask is not None:
-            raise ValueError("expected a context with context_mask, got the mask alone: give context, or neither")
+            raise ValueError("expected a context with context_mask, got only the mask: give context, or neither")
         return None, None
     if width is None or context.ndim != 3 or (len(context), context.shape[2]) != (len(x), width):
         takes = "no context" if width is None else f"a context ({len(x)}, M, {width})"

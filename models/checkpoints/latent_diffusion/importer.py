@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from scorefield.models.checkpoints.spec import (
     with_overrides,
 )
 from scorefield.models.conditioned import ConditionedNetwork
+from scorefield.models.conditioners import TextTransformer
 from scorefield.models.networks.adm import ADM
 from scorefield.models.precondition import TimeConditioned
 from scorefield.sde_lib import DiscreteVPSDE
@@ -103,8 +105,8 @@ def read_checkpoint(
         size = (spec.shape[1] * opened.module.factor, spec.shape[2] * opened.module.factor)
         first_stage = FirstStage(opened.module, (opened.module.channels, *size), scale)
         spec = dataclasses.replace(spec, first_stage=first_stage)
-    raw = _wanted(state, spec, averaged=False)
-    averaged = _wanted(state, spec, averaged=True)
+    raw = _weights(state, spec, averaged=False)
+    averaged = _weights(state, spec, averaged=True)
     if averaged is None:
         return spec, {"as stored": raw or {}}
     if not ema:
@@ -123,67 +125,87 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
         ValueError: as there.
     """
     unet = _unet(state)
+    values = with_overrides({**DEFAULTS, **_released(state)}, _without_rival_heads(architecture))
+    sizes = check_inferred(_sizes(unet), values)
+    if values["num_heads"] is None and values["num_head_channels"] in (None, -1):
+        raise ValueError("expected num_heads or num_head_channels, which the weights of this model do not tell")
+    if values["parameterization"] not in PREDICTS:
+        raise ValueError(
+            f"expected parameterization to be one of {', '.join(PREDICTS)}, got {values['parameterization']!r}"
+        )
+    side = values["image_size"] or 32
+    settings = _settings(sizes, _attention(unet, side, values), values)
+    channels, concat, context = settings["channels"], settings["concat"], settings["context"]
+    conditioner = conditioning.conditioner_of(state, channels, concat, context, values)
+    sde = _path(state, values)
+    predicts = TimeConditioned(sde, PREDICTS[values["parameterization"]], "time", float(sde.steps), -1.0)
+    return CheckpointSpec(
+        ADM, settings, entries, predicts, sde, (channels, side, side), unlabelled=_unlabelled(state, conditioner, values), extra=(),
+        conditioner=conditioner,
+    )  # fmt: skip
+
+
+def _sizes(unet: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the weights of a U-Net tell, by their own keywords."""
     width, levels = unet["time_embed.0.weight"].shape[1], levels_of(unet)
-    multipliers = tuple(len(unet[f"{level[0]}.0.in_layers.2.weight"]) / width for level in levels)
-    seen, predicted = unet["input_blocks.0.0.weight"].shape[1], len(unet["out.2.weight"])
     shifts = len(unet["input_blocks.1.0.emb_layers.1.weight"]) > len(unet["input_blocks.1.0.out_layers.0.weight"])
-    # A level with attention, or a spatial transformer, has a norm there.
-    attention = tuple(i for i, level in enumerate(levels) if f"{level[0]}.1.norm.weight" in unet)
     updown = not any(".op." in name or (".conv." in name and name.startswith("output")) for name in unet)
     context, depth = _transformer(unet)
-    values = with_overrides({**DEFAULTS, **_released(state)}, _without_rival_heads(architecture))
-    inferred = {
-        "in_channels": seen,
+    return {
+        "in_channels": unet["input_blocks.0.0.weight"].shape[1],
         "model_channels": width,
-        "out_channels": predicted,
+        "out_channels": len(unet["out.2.weight"]),
         "num_res_blocks": len(levels[0]),
-        "channel_mult": multipliers,
+        "channel_mult": tuple(len(unet[f"{level[0]}.0.in_layers.2.weight"]) / width for level in levels),
         "use_scale_shift_norm": shifts,
         "resblock_updown": updown if len(levels) > 1 else None,
         "use_spatial_transformer": context is not None,
         "context_dim": context,
-        "transformer_depth": depth if context is not None else None,
+        "transformer_depth": depth,
         "num_classes": len(unet["label_emb.weight"]) if "label_emb.weight" in unet else None,
     }
-    check_inferred(inferred, values)
-    if values["num_heads"] is None and values["num_head_channels"] in (None, -1):
-        raise ValueError("expected num_heads or num_head_channels, which the weights of this model do not tell")
-    size = values["image_size"] or 32
+
+
+def _attention(unet: Mapping[str, Tensor], side: int, values: Mapping[str, Any]) -> tuple[int, ...]:
+    """The levels with attention or spatial transformers, both of which have a norm."""
+    levels = levels_of(unet)
+    found = tuple(i for i, level in enumerate(levels) if f"{level[0]}.1.norm.weight" in unet)
     if (rates := values["attention_resolutions"]) is not None:
-        at = levels_at(size, [size // int(rate) for rate in rates if size % int(rate) == 0], len(levels))
-        check_attention("attention_resolutions", rates, attention, at)
-    settings = {
-        "channels": predicted,
-        "width": width,
-        "multipliers": multipliers,
-        "blocks": len(levels[0]),
+        at = levels_at(side, [side // int(rate) for rate in rates if side % int(rate) == 0], len(levels))
+        check_attention("attention_resolutions", rates, found, at)
+    return found
+
+
+def _settings(sizes: Mapping[str, Any], attention: tuple[int, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's keywords of the `ADM` that is the same network."""
+    return {
+        "channels": sizes["out_channels"],
+        "width": sizes["model_channels"],
+        "multipliers": sizes["channel_mult"],
+        "blocks": sizes["num_res_blocks"],
         "attention": attention,
         "dropout": values["dropout"],
         "head_width": None if values["num_head_channels"] in (None, -1) else values["num_head_channels"],
         "heads": values["num_heads"] if values["num_heads"] not in (None, -1) else 1,
         "frequencies": "open_timesteps",
         "smallest_group": 1,
-        "num_classes": inferred["num_classes"],
-        "scale_shift": shifts,
-        "resample_blocks": updown,
-        "context": context,
-        "transformer_depth": depth,
-        "concat": seen - predicted,
+        "num_classes": sizes["num_classes"],
+        "scale_shift": sizes["use_scale_shift_norm"],
+        "resample_blocks": bool(sizes["resblock_updown"]),
+        "context": sizes["context_dim"],
+        "transformer_depth": sizes["transformer_depth"] or 1,
+        "concat": sizes["in_channels"] - sizes["out_channels"],
     }
-    conditioner = conditioning.conditioner_of(state, predicted, seen - predicted, context, values)
-    sde = _path(state, values)
-    if values["parameterization"] not in PREDICTS:
-        raise ValueError(
-            f"expected parameterization to be one of {', '.join(PREDICTS)}, got {values['parameterization']!r}"
-        )
-    precondition = TimeConditioned(sde, PREDICTS[values["parameterization"]], "time", float(sde.steps), -1.0)
+
+
+def _unlabelled(state: Mapping[str, Tensor], conditioner: partial[Any] | None, values: Mapping[str, Any]) -> bool:
+    """Whether the model says something without conditioning: a class for none, or the empty caption."""
+    if conditioner is None:
+        return f"{UNET}label_emb.weight" not in state
+    if conditioner.func is TextTransformer:
+        return True
     table = state.get(conditioning.CLASSES)
-    null_class = table is not None and conditioning.has_unknown(len(table)) and values["n_classes"] is None
-    return CheckpointSpec(
-        ADM, settings, entries, precondition, sde, (predicted, size, size), levels=256,
-        unlabelled=(conditioner is None and inferred["num_classes"] is None) or null_class,
-        extra=(), conditioner=conditioner,
-    )  # fmt: skip
+    return table is not None and conditioning.has_unknown(len(table)) and values["n_classes"] is None
 
 
 def entries(network: ADM | ConditionedNetwork) -> Iterator[Entry]:
@@ -208,11 +230,11 @@ def _unet(state: Mapping[str, Tensor]) -> State:
     return unet
 
 
-def _transformer(unet: Mapping[str, Tensor]) -> tuple[int | None, int]:
-    """The width of the context, None without spatial transformers, and how many blocks each of these has."""
+def _transformer(unet: Mapping[str, Tensor]) -> tuple[int | None, int | None]:
+    """The width of the context, and how many blocks each spatial transformer has; None without these."""
     blocks = "middle_block.1.transformer_blocks."
     depth = len({name.split(".")[3] for name in unet if name.startswith(blocks)})
-    return (unet[f"{blocks}0.attn2.to_k.weight"].shape[1], depth) if depth else (None, 1)
+    return (unet[f"{blocks}0.attn2.to_k.weight"].shape[1], depth) if depth else (None, None)
 
 
 def _released(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -248,7 +270,7 @@ def _path(state: Mapping[str, Tensor], values: Mapping[str, Any]) -> DiscreteVPS
     return DiscreteVPSDE(tuple(betas.double().tolist()))
 
 
-def _wanted(state: State, spec: CheckpointSpec, averaged: bool) -> State | None:
+def _weights(state: State, spec: CheckpointSpec, averaged: bool) -> State | None:
     """The weights of the U-Net and of the conditioner, raw or averaged; None without averages.
 
     Their averages have the names of the U-Net's weights without dots; what they do not have is raw.
