@@ -140,9 +140,16 @@ def spec_of(state: Mapping[str, Tensor], **architecture: Any) -> CheckpointSpec:
     sde = _path(state, values)
     predicts = TimeConditioned(sde, PREDICTS[values["parameterization"]], "time", float(sde.steps), -1.0)
     return CheckpointSpec(
-        ADM, settings, entries, predicts, sde, (channels, side, side), unlabelled=_unlabelled(state, conditioner, values), extra=(),
+        ADM,
+        settings,
+        entries,
+        predicts,
+        sde,
+        (channels, side, side),
+        unlabelled=_unlabelled(state, conditioner, values),
+        extra=(),
         conditioner=conditioner,
-    )  # fmt: skip
+    )
 
 
 def _sizes(unet: Mapping[str, Tensor]) -> dict[str, Any]:
