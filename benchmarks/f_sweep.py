@@ -42,9 +42,9 @@ from scorefield.training.data import Dataset
 
 SIDE = 32  # of the images, with their border of zeros
 UNET = "unet:width=32,multipliers=(1,2,2),blocks=1,attention=(2,)"
-PILOT = 128, 384  # images of two short trainings, whose difference is timed
+PILOT = 64, 128, 384  # images of short trainings; the first one prepares, and the difference of the others is timed
 ENCODED = 512  # images whose encoding is timed
-BATCH = 100  # of sampling
+BATCH = 250  # of sampling
 
 
 def main() -> None:
@@ -183,7 +183,7 @@ def pilot(config: ml_collections.ConfigDict) -> float:
             else:
                 train(Path(folder) / "pilot", short)
             seconds.append(clock() - before)
-    return (seconds[1] - seconds[0]) / (PILOT[1] - PILOT[0])
+    return (seconds[2] - seconds[1]) / (PILOT[2] - PILOT[1])
 
 
 def encoding(place: Path, dataset: Dataset) -> float:

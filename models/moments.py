@@ -56,6 +56,19 @@ class Moments:
         mean = scale * (self.mean - shift)
         return Moments(mean, None if self.log_var is None else self.log_var + 2 * scale.log())
 
+    def widened(self, noise: float) -> "Moments":
+        """The moments of codes with further independent noise of a deviation: variance exp(log_var) + noise^2.
+
+        Raises:
+            ValueError: if the encoder is deterministic.
+        """
+        if self.log_var is None:
+            raise ValueError(
+                "expected an encoder with a variance, whose codes can be widened, got a deterministic one: use a KL "
+                "autoencoder"
+            )
+        return Moments(self.mean, (self.log_var.exp() + noise**2).log() if noise else self.log_var)
+
     def _normal(self, what: str) -> tuple[Tensor, Tensor]:
         if self.log_var is None:
             raise ValueError(

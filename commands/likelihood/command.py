@@ -62,7 +62,8 @@ def likelihood(
     """Bits/dim of a split (or `num` images of it) by each estimator; nats/dim where the data is continuous.
 
     Of a latent run it is a bound for the images, of three parts: their pixels given the codes, the codes by the
-    estimator, and the encoder. The scales of the pixels are fitted on training images, and kept in pixels.json.
+    estimator, and the encoder. What the bound needs beside the run is fitted on training images, and kept in
+    image_model.json.
 
     Each image counts once. Finished batches are saved beside the output. An interrupted command that is run again
     resumes from them and gives the same number. Under torchrun the ranks share the batches. The command writes a

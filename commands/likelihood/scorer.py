@@ -1,31 +1,22 @@
 """What `--mode=likelihood` scores with: the run with its options, and of a latent run its autoencoder."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scorefield.commands.autoencoder_files import encoded_at_once
-from scorefield.commands.outputs import write_json
+from scorefield.commands.likelihood.image_model import NoisyCodes, image_model
 from scorefield.commands.run import Run, Trained, stored_tensor
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.commands.training_times import read_times
 from scorefield.configs import build
-from scorefield.likelihood import DatasetScorer, GaussianPrior, ImageScorer, Moments, PixelDistribution, fit_pixels
-from scorefield.likelihood.through_autoencoder import check_density, draw_codes
+from scorefield.likelihood import DatasetScorer, GaussianPrior, ImageScorer, Moments, PixelDistribution
 from scorefield.sde_lib.denoiser import Cond
 from scorefield.sde_lib.level_density import LevelDensity
-from scorefield.sde_lib.quantise import cell_centres
-from scorefield.solvers import PerSampleNoise
 
 MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
 PRIORS = ("standard", "data")
-PIXEL_IMAGES = 256  # training images on which the scales of p(x | z) are fitted
-PIXEL_VALUES = 2**18  # most values of them, at random places
-PIXELS = "pixels.json"  # in a run's directory
 
 
 def scorer_of(
@@ -63,15 +54,13 @@ def scorer_of(
             f"expected no --dequantisation of a latent run, whose codes are continuous, got {dequantisation}: leave it "
             "out"
         )
-    with torch.no_grad():
-        check_density(run.autoencoder.scaled.moments(_of_images(run, stored[:1])))
-    pixels, kept = _pixels(run)
+    kept = image_model(trained, of_prior)
     images = ImageScorer(
         trained.denoiser, run.sde, stored, run.data.levels, of_prior, cond=cond, **settings,
-        autoencoder=run.autoencoder.scaled, pixels=pixels, code_draws=code_draws or 1,
-        at_once=encoded_at_once(run.data.shape),
+        autoencoder=NoisyCodes(run.autoencoder.scaled, kept["noise"]), code_draws=code_draws or 1,
+        pixels=PixelDistribution.read(kept["distribution"]), at_once=encoded_at_once(run.data.shape),
     )  # fmt: skip
-    return images, {"code_draws": images.code_draws, "pixels": kept}
+    return images, {"code_draws": images.code_draws, "image_model": kept}
 
 
 def dequantisation_of(trained: Trained, spec: str | None) -> tuple[str | None, dict[str, Any], str | None]:
@@ -105,46 +94,3 @@ def _prior(run: Run, name: str, seed: int) -> GaussianPrior:
         return GaussianPrior.standard(run.sde)
     some = stored_tensor(run.dataset("train").subset(MOMENT_IMAGES, seed))
     return GaussianPrior.matched(run.sde, Moments.of(run.centred(some)))
-
-
-def _pixels(run: Run) -> tuple[PixelDistribution, dict[str, Any]]:
-    """P(x | z), whose scales are fitted on training images once and kept in the run; and what its file says."""
-    assert run.autoencoder is not None
-    dataset = run.dataset("train")
-    file = run.workdir / PIXELS
-    of_these = {"autoencoder_sha256": run.autoencoder.sha256, "data_sha256": dataset.fingerprint}
-    kept = _read(file)
-    if any(kept.get(key) != value for key, value in of_these.items()):
-        some = stored_tensor(dataset.subset(PIXEL_IMAGES))
-        pixels = _fitted(run, some)
-        kept = {**of_these, "images": len(some), "distribution": pixels.described()}
-        if os.access(run.workdir, os.W_OK):
-            write_json(file, kept)
-    return PixelDistribution.read(kept["distribution"]), kept
-
-
-def _fitted(run: Run, stored: Tensor) -> PixelDistribution:
-    assert run.autoencoder is not None
-    autoencoder, at_once = run.autoencoder.scaled, encoded_at_once(run.data.shape)
-    x0 = _of_images(run, stored)
-    z = draw_codes(autoencoder, x0, PerSampleNoise(0, range(len(x0))), at_once).z
-    with torch.no_grad():
-        mean = torch.cat([autoencoder.decode(part) for part in torch.split(z, at_once)])
-    x0, mean = x0.flatten(2), mean.flatten(2)
-    places = torch.randperm(x0.shape[2], generator=torch.Generator().manual_seed(0))
-    places = places[: max(1, PIXEL_VALUES // (len(x0) * x0.shape[1]))].to(x0.device)
-    return fit_pixels(x0[..., places], mean[..., places], run.data.levels, low=run.low, high=run.high)
-
-
-def _of_images(run: Run, stored: Tensor) -> Tensor:
-    """Stored images in the autoencoder's values, on the run's device."""
-    if run.data.levels is None:
-        return stored.float().to(run.device)
-    return cell_centres(stored, run.data.levels, low=run.low, high=run.high).to(run.device)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, TypeError, ValueError):  # it can be made again
-        return {}

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from scorefield.commands.autoencoder_files import StoredAutoencoder, write_autoencoder
+from scorefield.commands.likelihood import image_model
 from scorefield.commands.likelihood.command import likelihood
-from scorefield.commands.likelihood.scorer import PIXELS
+from scorefield.commands.likelihood.image_model import FILE
 from scorefield.commands.train.command import train
 from scorefield.configs import build, digits
 from scorefield.likelihood import PixelDistribution
+
+NOISES = (0.0, 0.05, 0.5)
 
 
 def autoencoder(folder: Path, spec: str) -> Path:
@@ -37,8 +40,15 @@ def trained(folder: Path, spec: str) -> Path:
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A latent run on the digits, of two steps."""
+    """A latent run on the digits, of two steps, with its image model."""
     return trained(tmp_path_factory.mktemp("latent"), "kl:width=8,multipliers=(1,2),blocks=1,code_channels=2")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few images and noises to fit with."""
+    for name, value in {"IMAGES": 48, "TRIED": 16, "NOISES": NOISES}.items():
+        monkeypatch.setattr(image_model, name, value)
 
 
 def report_of(workdir: Path, path: Path, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -67,21 +77,24 @@ def test_the_report_has_the_bound_in_three_parts_with_their_errors(workdir: Path
     assert other["bits_per_dim"] == pytest.approx(report["bits_per_dim"], rel=1e-5)
 
 
-def test_scales_of_the_pixels_are_fitted_once_for_an_autoencoder(workdir: Path, tmp_path: Path) -> None:
+def test_what_the_bound_needs_is_fitted_once_for_an_autoencoder(workdir: Path, tmp_path: Path) -> None:
     run = shutil.copytree(workdir, tmp_path / "run")
-    (run / PIXELS).unlink(missing_ok=True)
+    (run / FILE).unlink(missing_ok=True)
     options = {"num": 2, "estimators": ["dsm"], "draws": 2}
     report, _ = report_of(run, tmp_path / "a.json", **options)
-    kept = json.loads((run / PIXELS).read_text())
-    assert report["pixels"] == kept
-    assert kept["images"] == 256
+    kept = json.loads((run / FILE).read_text())
+    assert report["image_model"] == kept
+    assert kept["images"] == 48
     assert PixelDistribution.read(kept["distribution"]).levels == 17
+    tried = {float(noise): bound for noise, bound in kept["tried"].items()}
+    assert list(tried) == list(NOISES[: len(tried)])
+    assert tried[kept["noise"]] == min(tried.values())
     kept["distribution"]["scale"] = [[9.0] * 16]
-    (run / PIXELS).write_text(json.dumps(kept))
+    (run / FILE).write_text(json.dumps(kept))
     wide, _ = report_of(run, tmp_path / "b.json", **options)
     assert wide["estimates"]["dsm"]["parts"]["pixels"] > report["estimates"]["dsm"]["parts"]["pixels"]
     kept["autoencoder_sha256"] = "another"
-    (run / PIXELS).write_text(json.dumps(kept))
+    (run / FILE).write_text(json.dumps(kept))
     again, _ = report_of(run, tmp_path / "c.json", **options)
     assert again["bits_per_dim"] == report["bits_per_dim"]
 

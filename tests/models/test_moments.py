@@ -45,3 +45,16 @@ def test_sums_over_a_code_are_not_in_16_bits() -> None:
     half = Moments(MEAN.half(), LOG_VAR.half())
     wide = Moments(MEAN.half().float(), LOG_VAR.half().float())
     assert torch.equal(half.kl(), wide.kl()) and torch.equal(half.log_prob(MEAN.half()), wide.log_prob(MEAN.half()))
+
+
+def test_widened_moments_are_those_of_codes_with_noise() -> None:
+    """The variances of independent normals add; no noise keeps the bits."""
+    own = Moments(torch.tensor([[[[1.0, -2.0]]]]), torch.tensor([[[[-3.0, 0.5]]]]))
+    wide = own.widened(0.7)
+    assert wide.log_var is not None and own.log_var is not None
+    assert torch.equal(wide.mean, own.mean)
+    assert torch.allclose(wide.log_var.exp(), own.log_var.exp() + 0.49)
+    unchanged = own.widened(0.0).log_var
+    assert unchanged is not None and torch.equal(unchanged, own.log_var)
+    with pytest.raises(ValueError, match="whose codes can be widened, got a deterministic one"):
+        Moments(own.mean).widened(0.1)

@@ -1,0 +1,131 @@
+"""What the likelihood of a latent run adds to its autoencoder: p(x | z), and how wide q(z | x) is."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.commands.autoencoder_files import encoded_at_once
+from scorefield.commands.conditioning import data_conditioning
+from scorefield.commands.generate import of_rows
+from scorefield.commands.outputs import write_json
+from scorefield.commands.run import Run, Trained, stored_tensor
+from scorefield.likelihood import GaussianPrior, ImageScorer, PixelDistribution, fit_pixels
+from scorefield.likelihood.pixels import FAMILIES
+from scorefield.likelihood.through_autoencoder import check_density, draw_codes
+from scorefield.models.latent import ScaledAutoencoder
+from scorefield.models.moments import Moments
+from scorefield.sde_lib.quantise import cell_centres
+from scorefield.solvers import PerSampleNoise
+from scorefield.training.data import Dataset
+
+FILE = "image_model.json"  # in a run's directory
+IMAGES = 256  # training images on which the scales of p(x | z) are fitted
+VALUES = 2**18  # most values of them, at random places
+TRIED = 64  # of these images, on which the noises are compared
+NOISES = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)  # deviations, where codes have deviation 1
+DRAWS = 16  # evaluations of the bound for each image
+BATCH = 16
+
+
+class NoisyCodes:
+    """A scaled autoencoder whose q(z | x) has further noise.
+
+    The bound of an image holds for every q(z | x). Trained with a weight of 1e-6, an encoder has one that is much
+    narrower than p(z | x), which costs bits.
+
+    Args:
+        scaled: the autoencoder.
+        noise: the deviation, where codes have deviation 1.
+    """
+
+    def __init__(self, scaled: ScaledAutoencoder, noise: float) -> None:
+        self.scaled, self.noise = scaled, noise
+
+    def moments(self, images: Tensor) -> Moments:
+        """q(z | images) in the scaled coordinates."""
+        return self.scaled.moments(images).widened(self.noise)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The images of codes."""
+        return self.scaled.decode(z)
+
+
+def image_model(trained: Trained, prior: GaussianPrior) -> dict[str, Any]:
+    """The noise of q(z | x), and the scales of p(x | z), fitted on training images once for autoencoder and weights.
+
+    The noise is the one of the best bound, by "dsm".
+
+    Raises:
+        ValueError: if q(z | x) has no density.
+    """
+    run = trained.run
+    assert run.autoencoder is not None
+    dataset = run.dataset("train")
+    some = dataset.subset(IMAGES)
+    with torch.no_grad():
+        check_density(run.autoencoder.scaled.moments(_of_images(run, stored_tensor(some)[:1])))
+    of_these = {
+        "autoencoder_sha256": run.autoencoder.sha256, "checkpoint_sha256": trained.described["checkpoint_sha256"],
+        "data_sha256": dataset.fingerprint,
+    }  # fmt: skip
+    kept = _read(run.workdir / FILE)
+    if any(kept.get(key) != value for key, value in of_these.items()):
+        print(f"fitting p(x | z) on {len(some)} training images, for later commands too", flush=True)
+        noise, tried = _best_noise(trained, prior, some.at(np.arange(min(TRIED, len(some)))))
+        pixels = _fitted(run, NoisyCodes(run.autoencoder.scaled, noise), stored_tensor(some))
+        kept = {**of_these, "images": len(some), "noise": noise, "tried": tried, "distribution": pixels.described()}
+        if os.access(run.workdir, os.W_OK):
+            write_json(run.workdir / FILE, kept)
+    return kept
+
+
+def _best_noise(trained: Trained, prior: GaussianPrior, some: Dataset) -> tuple[float, dict[str, float]]:
+    """The first noise after which the bound becomes worse, and the bounds of those tried, in the unit of the data."""
+    run, stored = trained.run, stored_tensor(some)
+    assert run.autoencoder is not None
+    cond, tried = of_rows(data_conditioning(run, some).cond, run.device), dict[float, float]()
+    for noise in NOISES:
+        noisy = NoisyCodes(run.autoencoder.scaled, noise)
+        scorer = ImageScorer(
+            trained.denoiser, run.sde, stored, run.data.levels, prior, cond=cond, low=run.low, high=run.high,
+            draws=DRAWS, device=run.device, autoencoder=noisy, pixels=_fitted(run, noisy, stored, ("laplace",)),
+            at_once=encoded_at_once(run.data.shape),
+        )  # fmt: skip
+        parts = [scorer.dsm(slice(i, min(i + BATCH, len(stored))))["dsm"] for i in range(0, len(stored), BATCH)]
+        tried[noise] = -float(torch.cat(parts).mean()) / scorer.unit
+        if tried[noise] > min(tried.values()):
+            break
+    return min(tried, key=lambda noise: tried[noise]), {f"{noise:g}": bound for noise, bound in tried.items()}
+
+
+def _fitted(
+    run: Run, autoencoder: NoisyCodes, stored: Tensor, families: tuple[str, ...] = tuple(FAMILIES)
+) -> PixelDistribution:
+    x0, at_once = _of_images(run, stored), encoded_at_once(run.data.shape)
+    z = draw_codes(autoencoder, x0, PerSampleNoise(0, range(len(x0))), at_once).z
+    with torch.no_grad():
+        mean = torch.cat([autoencoder.decode(part) for part in torch.split(z, at_once)])
+    x0, mean = x0.flatten(2), mean.flatten(2)
+    places = torch.randperm(x0.shape[2], generator=torch.Generator().manual_seed(0))
+    places = places[: max(1, VALUES // (len(x0) * x0.shape[1]))].to(x0.device)
+    x0, mean = x0[..., places], mean[..., places]
+    return fit_pixels(x0, mean, run.data.levels, low=run.low, high=run.high, families=families)
+
+
+def _of_images(run: Run, stored: Tensor) -> Tensor:
+    """Stored images in the autoencoder's values, on the run's device."""
+    if run.data.levels is None:
+        return stored.float().to(run.device)
+    return cell_centres(stored, run.data.levels, low=run.low, high=run.high).to(run.device)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, TypeError, ValueError):  # it can be made again
+        return {}
