@@ -16,7 +16,7 @@ from typing import Any
 
 import ml_collections
 
-from scorefield.configs.build import CONDITIONERS, DATASETS, NETWORKS, PRECONDITIONS, SDES, TIMES, spec
+from scorefield.configs.build import CONDITIONERS, DATASETS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, spec
 from scorefield.configs.defaults import check_variant, defaults
 from scorefield.configs.latent_papers import LATENT_PAPERS, latent_diffusion
 
@@ -36,17 +36,19 @@ def get_config(variant: str = "fashion_f4") -> ml_collections.ConfigDict:
     config.sde = spec(SDES, "cosine")
     config.precondition = spec(PRECONDITIONS, "v")
     config.training.update(
-        images=120_000, batch=64, learning_rate=2e-3, warmup=5_000, decay=True, ema=0.995,
+        images=150_000, batch=64, learning_rate=2e-3, warmup=5_000, decay=True, ema=0.995,
         sample_every=100_000, checkpoint_every=50_000,
     )  # fmt: skip
     config.training.times = spec(TIMES, "stratified")
+    # The same network gives a Frechet distance of 14 with noise in the solver, and of 21 without.
+    config.sampling.update(solver=spec(SOLVERS, "stochastic_dpm"), steps=50)
     VARIANTS[variant](config)
     return config
 
 
 def _fashion(config: ml_collections.ConfigDict) -> None:
-    config.data = spec(DATASETS, "fashion_mnist")
-    config.net = spec(NETWORKS, "unet", width=64, multipliers=(1,), blocks=3, attention=(0,))
+    config.data = spec(DATASETS, "fashion_mnist", size=32)  # codes of 8x8 can be halved, those of 7x7 cannot
+    config.net = spec(NETWORKS, "unet", width=64, multipliers=(1, 2), blocks=1, attention=(1,))
 
 
 def _fashion_f2(config: ml_collections.ConfigDict) -> None:
@@ -56,7 +58,7 @@ def _fashion_f2(config: ml_collections.ConfigDict) -> None:
 
 def _mnist(config: ml_collections.ConfigDict) -> None:
     _fashion(config)
-    config.data = spec(DATASETS, "mnist")
+    config.data = spec(DATASETS, "mnist", size=32)
 
 
 def _super_resolution(config: ml_collections.ConfigDict) -> None:
