@@ -121,7 +121,7 @@ def _vq(
     attention: tuple[int, ...] = (),
     middle_attention: bool = True,
     features: int | None = None,
-    code_convolutions: bool = True,
+    code_convolutions: bool | None = None,
     groups: int = 32,
     smallest_group: int = 4,
 ) -> models.VQAutoencoder:

@@ -14,7 +14,7 @@ from scorefield.models.layers.initial import as_images, channels_last
 from scorefield.models.layers.norm import Norm, norms
 from scorefield.models.layers.resampling import Downsample, Upsample
 from scorefield.models.moments import Moments, Reconstruction
-from scorefield.models.networks.quantisers import Quantiser
+from scorefield.models.networks.quantisers import FSQ, Quantiser
 
 # Bounds of the logarithm of the codes' variance.
 LOG_VAR = (-30.0, 20.0)
@@ -328,7 +328,8 @@ class VQAutoencoder(Convolutional):
         attention: the levels, counted from 0 at full size, that have attention.
         middle_attention: whether the middle has it too.
         features: channels between encoder and 1x1 convolution, by default those of the codes.
-        code_convolutions: whether a 1x1 convolution makes the codes, and another reads them.
+        code_convolutions: whether a 1x1 convolution makes the codes, and another reads them. By default it does but for
+            `FSQ`, whose first codes would be near zero, so that few of its points were in use.
         groups: of the normalisations.
         smallest_group: channels that a group has at least (1 in Rombach et al.'s own code).
 
@@ -347,10 +348,12 @@ class VQAutoencoder(Convolutional):
         attention: Sequence[int] = (),
         middle_attention: bool = True,
         features: int | None = None,
-        code_convolutions: bool = True,
+        code_convolutions: bool | None = None,
         groups: int = 32,
         smallest_group: int = 4,
     ) -> None:
+        if code_convolutions is None:
+            code_convolutions = not isinstance(quantiser, FSQ)
         super().__init__(
             channels, code_channels, 1, width, multipliers, blocks, attention, middle_attention, features,
             code_convolutions, groups, smallest_group,
