@@ -82,6 +82,10 @@ class StoredAutoencoder:
             )
         return (self.code_channels, shape[1] // self.factor, shape[2] // self.factor)
 
+    def image_shape(self, codes: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the images (C, H, W) of codes (c, h, w)."""
+        return (self.shape[0], self.factor * codes[1], self.factor * codes[2])
+
     @cached_property
     def scaled(self) -> ScaledAutoencoder:
         """The autoencoder in the coordinates of diffusion."""

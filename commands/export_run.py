@@ -1,9 +1,12 @@
 """Write a run's weights for others: a folder of safetensors and JSON."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from scorefield.commands.autoencoder_files import write_autoencoder
+from scorefield.commands.captions import FILE as TOKENIZER
+from scorefield.commands.captions import takes_captions
 from scorefield.commands.run import open_trained
 from scorefield.models.checkpoints.diffusers.export import to_diffusers
 from scorefield.models.checkpoints.own import save_pretrained
@@ -52,7 +55,9 @@ def export_run(
             class_names=run.data.class_names, class_counts=run.data.class_counts,
         )  # fmt: skip
         if run.autoencoder is not None:
-            write_autoencoder(folder, run.autoencoder)
+            write_autoencoder(folder, dataclasses.replace(run.autoencoder, levels=run.data.levels))
+        if takes_captions(run.config):
+            (folder / TOKENIZER).write_text(run.tokenizer.text)
     return {"format": to, **trained.described, "files": [str(folder)]}
 
 

@@ -12,7 +12,13 @@ from typing import Any
 import ml_collections
 import torch
 
-from scorefield.commands.autoencoder_files import StoredAutoencoder, has_autoencoder, write_autoencoder
+from scorefield.commands.autoencoder_files import (
+    StoredAutoencoder,
+    has_autoencoder,
+    read_autoencoder,
+    write_autoencoder,
+)
+from scorefield.commands.captions import FILE as TOKENIZER
 from scorefield.commands.codes import accepted
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import make_absolute, open_split
@@ -77,12 +83,18 @@ def import_checkpoint(
     config = _configuration(spec, denoiser, data)
     classes = (spec.class_names, spec.class_counts)
     first_stage = None if spec.first_stage is None else _stored(spec.first_stage, f"{source}: {file}")
-    shape, levels = (spec.shape, spec.levels) if first_stage is None else (first_stage.shape, first_stage.levels)
+    if source == "scorefield" and has_autoencoder(Path(file)):
+        first_stage = read_autoencoder(Path(file))
+    shape, levels = spec.shape, spec.levels
+    if first_stage is not None:
+        shape, levels = first_stage.image_shape(spec.shape), first_stage.levels
     facts = DataFacts(Path(file).stem, shape, levels, spec.num_classes, "", *classes)
     run = Run(workdir, config, facts, device_of("cpu"))
     if first_stage is not None:
         config.autoencoder = str(workdir.absolute())
         run.autoencoder = first_stage  # its files are written with the rest
+    if (tokenizer := Path(file) / TOKENIZER).is_file():
+        config.tokenizer = str(tokenizer.absolute())
     weights = denoiser.state_dict()
     with torch.device("meta"):  # its names and shapes alone
         inputs = getattr(spec.precondition, "inputs", 1)

@@ -5,6 +5,7 @@ FOLDER/model.safetensors    the weights
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from scorefield import sde_lib
+from scorefield.models import conditioners
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
 from scorefield.models.checkpoints.files import State, save_weights, uncompiled, unwrapped
 from scorefield.models.checkpoints.spec import CheckpointSpec, Entry, itself
+from scorefield.models.conditioned import ConditionedNetwork
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.hyperparameters import settings_of
 from scorefield.models.levels import Levels, Parameterisation
@@ -37,6 +40,9 @@ Table = Mapping[str, Callable[..., Any]]
 
 NETWORKS: Table = {
     network.__name__: network for network in (UNet, NCSN, NCSNv2, NCSNpp, ADM, VDM, DiT, MLP, DiffusersUNet)
+}
+CONDITIONERS: Table = {
+    name: getattr(conditioners, name) for name in conditioners.__all__ if name not in ("READY", "Conditioner")
 }
 SDES: Table = {name: getattr(sde_lib, name) for name in sde_lib.__all__ if name.endswith("SDE") and name != "SDE"}
 SDES = {**SDES, "FrozenVP": FrozenVP}
@@ -79,7 +85,8 @@ def save_pretrained(
     Raises:
         ValueError: for a network, parameterisation or path that cannot be written down.
     """
-    folder, network = Path(folder), unwrapped(denoiser.net)
+    folder, complete = Path(folder), unwrapped(denoiser.net)
+    network = complete.net if isinstance(complete, ConditionedNetwork) else complete
     if not isinstance(network, nn.Module) or (type(network) not in NETWORKS.values() and not _settings(network)):
         raise ValueError(
             f"expected one of our networks ({', '.join(NETWORKS)}), got {type(network).__name__}: put "
@@ -100,12 +107,16 @@ def save_pretrained(
         },
         "label_required": denoiser.label_required,
     }
+    if isinstance(complete, ConditionedNetwork):
+        conditioner = complete.conditioner
+        named = {"class": _name(type(conditioner), CONDITIONERS), **settings_of(conditioner)}
+        described |= {"conditioner": named, "conditioning_required": complete.required}
     try:
         text = json.dumps(described, indent=2) + "\n"
     except TypeError as error:
         raise ValueError(f"expected settings that JSON can hold, got {error}: use numbers, words and lists") from None
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in uncompiled(network.state_dict()).items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in uncompiled(complete.state_dict()).items()}
     (folder / "config.json").write_text(text)
     save_weights(weights, folder / "model.safetensors", folder / "config.json")
     return folder
@@ -138,13 +149,16 @@ def read_folder(
         raise ValueError(f"expected no architecture of our own folders, which say all, got {given}: leave it out")
     denoiser, sde, data = _load(folder, ())
     assert isinstance(denoiser.net, nn.Module)
-    state = dict(denoiser.net.state_dict())
+    network, state, conditioner = denoiser.net, dict(denoiser.net.state_dict()), None
+    if isinstance(network, ConditionedNetwork):
+        conditioner = functools.partial(type(network.conditioner), **settings_of(network.conditioner))
+        network = network.net
     if data["shape"] is None:
         raise ValueError(f"{folder / 'config.json'} does not say the shape of a sample: save it with shape=")
     entries = [Entry(name, (name,), itself) for name in state]
     spec = CheckpointSpec(
-        type(denoiser.net),
-        settings_of(denoiser.net),
+        type(network),
+        settings_of(network),
         lambda _: iter(entries),
         denoiser.precondition,
         sde,
@@ -152,9 +166,10 @@ def read_folder(
         low=data["low"],
         high=data["high"],
         levels=data["levels"],
-        unlabelled=not denoiser.label_required,
+        unlabelled=not (denoiser.label_required or getattr(denoiser.net, "required", False)),
         class_names=data["class_names"],
         class_counts=data["class_counts"],
+        conditioner=conditioner,
     )
     return spec, {"as stored": state}
 
@@ -170,6 +185,9 @@ def _load(folder: Path, classes: Iterable[type]) -> tuple[Denoiser, SDE, dict[st
         if described.get("format") != "scorefield":
             raise ValueError("its format is another")
         network: nn.Module = _make(described["network"], networks)
+        if "conditioner" in described:
+            conditioner = _make(described["conditioner"], {**CONDITIONERS, **own})
+            network = ConditionedNetwork(network, conditioner, required=bool(described["conditioning_required"]))
         sde: SDE = _make(described["sde"], sdes)
         precondition = _make_precondition(described["precondition"], sdes)
         data = dict(described["data"])

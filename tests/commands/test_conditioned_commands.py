@@ -16,6 +16,8 @@ from scenes import scenes
 from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.conditions import conditions_of, rectangles
 from scorefield.commands.encode import decode, encode
+from scorefield.commands.export_run import export_run
+from scorefield.commands.import_checkpoint import import_checkpoint
 from scorefield.commands.interpolate import interpolate
 from scorefield.commands.run import open_run, open_trained
 from scorefield.commands.sample import sample
@@ -180,3 +182,18 @@ def test_codes_of_the_masked_image_are_what_the_network_sees(tmp_path: Path) -> 
     expected = run.autoencoder.scaled.encode(images * (1 - made["mask"]))
     assert torch.equal(made["masked"], expected)
     assert made["masked"].shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("kind", ["text", "boxes", "masked"])
+def test_an_exported_run_comes_back_with_its_conditioner_autoencoder_and_tokeniser(kind: str, tmp_path: Path) -> None:
+    ae = write_random_autoencoder(tmp_path / "ae")
+    config = configuration(kind, 32)
+    config.autoencoder = str(ae)
+    train(tmp_path / "run", config, device="cpu")
+    export_run(tmp_path / "run", device="cpu")
+    folder = shutil.move(tmp_path / "run" / "export", tmp_path / "export")
+    import_checkpoint(tmp_path / "back", file=str(folder), source="scorefield", data="scenes.scenes")
+    for name in ("run", "back"):
+        sample(tmp_path / name, num=2, seed=3, steps=3, solver="ddim", grid="log_snr", denoise=True, device="cpu")
+    one, other = (np.load(tmp_path / name / "samples.npz")["x"] for name in ("run", "back"))
+    assert np.array_equal(one, other)
