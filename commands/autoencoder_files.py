@@ -136,10 +136,21 @@ def has_autoencoder(folder: Path) -> bool:
 
 def stored_sha256(folder: Path) -> str | None:
     """The hash of the weights in a directory, as its JSON says it, or None where there is no autoencoder."""
+    found = _facts(folder).get("sha256")
+    return None if found is None else str(found)
+
+
+def same_codes(folder: Path, other: Path) -> bool:
+    """Whether two directories have the same autoencoder, with the same scale and shift, as their JSON says."""
+    first, second = _facts(folder), _facts(other)
+    return "sha256" in first and all(first.get(key) == second.get(key) for key in ("sha256", "scale", "shift"))
+
+
+def _facts(folder: Path) -> dict[str, Any]:
     try:
-        return str(json.loads((folder / FACTS).read_text())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(json.loads((folder / FACTS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def read_autoencoder(folder: Path, device: torch.device | str = "cpu") -> StoredAutoencoder:

@@ -23,6 +23,7 @@ from scorefield.models.moments import Moments
 from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset, ToModelRange
 from scorefield.training.data.batches import tensor
+from scorefield.training.data.files.cache import locked
 
 SHARD = 4096  # images; an interrupted command continues with the next shard
 FACTS = "codes.json"
@@ -101,12 +102,26 @@ class CodeCache:
         Raises:
             ValueError: as `check`.
         """
-        self.check()
-        missing = [i for i, file in enumerate(self._shards) if not file.is_file()]
-        if not missing:
+        if self.complete:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / ".lock", needed=False):  # of several processes one encodes, and the others wait
+            self._make(show)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all codes are there.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        self.check()
+        return all(file.is_file() for file in (self.folder / FACTS, *self._shards))
+
+    def _make(self, show: bool) -> None:
+        self.check()
         write_json(self.folder / FACTS, self.facts)
+        missing = [i for i, file in enumerate(self._shards) if not file.is_file()]
         count = sum(len(self._rows(i)) for i in missing)
         with progress_bar("codes", count, show, unit="image") as bar:
             for i in missing:

@@ -11,7 +11,7 @@ from scorefield.commands.autoencoder_files import StoredAutoencoder, read_autoen
 from scorefield.commands.code_cache import CodeCache, encoded, unpacked
 from scorefield.commands.data_places import make_absolute, open_split
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import device_of
+from scorefield.commands.run import device_of, read_run
 from scorefield.configs import build
 from scorefield.models.code_statistics import CodeStatistics, code_statistics
 from scorefield.models.moments import Moments
@@ -45,9 +45,11 @@ def codes(
         device: to encode on.
 
     Raises:
-        ValueError: if there is no autoencoder, no data is known, or the data does not fit.
+        ValueError: if there is no autoencoder, the directory is that of a latent run, no data is known, or the data
+            does not fit.
     """
     at_least(2, num=num)
+    _refuse_latent_run(workdir)
     stored = read_autoencoder(workdir, device_of(device))
     spec = data_of(stored, data, workdir)
     dataset = accepted(stored, open_split(spec, split))
@@ -66,6 +68,15 @@ def codes(
         **described(found),
         "files": [str(cache.folder), str(workdir / "autoencoder.json")],
     }
+
+
+def _refuse_latent_run(workdir: Path) -> None:
+    """Refuse the copy that a latent run has: another scale would be wrong for its weights."""
+    if (workdir / "config.json").is_file() and not build.is_autoencoder(read_run(workdir, "cpu").config):
+        raise ValueError(
+            f"expected the directory of an autoencoder, got a run in {workdir}, whose weights belong to the scale of "
+            "its own copy: give the --workdir where the autoencoder was trained or imported"
+        )
 
 
 def measure_codes(

@@ -1,11 +1,14 @@
 """An average of any length from a run's snapshots, written as a run that every mode can use."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from scorefield import training
+from scorefield.commands.autoencoder_files import FACTS, WEIGHTS
+from scorefield.commands.captions import FILE as TOKENIZER
 from scorefield.commands.outputs import write_json
 from scorefield.commands.run import open_run
 from scorefield.training.checkpoints.atomic import write_tensors
@@ -49,5 +52,8 @@ def posthoc_ema(
     with training.atomic_dir(folder / "checkpoints" / f"{report['images']:010d}") as place:
         write_tensors(place / "ema.safetensors", model.state_dict())
     write_json(folder / "posthoc_ema.json", {"from": str(workdir.resolve()), **report})
+    for name in (WEIGHTS, FACTS, TOKENIZER):  # of a latent run, and of one with captions
+        if (workdir / name).is_file():
+            shutil.copyfile(workdir / name, folder / name)
     write_json(folder / "config.json", json.loads((workdir / "config.json").read_text()))
     return {**report, "files": [str(folder)]}

@@ -21,6 +21,7 @@ from scorefield.commands.autoencoder_files import (
     encoded_at_once,
     has_autoencoder,
     read_autoencoder,
+    same_codes,
     write_autoencoder,
 )
 from scorefield.commands.captions import FILE as TOKENIZER
@@ -78,10 +79,15 @@ class Run:
     @cached_property
     def autoencoder(self) -> StoredAutoencoder | None:
         """Of a latent run: its own copy, or before there is one that of the configuration. None for other runs."""
+        return None if self.home_of_autoencoder is None else read_autoencoder(self.home_of_autoencoder, self.device)
+
+    @property
+    def home_of_autoencoder(self) -> Path | None:
+        """The directory from which `autoencoder` is read."""
         place = self.config.get("autoencoder")
         if not place:
             return None
-        return read_autoencoder(self.workdir if has_autoencoder(self.workdir) else Path(place), self.device)
+        return self.workdir if has_autoencoder(self.workdir) else Path(place)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -339,10 +345,22 @@ def _refuse_of_another(run: Run, place: Path) -> None:
     other = open_run(home, "cpu")
     odd = [key for key in ("net", "precondition", "sde", "transform") if other.config[key] != run.config[key]]
     odd += ["training.label_dropout"] if other.label_required != run.label_required else []
+    odd += [key for key in ("autoencoder", "conditioner", "tokenizer") if not _same_part(key, other, run)]
     if odd or other.data.shape != run.data.shape or other.data.levels != run.data.levels:
         raise ValueError(
             f"{place} is of a run with another {odd[0] if odd else 'data set'} than {run.workdir}: use --workdir={home}"
         )
+
+
+def _same_part(key: str, other: Run, run: Run) -> bool:
+    """Whether two runs have the same autoencoder, conditioner or tokeniser, wherever its files are."""
+    if key == "conditioner":
+        return bool(other.config.get(key) == run.config.get(key))
+    if key == "tokenizer":
+        first, second = (each.workdir / TOKENIZER for each in (other, run))
+        return not (first.is_file() and second.is_file()) or first.read_bytes() == second.read_bytes()
+    there, here = other.home_of_autoencoder, run.home_of_autoencoder
+    return there == here or (there is not None and here is not None and same_codes(there, here))
 
 
 def _in_parts(function: Callable[[Tensor], Tensor], x: Tensor, size: int, device: torch.device) -> Tensor:

@@ -1,5 +1,6 @@
 """The batches of a training: images in the model's range, or the codes of a latent run."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +79,15 @@ def batches_of(run: Run, dataset: Dataset, start: int) -> training.Batches:
 
 
 def cached(run: Run, dataset: Dataset) -> Dataset:
-    """The moments of a data set's codes, from the autoencoder's directory, or the run's own."""
+    """The moments of a data set's codes, from the autoencoder's directory.
+
+    They are in the run's own where that has another autoencoder now, or where it has no codes and cannot be written.
+    """
     assert run.autoencoder is not None
-    place = Path(run.config.autoencoder)
-    home = place if stored_sha256(place) == run.autoencoder.sha256 else run.workdir
-    cache = CodeCache(home / FOLDER, run.autoencoder, dataset, run.config.transform.flip)
+    place, flip = Path(run.config.autoencoder), run.config.transform.flip
+    own, cache = (CodeCache(home / FOLDER, run.autoencoder, dataset, flip) for home in (run.workdir, place))
+    if stored_sha256(place) != run.autoencoder.sha256 or not (os.access(place, os.W_OK) or cache.complete):
+        cache = own
     if Ranks.current().first:
         cache.make()
     Ranks.current().barrier()

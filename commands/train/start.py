@@ -10,6 +10,7 @@ import torch
 from torch import Generator
 
 from scorefield import training
+from scorefield.commands.autoencoder_files import has_autoencoder, same_codes
 from scorefield.commands.captions import captions_in, takes_captions, tokenizer_of
 from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.data_places import make_absolute, open_split
@@ -49,6 +50,7 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
     for key in ("autoencoder", "tokenizer"):
         if config.get(key):
             config[key] = str(Path(config[key]).expanduser().absolute())
+    check_copy(config, workdir)
     chosen = fill(config, preset(len(dataset), dataset.shape))
     if takes_captions(config) and config.transform.flip:
         check_mirrored_captions(dataset)
@@ -59,6 +61,22 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
     if config.precondition.name == "levels" and config.precondition.probabilities is None:
         fill(config, {"precondition.probabilities": probabilities_of(dataset, config.seed)})
     return dataset, chosen
+
+
+def check_copy(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Refuse a directory for a new latent run that has another autoencoder, which the run would take.
+
+    Raises:
+        ValueError: if it has one.
+    """
+    place = config.get("autoencoder")
+    if not place or (workdir / "config.json").is_file() or not has_autoencoder(workdir):
+        return
+    if not same_codes(workdir, Path(place)):
+        raise ValueError(
+            f"expected a --workdir without an autoencoder, or with that of {place}, got another one in {workdir}: "
+            "choose another --workdir"
+        )
 
 
 def classes_of(config: ml_collections.ConfigDict, dataset: Dataset) -> int | None:

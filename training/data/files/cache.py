@@ -56,7 +56,7 @@ def cached(
     if data is None and not os.access(place, os.W_OK | os.X_OK):
         return _in_memory(make())
     if data is None:
-        with _locked(place / f"{prefix}.lock"):  # of several processes one decodes, the others wait
+        with locked(place / f"{prefix}.lock"):  # of several processes one decodes, the others wait
             data = _open(path)
             if data is None:
                 _write(path, prefix, make())
@@ -137,8 +137,12 @@ def _to_disk(file: Any) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time, if the system has such locks; a process that dies releases its lock."""
+def locked(path: Path, needed: bool = True) -> Iterator[None]:
+    """One process at a time, if the system has such locks; a process that dies releases its lock.
+
+    Raises:
+        ValueError: if the file system has none, and the lock is needed.
+    """
     if sys.platform == "win32":
         yield
         return
@@ -148,5 +152,8 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # Lustre may refuse
-            raise ValueError(f"{path.parent}: no file can be locked there ({error.strerror}): {ELSEWHERE}") from None
+            if needed:
+                raise ValueError(
+                    f"{path.parent}: no file can be locked there ({error.strerror}): {ELSEWHERE}"
+                ) from None
         yield
