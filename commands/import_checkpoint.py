@@ -19,6 +19,7 @@ from scorefield.commands.autoencoder_files import (
     write_autoencoder,
 )
 from scorefield.commands.captions import FILE as TOKENIZER
+from scorefield.commands.captions import takes_captions
 from scorefield.commands.codes import accepted
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import make_absolute, open_split
@@ -34,6 +35,7 @@ from scorefield.models.checkpoints.spec import CheckpointSpec, FirstStage
 from scorefield.models.conditioned import ConditionedNetwork
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.hyperparameters import settings_of
+from scorefield.models.text_tokens import WordPieces
 from scorefield.training.checkpoints.atomic import atomic_dir, write_tensors
 
 # The data sets that a shape and a range of values suggest.
@@ -80,7 +82,6 @@ def import_checkpoint(
         raise ValueError(f"expected --from with the format of {file}, one of {', '.join(ALL_SOURCES)}, got {source!r}")
     opened = open_checkpoint(Path(file), source, keywords, both=True)
     spec, denoiser, report = opened.spec, opened.denoiser, opened.report
-    config = _configuration(spec, denoiser, data)
     classes = (spec.class_names, spec.class_counts)
     first_stage = None if spec.first_stage is None else _stored(spec.first_stage, f"{source}: {file}")
     if source == "scorefield" and has_autoencoder(Path(file)):
@@ -88,13 +89,14 @@ def import_checkpoint(
     shape, levels = spec.shape, spec.levels
     if first_stage is not None:
         shape, levels = first_stage.image_shape(spec.shape), first_stage.levels
+    config = _configuration(spec, denoiser, data, shape)
     facts = DataFacts(Path(file).stem, shape, levels, spec.num_classes, "", *classes)
     run = Run(workdir, config, facts, device_of("cpu"))
     if first_stage is not None:
         config.autoencoder = str(workdir.absolute())
         run.autoencoder = first_stage  # its files are written with the rest
-    if (tokenizer := Path(file) / TOKENIZER).is_file():
-        config.tokenizer = str(tokenizer.absolute())
+    if takes_captions(config):
+        config.tokenizer = str(_tokenizer_with(Path(file), config.conditioner))
     weights = denoiser.state_dict()
     with torch.device("meta"):  # its names and shapes alone
         inputs = getattr(spec.precondition, "inputs", 1)
@@ -147,6 +149,28 @@ def _import_autoencoder(
     }
 
 
+def _tokenizer_with(file: Path, conditioner: ml_collections.ConfigDict) -> Path:
+    """The tokeniser of a text model: in its folder, or beside its file.
+
+    Raises:
+        ValueError: if there is none, or it has more tokens than the model.
+    """
+    folder = (file if file.is_dir() else file.parent).absolute()
+    found = next((folder / name for name in (TOKENIZER, "vocab.txt") if (folder / name).is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"expected the tokeniser of a text model in {folder}, as {TOKENIZER} or BERT's vocab.txt, found none: put "
+            "it there"
+        )
+    size = WordPieces.read(found, conditioner.length).size
+    if size > conditioner.vocabulary:
+        raise ValueError(
+            f"expected a tokeniser of at most {conditioner.vocabulary} tokens, as this model was trained with, got "
+            f"{size} in {found}: put the right one there"
+        )
+    return found
+
+
 def _by_channel(value: float | tuple[float, ...] | None, otherwise: float) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (otherwise if value is None else value,)
 
@@ -167,9 +191,11 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def _configuration(spec: CheckpointSpec, denoiser: Denoiser, data: str | None) -> ml_collections.ConfigDict:
+def _configuration(
+    spec: CheckpointSpec, denoiser: Denoiser, data: str | None, shape: tuple[int, ...]
+) -> ml_collections.ConfigDict:
+    """The configuration of a run, of data of this shape."""
     config, net = defaults(), denoiser.net
-    shape = spec.shape if spec.first_stage is None else spec.first_stage.shape
     name = DATASETS.get(shape, "folder" if len(shape) == 3 else "array")
     config.data = build.spec(build.DATASETS, data or (name if name in DATASETS.values() else f"{name}:path=''"))
     if isinstance(net, ConditionedNetwork):

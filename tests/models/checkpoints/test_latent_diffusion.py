@@ -14,8 +14,9 @@ from seeded import load, seeded_input, seeded_normal, state_dict
 from torch import Tensor
 from torch.testing import assert_close
 
+from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.import_checkpoint import import_checkpoint
-from scorefield.commands.run import open_trained
+from scorefield.commands.run import open_run, open_trained
 from scorefield.models import ADM, Denoiser
 from scorefield.models.checkpoints import load_checkpoint
 from scorefield.models.checkpoints.autoencoders import holds_autoencoder
@@ -137,6 +138,25 @@ def test_an_import_is_a_latent_run_with_its_autoencoder(tmp_path: Path) -> None:
     images = torch.zeros(1, 3, 16, 16)
     codes = run.autoencoder.scaled.encode(images)
     assert_close(codes, 0.7 * run.autoencoder.module.encode(images))
+
+
+def test_a_text_model_is_imported_with_the_tokeniser_beside_it_or_not_at_all(tmp_path: Path) -> None:
+    file, state, given = whole(tmp_path, "text")
+    text = ",".join(f"{key}={value}" for key, value in {**given, "image_size": 8}.items())
+    wanted = {"file": str(file), "source": "latent_diffusion", "architecture": text}
+    with pytest.raises(ValueError, match="expected the tokeniser of a text model in"):
+        import_checkpoint(tmp_path / "run", **wanted)
+    size = len(next(tensor for key, tensor in state.items() if key.endswith("token_emb.weight")))
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"word{i}" for i in range(size - 4))]
+    (tmp_path / "vocab.txt").write_text("\n".join([*pieces, "more"]))
+    with pytest.raises(ValueError, match=f"expected a tokeniser of at most {size} tokens"):
+        import_checkpoint(tmp_path / "run", **wanted)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    import_checkpoint(tmp_path / "run", **wanted)
+    (tmp_path / "vocab.txt").unlink()
+    tokens = sampled_conditioning(open_run(tmp_path / "run", "cpu"), 2, caption="word1 word0").cond["tokens"]
+    assert tokens[1, :4].tolist() == [2, 5, 4, 3]
 
 
 def test_released_models_are_recognised_by_their_sizes() -> None:
