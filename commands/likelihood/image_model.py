@@ -22,6 +22,7 @@ from scorefield.models.moments import Moments
 from scorefield.sde_lib.quantise import cell_centres
 from scorefield.solvers import PerSampleNoise
 from scorefield.training.data import Dataset
+from scorefield.training.distributed.ranks import Ranks
 
 FILE = "image_model.json"  # in a run's directory
 IMAGES = 256  # training images on which the scales of p(x | z) are fitted
@@ -58,11 +59,18 @@ class NoisyCodes:
 def image_model(trained: Trained, prior: GaussianPrior) -> dict[str, Any]:
     """The noise of q(z | x), and the scales of p(x | z), fitted on training images once for autoencoder and weights.
 
-    The noise is the one of the best bound, by "dsm".
+    The noise is the one of the best bound, by "dsm". Of several ranks the first one fits, and the others read its file.
 
     Raises:
         ValueError: if q(z | x) has no density.
     """
+    ranks = Ranks.current()
+    kept = _kept_or_fitted(trained, prior) if ranks.first else {}
+    ranks.barrier()
+    return kept if ranks.first else _kept_or_fitted(trained, prior)
+
+
+def _kept_or_fitted(trained: Trained, prior: GaussianPrior) -> dict[str, Any]:
     run = trained.run
     assert run.autoencoder is not None
     dataset = run.dataset("train")

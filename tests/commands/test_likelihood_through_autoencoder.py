@@ -99,6 +99,30 @@ def test_what_the_bound_needs_is_fitted_once_for_an_autoencoder(workdir: Path, t
     assert again["bits_per_dim"] == report["bits_per_dim"]
 
 
+def test_of_several_ranks_the_first_one_fits(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(workdir, tmp_path / "run")
+    options = {"num": 2, "estimators": ["dsm"], "draws": 2}
+    report, _ = report_of(run, tmp_path / "a.json", **options)
+    made = (run / FILE).read_bytes()
+    (run / FILE).unlink()
+
+    class Second:
+        """A second rank; the first one has written its file when all are at the barrier."""
+
+        first = False
+
+        def barrier(self) -> None:
+            (run / FILE).write_bytes(made)
+
+    monkeypatch.setattr(image_model.Ranks, "current", classmethod(lambda _: Second()))
+    capsys.readouterr()
+    again, _ = report_of(run, tmp_path / "b.json", **options)
+    assert "fitting" not in capsys.readouterr().out
+    assert again["bits_per_dim"] == report["bits_per_dim"]
+
+
 def test_a_tolerance_chooses_a_solver_for_the_image(workdir: Path, tmp_path: Path) -> None:
     report, lines = report_of(workdir, tmp_path / "report.json", num=4, tolerance=0.5)
     assert report["estimates"]["ode"]["tolerance_met"]
