@@ -18,6 +18,7 @@ from scorefield.commands.run import Run, device_of, read_run
 from scorefield.commands.train_autoencoder.held_out import HeldOut
 from scorefield.commands.train_autoencoder.log import Log, autoencoder_of, merged
 from scorefield.commands.train_autoencoder.losses import Losses
+from scorefield.commands.train_autoencoder.report import FILE as REPORT
 from scorefield.commands.train_autoencoder.report import write_report
 from scorefield.commands.train_autoencoder.session import AutoencoderSession
 from scorefield.commands.train_autoencoder.settings import check_images, check_place, check_sides, validate
@@ -193,7 +194,9 @@ def _run(
     summary = follow(session, log, steps, log_state, on_step)
     if not Ranks.current().first:
         return {}
-    report = write_report(session, losses, log, time.perf_counter() - began)
+    report = run.workdir / REPORT
+    if summary["images_this_time"] or not report.is_file():
+        write_report(session, losses, log, time.perf_counter() - began)
     files = [
         *session.written,
         report,

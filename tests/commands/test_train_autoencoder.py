@@ -116,9 +116,10 @@ def test_a_kill_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_workdir_alone_resumes(workdir: Path) -> None:
-    before = (workdir / "config.json").read_text()
+    files = [workdir / name for name in ("config.json", "autoencoder_report.json")]
+    before = [file.read_text() for file in files]
     assert train_autoencoder(workdir, of_run(workdir), device="cpu")["images_this_time"] == 0
-    assert (workdir / "config.json").read_text() == before
+    assert [file.read_text() for file in files] == before
 
 
 def test_a_folder_of_images_chooses_its_size(tmp_path: Path) -> None:
