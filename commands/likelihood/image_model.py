@@ -64,7 +64,10 @@ def image_model(trained: Trained, prior: GaussianPrior) -> dict[str, Any]:
     Raises:
         ValueError: if q(z | x) has no density.
     """
-    ranks = Ranks.current()
+    run, ranks = trained.run, Ranks.current()
+    assert run.autoencoder is not None
+    with torch.no_grad():
+        check_density(run.autoencoder.scaled.moments(torch.zeros(1, *run.data.shape, device=run.device)))
     kept = _kept_or_fitted(trained, prior) if ranks.first else {}
     ranks.barrier()
     return kept if ranks.first else _kept_or_fitted(trained, prior)
@@ -75,8 +78,6 @@ def _kept_or_fitted(trained: Trained, prior: GaussianPrior) -> dict[str, Any]:
     assert run.autoencoder is not None
     dataset = run.dataset("train")
     some = dataset.subset(IMAGES)
-    with torch.no_grad():
-        check_density(run.autoencoder.scaled.moments(_of_images(run, stored_tensor(some)[:1])))
     of_these = {
         "autoencoder_sha256": run.autoencoder.sha256, "checkpoint_sha256": trained.described["checkpoint_sha256"],
         "data_sha256": dataset.fingerprint,
