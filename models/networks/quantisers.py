@@ -245,20 +245,21 @@ class FSQ(Quantiser):
         half, offset = (levels - 1) * (1 + 1e-3) / 2, (levels % 2 == 0).to(z.dtype) / 2
         bounded = half * (z + (offset / half).atanh()).tanh() - offset
         points = bounded.round()
-        index = ((points + below).long() * basis.long()).sum(1)
+        index = ((points + below).long() * basis).sum(1)
         return Quantised(_straight_through(bounded, points) / below, z.new_zeros(len(z)), index)
 
     def lookup(self, index: Tensor) -> Tensor:
         levels, below, basis = self._constants(torch.zeros((), device=index.device))
-        digits = index[:, None].div(basis.long(), rounding_mode="floor") % levels.long()
+        digits = index[:, None].div(basis, rounding_mode="floor") % levels.long()
         return (digits - below) / below
 
     def _constants(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The levels, half of them rounded down, and the place value of each channel in the index, (c, 1, 1)."""
+        rows = (self.levels, [level // 2 for level in self.levels])
+        levels, below = (z.new_tensor(row)[:, None, None] for row in rows)
+        # Integers: from 2^24 on, float32 does not have all of them.
         basis = [math.prod(self.levels[:i]) for i in range(self.width)]
-        rows = (self.levels, [level // 2 for level in self.levels], basis)
-        levels, below, basis_ = (z.new_tensor(row, dtype=torch.float64).to(z.dtype)[:, None, None] for row in rows)
-        return levels, below, basis_
+        return levels, below, z.new_tensor(basis, dtype=torch.int64)[:, None, None]
 
 
 @save_hyperparameters

@@ -140,6 +140,13 @@ def test_every_point_of_fsq_has_its_index(levels: tuple[int, ...]) -> None:
     assert_close(z.grad, torch.autograd.grad(bound.sum(), z)[0])
 
 
+def test_an_index_beyond_the_integers_of_float32_is_exact() -> None:
+    made = FSQ((5,) * 12)  # 244 million points, and a place value of 5^11, odd and above 2^24
+    out = made(3 * codes(2, 12, 8, 8).float())
+    assert int(out.index.max()) > 2**24
+    assert_close(made.lookup(out.index), out.z, rtol=0, atol=1e-6)
+
+
 def test_fsq_uses_at_least_half_of_its_points() -> None:
     index = FSQ((8, 5, 5, 5))(codes(64, 4, 8, 8).float()).index
     assert len(index.unique()) >= 500
