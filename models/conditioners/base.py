@@ -139,6 +139,11 @@ def _size_of(ready: Mapping[str, Tensor]) -> Size:
 
 def _where(known: Tensor, ready: Mapping[str, Tensor], nothing: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What is ready of samples that are known, and nothing of the others."""
+    if {*ready} != {*nothing}:
+        raise ValueError(
+            f"expected {' and '.join(nothing)}, as the conditioner makes it, got {' and '.join(ready)}: pass raw "
+            "keywords, or leave out known"
+        )
     chosen = {}
     for key, value in ready.items():
         absent = nothing[key].to(value)

@@ -136,6 +136,13 @@ def test_dropped_conditioning_has_exactly_no_influence(case: str) -> None:
             assert_close(other, weight.grad, rtol=1e-5, atol=1e-6)
 
 
+def test_prepared_conditioning_of_another_kind_is_refused_where_some_is_dropped() -> None:
+    net, _ = network("text")
+    known, tokens = torch.tensor([True, False, True]), torch.zeros(3, 4, 8)
+    with pytest.raises(ValueError, match="expected context, as the conditioner makes it, got context and context_mask"):
+        net(X, C_NOISE, known=known, context=tokens, context_mask=torch.ones(3, 4, dtype=torch.bool))
+
+
 def test_only_the_token_of_nothing_learns_of_dropped_classes() -> None:
     net, raw = network("class_tokens")
     net(X, C_NOISE, known=torch.tensor([True, False, True]), **raw).square().sum().backward()
