@@ -77,7 +77,7 @@ class WordPieces:
         try:
             text = path.read_text(encoding="utf-8")
             if path.suffix == ".txt":
-                pieces = text.splitlines()
+                pieces = text.removesuffix("\n").split("\n")  # a piece may be another line separator
                 plain = (piece for piece in pieces if not piece.startswith("["))
                 return cls(_bert(pieces, lowercase=all(piece == piece.lower() for piece in plain)), length)
             return cls.of_text(text, length)

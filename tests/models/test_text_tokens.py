@@ -10,7 +10,7 @@ import pytest
 from scorefield.models.text_tokens import WordPieces
 
 CAPTIONS = ["3 left of 5", "8 above 7", "a grinning face, with tears", "Éclair", "", "3 left of 8"]
-BERT = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "un", "##aff", "##able", "run", "##ning", "!", "a", "##b"]
+BERT = ["[PAD]", "\u2028", "[UNK]", "[CLS]", "[SEP]", "un", "##aff", "##able", "run", "##ning", "!", "a", "##b"]
 
 
 def pieces(words: list[str], vocabulary: dict[str, int]) -> list[int]:
@@ -86,7 +86,7 @@ def test_a_tokeniser_is_kept_as_text_and_read_from_files(tmp_path: Path) -> None
     assert WordPieces.read(file, 20).encode(CAPTIONS).shape == (6, 20)
     for cased in (False, True):
         vocabulary = [*BERT, "A"] if cased else BERT
-        (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+        (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
         bert = WordPieces.read(tmp_path / "vocab.txt", 8)
         assert bert.size == len(vocabulary)
         assert bert.encode(["unaffable running!"]).tolist() == [[3, 5, 6, 7, 8, 9, 10, 4]]
