@@ -156,11 +156,17 @@ def test_the_gradient_with_an_adversary_is_that_of_the_formula(share: float) -> 
     for ours, theirs in zip(result, torch.autograd.grad(value.mean(), weights), strict=True):
         assert_close(ours, theirs)
 
-    # The discriminator learns of the same reconstructions, and finds them again.
+    # The discriminator learns of the same reconstructions, and finds them again, in parts or together.
     for _ in range(2):
         losses, numbers = of_discriminator.loss(model, {"x0": x})
         assert_close(losses, hinge(model.discriminator(x), model.discriminator(made.images)))
     assert_close(numbers["logit_fake"], -g)
+    assert objective.due(state)
+    for rows in (slice(0, 2), slice(2, 4)):
+        objective.loss(model, {"x0": x[rows], "noise": noise[rows]})
+    for rows in (slice(0, 2), slice(2, 4), slice(0, 4)):
+        numbers = of_discriminator.loss(model, {"x0": x[rows]})[1]
+        assert_close(numbers["logit_fake"], -g[rows])
 
 
 # The start
@@ -223,6 +229,13 @@ def test_the_start_by_a_plateau() -> None:
     state.step = 12
     assert Start("plateau", ramp=4).share(state) == 0.75
     assert Start("plateau", ramp=4).share(vq_state()[0]) == 0
+
+
+def test_a_step_that_is_refused_is_no_sign_of_a_plateau() -> None:
+    state, start = vq_state()[0], Start("plateau", ramp=0, window=2, patience=1)
+    for state.step, loss in enumerate((8.0, 8.0, 6.0, math.nan, 5.0, math.inf, 4.0, 4.0)):
+        start.watch(state, torch.tensor([loss, loss]))
+    assert int(state.model.discriminator.started) == -1  # the means of the windows are 8, 6, 5, 4
 
 
 # A whole training

@@ -132,7 +132,8 @@ class Start:
             return
         adversary = _adversary(state)
         mean = Ranks.current().mean(loss.double().mean())
-        adversary.window += torch.stack((mean, torch.ones_like(mean)))
+        counts = mean.isfinite()  # a step that is refused says nothing of the plateau
+        adversary.window += torch.stack((mean.nan_to_num(0, 0, 0), counts.double()))
         if (state.step + 1) % self.window:
             return
         mean = adversary.window[0] / adversary.window[1]

@@ -124,8 +124,10 @@ class _Parts:
     def discriminator_loss(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         assert model.discriminator is not None
         x, fake = batch["x0"], self.fakes[0]
-        self.fakes.rotate(-1)  # a part of a batch has its own; whoever repeats a loss finds them again
-        fake = fake if len(fake) == len(x) else torch.cat(tuple(self.fakes))
+        if len(fake) == len(x):
+            self.fakes.rotate(-1)  # a part of a batch has its own; whoever repeats a loss finds them again
+        else:
+            fake = torch.cat(tuple(self.fakes))
         logits = model.discriminator(torch.cat((x, fake)))
         real, fake = _exact(logits).chunk(2)
         return hinge(real, fake), {"logit_real": real.flatten(1).mean(1), "logit_fake": fake.flatten(1).mean(1)}
