@@ -13,6 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.autoencoder_files import read_autoencoder
 from scorefield.commands.data_places import open_split
 from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.run import open_run
@@ -91,6 +92,8 @@ def check_data(
 def network(config: ml_collections.ConfigDict, dataset: Dataset) -> str:
     """Whether the configured network takes a data set's shape, or how it refuses it, on torch's meta device."""
     name, shape = config.net.name, dataset.shape
+    if place := config.get("autoencoder"):
+        shape = read_autoencoder(Path(place)).code_shape(shape)
     classes = dataset.num_classes if config.training.get("labels") else None
     try:
         with torch.device("meta"), torch.no_grad():

@@ -40,7 +40,7 @@ def codes(
         workdir: of an autoencoder.
         data: the data set, as on a command line; by default that of the autoencoder.
         split: of that data, "train" or "test".
-        num: images over which shift and scale are measured, at random, 10,000 by default.
+        num: training images over which shift and scale are measured, at random, 10,000 by default.
         flip: the mirrored images too, for runs with transform.flip.
         device: to encode on.
 
@@ -54,7 +54,8 @@ def codes(
     spec = data_of(stored, data, workdir)
     dataset = accepted(stored, open_split(spec, split))
     cache = CodeCache(workdir / FOLDER, stored, dataset, flip)
-    found = measure_codes(stored, dataset, num or MEASURED)
+    measured = dataset if split == "train" else accepted(stored, open_split(spec, "train"))
+    found = measure_codes(stored, measured, num or MEASURED)
     write_autoencoder(workdir, stored.with_statistics(found, dataset.name))
     try:
         cache.check()

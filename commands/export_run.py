@@ -44,6 +44,10 @@ def export_run(
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     trained.check_one_level("export")
     run = trained.run
+    if to == "diffusers" and run.autoencoder is not None:
+        raise ValueError(
+            "expected --to=scorefield for a latent run, whose codes diffusers' pipeline would show as images"
+        )
     if to == "diffusers":
         to_diffusers(trained.denoiser, folder, run.sde, size=_size(run.shape))
     else:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from scorefield.commands.captions import FILE as TOKENIZER
+from scorefield.commands.captions import takes_captions
 from scorefield.commands.find_checkpoint import find_checkpoint
 from scorefield.commands.outputs import write_json
 from scorefield.commands.run import Run, open_run
@@ -46,6 +48,10 @@ def fork(run: Run, source: Path, model: Model, ema: bool, checkpoint: str | None
     except ValueError as error:
         shown = in_words(there, here, [key for key in odd if key.startswith("net.")])
         raise ValueError(f"cannot fork from {source}: {shown or error}: give the network of its config.json") from None
+    if takes_captions(run.config) and takes_captions(other.config) and other.tokenizer.text != run.tokenizer.text:
+        raise ValueError(
+            f"cannot fork from {source}: its captions have other tokens; give --config.tokenizer={source / TOKENIZER}"
+        )
     kept = [key for key in odd if key.startswith(("sde.", "precondition.", "transform.", "data."))]
     return {
         "from": str(source.resolve()),

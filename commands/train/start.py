@@ -58,6 +58,10 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
         tokenizer = tokenizer_of(workdir, config, lambda: captions_in(dataset))
         fill(config, {"conditioner.vocabulary": tokenizer.size})
     fill(config, {"conditioner.classes": classes_of(config, dataset)} if config.get("conditioner") else {})
+    if config.precondition.name == "levels" and config.get("autoencoder"):
+        raise ValueError(
+            "expected another parameterisation than levels for the codes of an autoencoder, which have no levels: use v"
+        )
     if config.precondition.name == "levels" and config.precondition.probabilities is None:
         fill(config, {"precondition.probabilities": probabilities_of(dataset, config.seed)})
     return dataset, chosen
