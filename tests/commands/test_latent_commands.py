@@ -129,6 +129,8 @@ def test_every_command_takes_a_latent_run(made: Path, tmp_path: Path) -> None:
     compare(run, num=2, solver=("ddim",), steps=(2,), device="cpu")
     export_run(run, device="cpu")
     assert read_autoencoder(run / "export").sha256 == read_autoencoder(made / "ae").sha256
+    with pytest.raises(ValueError, match="show codes as images"):
+        export_run(run, to="diffusers", output=str(tmp_path / "theirs"), device="cpu")
     with pytest.raises(ValueError, match="codes, which are continuous"):
         train_dequantiser(run, device="cpu")
 
@@ -157,6 +159,10 @@ def test_images_that_do_not_fit_the_autoencoder_are_refused(tmp_path: Path) -> N
     config.data = build.spec(build.DATASETS, f"array:path={tmp_path / 'odd.npy'}")
     with pytest.raises(ValueError, match="sides divide by 2"):
         train(tmp_path / "odd", config, device="cpu")
+    config = configuration(ae)
+    config.precondition = build.spec(build.PRECONDITIONS, "levels")
+    with pytest.raises(ValueError, match="another parameterisation than levels"):
+        train(tmp_path / "levels", config, device="cpu")
     with pytest.raises(ValueError, match="expected an autoencoder in"):
         train(tmp_path / "none", configuration(tmp_path / "nothing"), device="cpu")
     with pytest.raises(ValueError, match="--tile of at least 2"):
