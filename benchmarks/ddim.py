@@ -16,7 +16,8 @@ from torch import Tensor
 from scorefield.commands.flow import along_flow, rms
 from scorefield.commands.generate import generate
 from scorefield.commands.interpolate import spherical
-from scorefield.commands.run import Trained, open_trained, stored_tensor
+from scorefield.commands.run import stored_tensor
+from scorefield.commands.trained import Trained, open_trained
 from scorefield.evaluation import DigitProbe, plot_rows
 from scorefield.training.data import digits
 

@@ -32,9 +32,10 @@ from scorefield.commands.autoencoder_files import read_autoencoder
 from scorefield.commands.code_cache import encoded
 from scorefield.commands.generate import generate
 from scorefield.commands.outputs import write_json
-from scorefield.commands.run import Run, open_trained, stored_tensor
+from scorefield.commands.run import Run, stored_tensor
 from scorefield.commands.train.command import train
 from scorefield.commands.train_autoencoder.command import train_autoencoder
+from scorefield.commands.trained import open_trained
 from scorefield.configs import autoencoder, build, latent
 from scorefield.evaluation.frechet import frechet_distance
 from scorefield.training import latest

@@ -30,7 +30,7 @@ from scorefield.benchmarks.solvers import (
     measure,
     of_diffusers,
 )
-from scorefield.commands.run import open_trained
+from scorefield.commands.trained import open_trained
 from scorefield.sde_lib import EDMSDE, SDE, VPSDE, CosineSDE
 from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import DDIM, DEIS, RK4, Adams, DPMSolver, Heun, Solver, UniPC, grids

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from scorefield.benchmarks.likelihood_mixtures import Slope, by_recipe, constants, rms, uniform_in
 from scorefield.benchmarks.run import interleaved
-from scorefield.commands.run import open_trained, stored_tensor
+from scorefield.commands.run import stored_tensor
+from scorefield.commands.trained import open_trained
 from scorefield.likelihood import (
     Dequantisation,
     Hutchinson,

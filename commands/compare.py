@@ -13,7 +13,8 @@ from scorefield.commands.generate import generate
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import Run, open_trained
+from scorefield.commands.run import Run
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_rows
 from scorefield.models import CountCalls

@@ -16,8 +16,9 @@ from scorefield.commands.generate import generate
 from scorefield.commands.interpolate import interpolate
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.outputs import write_json
-from scorefield.commands.run import Trained, open_trained, stored_tensor
+from scorefield.commands.run import stored_tensor
 from scorefield.commands.train.command import train
+from scorefield.commands.trained import Trained, open_trained
 from scorefield.configs import build, digits
 from scorefield.evaluation import DigitProbe, plot_curves, plot_overview, plot_rows, plot_samples
 from scorefield.training.data import digits as digits_data

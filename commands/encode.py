@@ -21,7 +21,8 @@ from scorefield.commands.images import Images, read_input
 from scorefield.commands.latents import Latents
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, newest, output_path, write_arrays, write_json
-from scorefield.commands.run import Run, Trained, open_run, open_trained
+from scorefield.commands.run import Run, open_run
+from scorefield.commands.trained import Trained, open_trained
 from scorefield.evaluation import plot_rows
 
 FAR = 0.05  # round trip, in the model's values, from which a line says so

@@ -7,7 +7,7 @@ from typing import Any
 from scorefield.commands.autoencoder_files import write_autoencoder
 from scorefield.commands.captions import FILE as TOKENIZER
 from scorefield.commands.captions import takes_captions
-from scorefield.commands.run import open_trained
+from scorefield.commands.trained import open_trained
 from scorefield.models.checkpoints.diffusers.export import to_diffusers
 from scorefield.models.checkpoints.own import save_pretrained
 
@@ -46,7 +46,7 @@ def export_run(
     run = trained.run
     if to == "diffusers" and run.autoencoder is not None:
         raise ValueError(
-            "expected --to=scorefield for a latent run, whose codes diffusers' pipeline would show as images"
+            "expected --to=scorefield for a latent run, got diffusers, whose pipeline would show codes as images"
         )
     if to == "diffusers":
         to_diffusers(trained.denoiser, folder, run.sde, size=_size(run.shape))

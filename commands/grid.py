@@ -10,7 +10,7 @@ from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.generate import guided, of_rows, prepared
 from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import open_trained
+from scorefield.commands.trained import open_trained
 from scorefield.commands.training_times import measure_times
 from scorefield.evaluation import plot_curves
 from scorefield.solvers import PerSampleNoise, step_density

@@ -10,7 +10,8 @@ from torch import Tensor
 from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.flow import GRID, SOLVER, STEPS, along_flow, checked_times
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
-from scorefield.commands.run import open_trained, stored_tensor
+from scorefield.commands.run import stored_tensor
+from scorefield.commands.trained import open_trained
 from scorefield.evaluation import plot_rows
 
 

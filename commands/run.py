@@ -1,6 +1,5 @@
 """A run: a working directory with a configuration, facts of its data, and checkpoints."""
 
-import hashlib
 import json
 import os
 import warnings
@@ -21,14 +20,12 @@ from scorefield.commands.autoencoder_files import (
     encoded_at_once,
     has_autoencoder,
     read_autoencoder,
-    same_codes,
     write_autoencoder,
 )
 from scorefield.commands.captions import FILE as TOKENIZER
 from scorefield.commands.captions import captions_in, takes_captions, tokenizer_of
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import open_split
-from scorefield.commands.find_checkpoint import find_checkpoint
 from scorefield.commands.outputs import write_json
 from scorefield.configs import build
 from scorefield.configs.text import suggestion
@@ -36,8 +33,7 @@ from scorefield.models.latent import in_tiles
 from scorefield.models.text_tokens import WordPieces
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.quantise import cell_centres, quantise
-from scorefield.sde_lib.sde import check_one_level
-from scorefield.training import Model, load_weights
+from scorefield.training import Model
 from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import Dataset
 from scorefield.training.data.batches import tensor
@@ -226,35 +222,6 @@ class Run:
         return workdir / "config.json"
 
 
-@dataclass
-class Trained:
-    """A run with the weights of a checkpoint."""
-
-    run: Run
-    denoiser: models.Denoiser
-    checkpoint: Path
-    ema: bool
-
-    def check_one_level(self, mode: str) -> None:
-        """Raises ValueError where each dimension has its own noise level, which a mode cannot take."""
-        check_one_level(self.run.sde, f"--mode={mode}", "use --mode=sample or --mode=likelihood")
-
-    @cached_property
-    def described(self) -> dict[str, Any]:
-        """The weights, for reports."""
-        file = self.checkpoint / ("ema.safetensors" if self.ema else "model.safetensors")
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        return {
-            "checkpoint": self.checkpoint.name if self._inside else str(self.checkpoint),
-            "weights": "ema" if self.ema else "raw",
-            "checkpoint_sha256": digest,
-        }
-
-    @property
-    def _inside(self) -> bool:
-        return self.checkpoint.resolve().parent == (self.run.workdir / "checkpoints").resolve()
-
-
 def device_of(name: str | None) -> torch.device:
     """The device of this name, or by default the GPU of this process, or the CPU.
 
@@ -304,63 +271,6 @@ def read_run(workdir: Path, device: str | None = None) -> Run:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read {file} ({error!r}): restore it, or train again in another directory") from None
     return Run(workdir, ml_collections.ConfigDict(build.modern_config(config)), facts, device_of(device))
-
-
-def open_trained(
-    workdir: Path,
-    device: str | None = None,
-    ema: bool = True,
-    compiled: bool = False,
-    checkpoint: str | None = None,
-) -> Trained:
-    """The run in a working directory, with its newest weights or those of another checkpoint.
-
-    Args:
-        workdir: of the run.
-        device: "cpu", "cuda" or "cuda:1", by default a GPU if there is one.
-        ema: use the averaged weights rather than the raw ones.
-        compiled: compile the network by torch.compile.
-        checkpoint: see `find_checkpoint`.
-
-    Raises:
-        ValueError: if there is no run, no such valid checkpoint, or it is of another architecture or another run.
-    """
-    run = open_run(workdir, device)
-    place = find_checkpoint(workdir, checkpoint)
-    _refuse_of_another(run, place)
-    model = run.new_model()
-    load_weights(place, model, ema=ema)
-    denoiser: models.Denoiser = model.eval().requires_grad_(False).denoiser
-    if compiled:
-        assert isinstance(denoiser.net, torch.nn.Module)
-        denoiser.net.compile()
-    return Trained(run, denoiser, place, ema)
-
-
-def _refuse_of_another(run: Run, place: Path) -> None:
-    """Refuse weights whose own run says that their network, path or data range are others."""
-    home = place.resolve().parent.parent
-    if home == run.workdir.resolve() or not (home / "config.json").is_file():
-        return
-    other = open_run(home, "cpu")
-    odd = [key for key in ("net", "precondition", "sde", "transform") if other.config[key] != run.config[key]]
-    odd += ["training.label_dropout"] if other.label_required != run.label_required else []
-    odd += [key for key in ("autoencoder", "conditioner", "tokenizer") if not _same_part(key, other, run)]
-    if odd or other.data.shape != run.data.shape or other.data.levels != run.data.levels:
-        raise ValueError(
-            f"{place} is of a run with another {odd[0] if odd else 'data set'} than {run.workdir}: use --workdir={home}"
-        )
-
-
-def _same_part(key: str, other: Run, run: Run) -> bool:
-    """Whether two runs have the same autoencoder, conditioner or tokeniser, wherever its files are."""
-    if key == "conditioner":
-        return bool(other.config.get(key) == run.config.get(key))
-    if key == "tokenizer":
-        first, second = (each.workdir / TOKENIZER for each in (other, run))
-        return not (first.is_file() and second.is_file()) or first.read_bytes() == second.read_bytes()
-    there, here = other.home_of_autoencoder, run.home_of_autoencoder
-    return there == here or (there is not None and here is not None and same_codes(there, here))
 
 
 def _in_parts(function: Callable[[Tensor], Tensor], x: Tensor, size: int, device: torch.device) -> Tensor:

@@ -11,7 +11,8 @@ from scorefield.commands.arguments import at_least
 from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.generate import generate
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
-from scorefield.commands.run import Run, open_trained
+from scorefield.commands.run import Run
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_rows, plot_samples
 from scorefield.models import CountCalls

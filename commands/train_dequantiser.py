@@ -17,7 +17,7 @@ from scorefield.commands.generate import of_rows
 from scorefield.commands.labels import data_labels
 from scorefield.commands.outputs import output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import Trained, open_trained
+from scorefield.commands.trained import Trained, open_trained
 from scorefield.evaluation import plot_curves
 from scorefield.likelihood import mean_and_error
 from scorefield.models.networks.dequantiser import Dequantiser

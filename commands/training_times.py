@@ -13,7 +13,7 @@ from scorefield.commands.generate import of_rows
 from scorefield.commands.images import Images
 from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import Trained
+from scorefield.commands.trained import Trained
 from scorefield.evaluation import plot_curves
 from scorefield.sde_lib.denoiser import predict_noise
 from scorefield.sde_lib.level_density import LevelDensity, log_snr_ends

@@ -23,7 +23,7 @@ from scorefield.commands.likelihood.scorer import scorer_of
 from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import progress_bar
-from scorefield.commands.run import open_trained
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_histogram
 from scorefield.likelihood import Exact

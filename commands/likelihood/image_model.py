@@ -13,7 +13,8 @@ from scorefield.commands.autoencoder_files import encoded_at_once
 from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.generate import of_rows
 from scorefield.commands.outputs import write_json
-from scorefield.commands.run import Run, Trained, stored_tensor
+from scorefield.commands.run import Run, stored_tensor
+from scorefield.commands.trained import Trained
 from scorefield.likelihood import GaussianPrior, ImageScorer, PixelDistribution, fit_pixels
 from scorefield.likelihood.pixels import FAMILIES
 from scorefield.likelihood.through_autoencoder import check_density, draw_codes

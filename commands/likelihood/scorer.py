@@ -7,8 +7,9 @@ from torch import Tensor
 
 from scorefield.commands.autoencoder_files import encoded_at_once
 from scorefield.commands.likelihood.image_model import NoisyCodes, image_model
-from scorefield.commands.run import Run, Trained, stored_tensor
+from scorefield.commands.run import Run, stored_tensor
 from scorefield.commands.train_dequantiser import load_dequantiser
+from scorefield.commands.trained import Trained
 from scorefield.commands.training_times import read_times
 from scorefield.configs import build
 from scorefield.likelihood import DatasetScorer, GaussianPrior, ImageScorer, Moments, PixelDistribution

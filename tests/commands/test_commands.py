@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from warm import begin, run
 
 from scorefield.commands.interpolate import spherical
-from scorefield.commands.run import open_trained
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build, digits, own
 
 ROOT = Path(__file__).parents[2]

@@ -19,9 +19,10 @@ from scorefield.commands.encode import decode, encode
 from scorefield.commands.export_run import export_run
 from scorefield.commands.import_checkpoint import import_checkpoint
 from scorefield.commands.interpolate import interpolate
-from scorefield.commands.run import open_run, open_trained
+from scorefield.commands.run import open_run
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build, latent
 from scorefield.models.guidance import ClassifierFree
 

@@ -19,8 +19,9 @@ from scorefield.commands.grid import grid
 from scorefield.commands.images import read_input
 from scorefield.commands.interpolate import interpolate
 from scorefield.commands.outputs import newest
-from scorefield.commands.run import DataFacts, Run, open_trained
+from scorefield.commands.run import DataFacts, Run
 from scorefield.commands.sample import sample
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.training import save
 from scorefield.training.data import digits, folder

@@ -18,11 +18,12 @@ from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.encode import decode, encode
 from scorefield.commands.export_run import export_run
 from scorefield.commands.interpolate import interpolate
-from scorefield.commands.run import Run, open_trained
+from scorefield.commands.run import Run
 from scorefield.commands.sample import sample
 from scorefield.commands.train.batches import batches_of
 from scorefield.commands.train.command import train
 from scorefield.commands.train_dequantiser import train_dequantiser
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.sde_lib.quantise import cell_centres
 from scorefield.training.data import digits

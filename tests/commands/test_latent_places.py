@@ -14,9 +14,10 @@ from scorefield.commands.autoencoder_files import read_autoencoder, same_codes, 
 from scorefield.commands.code_cache import CodeCache, encoded
 from scorefield.commands.codes import codes
 from scorefield.commands.posthoc_ema import posthoc_ema
-from scorefield.commands.run import open_run, open_trained
+from scorefield.commands.run import open_run
 from scorefield.commands.train.batches import cached
 from scorefield.commands.train.command import train
+from scorefield.commands.trained import open_trained
 from scorefield.models.code_statistics import CodeStatistics
 from scorefield.training.data import digits
 

@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scorefield import training
 from scorefield.commands.posthoc_ema import posthoc_ema
-from scorefield.commands.run import open_trained
 from scorefield.commands.train.command import train
+from scorefield.commands.trained import open_trained
 from scorefield.commands.training.lock import WorkdirLock
 from scorefield.configs import build, digits
 from scorefield.training.monitor import loss_guard

@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 import scorefield.commands.train_dequantiser as command
-from scorefield.commands.run import open_trained
 from scorefield.commands.train.command import train
 from scorefield.commands.train_dequantiser import load_dequantiser, train_dequantiser
+from scorefield.commands.trained import open_trained
 from scorefield.configs import digits, own
 from scorefield.models.networks.unet import UNet
 

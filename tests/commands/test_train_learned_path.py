@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.posthoc_ema import posthoc_ema
-from scorefield.commands.run import Run, open_run, open_trained
+from scorefield.commands.run import Run, open_run
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
 from scorefield.commands.train.log import Log
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build, digits
 from scorefield.solvers import PerSampleNoise
 from scorefield.training import TrainingState, load_weights

@@ -15,10 +15,10 @@ from scorefield.commands.export_run import export_run
 from scorefield.commands.grid import grid
 from scorefield.commands.interpolate import interpolate
 from scorefield.commands.likelihood.command import likelihood
-from scorefield.commands.run import open_trained
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
 from scorefield.commands.train_dequantiser import train_dequantiser
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build, digits
 from scorefield.likelihood import Exact, LevelDecoder, elbo, log_likelihood
 from scorefield.likelihood.dataset import DatasetScorer

@@ -15,9 +15,9 @@ from scorefield.commands.export_run import export_run
 from scorefield.commands.grid import grid
 from scorefield.commands.import_checkpoint import import_checkpoint
 from scorefield.commands.likelihood.command import likelihood
-from scorefield.commands.run import open_trained
 from scorefield.commands.sample import sample
 from scorefield.commands.train.command import train
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build, digits
 from scorefield.sde_lib import FrozenVP, LearnedVP
 

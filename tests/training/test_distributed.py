@@ -387,7 +387,7 @@ def test_ranks_share_samples_to_the_bit(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_signal_ends_all_ranks_at_one_checkpoint(tmp_path: Path) -> None:
-    from scorefield.commands.run import open_trained
+    from scorefield.commands.trained import open_trained
 
     flags = ["--config.net.width=8", "--config.net.blocks=1", "--config.sampling.steps=2", "--config.training.batch=16"]
     flags += ["--config.training.log_every=2", "--config.training.sharding=fsdp"]

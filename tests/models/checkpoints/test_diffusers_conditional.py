@@ -15,8 +15,8 @@ import diffusers
 from seeded import seeded_input, state_dict
 
 from scorefield.commands.import_checkpoint import import_checkpoint
-from scorefield.commands.run import open_trained
 from scorefield.commands.sample import sample
+from scorefield.commands.trained import open_trained
 from scorefield.models import ADM
 from scorefield.models.checkpoints import load_checkpoint
 from scorefield.models.checkpoints.diffusers.conditional import CONDITIONAL, spec_of_config

@@ -18,8 +18,8 @@ from scorefield.commands.encode import encode
 from scorefield.commands.export_run import export_run
 from scorefield.commands.import_checkpoint import import_checkpoint
 from scorefield.commands.likelihood.command import likelihood
-from scorefield.commands.run import open_trained
 from scorefield.commands.sample import sample
+from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.models import ADM, MLP, NCSN, VDM, Denoiser, DiT, NCSNpp, NCSNv2, UNet, precondition
 from scorefield.models.checkpoints import files, load_checkpoint

@@ -16,7 +16,8 @@ from torch.testing import assert_close
 
 from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.import_checkpoint import import_checkpoint
-from scorefield.commands.run import open_run, open_trained
+from scorefield.commands.run import open_run
+from scorefield.commands.trained import open_trained
 from scorefield.models import ADM, Denoiser
 from scorefield.models.checkpoints import load_checkpoint
 from scorefield.models.checkpoints.autoencoders import holds_autoencoder
