@@ -100,8 +100,8 @@ def read_checkpoint(
     spec = spec_of(state, **architecture)
     if any(name.startswith(FIRST_STAGE) for name in state):
         opened = load_autoencoder_checkpoint(path, "latent_diffusion")
-        values = with_overrides({**DEFAULTS, **_released(state)}, architecture)
-        scale = float(state["scale_factor"]) if "scale_factor" in state else values["scale_factor"] or 1.0
+        found = state["scale_factor"] if "scale_factor" in state else _released(state).get("scale_factor", 1.0)
+        scale = float(architecture.get("scale_factor") or found)
         size = (spec.shape[1] * opened.module.factor, spec.shape[2] * opened.module.factor)
         first_stage = FirstStage(opened.module, (opened.module.channels, *size), scale)
         spec = dataclasses.replace(spec, first_stage=first_stage)

@@ -22,7 +22,7 @@ from scorefield.models import ADM, Denoiser
 from scorefield.models.checkpoints import load_checkpoint
 from scorefield.models.checkpoints.autoencoders import holds_autoencoder
 from scorefield.models.checkpoints.guided_diffusion import entries
-from scorefield.models.checkpoints.latent_diffusion.importer import RELEASED, spec_of
+from scorefield.models.checkpoints.latent_diffusion.importer import RELEASED, read_checkpoint, spec_of
 from scorefield.models.conditioned import ConditionedNetwork
 from scorefield.sde_lib import DiscreteVPSDE
 
@@ -139,6 +139,8 @@ def test_an_import_is_a_latent_run_with_its_autoencoder(tmp_path: Path) -> None:
     images = torch.zeros(1, 3, 16, 16)
     codes = run.autoencoder.scaled.encode(images)
     assert_close(codes, 0.7 * run.autoencoder.module.encode(images))
+    said = read_checkpoint(file, **given, scale_factor=0.25)[0].first_stage
+    assert said is not None and said.scale == 0.25  # what is said counts more than the file
 
 
 def test_a_text_model_is_imported_with_the_tokeniser_beside_it_or_not_at_all(tmp_path: Path) -> None:
