@@ -93,7 +93,7 @@ class Conditions:
             height, width = (side // factor for side in images.shape[-2:])
             return {"low": adaptive_avg_pool2d(images, (height, width))}
         mask = rectangles(images, generator)
-        seen = images * (1 - mask)
+        seen = torch.where(mask.bool(), self.run.low, images)  # black, as in the published code
         stored = self.run.autoencoder
         masked = seen
         if stored is not None:
