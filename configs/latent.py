@@ -65,11 +65,13 @@ def _mnist(config: ml_collections.ConfigDict) -> None:
 def _super_resolution(config: ml_collections.ConfigDict) -> None:
     _fashion(config)
     config.conditioner = spec(CONDITIONERS, "low", image_channels=1)
+    config.training.codes = "online"  # the conditioning is made of the images
 
 
 def _inpainting(config: ml_collections.ConfigDict) -> None:
     _fashion(config)
     config.conditioner = spec(CONDITIONERS, "masked")
+    config.training.codes = "online"
 
 
 def _canvas(config: ml_collections.ConfigDict) -> None:

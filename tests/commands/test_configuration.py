@@ -34,8 +34,8 @@ def test_a_configuration_has_a_name_a_path_in_a_clone_and_a_path_of_a_users_own(
         assert load(name, []).seed == number
     assert load("digits", []).seed == 0  # a name without .py is ours
     assert packaged() == [
-        "celeba", "celebahq", "cifar10", "digits", "fashion_mnist", "ffhq", "imagenet", "imagenet32", "lsun", "mnist",
-        "own",
+        "autoencoder", "celeba", "celebahq", "cifar10", "digits", "fashion_mnist", "ffhq", "imagenet", "imagenet32",
+        "latent", "lsun", "mnist", "own",
     ]  # fmt: skip
 
 

@@ -213,7 +213,7 @@ export --workdir=vp --output=wide_images         | there is something in wide_im
 export --workdir=vp --to=diffusers --output=new  | got MLP
 import --workdir=new                             | expected one FILE to import
 import --workdir=new nowhere.pt                  | expected --from with the format of nowhere.pt
-import --workdir=new --from=edn nowhere.pt       | expected a source among .*, got 'edn'
+import --workdir=new --from=edn nowhere.pt       | expected --from with the format .*, got 'edn'
 import --workdir=new --from=edm text.txt         | text.txt does not read
 import --workdir=vp --from=edm text.txt          | vp holds a run already
 import --workdir=new --from=diffusers no_run     | expected a folder of diffusers in no_run
@@ -260,6 +260,13 @@ train --workdir=new --config=digits:vp --fork_from=vp                 | cannot f
 train --workdir=new --config=digits:vp --fork_from=vp --checkpoint=77 | got '77': the newest are 0000000032
 train --workdir=new --config=own:array --config.net=unet --config.data.path=grey.npz | in grey: for grey .*:, None
 train --workdir=new --config=own:array --config.net=unet --config.data.path=last.npz | in last: .*0, 3, 1, 2\\)
+train --workdir=new --config=latent --config.autoencoder=no_run --config.data=digits | autoencoder in \\S+no_run
+codes --workdir=vp                               | expected an autoencoder in vp
+codes --workdir=no_run --num=1                   | num
+train_autoencoder --workdir=new --config=digits:vp | expected the configuration of an autoencoder
+train_autoencoder --workdir=new --config=autoencoder:digits --config.loss.norm=l3 | norm
+sample --workdir=vp --caption=three              | expected no --caption
+sample --workdir=vp --tile=4                     | expected --tile of at least 2 for a latent run
 train --workdir=text.txt --config=digits:vp      | expected --workdir to be a folder, got the file text.txt
 train --workdir=vp --config=digits:ve            | config.sde.name is 'vp' there and 've' here
 train --workdir=vp --config.training.batch=64    | config.training.batch is 16 there and 64 here

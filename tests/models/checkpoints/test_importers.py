@@ -560,5 +560,6 @@ def test_told_refuses_what_it_does_not_know() -> None:
 def test_sources_are_those_of_the_documentation() -> None:
     assert (
         *("score_sde_pytorch", "ncsnv2", "ddim", "edm", "guided_diffusion", "dit", "diffusers", "scorefield"),
+        "latent_diffusion",
     ) == SOURCES
     assert dataclasses.is_dataclass(CheckpointSpec)
