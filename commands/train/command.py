@@ -135,12 +135,15 @@ def _introduce(session: Session, loss: Loss, dataset: Dataset, chosen: dict[str,
         return
     parameters = sum(p.numel() for p in state.denoiser.parameters())
     kind = f"{dataset.levels} levels" if dataset.levels else "continuous"
+    codes = "" if run.autoencoder is None else f", as codes of shape {run.shape}"
     print(
         f"{run.device} ({torch.get_num_threads()} threads) | {run.config.net.name} of {parameters:,} parameters "
         f"predicts {run.config.precondition.name} along {run.config.sde.name} | {dataset.name}: {len(dataset):,} of "
-        f"shape {dataset.shape}, {kind} | from {state.images:,} to {total:,} images",
+        f"shape {dataset.shape}, {kind}{codes} | from {state.images:,} to {total:,} images",
         flush=True,
     )
+    if run.autoencoder is not None and run.autoencoder.measured is None and run.autoencoder.scale == (1.0,):
+        on_stderr("the codes of this autoencoder are not scaled: --mode=codes measures their shift and scale")
     if loss.advice:
         on_stderr(loss.advice)
     empty = (run.num_classes or 0) - len(run.classes)
