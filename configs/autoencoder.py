@@ -46,7 +46,7 @@ def get_config(variant: str = "fashion_f4") -> ml_collections.ConfigDict:
     return config
 
 
-def _small(config: ml_collections.ConfigDict, factor: int, *, width: int = 16, images: int = 56_000) -> None:
+def _small(config: ml_collections.ConfigDict, factor: int, *, width: int = 16, images: int = 36_000) -> None:
     """A network and an optimiser for images of some 30 pixels a side, by two cores in minutes.
 
     The KL has ten thousand times LDM's weight. On Fashion-MNIST at f = 4 that costs 0.2 dB, a number of the code has 2

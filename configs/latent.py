@@ -36,7 +36,7 @@ def get_config(variant: str = "fashion_f4") -> ml_collections.ConfigDict:
     config.sde = spec(SDES, "cosine")
     config.precondition = spec(PRECONDITIONS, "v")
     config.training.update(
-        images=130_000, batch=32, learning_rate=2e-3, warmup=5_000, decay=True, ema=0.995,
+        images=115_000, batch=32, learning_rate=2e-3, warmup=5_000, decay=True, ema=0.995,
         sample_every=100_000, checkpoint_every=50_000,
     )  # fmt: skip
     config.training.times = spec(TIMES, "stratified")
