@@ -261,7 +261,7 @@ train --workdir=new --config=digits:vp --fork_from=vp --checkpoint=77 | got '77'
 train --workdir=new --config=own:array --config.net=unet --config.data.path=grey.npz | in grey: for grey .*:, None
 train --workdir=new --config=own:array --config.net=unet --config.data.path=last.npz | in last: .*0, 3, 1, 2\\)
 train --workdir=new --config=latent --config.autoencoder=no_run --config.data=digits | autoencoder in \\S+no_run
-codes --workdir=vp                               | expected an autoencoder in vp
+codes --workdir=vp                               | expected the directory of an autoencoder, got a run in vp
 codes --workdir=no_run --num=1                   | num
 train_autoencoder --workdir=new --config=digits:vp | expected the configuration of an autoencoder
 train_autoencoder --workdir=new --config=autoencoder:digits --config.loss.norm=l3 | norm
