@@ -59,7 +59,7 @@ def compare(
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
     trained.check_one_level("compare")
     run = trained.run
-    given = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
+    conditioning = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
     sampling = {
         **run.config.sampling,
         **({"grid": grid} if grid else {}),
@@ -69,7 +69,7 @@ def compare(
     def made(model: DenoiserLike, **chosen: Any) -> Tensor:
         with progress_bar(f"{chosen['solver']}, {chosen['steps']} steps", num, leave=False) as bar:
             return generate(
-                run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, cond=given.cond,
+                run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, cond=conditioning.cond,
                 guidance=guidance, bar=bar,
             )  # fmt: skip
 
@@ -90,7 +90,8 @@ def compare(
 
     settings = {
         "num": num, "solver": list(solver), "steps": list(steps), "grid": build.unparse(sampling["grid"]),
-        "denoise": sampling["denoise"], "seed": seed, **given.described, "guidance": guidance, **trained.described,
+        "denoise": sampling["denoise"], "seed": seed, **conditioning.described, "guidance": guidance,
+        **trained.described,
     }  # fmt: skip
     path = output_path(output, workdir / "compare.npz", settings)
     write_arrays(path, **{name: run.to_stored(x) for name, x in arrays.items()})

@@ -66,17 +66,24 @@ def grid(
     trained.check_one_level("grid")
     check_output(output, ".json")
     run = trained.run
-    given = sampled_conditioning(run, num, label=label, guidance=guidance)
+    conditioning = sampled_conditioning(run, num, label=label, guidance=guidance)
     noise = PerSampleNoise(seed, range(num))
     x = run.sde.prior((num, *run.shape), noise=noise, device=run.device)
     model, cond = (
         guided(trained.denoiser, guidance),
-        prepared(trained.denoiser, of_rows(given.cond, run.device), run.shape),
+        prepared(trained.denoiser, of_rows(conditioning.cond, run.device), run.shape),
     )
     with torch.no_grad(), progress_bar("grid", num) as bar:
         measured = step_density(model, run.sde, x, cond=cond, order=order, steps=steps, on_step=bar.steps(num))
 
-    settings = {"num": num, "steps": steps, "order": order, "seed": seed, **given.described, "guidance": guidance}
+    settings = {
+        "num": num,
+        "steps": steps,
+        "order": order,
+        "seed": seed,
+        **conditioning.described,
+        "guidance": guidance,
+    }
     path = output_path(output, workdir / "grid.json")  # a fixed name, from which --grid=optimal reads
     report = write_json(path, {**settings, **trained.described, **measured._asdict()})
     curve = {"steps": (measured.log_snr, measured.density)}

@@ -73,16 +73,23 @@ def sample(
         trained.check_one_level("sample --trajectory")
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
     sampling = {**run.config.sampling, **{key: value for key, value in chosen.items() if value is not None}}
-    given = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
+    conditioning = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
     settings = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
-    settings |= {"label": None, **given.described, "guidance": guidance, "num": num, "seed": seed, **trained.described}
+    settings |= {
+        "label": None,
+        **conditioning.described,
+        "guidance": guidance,
+        "num": num,
+        "seed": seed,
+        **trained.described,
+    }
     settings |= {} if guidance_interval is None else {"guidance_interval": guidance_interval}
 
     began = time.perf_counter()
     kept, counted = None if trajectory is None else Trajectory(min(trajectory, num)), CountCalls(trained.denoiser)
     with ranks.failing_together():
         x = generate(
-            run, counted, num, sampling=sampling, seed=seed, batch=batch, cond=given.cond, guidance=guidance,
+            run, counted, num, sampling=sampling, seed=seed, batch=batch, cond=conditioning.cond, guidance=guidance,
             interval=guidance_interval, trajectory=kept, ranks=ranks,
         )  # fmt: skip
         nfe = ranks.world * float(ranks.mean(torch.tensor(float(counted.samples), dtype=torch.float64))) / num
@@ -92,7 +99,7 @@ def sample(
 
     stored = run.to_stored(x)
     path = output_path(output, workdir / "samples.npz", settings)
-    write_arrays(path, x=stored, label=given.label, caption=given.shown or None)
+    write_arrays(path, x=stored, label=conditioning.label, caption=conditioning.shown or None)
     plot_samples(run.viewable(stored[:256]), picture := path.with_suffix(".png"))
     report = write_json(path.with_suffix(".json"), {**settings, "nfe": nfe, "seconds": round(seconds, 2)})
     files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]
