@@ -13,7 +13,6 @@ from scorefield.commands.autoencoder_files import encoded_at_once
 from scorefield.commands.captions import captions_in
 from scorefield.commands.run import Run, stored_tensor
 from scorefield.configs import build
-from scorefield.training import ToModelRange
 from scorefield.training.data import Dataset
 
 OF_IMAGES = ("low", "masked", "mask")  # keywords that are made of the image itself
@@ -68,7 +67,7 @@ class Conditions:
         if not self.of_images:
             return cond
         run, generator, parts = self.run, Generator().manual_seed(0), []
-        for images in torch.split(_images(run, dataset), encoded_at_once(run.data.shape)):
+        for images in torch.split(run.in_range(stored_tensor(dataset)), encoded_at_once(run.data.shape)):
             made = self.of_model_images(images, generator)
             parts.append({key: value.cpu() for key, value in made.items()})
         return {**cond, **{key: torch.cat([part[key] for part in parts]) for key in parts[0]}}
@@ -125,11 +124,6 @@ def rectangles(images: Tensor, generator: Generator) -> Tensor:
         inside.append((at > start[:, None]) & (at < (start + side)[:, None]))
     mask: Tensor = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return mask.to(images)
-
-
-def _images(run: Run, dataset: Dataset) -> Tensor:
-    centred = ToModelRange(run.data.levels, run.low, run.high, dequantise=False)
-    return centred(stored_tensor(dataset), Generator())
 
 
 def _as_tensor(rows: NDArray[Any]) -> Tensor:

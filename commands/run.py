@@ -167,15 +167,15 @@ class Run:
             warnings.warn(f"{dataset.name}: {line}", stacklevel=2)
         return dataset
 
-    def centred(self, stored: Tensor) -> Tensor:
-        """Stored values (B, *D) in the model's range, without noise: integers at the centres of their cells.
-
-        Images of a latent run become their mean codes.
-        """
+    def in_range(self, stored: Tensor) -> Tensor:
+        """Stored values (B, *D) within `low` .. `high`, without noise: integers at the centres of their cells."""
         if self.data.levels is None:
-            x = stored.float()
-        else:
-            x = cell_centres(stored, self.data.levels, low=self.low, high=self.high)
+            return stored.float()
+        return cell_centres(stored, self.data.levels, low=self.low, high=self.high)
+
+    def centred(self, stored: Tensor) -> Tensor:
+        """Stored values (B, *D) as the model's: `in_range`, or for a latent run the mean codes of that."""
+        x = self.in_range(stored)
         if self.autoencoder is None:
             return x
         return _in_parts(self.autoencoder.scaled.encode, x, encoded_at_once(self.data.shape), self.device)

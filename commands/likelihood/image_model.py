@@ -20,7 +20,6 @@ from scorefield.likelihood.pixels import FAMILIES
 from scorefield.likelihood.through_autoencoder import check_density, draw_codes
 from scorefield.models.latent import ScaledAutoencoder
 from scorefield.models.moments import Moments
-from scorefield.sde_lib.quantise import cell_centres
 from scorefield.solvers import PerSampleNoise
 from scorefield.training.data import Dataset
 from scorefield.training.distributed.ranks import Ranks
@@ -116,7 +115,7 @@ def _best_noise(trained: Trained, prior: GaussianPrior, some: Dataset) -> tuple[
 def _fitted(
     run: Run, autoencoder: NoisyCodes, stored: Tensor, families: tuple[str, ...] = tuple(FAMILIES)
 ) -> PixelDistribution:
-    x0, at_once = _of_images(run, stored), encoded_at_once(run.data.shape)
+    x0, at_once = run.in_range(stored).to(run.device), encoded_at_once(run.data.shape)
     z = draw_codes(autoencoder, x0, PerSampleNoise(0, range(len(x0))), at_once).z
     with torch.no_grad():
         mean = torch.cat([autoencoder.decode(part) for part in torch.split(z, at_once)])
@@ -125,13 +124,6 @@ def _fitted(
     places = places[: max(1, VALUES // (len(x0) * x0.shape[1]))].to(x0.device)
     x0, mean = x0[..., places], mean[..., places]
     return fit_pixels(x0, mean, run.data.levels, low=run.low, high=run.high, families=families)
-
-
-def _of_images(run: Run, stored: Tensor) -> Tensor:
-    """Stored images in the autoencoder's values, on the run's device."""
-    if run.data.levels is None:
-        return stored.float().to(run.device)
-    return cell_centres(stored, run.data.levels, low=run.low, high=run.high).to(run.device)
 
 
 def _read(file: Path) -> dict[str, Any]:

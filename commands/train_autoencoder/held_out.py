@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from scorefield.commands.autoencoder_files import encoded_at_once
 from scorefield.commands.run import Run, stored_tensor
@@ -16,7 +16,6 @@ from scorefield.evaluation.reconstruction import DimensionCounter, UsageCounter,
 from scorefield.likelihood import mean_and_error
 from scorefield.models.moments import Reconstruction
 from scorefield.models.networks.autoencoder import ImageAutoencoder, VQAutoencoder
-from scorefield.training import ToModelRange
 from scorefield.training.data import Dataset
 
 SHOWN = 16  # images in a picture
@@ -48,8 +47,7 @@ class HeldOut:
     @cached_property
     def images(self) -> Tensor:
         """In the range of the autoencoder, (N, C, H, W), on the CPU."""
-        to_range = ToModelRange(self.dataset.levels, self.run.low, self.run.high, dequantise=False)
-        return to_range(stored_tensor(self.dataset), Generator())
+        return self.run.in_range(stored_tensor(self.dataset))
 
     @property
     def span(self) -> float:
