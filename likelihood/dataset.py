@@ -58,6 +58,7 @@ class DatasetScorer:
         divergence: of the ode.
         device: of the denoiser.
         first: number of the first sample among all, for its random numbers.
+        stream: numbers that begin the name of each stream of random numbers, where a seed serves several scorers.
     """
 
     denoiser: DenoiserLike
@@ -79,6 +80,7 @@ class DatasetScorer:
     divergence: Divergence = field(default_factory=Hutchinson)
     device: torch.device | str = "cpu"
     first: int = 0
+    stream: tuple[int, ...] = ()
 
     @property
     def dims(self) -> int:
@@ -102,7 +104,7 @@ class DatasetScorer:
         stored = self.stored[rows]
         if self.levels is None:
             return stored.float().to(self.device), torch.zeros(len(stored), dtype=torch.float64)
-        uniform = self.noise_of(rows, 1000 * draw).uniform
+        uniform = self.noise_of(rows, 0, draw).uniform
         x, log_q = how(stored.to(self.device), self.levels, self.sde, uniform, low=self.low, high=self.high)
         return x, log_q.cpu()
 
@@ -290,10 +292,14 @@ class DatasetScorer:
         cond = take_rows(self.cond, rows, len(self.stored))
         return {name: each.to(self.device) if isinstance(each, Tensor) else each for name, each in cond.items()}
 
-    def noise_of(self, rows: slice, stream: int) -> PerSampleNoise:
-        """The random numbers of some samples; a stream has numbers of its own."""
+    def noise_of(self, rows: slice, *stream: int) -> PerSampleNoise:
+        """The random numbers of some samples; a stream has numbers of its own.
+
+        The streams are 0 dequantisation (with the number of the draw), 1 probes, 2 dsm, 3 elbo, 4 vlb, 5 probes from
+        which their number is chosen, 6 probes of the check, 7 latent code, and 8 codes of images.
+        """
         start, stop, _ = rows.indices(len(self.stored))
-        return PerSampleNoise(self.seed + stream, range(self.first + start, self.first + stop))
+        return PerSampleNoise(self.seed, range(self.first + start, self.first + stop), (*self.stream, *stream))
 
     def _bound_settings(self, rows: slice, stream: int, progress: ShareDone) -> dict[str, Any]:
         noise = self.noise_of(rows, stream)

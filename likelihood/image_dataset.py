@@ -104,9 +104,10 @@ class ImageScorer(DatasetScorer):
         def log_prior(z: Tensor) -> Density:
             scorer = DatasetScorer(
                 self.denoiser, self.sde, z, None, self.prior, cond=self.cond_of(rows),
-                seed=self.seed + (0 if name == "ode" else 1000 * draw), draws=self.draws, density=self.density,
-                chain=self.chain, variance=self.variance, solver=self.solver, ts=self.ts, divergence=self.divergence,
-                device=self.device, first=self.first + rows.indices(len(self.stored))[0],
+                seed=self.seed, draws=self.draws, density=self.density, chain=self.chain, variance=self.variance,
+                solver=self.solver, ts=self.ts, divergence=self.divergence, device=self.device,
+                first=self.first + rows.indices(len(self.stored))[0],
+                stream=self.stream if name == "ode" else (*self.stream, CODES, draw),
             )  # fmt: skip
             found.append(getattr(scorer, name)(slice(0, len(z)), progress))
             return Density(found[-1][name], None, 0.0, None)

@@ -1,6 +1,6 @@
 """Noise that belongs to the sample, not to the batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -15,14 +15,16 @@ class PerSampleNoise:
     Args:
         seed: of the run.
         indices: the number of each sample in the run, B of them: `range(64)`, or `range(128, 192)` for a chunk.
+        stream: numbers that name one of the seed's streams. The numbers of two streams are independent, and those of a
+            stream and of any stream of another seed too. Adding a number to the seed is not: that is another seed.
     """
 
-    def __init__(self, seed: int, indices: Iterable[int]) -> None:
+    def __init__(self, seed: int, indices: Iterable[int], stream: Sequence[int] = ()) -> None:
         if seed < 0:
             raise ValueError(f"expected a seed of 0 or more, got {seed}")
         # The CPU's generator keeps 32 bits of a seed: an offset drawn from `seed` and the index added to it
-        # never gives two samples of a run the same stream.
-        offset = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        # never gives two samples of a run the same numbers.
+        offset = int(np.random.SeedSequence(seed, spawn_key=tuple(stream)).generate_state(1)[0])
         self._seeds = [(offset + i) % 2**32 for i in indices]
         self._generators: list[torch.Generator] = []
 

@@ -141,7 +141,8 @@ def likelihood(
     if scorer.density is not None:
         decided["times"] = scorer.density.probability.tolist()
     place = Path(output) if output else default
-    results = PartialResults(place, {**settings, **decided, "device": str(run.device)})
+    made_by = {"device": str(run.device), "random_streams": "a spawn key for each"}
+    results = PartialResults(place, {**settings, **decided, **made_by})
     facts = given or {}
     with _saying_what_is_kept(results, names, len(stored), batch):
         if "ode" in names and given is None:

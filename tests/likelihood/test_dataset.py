@@ -1,6 +1,7 @@
 """A data set scored in batches, against the closed form of a Gaussian whose mean depends on the label."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def test_integers_are_scored_as_their_density_times_the_cell_whatever_the_batch(
     scores = scorer(k, label)
     batches = [scores.ode(slice(0, 3)), scores.ode(slice(3, 4))]
     result = torch.cat([batch["ode"] for batch in batches])
-    x, log_det = dequantise(k, LEVELS, uniform=PerSampleNoise(5, range(4)).uniform)
+    x, log_det = dequantise(k, LEVELS, uniform=PerSampleNoise(5, range(4), (0, 0)).uniform)
     scales = SDE.scales(SDE.t_min)
     exact = torch.stack(
         [shifted(y).log_prob(each[None].double(), *scales)[0] for each, y in zip(x, label, strict=True)]
@@ -71,3 +72,15 @@ def test_of_continuous_values_tolerance_and_errors_are_in_nats_for_each_dimensio
     # What chose the solver is not said to be another, unless an earlier command chose it.
     assert score.check_choice() == {}
     assert score.check_choice(False)["others"] == 4
+
+
+def test_estimators_and_neighbouring_seeds_share_no_random_number() -> None:
+    """Whichever samples are compared: every uniform number of 24 dimensions is another."""
+    stored = torch.zeros(5, 24, dtype=torch.int64)
+    drawn = []
+    for seed in range(10):
+        scores = replace(scorer(stored, torch.zeros(5)), seed=seed)
+        streams = [(stream,) for stream in range(9)] + [(0, draw) for draw in range(3)]
+        drawn += [scores.noise_of(slice(0, 5), *stream).uniform(stored.double()) for stream in streams]
+    numbers = torch.stack(drawn)
+    assert len(numbers.unique()) == numbers.numel()

@@ -7,11 +7,11 @@ import pytest
 import torch
 from linear_autoencoder import BATCH, CODES, PIXELS, SIDE, LinearAutoencoder
 
-from scorefield.likelihood import Exact, GaussianPrior, Hutchinson, ImageScorer, PixelDistribution
+from scorefield.likelihood import Exact, GaussianPrior, Hutchinson, ImageScorer, PixelDistribution, dataset
 from scorefield.models.moments import Moments
 from scorefield.sde_lib import VPSDE
 from scorefield.sde_lib.quantise import cell_centres, quantise
-from scorefield.solvers import AdamsMoulton, grids
+from scorefield.solvers import AdamsMoulton, PerSampleNoise, grids
 
 SDE = VPSDE()
 
@@ -99,3 +99,29 @@ def test_an_autoencoder_without_a_density_is_refused() -> None:
 
     with pytest.raises(ValueError, match="is infinite, and there is no bound"):
         scorer(Deterministic()).ode(slice(0, BATCH))
+
+
+def test_draws_of_codes_and_neighbouring_seeds_share_no_random_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[PerSampleNoise]()
+
+    class Noise(PerSampleNoise):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(PerSampleNoise(*args))
+
+    monkeypatch.setattr(dataset, "PerSampleNoise", Noise)
+    for seed in (0, 1):
+        own = scorer(
+            LinearAutoencoder(0.7),
+            code_draws=3,
+            draws=2,
+            divergence=Hutchinson(),
+            seed=seed,
+            ts=grids.log_snr(SDE, 4).flip(0),
+        )
+        own.ode(slice(0, BATCH))
+        own.dsm(slice(0, BATCH))
+    numbers = [tuple(noise.uniform(torch.zeros(BATCH, 2, dtype=torch.float64)).flatten().tolist()) for noise in made]
+    # of each seed: codes; probes and dequantisation, the same for the three draws of "ode"; three draws of "dsm"
+    assert len(set(numbers)) == 2 * (1 + 1 + 3)
+    assert len({number for each in set(numbers) for number in each}) == 10 * 2 * BATCH
