@@ -1,5 +1,6 @@
 """The exact log-density of a probability flow, by the instantaneous change of variables."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -52,7 +53,8 @@ class Density:
             error = self.std_error.detach().double().square().mean().sqrt()
             said += [f"std_error {float(error):.2g} nats (rms)"]
         if self.solver_error is not None:
-            said += [f"solver_error {self.solver_error:.2g} bits/dim"]
+            in_nats = self.solver_error * math.log(2)  # of continuous data, which has no bits/dim
+            said += [f"solver_error {self.solver_error:.2g} bits/dim ({in_nats:.2g} nats/dim)"]
         said += [f"nfe {self.nfe:g}"] + ([f"nfe_max {self.nfe_max}"] if self.nfe_max is not None else [])
         said += [f"latent {tuple(self.latent.shape)}"] if self.latent is not None else []
         return f"Density({', '.join([*said, f'parts {list(self.parts)}'])})"

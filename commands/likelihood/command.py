@@ -174,6 +174,7 @@ def _report(
     estimates = estimates_of(scorer, names, unit, columns, facts)
     return {
         unit: estimates[names[0]][unit],
+        "unit": f"{unit_of(scorer)}, also of all errors, parts, tolerances and of prior_kl",
         "standard_error": estimates[names[0]]["standard_error"],
         "n": len(scorer.stored),
         "estimates": estimates,
@@ -196,7 +197,7 @@ def _write(
     write_arrays(path.with_suffix(".npz"), **{unit: first}, **arrays)
     levels, picture = scorer.levels, path.with_suffix(".png")
     uniform = {} if levels is None else {"uniform": math.log2(levels)}
-    plot_histogram(torch.as_tensor(first), picture, x=f"{unit.replace('_', ' ')}: lower is better", mark=uniform)
+    plot_histogram(torch.as_tensor(first), picture, x=f"{unit_of(scorer)}: lower is better", mark=uniform)
     return {**lines_of(names, unit, levels), "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
 
 

@@ -99,8 +99,9 @@ def _through_autoencoder(scorer: ImageScorer, name: str, unit: str, columns: Col
 
 
 def lines_of(estimates: dict[str, dict[str, Any]], unit: str, levels: int | None) -> dict[str, Any]:
-    """The lines to print."""
+    """The lines to print. `unit` is bits_per_dim or nats_per_dim, as in the names of the report's fields."""
     lines: dict[str, Any] = {}
+    in_units = unit.replace("_per_", "/")
     for name, estimate in estimates.items():
         error = estimate["standard_error"]
         number = f"{estimate[unit]:.4f}" + ("" if error is None else f" +- {error:.4f}")  # none of one image
@@ -113,22 +114,26 @@ def lines_of(estimates: dict[str, dict[str, Any]], unit: str, levels: int | None
             if error is not None:
                 errors = estimate["parts_standard_error"].values()
                 shown = [f"{text} +- {each:.4f}" for text, each in zip(shown, errors, strict=True)]
-            lines[f"{name}, its parts"] = ", ".join(shown)
+            lines[f"{name}, its parts"] = f"{', '.join(shown)} {in_units}"
         if "importance_weighted" in estimate:
             weighted = estimate["importance_weighted"]
-            lines[f"{name}, importance-weighted"] = f"{weighted[unit]:.4f} ({estimate['code_draws']} draws of codes)"
+            lines[f"{name}, importance-weighted"] = (
+                f"{weighted[unit]:.4f} {in_units} ({estimate['code_draws']} draws of codes)"
+            )
     ode = estimates.get("ode", {})
     if "tolerance" in ode:
         met = "" if ode["tolerance_met"] else ", which is NOT met"
         lines["solver's error"] = (
-            f"{ode['solver_error']:.1e} {unit.replace('_per_', '/')} in the worst of {ode['pilots']} trial images; the "
+            f"{ode['solver_error']:.1e} {in_units} in the worst of {ode['pilots']} trial images; the "
             f"tolerance is {ode['tolerance']:g}{met}"
         )
         if "others" in ode:
             above = ", above the tolerance" if ode["solver_error_of_others"] > ode["tolerance"] else ""
-            lines["and"] = f"{ode['solver_error_of_others']:.1e} in the worst of {ode['others']} others{above}"
+            lines["and"] = (
+                f"{ode['solver_error_of_others']:.1e} {in_units} in the worst of {ode['others']} others{above}"
+            )
     elif ode.get("change_from_half_the_steps") is not None:
-        lines["change from half the steps"] = f"{ode['change_from_half_the_steps']:+.4f}"
+        lines["change from half the steps"] = f"{ode['change_from_half_the_steps']:+.4f} {in_units}"
     return lines
 
 

@@ -281,8 +281,14 @@ def test_continuous_data_gets_nats_and_no_bits(tmp_path: Path) -> None:
     config.training.update(images=256, batch=64, sample_every=0)
     train(tmp_path / "run", config)
     names = ["ode", "dsm", "elbo", "vlb"]
-    report = report_of(tmp_path / "run", tmp_path / "toy.json", num=4, estimators=names, draws=4, steps=4)
-    assert "bits_per_dim" not in report
+    options: dict[str, Any] = {"num": 4, "estimators": names, "draws": 4}
+    for more, line in (({"steps": 4}, "change from half the steps"), ({"tolerance": 0.5}, "solver's error")):
+        lines = likelihood(tmp_path / "run", output=str(tmp_path / "toy.json"), **options, **more)
+        assert "nats/dim" in lines[line]
+        assert "bits" not in str({key: value for key, value in lines.items() if key != "files"})
+    report = json.loads((tmp_path / "toy.json").read_text())
+    assert report["unit"].startswith("nats/dim")
+    assert "bits" not in json.dumps(report)
     assert math.isfinite(report["nats_per_dim"])
     assert "Exact" in report["estimates"]["ode"]["divergence"]
     with pytest.raises(ValueError, match="bits/dim, which count levels, are refused"):

@@ -493,7 +493,9 @@ def test_a_choice_and_the_density_after_it_tell_their_progress_and_print_in_a_li
     assert values == sorted(values)
     assert values[-1] == 1.0
     assert repr(result).startswith("Density(log_prob (12,), mean ")
-    assert f"solver_error {result.solver_error:.2g} bits/dim, nfe {result.nfe:g}, " in repr(result)
+    assert result.solver_error is not None
+    in_nats = f"{result.solver_error * math.log(2):.2g} nats/dim"
+    assert f"solver_error {result.solver_error:.2g} bits/dim ({in_nats}), nfe {result.nfe:g}, " in repr(result)
     assert "latent (12, 3), parts ['prior', 'change']" in repr(result)
     plan = choose_solver(mixture((3,)), sde, x, 1e-2, divergence=Exact())
     assert f"{len(plan.ts) - 1} steps, {plan.nfe} evaluations" in repr(plan)
