@@ -1,7 +1,7 @@
 """Score a data set by several estimators, some samples at a time; the draws of a sample do not depend on its batch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,7 +116,7 @@ class DatasetScorer:
         Raises:
             ValueError: if an adaptive solver fails; it names the sample.
         """
-        weights, densities = [], list[Density]()
+        weights, densities, latent = [], list[Density](), torch.zeros(0)
         count = 1 if self.levels is None else self.dequantisation.samples
         path, cond, of_code = self.sde, self.cond_of(rows), None
         if isinstance(self.sde, MultivariateVP):
@@ -135,9 +135,10 @@ class DatasetScorer:
                 which = several if error.sample < 0 else f"image {first + error.sample}"
                 raise ValueError(f"{which}: {error}") from error
             weights.append(density.log_prob.double().cpu() - log_q)
-            densities.append(density)
-        assert densities[0].latent is not None
-        columns = {"ode": importance_bound(torch.stack(weights)), "latent": densities[0].latent.cpu()}
+            if draw == 0 and density.latent is not None:
+                latent = density.latent.cpu()
+            densities.append(replace(density, latent=None))  # of several draws, one latent is enough to keep
+        columns = {"ode": importance_bound(torch.stack(weights)), "latent": latent}
         if of_code is not None:
             columns["ode_code"] = -of_code.double().cpu()
             columns["ode"] = columns["ode"] + columns["ode_code"]
@@ -183,11 +184,20 @@ class DatasetScorer:
             variance=self.variance, draws=min(self.draws, self.chain), **self._bound_settings(rows, 4, progress),
         ))  # fmt: skip
 
-    def prior_kl(self) -> dict[str, float]:
-        """KL(p_T || prior) in the unit of the data: an estimate, and an upper bound."""
-        x0 = self.values(slice(0, PRIOR_SAMPLES)).cpu()
-        bound = float(self.prior.kl(self.sde, x0, self.sde.t_max).mean())
-        return {"estimate": prior_kl(self.sde, x0, self.prior) / self.unit, "bound": bound / self.unit}
+    def prior_kl(self, batch: int = 128, progress: ShareDone = None) -> dict[str, float]:
+        """KL(p_T || prior) in the unit of the data: an estimate, and an upper bound, from the first 10,000 samples."""
+        count, bounds = min(PRIOR_SAMPLES, len(self.stored)), list[float]()
+
+        def batches() -> Iterator[Tensor]:
+            for start in range(0, count, batch):
+                x0 = self.values(slice(start, min(start + batch, count))).cpu()
+                bounds.append(float(self.prior.kl(self.sde, x0, self.sde.t_max).sum()))
+                yield x0
+                if progress is not None:
+                    progress(min(start + batch, count) / count)
+
+        estimate = prior_kl(self.sde, batches(), self.prior)
+        return {"estimate": estimate / self.unit, "bound": math.fsum(bounds) / count / self.unit}
 
     @property
     def unit_of_points(self) -> float:

@@ -109,7 +109,8 @@ class ImageScorer(DatasetScorer):
                 first=self.first + rows.indices(len(self.stored))[0],
                 stream=self.stream if name == "ode" else (*self.stream, CODES, draw),
             )  # fmt: skip
-            found.append(getattr(scorer, name)(slice(0, len(z)), progress))
+            columns = getattr(scorer, name)(slice(0, len(z)), progress)
+            found.append({key: value for key, value in columns.items() if draw == 0 or key != "latent"})
             return Density(found[-1][name], None, 0.0, None)
 
         return log_prior

@@ -22,12 +22,12 @@ from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_
 from scorefield.commands.likelihood.scorer import scorer_of
 from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
-from scorefield.commands.progress_bar import progress_bar
+from scorefield.commands.progress_bar import Bar, progress_bar
 from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_histogram
 from scorefield.likelihood import Exact
-from scorefield.likelihood.dataset import EXACT_DIMS, Columns, DatasetScorer
+from scorefield.likelihood.dataset import EXACT_DIMS, PRIOR_SAMPLES, Columns, DatasetScorer
 from scorefield.sde_lib.sde import check_one_level
 from scorefield.training.distributed.ranks import Ranks
 
@@ -94,7 +94,7 @@ def likelihood(
         times: of the evaluations of "elbo" and "dsm": "log_snr", or "measured" after --mode=grid --for=training, which
             gives the same mean with less error.
         seed: of the images, dequantisation, probes, times and noise.
-        batch: images in one batch.
+        batch: the most images that the networks see at once, which bounds the memory.
         ema: use the averaged weights.
         checkpoint: see `find_checkpoint`.
         device: see `open_run`.
@@ -121,7 +121,7 @@ def likelihood(
     conditioning = data_conditioning(run, images.data, label)
     scorer, of_scorer = scorer_of(
         trained, stored, of_rows(conditioning.cond, run.device), dequantisation=dequantisation, prior=prior,
-        times=times, code_draws=code_draws, seed=seed, draws=draws, chain=chain, variance=variance,
+        times=times, code_draws=code_draws, batch=batch, seed=seed, draws=draws, chain=chain, variance=variance,
     )  # fmt: skip
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)
@@ -158,7 +158,7 @@ def likelihood(
     if ranks.first:
         columns = _gathered(results, names, len(stored), batch)
         described = {"t_min": run.sde.t_min, "t_max": run.sde.t_max, "data": dataset.name, **settings}
-        report = _report(scorer, names, columns, facts, described)
+        report = _report(scorer, names, columns, facts, described, batch)
         content = {key: value for key, value in settings.items() if key not in ("batch", "versions")}
         path = output_path(output, default, content)
         lines = _write(path, scorer, report, columns, images)
@@ -168,8 +168,9 @@ def likelihood(
 
 
 def _report(
-    scorer: DatasetScorer, names: Sequence[str], columns: Columns, facts: dict[str, Any], described: dict[str, Any]
-) -> dict[str, Any]:
+    scorer: DatasetScorer, names: Sequence[str], columns: Columns, facts: dict[str, Any], described: dict[str, Any],
+    batch: int,
+) -> dict[str, Any]:  # fmt: skip
     unit = unit_of(scorer).replace("/", "_per_")
     estimates = estimates_of(scorer, names, unit, columns, facts)
     return {
@@ -178,10 +179,16 @@ def _report(
         "standard_error": estimates[names[0]]["standard_error"],
         "n": len(scorer.stored),
         "estimates": estimates,
-        "prior_kl": scorer.prior_kl(),
+        "prior_kl": _prior_kl(scorer, batch),
         "levels": scorer.levels,
         **described,
     }
+
+
+def _prior_kl(scorer: DatasetScorer, batch: int) -> dict[str, float]:
+    count = min(PRIOR_SAMPLES, len(scorer.stored))
+    with progress_bar("prior KL", count, unit="image") as bar:
+        return scorer.prior_kl(batch, bar.part(count))
 
 
 def _write(
@@ -215,7 +222,7 @@ def _check_numbers(
 
 
 def _finite(stored: Tensor, name: str) -> Tensor:
-    if not bool(torch.as_tensor(stored, dtype=torch.float64).isfinite().all()):
+    if stored.is_floating_point() and not bool(stored.isfinite().all()):
         raise ValueError(f"expected finite values, got NaN or infinity in {name}: correct or remove its images")
     return stored
 
@@ -261,11 +268,24 @@ def _score(scorer: DatasetScorer, names: Sequence[str], results: PartialResults,
         for name, first in own:
             rows = slice(first, min(first + batch, total))
             count, began = rows.stop - rows.start, time.perf_counter()
-            columns = getattr(scorer, name)(rows, bar.part(count))
+            columns = _scored(scorer, name, rows, bar)
             seconds = np.full(count, (time.perf_counter() - began) / count)
             arrays = {key: column.numpy() for key, column in columns.items()}
             results.save(_part(name, first), {**arrays, f"{name}_seconds": seconds})
     ranks.barrier()
+
+
+def _scored(scorer: DatasetScorer, name: str, rows: slice, bar: Bar) -> Columns:
+    """The columns of a batch. An exact divergence differentiates in several directions at once: of fewer images then.
+
+    In few dimensions the networks are small, and all images are scored together.
+    """
+    directions = min(scorer.divergence.chunk, scorer.dims) if name == "ode" and scorer.dims > EXACT_DIMS else 1
+    size, parts = max(1, (rows.stop - rows.start) // directions), list[Columns]()
+    for start in range(rows.start, rows.stop, size):
+        part = slice(start, min(start + size, rows.stop))
+        parts.append(getattr(scorer, name)(part, bar.part(part.stop - part.start)))
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def _gathered(results: PartialResults, names: Sequence[str], total: int, batch: int) -> Columns:

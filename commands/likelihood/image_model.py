@@ -56,10 +56,11 @@ class NoisyCodes:
         return self.scaled.decode(z)
 
 
-def image_model(trained: Trained, prior: GaussianPrior) -> dict[str, Any]:
+def image_model(trained: Trained, prior: GaussianPrior, batch: int = BATCH) -> dict[str, Any]:
     """The noise of q(z | x), and the scales of p(x | z), fitted on training images once for autoencoder and weights.
 
     The noise is the one of the best bound, by "dsm". Of several ranks the first one fits, and the others read its file.
+    The networks see at most `batch` images at once.
 
     Raises:
         ValueError: if q(z | x) has no density.
@@ -68,12 +69,12 @@ def image_model(trained: Trained, prior: GaussianPrior) -> dict[str, Any]:
     assert run.autoencoder is not None
     with torch.no_grad():
         check_density(run.autoencoder.scaled.moments(torch.zeros(1, *run.data.shape, device=run.device)))
-    kept = _kept_or_fitted(trained, prior) if ranks.first else {}
+    kept = _kept_or_fitted(trained, prior, batch) if ranks.first else {}
     ranks.barrier()
-    return kept if ranks.first else _kept_or_fitted(trained, prior)
+    return kept if ranks.first else _kept_or_fitted(trained, prior, batch)
 
 
-def _kept_or_fitted(trained: Trained, prior: GaussianPrior) -> dict[str, Any]:
+def _kept_or_fitted(trained: Trained, prior: GaussianPrior, batch: int) -> dict[str, Any]:
     run = trained.run
     assert run.autoencoder is not None
     dataset = run.dataset("train")
@@ -85,15 +86,15 @@ def _kept_or_fitted(trained: Trained, prior: GaussianPrior) -> dict[str, Any]:
     kept = _read(run.workdir / FILE)
     if any(kept.get(key) != value for key, value in of_these.items()):
         print(f"fitting p(x | z) on {len(some)} training images, for later commands too", flush=True)
-        noise, tried = _best_noise(trained, prior, some.at(np.arange(min(TRIED, len(some)))))
-        pixels = _fitted(run, NoisyCodes(run.autoencoder.scaled, noise), stored_tensor(some))
+        noise, tried = _best_noise(trained, prior, some.at(np.arange(min(TRIED, len(some)))), batch)
+        pixels = _fitted(run, NoisyCodes(run.autoencoder.scaled, noise), stored_tensor(some), batch)
         kept = {**of_these, "images": len(some), "noise": noise, "tried": tried, "distribution": pixels.described()}
         if os.access(run.workdir, os.W_OK):
             write_json(run.workdir / FILE, kept)
     return kept
 
 
-def _best_noise(trained: Trained, prior: GaussianPrior, some: Dataset) -> tuple[float, dict[str, float]]:
+def _best_noise(trained: Trained, prior: GaussianPrior, some: Dataset, batch: int) -> tuple[float, dict[str, float]]:
     """The first noise after which the bound becomes worse, and the bounds of those tried, in the unit of the data."""
     run, stored = trained.run, stored_tensor(some)
     assert run.autoencoder is not None
@@ -102,10 +103,11 @@ def _best_noise(trained: Trained, prior: GaussianPrior, some: Dataset) -> tuple[
         noisy = NoisyCodes(run.autoencoder.scaled, noise)
         scorer = ImageScorer(
             trained.denoiser, run.sde, stored, run.data.levels, prior, cond=cond, low=run.low, high=run.high,
-            draws=DRAWS, device=run.device, autoencoder=noisy, pixels=_fitted(run, noisy, stored, ("laplace",)),
+            draws=DRAWS, device=run.device, autoencoder=noisy, pixels=_fitted(run, noisy, stored, batch, ("laplace",)),
             at_once=encoded_at_once(run.data.shape),
         )  # fmt: skip
-        parts = [scorer.dsm(slice(i, min(i + BATCH, len(stored))))["dsm"] for i in range(0, len(stored), BATCH)]
+        size = min(BATCH, batch)
+        parts = [scorer.dsm(slice(i, min(i + size, len(stored))))["dsm"] for i in range(0, len(stored), size)]
         tried[noise] = -float(torch.cat(parts).mean()) / scorer.unit
         if tried[noise] > min(tried.values()):
             break
@@ -113,17 +115,19 @@ def _best_noise(trained: Trained, prior: GaussianPrior, some: Dataset) -> tuple[
 
 
 def _fitted(
-    run: Run, autoencoder: NoisyCodes, stored: Tensor, families: tuple[str, ...] = tuple(FAMILIES)
+    run: Run, autoencoder: NoisyCodes, stored: Tensor, batch: int, families: tuple[str, ...] = tuple(FAMILIES)
 ) -> PixelDistribution:
-    x0, at_once = run.in_range(stored).to(run.device), encoded_at_once(run.data.shape)
-    z = draw_codes(autoencoder, x0, PerSampleNoise(0, range(len(x0))), at_once).z
-    with torch.no_grad():
-        mean = torch.cat([autoencoder.decode(part) for part in torch.split(z, at_once)])
-    x0, mean = x0.flatten(2), mean.flatten(2)
-    places = torch.randperm(x0.shape[2], generator=torch.Generator().manual_seed(0))
-    places = places[: max(1, VALUES // (len(x0) * x0.shape[1]))].to(x0.device)
-    x0, mean = x0[..., places], mean[..., places]
-    return fit_pixels(x0, mean, run.data.levels, low=run.low, high=run.high, families=families)
+    places = torch.randperm(stored[0, 0].numel(), generator=torch.Generator().manual_seed(0))
+    places = places[: max(1, VALUES // (len(stored) * stored.shape[1]))].to(run.device)
+    size, images, means = min(encoded_at_once(run.data.shape), batch), list[Tensor](), list[Tensor]()
+    for start in range(0, len(stored), size):
+        x0 = run.in_range(stored[start : start + size]).to(run.device)
+        z = draw_codes(autoencoder, x0, PerSampleNoise(0, range(start, start + len(x0)))).z
+        with torch.no_grad():
+            means.append(autoencoder.decode(z).flatten(2)[..., places])
+        images.append(x0.flatten(2)[..., places])
+    ends: dict[str, Any] = {"low": run.low, "high": run.high}
+    return fit_pixels(torch.cat(images), torch.cat(means), run.data.levels, families=families, **ends)
 
 
 def _read(file: Path) -> dict[str, Any]:

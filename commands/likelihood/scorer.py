@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scorefield.commands.autoencoder_files import encoded_at_once
 from scorefield.commands.likelihood.image_model import NoisyCodes, image_model
-from scorefield.commands.run import Run, stored_tensor
+from scorefield.commands.run import Run
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.commands.trained import Trained
 from scorefield.commands.training_times import read_times
@@ -15,6 +15,7 @@ from scorefield.configs import build
 from scorefield.likelihood import DatasetScorer, GaussianPrior, ImageScorer, Moments, PixelDistribution
 from scorefield.sde_lib.denoiser import Cond
 from scorefield.sde_lib.level_density import LevelDensity
+from scorefield.training.data.batches import tensor
 
 MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
 PRIORS = ("standard", "data")
@@ -22,7 +23,7 @@ PRIORS = ("standard", "data")
 
 def scorer_of(
     trained: Trained, stored: Tensor, cond: Cond, *, dequantisation: str | None, prior: str, times: str,
-    code_draws: int | None, **settings: Any,
+    code_draws: int | None, batch: int = 128, **settings: Any,
 ) -> tuple[DatasetScorer, dict[str, Any]]:  # fmt: skip
     """The scorer of stored values, and what decides its values beside the options, for a report.
 
@@ -34,6 +35,7 @@ def scorer_of(
         prior: "standard" or "data".
         times: "log_snr" or "measured".
         code_draws: codes of each image of a latent run; None for one.
+        batch: the most images that the networks see at once.
         settings: of `DatasetScorer`.
 
     Raises:
@@ -41,7 +43,7 @@ def scorer_of(
     """
     run = trained.run
     settings |= {"low": run.low, "high": run.high, "device": run.device, "density": _density(run.workdir, times)}
-    of_prior = _prior(run, prior, settings["seed"])
+    of_prior = _prior(run, prior, settings["seed"], batch)
     if run.autoencoder is None:
         if code_draws is not None:
             raise ValueError("expected no --code_draws, because this run has no autoencoder: leave it out")
@@ -55,11 +57,11 @@ def scorer_of(
             f"expected no --dequantisation of a latent run, whose codes are continuous, got {dequantisation}: leave it "
             "out"
         )
-    kept = image_model(trained, of_prior)
+    kept = image_model(trained, of_prior, batch)
     images = ImageScorer(
         trained.denoiser, run.sde, stored, run.data.levels, of_prior, cond=cond, **settings,
         autoencoder=NoisyCodes(run.autoencoder.scaled, kept["noise"]), code_draws=code_draws or 1,
-        pixels=PixelDistribution.read(kept["distribution"]), at_once=encoded_at_once(run.data.shape),
+        pixels=PixelDistribution.read(kept["distribution"]), at_once=min(encoded_at_once(run.data.shape), batch),
     )  # fmt: skip
     return images, {"code_draws": images.code_draws, "image_model": kept}
 
@@ -88,10 +90,11 @@ def _density(workdir: Path, times: str) -> LevelDensity | None:
     return read_times(workdir) if times == "measured" else None
 
 
-def _prior(run: Run, name: str, seed: int) -> GaussianPrior:
+def _prior(run: Run, name: str, seed: int, batch: int) -> GaussianPrior:
     if name not in PRIORS:
         raise ValueError(f"expected --prior of {' or '.join(PRIORS)}, got {name!r}")
     if name == "standard":
         return GaussianPrior.standard(run.sde)
-    some = stored_tensor(run.dataset("train").subset(MOMENT_IMAGES, seed))
-    return GaussianPrior.matched(run.sde, Moments.of(run.centred(some)))
+    some = run.dataset("train").subset(MOMENT_IMAGES, seed)
+    parts = (tensor(some.x[start : start + batch]) for start in range(0, len(some), batch))
+    return GaussianPrior.matched(run.sde, Moments.of(run.centred(part) for part in parts))

@@ -15,6 +15,7 @@ import torch
 import warm
 from torch import Tensor
 
+from scorefield.commands.likelihood import command as command_module
 from scorefield.commands.likelihood import scorer as scorer_module
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.likelihood.partial_results import PartialResults
@@ -22,6 +23,7 @@ from scorefield.commands.train.command import train
 from scorefield.commands.train_dequantiser import train_dequantiser
 from scorefield.configs import build, digits, own
 from scorefield.likelihood import DatasetScorer
+from scorefield.models import Denoiser
 from scorefield.models.analytic import Gaussian, GaussianMixture
 from scorefield.solvers import AdamsMoulton, grids
 
@@ -105,6 +107,35 @@ def test_a_batch_is_a_matter_of_memory(workdir: Path, tmp_path: Path) -> None:
         with np.load(tmp_path / "b.npz") as file:
             values.append(np.stack([file["ode"], file["elbo"]]))
     np.testing.assert_allclose(values[0], values[1], rtol=1e-4)  # float32 networks round by their batch
+
+
+def test_no_more_images_than_a_batch_are_in_the_network_at_once(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[int]()
+
+    def counted(evaluate: Any) -> Any:
+        def call(self: Denoiser, x: Tensor, *args: Any, **cond: Any) -> Tensor:
+            seen.append(len(x))
+            return evaluate(self, x, *args, **cond)
+
+        return call
+
+    for name in ("forward", "noise"):
+        monkeypatch.setattr(Denoiser, name, counted(getattr(Denoiser, name)))
+    monkeypatch.setattr(command_module, "check", lambda *_: {})
+    options: dict[str, Any] = {"num": 5, "steps": 2, "draws": 2, "chain": 2}
+    names = ["ode", "dsm", "vlb", "elbo"]
+    how = "importance:samples=3"
+    report_of(workdir, tmp_path / "m.json", batch=2, estimators=names, dequantisation=how, prior="data", **options)
+    assert set(seen) == {1, 2}
+    # 32 directions of an image at once, so an image at a time
+    seen.clear()
+    exact = report_of(workdir, tmp_path / "e.json", batch=5, divergence="exact", **options)
+    assert set(seen) == {1}
+    more = report_of(workdir, tmp_path / "f.json", batch=5, divergence="exact:chunk=1", **options)
+    assert max(seen) == 5
+    assert exact["bits_per_dim"] == pytest.approx(more["bits_per_dim"], rel=1e-5)
 
 
 @pytest.mark.parametrize("how", ["importance:samples=3", "truncated_normal"])

@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from scorefield.commands.autoencoder_files import StoredAutoencoder, write_autoencoder
+from scorefield.commands.likelihood import command as command_module
 from scorefield.commands.likelihood import image_model
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.likelihood.image_model import FILE
 from scorefield.commands.train.command import train
 from scorefield.configs import build, digits
 from scorefield.likelihood import PixelDistribution
+from scorefield.models import Denoiser
+from scorefield.models.latent import ScaledAutoencoder
 
 NOISES = (0.0, 0.05, 0.5)
+AUTOENCODER = ("moments", "decode", "encode")
 
 
 def autoencoder(folder: Path, spec: str) -> Path:
@@ -121,6 +125,38 @@ def test_of_several_ranks_the_first_one_fits(
     again, _ = report_of(run, tmp_path / "b.json", **options)
     assert "fitting" not in capsys.readouterr().out
     assert again["bits_per_dim"] == report["bits_per_dim"]
+
+
+def test_no_more_images_than_a_batch_are_in_the_networks_at_once(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the image model is fitted, the images are scored with two codes each, and the prior is compared."""
+    run, seen = shutil.copytree(workdir, tmp_path / "run"), dict[str, set[int]]()
+    (run / FILE).unlink(missing_ok=True)
+
+    def counted(kind: type, name: str) -> None:
+        function = getattr(kind, name)
+
+        def call(self: Any, x: torch.Tensor, *args: Any, **cond: Any) -> Any:
+            seen.setdefault(name, set()).add(len(x))
+            return function(self, x, *args, **cond)
+
+        monkeypatch.setattr(kind, name, call)
+
+    for kind, name in (
+        (Denoiser, "forward"), (Denoiser, "noise"), *((ScaledAutoencoder, name) for name in AUTOENCODER)
+    ):  # fmt: skip
+        counted(kind, name)
+    monkeypatch.setattr(command_module, "check", lambda *_: {})
+    options = {"num": 5, "estimators": ["ode", "dsm"], "draws": 2, "code_draws": 2, "steps": 2, "prior": "data"}
+    few, _ = report_of(run, tmp_path / "few.json", batch=3, **options)
+    assert seen.keys() == {"forward", "noise", *AUTOENCODER}
+    assert all(max(sizes) == 3 for sizes in seen.values())
+    (run / FILE).unlink()
+    many, _ = report_of(run, tmp_path / "many.json", batch=128, **options)
+    assert few["image_model"]["noise"] == many["image_model"]["noise"]
+    assert few["bits_per_dim"] == pytest.approx(many["bits_per_dim"], rel=1e-4)
+    assert few["prior_kl"] == pytest.approx(many["prior_kl"], rel=1e-4)
 
 
 def test_a_tolerance_chooses_a_solver_for_the_image(workdir: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from scorefield.likelihood import (
     Variational,
     prior_kl,
 )
+from scorefield.likelihood import prior as prior_module
 from scorefield.likelihood.dequantisation import effective_draws, importance_bound
 from scorefield.models.analytic import Gaussian
 from scorefield.sde_lib import SDE, VESDE, VPSDE, RectifiedSDE
@@ -195,3 +196,26 @@ def test_the_mismatch_of_gaussian_data_is_its_kl() -> None:
     matched = prior_kl(sde, x, GaussianPrior.matched(sde, Moments.of(x)))
     assert 0 < matched < exact / 2  # the remainder comes from the correlation
     assert float(sde.prior_kl(x).mean()) >= exact
+
+
+@pytest.mark.parametrize("full_up_to", [4096, 2])
+def test_moments_and_mismatch_of_batches_are_those_of_all_samples(
+    full_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far from zero, where a difference of squares would lose the deviation; a group is of two batches or more."""
+    monkeypatch.setattr(prior_module, "FULL_COVARIANCE_DIMS", full_up_to)
+    monkeypatch.setattr(prior_module, "GROUP", 16)
+    x = 1e5 + torch.randn(50, 3, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64).cumsum(1)
+    moments = Moments.of(x.split(9))
+    torch.testing.assert_close(moments.mean, x.mean(0))
+    torch.testing.assert_close(moments.std, x.std(0, unbiased=False), rtol=1e-9, atol=0)
+    sde = VPSDE(beta_max=3.0)
+    prior = GaussianPrior.matched(sde, Moments(moments.mean + 0.3, moments.std))
+    whole = prior_kl(sde, x, prior)
+    assert prior_kl(sde, iter(x.split(9)), prior) == pytest.approx(whole, rel=1e-9)
+    alpha, sigma = (float(scale) for scale in sde.scales(sde.t_max))
+    covariance = alpha**2 * torch.cov(x.flatten(1).T, correction=0) + sigma**2 * torch.eye(3).double()
+    covariance = covariance if full_up_to > 3 else covariance.diag().diag()
+    there = torch.distributions.MultivariateNormal(alpha * x.mean(0).flatten(), covariance)
+    target = torch.distributions.MultivariateNormal(prior.mean.flatten(), prior.std.flatten().square().diag())
+    assert whole == pytest.approx(float(torch.distributions.kl_divergence(there, target)), rel=1e-6)
