@@ -16,6 +16,7 @@ from scorefield.commands.arguments import at_least
 from scorefield.commands.autoencoder_files import read_autoencoder
 from scorefield.commands.data_places import open_split
 from scorefield.commands.outputs import check_output, output_path, write_json
+from scorefield.commands.progress_bar import tell
 from scorefield.commands.run import open_run
 from scorefield.configs import build, own
 from scorefield.evaluation import plot_samples
@@ -62,6 +63,7 @@ def check_data(
     at_least(1, steps=steps)
     check_output(output, ".json")
     config = open_run(workdir, "cpu").config if config is None else config
+    tell(f"reads the {split} split of {config.data.name}")
     dataset = open_split(config.data, split)
     chosen = own.fill(config, own.preset(len(dataset), dataset.shape))
     rows = evenly_spaced(len(dataset), num)

@@ -10,7 +10,7 @@ from scorefield.commands.arguments import at_least
 from scorefield.commands.autoencoder_files import StoredAutoencoder, read_autoencoder, write_autoencoder
 from scorefield.commands.code_cache import CodeCache, encoded, unpacked
 from scorefield.commands.data_places import make_absolute, open_split
-from scorefield.commands.progress_bar import progress_bar
+from scorefield.commands.progress_bar import progress_bar, tell
 from scorefield.commands.run import device_of, read_run
 from scorefield.configs import build
 from scorefield.models.code_statistics import CodeStatistics, code_statistics
@@ -52,6 +52,7 @@ def codes(
     _refuse_latent_run(workdir)
     stored = read_autoencoder(workdir, device_of(device))
     spec = data_of(stored, data, workdir)
+    tell(f"reads the {split} split of {spec.name}")
     dataset = accepted(stored, open_split(spec, split))
     cache = CodeCache(workdir / FOLDER, stored, dataset, flip)
     measured = dataset if split == "train" else accepted(stored, open_split(spec, "train"))

@@ -24,6 +24,7 @@ from scorefield.commands.codes import accepted
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import make_absolute, open_split
 from scorefield.commands.outputs import write_json
+from scorefield.commands.progress_bar import tell
 from scorefield.commands.run import Run, device_of
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
@@ -74,6 +75,7 @@ def import_checkpoint(
         raise ValueError(f"{workdir} holds an autoencoder already: choose another --workdir")
     if (workdir / "config.json").exists() or (workdir.exists() and not workdir.is_dir()):
         raise ValueError(f"{workdir} holds a run already, or is no folder: choose another --workdir")
+    tell(f"reads {file}")
     keywords = build.parse(f"architecture:{architecture or ''}")
     del keywords["name"]
     if holds_autoencoder(file, source):

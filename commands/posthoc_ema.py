@@ -10,6 +10,7 @@ from scorefield import training
 from scorefield.commands.autoencoder_files import FACTS, WEIGHTS
 from scorefield.commands.captions import FILE as TOKENIZER
 from scorefield.commands.outputs import write_json
+from scorefield.commands.progress_bar import tell
 from scorefield.commands.run import open_run
 from scorefield.training.checkpoints.atomic import write_tensors
 
@@ -38,6 +39,7 @@ def posthoc_ema(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"expected --output to be a new folder, got {folder}, which is not empty: choose another")
     run = open_run(workdir, device)
+    tell(f"reads the snapshots of {workdir}")
     model = run.new_model()
     stored, notes = training.snapshots(workdir / "snapshots")
     for note in notes:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.likelihood.progress import with_steps
 from scorefield.solvers.solver import OnStep
+from scorefield.training.distributed.ranks import Ranks
 
 LINE_SECONDS = 30.0  # between two lines
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
@@ -43,6 +44,8 @@ class Bar:
         self.in_lines = show and bool(self._bar.disable)
         self._done, self._facts = 0, ""
         self._began = self._line = clock()
+        if self.in_lines:
+            on_stderr(f"{name}: 0 of {total:,} {unit}s")
 
     def skip(self, count: int) -> None:
         """Count samples that are done."""
@@ -78,7 +81,7 @@ class Bar:
 def progress_bar(
     name: str, total: int, show: bool = True, *, unit: str = "sample", leave: bool = True
 ) -> Iterator[Bar]:
-    """A bar with the remaining time on terminals, and elsewhere a line on stderr every 30 seconds; see `Bar`."""
+    """A bar with the remaining time on terminals. Elsewhere a line on stderr, now and every 30 seconds; see `Bar`."""
     bar = Bar(name, total, unit, show, leave)
     try:
         yield bar
@@ -100,3 +103,9 @@ def say(line: str) -> None:
     """Print a line at once, beside a progress bar if there is one."""
     tqdm.write(line)
     sys.stdout.flush()
+
+
+def tell(line: str) -> None:
+    """Print at once what a command does now; of several processes, the first does."""
+    if Ranks.current().first:
+        say(line)

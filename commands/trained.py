@@ -12,6 +12,7 @@ from scorefield import models
 from scorefield.commands.autoencoder_files import same_codes
 from scorefield.commands.captions import FILE as TOKENIZER
 from scorefield.commands.find_checkpoint import find_checkpoint
+from scorefield.commands.progress_bar import tell
 from scorefield.commands.run import Run, open_run
 from scorefield.sde_lib.sde import check_one_level
 from scorefield.training import load_weights
@@ -68,6 +69,7 @@ def open_trained(
     run = open_run(workdir, device)
     place = find_checkpoint(workdir, checkpoint)
     _refuse_of_another(run, place)
+    tell(f"reads the {'averaged' if ema else 'raw'} weights of {place}")
     model = run.new_model()
     load_weights(place, model, ema=ema)
     denoiser: models.Denoiser = model.eval().requires_grad_(False).denoiser

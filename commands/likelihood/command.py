@@ -22,7 +22,7 @@ from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_
 from scorefield.commands.likelihood.scorer import scorer_of
 from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
-from scorefield.commands.progress_bar import Bar, progress_bar
+from scorefield.commands.progress_bar import Bar, progress_bar, tell
 from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_histogram
@@ -115,6 +115,7 @@ def likelihood(
     default = workdir / f"likelihood_{split}.json"
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     run = trained.run.on(data)
+    tell(f"reads the {split} split of {run.config.data.name}")
     dataset = run.dataset(split)
     images = Images.of(dataset, num, seed)
     stored = _finite(images.stored, dataset.name)
@@ -143,6 +144,8 @@ def likelihood(
     place = Path(output) if output else default
     made_by = {"device": str(run.device), "random_streams": "a spawn key for each"}
     results = PartialResults(place, {**settings, **decided, **made_by})
+    if ranks.first:
+        results.delete_old_others()
     facts = given or {}
     with _saying_what_is_kept(results, names, len(stored), batch):
         if "ode" in names and given is None:

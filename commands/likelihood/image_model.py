@@ -13,6 +13,7 @@ from scorefield.commands.autoencoder_files import encoded_at_once
 from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.generate import of_rows
 from scorefield.commands.outputs import write_json
+from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run, stored_tensor
 from scorefield.commands.trained import Trained
 from scorefield.likelihood import GaussianPrior, ImageScorer, PixelDistribution, fit_pixels
@@ -99,18 +100,20 @@ def _best_noise(trained: Trained, prior: GaussianPrior, some: Dataset, batch: in
     run, stored = trained.run, stored_tensor(some)
     assert run.autoencoder is not None
     cond, tried = of_rows(data_conditioning(run, some).cond, run.device), dict[float, float]()
-    for noise in NOISES:
-        noisy = NoisyCodes(run.autoencoder.scaled, noise)
-        scorer = ImageScorer(
+    with progress_bar("noise of the codes", len(NOISES) * len(stored), unit="image") as bar:
+        for noise in NOISES:
+            noisy = NoisyCodes(run.autoencoder.scaled, noise)
+            scorer = ImageScorer(
             trained.denoiser, run.sde, stored, run.data.levels, prior, cond=cond, low=run.low, high=run.high,
             draws=DRAWS, device=run.device, autoencoder=noisy, pixels=_fitted(run, noisy, stored, batch, ("laplace",)),
             at_once=encoded_at_once(run.data.shape),
         )  # fmt: skip
-        size = min(BATCH, batch)
-        parts = [scorer.dsm(slice(i, min(i + size, len(stored))))["dsm"] for i in range(0, len(stored), size)]
-        tried[noise] = -float(torch.cat(parts).mean()) / scorer.unit
-        if tried[noise] > min(tried.values()):
-            break
+            size = min(BATCH, batch)
+            slices = [slice(i, min(i + size, len(stored))) for i in range(0, len(stored), size)]
+            parts = [scorer.dsm(rows, bar.part(rows.stop - rows.start))["dsm"] for rows in slices]
+            tried[noise] = -float(torch.cat(parts).mean()) / scorer.unit
+            if tried[noise] > min(tried.values()):
+                break
     return min(tried, key=lambda noise: tried[noise]), {f"{noise:g}": bound for noise, bound in tried.items()}
 
 
@@ -120,12 +123,14 @@ def _fitted(
     places = torch.randperm(stored[0, 0].numel(), generator=torch.Generator().manual_seed(0))
     places = places[: max(1, VALUES // (len(stored) * stored.shape[1]))].to(run.device)
     size, images, means = min(encoded_at_once(run.data.shape), batch), list[Tensor](), list[Tensor]()
-    for start in range(0, len(stored), size):
-        x0 = run.in_range(stored[start : start + size]).to(run.device)
-        z = draw_codes(autoencoder, x0, PerSampleNoise(0, range(start, start + len(x0)))).z
-        with torch.no_grad():
-            means.append(autoencoder.decode(z).flatten(2)[..., places])
-        images.append(x0.flatten(2)[..., places])
+    with progress_bar("scales of the pixels", len(stored), len(families) > 1, unit="image") as bar:
+        for start in range(0, len(stored), size):
+            x0 = run.in_range(stored[start : start + size]).to(run.device)
+            z = draw_codes(autoencoder, x0, PerSampleNoise(0, range(start, start + len(x0)))).z
+            with torch.no_grad():
+                means.append(autoencoder.decode(z).flatten(2)[..., places])
+            images.append(x0.flatten(2)[..., places])
+            bar.skip(len(x0))
     ends: dict[str, Any] = {"low": run.low, "high": run.high}
     return fit_pixels(torch.cat(images), torch.cat(means), run.data.levels, families=families, **ends)
 

@@ -1,17 +1,21 @@
 """Results that are saved part by part: an interrupted command resumes from them, and ranks share the others."""
 
+import glob
 import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import write_arrays, write_json
 
 Arrays = dict[str, NDArray[Any]]
+DAYS = 7  # for which the parts of other settings are kept
 
 
 class PartialResults:
@@ -26,7 +30,7 @@ class PartialResults:
 
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = output.with_name(f".{output.stem}.{digest}.parts")
+        self.folder, self._stem = output.with_name(f".{output.stem}.{digest}.parts"), output.stem
 
     def __contains__(self, name: str) -> bool:
         return self._file(name).is_file()
@@ -52,6 +56,23 @@ class PartialResults:
     def delete(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def delete_old_others(self) -> None:
+        """Remove parts of the same output by other settings, once nothing was added for a week.
+
+        Younger ones may belong to a command that runs now, or that somebody interrupted. A line names each.
+        """
+        names = f".{glob.escape(self._stem)}.{'[0-9a-f]' * 12}.parts"
+        for folder in sorted(set(self.folder.parent.glob(names)) - {self.folder}):
+            newest = max((path.stat().st_mtime for path in [folder, *folder.iterdir()]), default=0.0)
+            if time.time() - newest > DAYS * 86_400:
+                shutil.rmtree(folder, ignore_errors=True)
+                on_stderr(f"removes {folder}, which an interrupted command of other settings left over {DAYS} days ago")
+            else:
+                on_stderr(
+                    f"keeps {folder}, parts by a command of other settings: that command continues from them, and "
+                    f"after {DAYS} days they are removed"
+                )
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npz"

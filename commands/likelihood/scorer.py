@@ -1,5 +1,6 @@
 """What `--mode=likelihood` scores with: the run with its options, and of a latent run its autoencoder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from scorefield.commands.autoencoder_files import encoded_at_once
 from scorefield.commands.likelihood.image_model import NoisyCodes, image_model
+from scorefield.commands.progress_bar import Bar, progress_bar
 from scorefield.commands.run import Run
 from scorefield.commands.train_dequantiser import load_dequantiser
 from scorefield.commands.trained import Trained
@@ -16,6 +18,7 @@ from scorefield.likelihood import DatasetScorer, GaussianPrior, ImageScorer, Mom
 from scorefield.sde_lib.denoiser import Cond
 from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.training.data.batches import tensor
+from scorefield.training.distributed.ranks import Ranks
 
 MOMENT_IMAGES = 10_000  # training images from which --prior=data takes its moments
 PRIORS = ("standard", "data")
@@ -96,5 +99,11 @@ def _prior(run: Run, name: str, seed: int, batch: int) -> GaussianPrior:
     if name == "standard":
         return GaussianPrior.standard(run.sde)
     some = run.dataset("train").subset(MOMENT_IMAGES, seed)
-    parts = (tensor(some.x[start : start + batch]) for start in range(0, len(some), batch))
-    return GaussianPrior.matched(run.sde, Moments.of(run.centred(part) for part in parts))
+
+    def batches(bar: Bar) -> Iterator[Tensor]:
+        for start in range(0, len(some), batch):
+            yield run.centred(tensor(some.x[start : start + batch]))
+            bar.skip(min(batch, len(some) - start))
+
+    with progress_bar("moments of the prior", len(some), Ranks.current().first, unit="image") as bar:
+        return GaussianPrior.matched(run.sde, Moments.of(batches(bar)))

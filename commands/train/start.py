@@ -15,6 +15,7 @@ from scorefield.commands.captions import captions_in, takes_captions, tokenizer_
 from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.data_places import make_absolute, open_split
 from scorefield.commands.generate import grid, of_rows
+from scorefield.commands.progress_bar import tell
 from scorefield.commands.run import Run, open_run, stored_tensor
 from scorefield.commands.train.fork import fork
 from scorefield.commands.train.objective import Loss
@@ -45,6 +46,7 @@ def open_data(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Dataset
         saved = open_run(workdir, "cpu").config.to_dict()
         saved["training"] = defaults().training.to_dict() | saved["training"]
         fill(config, flat(saved))
+    tell(f"reads the train split of {config.data.name}")
     dataset = open_split(config.data, "train")
     make_absolute(config.data)
     for key in ("autoencoder", "tokenizer"):

@@ -14,6 +14,7 @@ from torch import Generator
 from scorefield import training
 from scorefield.commands.data_facts import DataFacts
 from scorefield.commands.data_places import make_absolute, open_split
+from scorefield.commands.progress_bar import tell
 from scorefield.commands.run import Run, device_of, read_run
 from scorefield.commands.train_autoencoder.held_out import HeldOut
 from scorefield.commands.train_autoencoder.log import Log, autoencoder_of, merged
@@ -99,6 +100,7 @@ def _open_data(config: ml_collections.ConfigDict, workdir: Path) -> Dataset:
     """The training images. A size that is None becomes that of the run in `workdir`, or is chosen by the images."""
     if (workdir / "config.json").is_file():
         fill(config, flat(read_run(workdir, "cpu").config.to_dict()))
+    tell(f"reads the train split of {config.data.name}")
     dataset = open_split(config.data, "train")
     check_images(dataset)
     make_absolute(config.data)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from said import without_progress
 from training_runs import configuration, new_state
 
 from scorefield.commands.compare import compare
@@ -54,7 +55,7 @@ def test_latents_that_moved_decode_as_they_were_encoded(
     encode(workdir, num=4, solver="heun", grid="optimal", steps=7, ema=False, device="cpu")
     capsys.readouterr()
     grid(workdir, num=4, steps=16, order=1, device="cpu")  # other times under the same name
-    assert capsys.readouterr().err == f"replaces {workdir / 'grid.json'}\n"
+    assert without_progress(capsys.readouterr().err) == f"replaces {workdir / 'grid.json'}\n"
     run = open_trained(workdir, "cpu").run
     state = new_state(run)
     torch.nn.init.normal_(state.denoiser.net.head.weight, std=0.5)
@@ -64,7 +65,7 @@ def test_latents_that_moved_decode_as_they_were_encoded(
     (workdir / "latents.json").unlink()
     capsys.readouterr()
     decode(workdir, input=str(moved), device="cpu")
-    assert capsys.readouterr().err == ""
+    assert without_progress(capsys.readouterr().err) == ""
     decoded = report(workdir / "decoded.npz")
     assert (decoded["solver"], decoded["grid"], decoded["steps"]) == ("heun", "optimal", 7)
     assert (decoded["weights"], decoded["checkpoint"]) == ("raw", "0000000000")
@@ -75,7 +76,7 @@ def test_latents_that_moved_decode_as_they_were_encoded(
     assert decoded["round_trip_rms"] == pytest.approx(rms(back, run.centred(x)), rel=1e-5)
 
     decode(workdir, input=str(moved), solver="ddim", steps=9, checkpoint="latest", device="cpu")
-    said = capsys.readouterr().err.splitlines()[0]
+    said = without_progress(capsys.readouterr().err).splitlines()[0]
     assert said.startswith("these latents were encoded by solver heun, not ddim, steps 7, not 9, checkpoint_sha256 ")
 
 
@@ -142,9 +143,9 @@ def test_nothing_is_replaced_without_a_line(workdir: Path, tmp_path: Path, capsy
     given = tmp_path / "new" / "s.npz"
     capsys.readouterr()
     sample(workdir, num=2, steps=2, output=str(given), device="cpu")
-    assert capsys.readouterr().err == f"makes the folder {given.parent}\n"
+    assert without_progress(capsys.readouterr().err) == f"makes the folder {given.parent}\n"
     sample(workdir, num=2, steps=3, output=str(given), device="cpu")
-    assert capsys.readouterr().err == f"replaces {given}\n"
+    assert without_progress(capsys.readouterr().err) == f"replaces {given}\n"
 
 
 def photographs(place: Path) -> Path:

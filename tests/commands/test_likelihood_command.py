@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -40,6 +41,30 @@ def test_parts_are_found_only_with_the_same_settings(tmp_path: Path) -> None:
     assert "a" not in other
     same.delete()
     assert not list(tmp_path.iterdir())
+
+
+def test_parts_of_other_settings_are_told_and_removed_after_a_week(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report.json"
+    mine, young, old = (PartialResults(output, {"seed": seed}) for seed in range(3))
+    another = PartialResults(tmp_path / "report_2.json", {"seed": 2})
+    for parts in (mine, young, old, another):
+        parts.save("a", {"x": np.arange(3)})
+    week = 7 * 86_400
+    for parts, age in ((mine, 2 * week), (young, 0.9 * week), (old, 1.1 * week), (another, 2 * week)):
+        for path in (*parts.folder.iterdir(), parts.folder):
+            os.utime(path, (time.time() - age,) * 2)
+    mine.delete_old_others()
+    assert [("a" in parts) for parts in (mine, young, old, another)] == [True, True, False, True]
+    lines = capsys.readouterr().err.splitlines()
+    assert {(line.split()[0], line.split()[1].rstrip(",")) for line in lines} == {
+        ("keeps", str(young.folder)), ("removes", str(old.folder)),
+    }  # fmt: skip
+    (young.folder / "b.npz").touch()
+    os.utime(young.folder, (time.time() - 2 * week,) * 2)
+    mine.delete_old_others()
+    assert "a" in young  # its newest part counts
 
 
 # The command

@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: a line every half minute, with the time that is left."""
+"""Progress where there is no terminal: a line at once and every half minute, with the time that is left."""
 
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from scorefield.training import save
 def test_without_a_terminal_there_is_a_line_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
     bar = Bar("score", 1200, "image", clock=lambda: now)
+    assert capsys.readouterr().err == "score: 0 of 1,200 images\n"
     bar.skip(100)
     progress = bar.part(400)
     lines = []
@@ -44,7 +45,7 @@ def test_nothing_is_said_where_nothing_is_to_be_shown_or_known(capsys: pytest.Ca
     now = 50.0
     hidden.skip(5)
     begun.skip(0)  # no speed is known
-    assert capsys.readouterr().err == "score: 0 of 10 samples\n"
+    assert capsys.readouterr().err == 2 * "score: 0 of 10 samples\n"
 
 
 def test_every_long_command_tells_its_progress(
@@ -61,7 +62,12 @@ def test_every_long_command_tells_its_progress(
     decode(tmp_path)
     likelihood(tmp_path, num=3, batch=2, steps=2)
     train_dequantiser(tmp_path, num=32, batch=16)
-    lines = [line.rpartition(", ")[0].partition(", gain")[0] for line in capsys.readouterr().err.splitlines()]
+    out, err = (text.splitlines() for text in capsys.readouterr())
+    assert sum(line.startswith("reads the averaged weights of ") for line in out) == 7  # of each command, before it
+    assert "reads the test split of digits" in out
+    begun = {line for line in err if ": 0 of " in line}
+    assert begun >= {f"{name}: 0 of 3 images" for name in ("likelihood", "prior KL")}, begun
+    lines = [line.rpartition(", ")[0].partition(", gain")[0] for line in err]
     ends = (
         "sample: 2 of 3 samples", "sample: 3 of 3 samples", "unipc, 250 steps: 2 of 2 samples",
         "ddim, 2 steps: 2 of 2 samples", "grid: 2 of 2 samples", "encode: 2 of 2 samples",

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from said import without_progress
 
 from scorefield.commands.command_line import MODES, OPTIONS, run
 from scorefield.commands.train.command import train
@@ -279,7 +280,7 @@ def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     status = run(["scorefield", *command])
     said = capsys.readouterr()
     assert status == 2, said.out + said.err
-    *notes, line = said.err.splitlines()  # a note says which defaults are used, or which folder is new
+    *notes, line = without_progress(said.err).splitlines()  # a note: which defaults are used, which folder is new
     assert len(notes) <= 1 and not any("error" in note.lower() or "Traceback" in note for note in notes), said.err
     assert line.startswith("error: ") and len(line) <= LONGEST, line
     return line
@@ -318,7 +319,7 @@ def test_a_full_disk_is_named(
         )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    error = capsys.readouterr().err
+    error = without_progress(capsys.readouterr().err)
     assert status == 2 and "expected room for" in error and error.count("\n") == 1, error
     assert not list(tmp_path.iterdir())
 
