@@ -1,1 +1,1 @@
-"""Configurations, and the tables of names that they use (`configs.build`)."""
+"""Configurations, and the tables of names that they use (`configs.tables`)."""

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "training": {"training", "models", "likelihood", "sde_lib"},
     "evaluation": {"evaluation"},
     "configs": {"configs"},
-    "configs/build.py": {*LIBRARY, "configs"},
+    **{file: {*LIBRARY, "configs"} for file in ("configs/build.py", "configs/constructors.py", "configs/tables.py")},
     "commands": {*LIBRARY, "configs", "commands"},
     "main": {"commands"},
     "__init__": set(LIBRARY),

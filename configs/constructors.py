@@ -1,0 +1,63 @@
+"""Constructors for the tables of names, where a class alone would not do: its keywords are not what a spec says."""
+
+import json
+from pathlib import Path
+
+from torch import Tensor
+
+from scorefield import likelihood, sde_lib, solvers
+from scorefield.models.levels import Levels
+from scorefield.models.networks.code_encoder import CodeEncoder
+from scorefield.solvers import grids
+from scorefield.solvers.variables import SoftClippedLogSNR
+
+
+def levels(cells: tuple[float, float], probabilities: tuple[float, ...] | None = None) -> Levels:
+    """Mean and deviation of each pixel's level in the place of EDM's coefficients; the data gives the probabilities."""
+    if probabilities is None:
+        raise ValueError("expected the probabilities of the levels, got none: training counts them in integer data")
+    return Levels(tuple(probabilities), cells)
+
+
+def mulan(
+    shape: tuple[int, ...],
+    low: float = -5.0,
+    high: float = 13.3,
+    size: int = 50,
+    active: int = 15,
+    width: int = 256,
+    encoder_width: int = 32,
+    encoder_blocks: int = 2,
+) -> sde_lib.MultivariateVP:
+    """A path with a noise level for each dimension that depends on a latent code (Sahoo et al. 2024)."""
+    encoder = CodeEncoder(shape, size, encoder_width, encoder_blocks)
+    return sde_lib.MultivariateVP(shape, low, high, size, active, width, encoder)
+
+
+def adams_moulton(
+    order: int = 3, low: float = 0.02, high: float = 10.0, spread: float = 0.5, time_weight: float = 0.0
+) -> solvers.Solver:
+    """Implicit Adams steps in the soft-clipped log-SNR, for likelihoods."""
+    return solvers.AdamsMoulton(order, SoftClippedLogSNR(low, high, spread, time_weight))
+
+
+def importance(samples: int = 8) -> likelihood.Uniform:
+    """Uniform dequantisation, averaged over several draws inside the logarithm (Burda et al. 2016)."""
+    return likelihood.Uniform(samples)
+
+
+def no_distance() -> None:
+    """No perceptual distance."""
+
+
+def optimal(sde: sde_lib.SDE, steps: int, workdir: Path, file: str = "grid.json") -> Tensor:
+    """The grid that `--mode=grid` measured for this run."""
+    path = workdir / file
+    if not path.is_file():
+        raise ValueError(f"expected a measured grid in {path}: measure one with --mode=grid --workdir={workdir}")
+    try:
+        content = json.loads(path.read_text())
+        measured = grids.StepDensity(tuple(map(float, content["log_snr"])), tuple(map(float, content["density"])))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot read {path} ({error!r}): measure it again with --mode=grid") from None
+    return grids.optimal(sde, steps, measured)
