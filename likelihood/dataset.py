@@ -1,7 +1,7 @@
 """Score a data set by several estimators, some samples at a time; the draws of a sample do not depend on its batch."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from scorefield.likelihood.bounds import dsm_bound, elbo, vlb, with_code
 from scorefield.likelihood.choose_solver import Trials, choose_solver, trial_samples
+from scorefield.likelihood.columns import Columns, of_bound, of_flow
 from scorefield.likelihood.decoders import DiscretisedDecoder, GaussianDecoder, LevelDecoder
 from scorefield.likelihood.density import Density, log_likelihood
-from scorefield.likelihood.dequantisation import Dequantisation, Uniform, importance_bound
+from scorefield.likelihood.dequantisation import Dequantisation, Uniform
 from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
-from scorefield.likelihood.prior import GaussianPrior, prior_kl
+from scorefield.likelihood.prior import GaussianPrior
 from scorefield.likelihood.progress import ShareDone, part_of
 from scorefield.sde_lib import SDE, MultivariateVP
 from scorefield.sde_lib.denoiser import DenoiserLike, take_rows
@@ -26,8 +27,6 @@ from scorefield.solvers.ode.adaptive_rk import UnsolvedError
 MAX_PROBES = 16
 PROBE_SAMPLES = 16  # the first samples, on which the number of probes is chosen
 EXACT_DIMS = 16  # dimensions up to which the exact divergence is the default
-PRIOR_SAMPLES = 10_000  # samples from which KL(p_T || prior) is estimated
-Columns = dict[str, Tensor]  # of a value for each sample
 
 
 @dataclass
@@ -138,28 +137,20 @@ class DatasetScorer:
             if draw == 0 and density.latent is not None:
                 latent = density.latent.cpu()
             densities.append(replace(density, latent=None))  # of several draws, one latent is enough to keep
-        columns = {"ode": importance_bound(torch.stack(weights)), "latent": latent}
-        if of_code is not None:
-            columns["ode_code"] = -of_code.double().cpu()
-            columns["ode"] = columns["ode"] + columns["ode_code"]
-        errors = [density.std_error.double().cpu() for density in densities if density.std_error is not None]
-        if len(errors) == len(densities):
-            columns["ode_error"] = torch.stack(errors).square().mean(0).sqrt()
-        nfe_max = max(density.nfe_max or 0 for density in densities)
-        return columns | _evaluations("ode", sum(d.nfe for d in densities), nfe_max, len(weights[0]))
+        return of_flow(weights, densities, latent, of_code)
 
     def dsm(self, rows: slice, progress: ShareDone = None) -> Columns:
         """The bound of uniformly dequantised, or continuous, values."""
         x, log_q = self.dequantised(rows, Uniform())
         settings = self._bound_settings(rows, 2, progress)
         bound = dsm_bound(self.denoiser, self.sde, x, draws=self.draws, density=self.density, **settings)
-        return _columns("dsm", replace(bound, log_prob=bound.log_prob.cpu() - log_q))
+        return of_bound("dsm", replace(bound, log_prob=bound.log_prob.cpu() - log_q))
 
     def elbo(self, rows: slice, progress: ShareDone = None) -> Columns:
         """VDM's bound, on the centres of the integers' cells or on continuous values."""
         decoder = GaussianDecoder() if self.levels is None else LevelDecoder(self.levels, self.low, self.high)
         settings = self._bound_settings(rows, 3, progress)
-        return _columns(
+        return of_bound(
             "elbo",
             elbo(
                 self.denoiser, self.sde, self.values(rows), decoder=decoder, draws=self.draws, density=self.density,
@@ -179,25 +170,10 @@ class DatasetScorer:
             if self.levels is None
             else DiscretisedDecoder(self.levels, self.low, self.high, std=sigma / alpha)
         )
-        return _columns("vlb", vlb(
+        return of_bound("vlb", vlb(
             self.denoiser, self.sde, self.values(rows), decoder=decoder, ts=grids.log_snr(self.sde, self.chain),
             variance=self.variance, draws=min(self.draws, self.chain), **self._bound_settings(rows, 4, progress),
         ))  # fmt: skip
-
-    def prior_kl(self, batch: int = 128, progress: ShareDone = None) -> dict[str, float]:
-        """KL(p_T || prior) in the unit of the data: an estimate, and an upper bound, from the first 10,000 samples."""
-        count, bounds = min(PRIOR_SAMPLES, len(self.stored)), list[float]()
-
-        def batches() -> Iterator[Tensor]:
-            for start in range(0, count, batch):
-                x0 = self.values(slice(start, min(start + batch, count))).cpu()
-                bounds.append(float(self.prior.kl(self.sde, x0, self.sde.t_max).sum()))
-                yield x0
-                if progress is not None:
-                    progress(min(start + batch, count) / count)
-
-        estimate = prior_kl(self.sde, batches(), self.prior)
-        return {"estimate": estimate / self.unit, "bound": math.fsum(bounds) / count / self.unit}
 
     @property
     def unit_of_points(self) -> float:
@@ -315,18 +291,3 @@ class DatasetScorer:
         noise = self.noise_of(rows, stream)
         cond = self.cond_of(rows)
         return {"cond": cond, "prior": self.prior, "noise": noise, "uniform": noise.uniform, "progress": progress}
-
-
-def _columns(name: str, density: Density) -> Columns:
-    columns = {name: density.log_prob.double().cpu()}
-    columns |= {f"{name}_{part}": value.double().cpu() for part, value in density.parts.items()}
-    if density.std_error is not None:
-        columns[f"{name}_error"] = density.std_error.double().cpu()
-    return columns | _evaluations(name, density.nfe, math.ceil(density.nfe), len(density.log_prob))
-
-
-def _evaluations(name: str, nfe: float, nfe_max: int, count: int) -> Columns:
-    return {
-        f"{name}_nfe": torch.full((count,), nfe, dtype=torch.float64),
-        f"{name}_nfe_max": torch.full((count,), float(nfe_max), dtype=torch.float64),
-    }

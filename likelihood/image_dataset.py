@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from scorefield.likelihood.dataset import Columns, DatasetScorer
+from scorefield.likelihood.columns import Columns
+from scorefield.likelihood.dataset import DatasetScorer
 from scorefield.likelihood.density import Density
 from scorefield.likelihood.dequantisation import Dequantisation
 from scorefield.likelihood.pixels import PixelDistribution

@@ -18,7 +18,7 @@ from scorefield.commands.generate import of_rows
 from scorefield.commands.images import Images
 from scorefield.commands.interruption import Interrupted
 from scorefield.commands.likelihood.partial_results import PartialResults
-from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, versions
+from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, prior_kl_of, versions
 from scorefield.commands.likelihood.scorer import scorer_of
 from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
@@ -27,7 +27,8 @@ from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_histogram
 from scorefield.likelihood import Exact
-from scorefield.likelihood.dataset import EXACT_DIMS, PRIOR_SAMPLES, Columns, DatasetScorer
+from scorefield.likelihood.columns import Columns
+from scorefield.likelihood.dataset import EXACT_DIMS, DatasetScorer
 from scorefield.sde_lib.sde import check_one_level
 from scorefield.training.distributed.ranks import Ranks
 
@@ -182,16 +183,10 @@ def _report(
         "standard_error": estimates[names[0]]["standard_error"],
         "n": len(scorer.stored),
         "estimates": estimates,
-        "prior_kl": _prior_kl(scorer, batch),
+        "prior_kl": prior_kl_of(scorer, batch),
         "levels": scorer.levels,
         **described,
     }
-
-
-def _prior_kl(scorer: DatasetScorer, batch: int) -> dict[str, float]:
-    count = min(PRIOR_SAMPLES, len(scorer.stored))
-    with progress_bar("prior KL", count, unit="image") as bar:
-        return scorer.prior_kl(batch, bar.part(count))
 
 
 def _write(

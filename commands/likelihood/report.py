@@ -3,17 +3,21 @@
 import importlib.metadata
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import scipy
 import torch
+from torch import Tensor
 
-from scorefield.likelihood import ImageScorer, mean_and_error
-from scorefield.likelihood.dataset import Columns, DatasetScorer
+from scorefield.commands.progress_bar import Bar, progress_bar
+from scorefield.likelihood import ImageScorer, mean_and_error, prior_kl
+from scorefield.likelihood.columns import Columns
+from scorefield.likelihood.dataset import DatasetScorer
 from scorefield.likelihood.image_dataset import PARTS
 
+PRIOR_SAMPLES = 10_000  # from which KL(p_T || prior) is estimated
 MEANINGS = {
     "ode": "the probability flow's own log-likelihood",
     "dsm": "the denoising-score-matching bound, of uniformly dequantised data: no more than the log-likelihood of the "
@@ -96,6 +100,22 @@ def _through_autoencoder(scorer: ImageScorer, name: str, unit: str, columns: Col
         mean, error = mean_and_error(-columns[f"{name}_importance"] / scorer.unit)
         found["importance_weighted"] = {unit: mean, "standard_error": error if math.isfinite(error) else None}
     return found
+
+
+def prior_kl_of(scorer: DatasetScorer, batch: int) -> dict[str, float]:
+    """KL(p_T || prior) in the unit of the data: an estimate, and an upper bound, from the first 10,000 samples."""
+    count, bounds = min(PRIOR_SAMPLES, len(scorer.stored)), list[float]()
+
+    def batches(bar: Bar) -> Iterator[Tensor]:
+        for start in range(0, count, batch):
+            x0 = scorer.values(slice(start, min(start + batch, count))).cpu()
+            bounds.append(float(scorer.prior.kl(scorer.sde, x0, scorer.sde.t_max).sum()))
+            yield x0
+            bar.skip(len(x0))
+
+    with progress_bar("prior KL", count, unit="image") as bar:
+        estimate = prior_kl(scorer.sde, batches(bar), scorer.prior)
+    return {"estimate": estimate / scorer.unit, "bound": math.fsum(bounds) / count / scorer.unit}
 
 
 def lines_of(estimates: dict[str, dict[str, Any]], unit: str, levels: int | None) -> dict[str, Any]:

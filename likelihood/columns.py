@@ -1,0 +1,48 @@
+"""What a scorer gives for each sample of a slice: columns, (B,), by their names."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scorefield.likelihood.density import Density
+from scorefield.likelihood.dequantisation import importance_bound
+
+Columns = dict[str, Tensor]  # of a value for each sample
+
+
+def of_bound(name: str, density: Density) -> Columns:
+    """The columns of a bound: its value in nats under its name, its parts, its error, and the evaluations."""
+    columns = {name: density.log_prob.double().cpu()}
+    columns |= {f"{name}_{part}": value.double().cpu() for part, value in density.parts.items()}
+    if density.std_error is not None:
+        columns[f"{name}_error"] = density.std_error.double().cpu()
+    return columns | _evaluations(name, density.nfe, math.ceil(density.nfe), len(density.log_prob))
+
+
+def of_flow(weights: Sequence[Tensor], densities: Sequence[Density], latent: Tensor, code: Tensor | None) -> Columns:
+    """The columns of the flow: "ode", its error and its evaluations, and "latent".
+
+    Args:
+        weights: log p(x_i) - log q(x_i | k) of each draw of dequantisation, in nats, (B,) each.
+        densities: of these draws.
+        latent: of the first draw, (B, *D).
+        code: KL of the latent codes in nats, (B,), for a path that has them.
+    """
+    columns = {"ode": importance_bound(torch.stack(list(weights))), "latent": latent}
+    if code is not None:
+        columns["ode_code"] = -code.double().cpu()
+        columns["ode"] = columns["ode"] + columns["ode_code"]
+    errors = [density.std_error.double().cpu() for density in densities if density.std_error is not None]
+    if len(errors) == len(densities):
+        columns["ode_error"] = torch.stack(errors).square().mean(0).sqrt()
+    nfe_max = max(density.nfe_max or 0 for density in densities)
+    return columns | _evaluations("ode", sum(each.nfe for each in densities), nfe_max, len(weights[0]))
+
+
+def _evaluations(name: str, nfe: float, nfe_max: int, count: int) -> Columns:
+    return {
+        f"{name}_nfe": torch.full((count,), nfe, dtype=torch.float64),
+        f"{name}_nfe_max": torch.full((count,), float(nfe_max), dtype=torch.float64),
+    }
