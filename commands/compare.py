@@ -1,6 +1,7 @@
 """Compare solvers and numbers of steps, starting from the same noise."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def compare(
     label: str | int | None = None,
     caption: str | None = None,
     guidance: float = 1.0,
+    guidance_interval: Sequence[float] | None = None,
+    tile: int = 0,
     ema: bool = True,
     checkpoint: str | None = None,
     compile: bool = False,  # noqa: A002 - the flag's name
@@ -49,6 +52,8 @@ def compare(
     mean square distance, in the model's values, to the solution of the probability flow. UniPC in 250 steps computes
     that solution. An error of one pair is written in its row, and the other pairs are computed.
 
+    Guidance, its noise levels and the tiles of a latent run are as in `sample`.
+
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
     """
@@ -58,7 +63,7 @@ def compare(
     check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
     trained.check_one_level("compare")
-    run = trained.run
+    run = trained.run.in_tiles_of(tile)
     conditioning = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
     sampling = {
         **run.config.sampling,
@@ -70,7 +75,7 @@ def compare(
         with progress_bar(f"{chosen['solver']}, {chosen['steps']} steps", num, leave=False) as bar:
             return generate(
                 run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, cond=conditioning.cond,
-                guidance=guidance, bar=bar,
+                guidance=guidance, interval=guidance_interval, bar=bar,
             )  # fmt: skip
 
     flows: dict[tuple[float, float], Tensor] = {}  # by the first and last time of a grid
@@ -93,6 +98,7 @@ def compare(
         "denoise": sampling["denoise"], "seed": seed, **conditioning.described, "guidance": guidance,
         **trained.described,
     }  # fmt: skip
+    settings |= {} if guidance_interval is None else {"guidance_interval": guidance_interval}
     path = output_path(output, workdir / "compare.npz", settings)
     write_arrays(path, **{name: run.to_stored(x) for name, x in arrays.items()})
     picture = _picture(run, arrays, path.with_suffix(".png"))

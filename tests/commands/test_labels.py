@@ -161,6 +161,22 @@ def test_classes_without_an_example_are_never_sampled(data: Path, tmp_path: Path
     assert "classes" not in report(old.workdir / "samples.json")
 
 
+def test_compare_guides_at_the_noise_levels_of_sample(data: Path, tmp_path: Path) -> None:
+    run, made = class_run(tmp_path / "run", data, dropout=0.1), []
+    for interval in ((0.5, 5.0), None):
+        options: dict[str, Any] = {"num": 4, "guidance": 2.0, "guidance_interval": interval}
+        one, all_of = tmp_path / "one.npz", tmp_path / "all.npz"
+        sample(run.workdir, solver="ddim", steps=4, output=str(one), **options)
+        compare(run.workdir, solver=("ddim",), steps=(4,), output=str(all_of), **options)
+        with np.load(one) as samples, np.load(all_of) as compared:
+            np.testing.assert_array_equal(samples["x"], compared["ddim 4"])
+            made.append(samples["x"])
+        assert report(tmp_path / "all.json").get("guidance_interval") == (interval and list(interval))
+    assert np.abs(made[0] - made[1]).max() > 0.01
+    with pytest.raises(ValueError, match="expected --guidance_interval of two noise levels"):
+        compare(run.workdir, num=4, guidance=2.0, guidance_interval=(1.0,))
+
+
 def test_images_of_a_class_without_an_example_are_counted(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,7 +127,9 @@ def test_every_command_takes_a_latent_run(made: Path, tmp_path: Path) -> None:
     off = (there.int() - torch.as_tensor(np.load(run / "decoded.npz")["x"]).int()).abs()
     assert float(off.float().mean()) < 0.5
     interpolate(run, num=3, steps=4, device="cpu")
-    compare(run, num=2, solver=("ddim",), steps=(2,), device="cpu")
+    sample(run, num=2, solver="ddim", steps=2, tile=2, device="cpu", output=str(tmp_path / "ddim.npz"))
+    compare(run, num=2, solver=("ddim",), steps=(2,), tile=2, device="cpu")
+    np.testing.assert_array_equal(np.load(run / "compare.npz")["ddim 2"], np.load(tmp_path / "ddim.npz")["x"])
     export_run(run, device="cpu")
     assert read_autoencoder(run / "export").sha256 == read_autoencoder(made / "ae").sha256
     with pytest.raises(ValueError, match="show codes as images"):
