@@ -101,11 +101,11 @@ codes and mask | zero codes, all of it a hole |
 words of
 a data set. `WordPieces.read` reads a tokenizer.json, or BERT's vocab.txt. An unknown word is said once.
 
-**Guidance.** `ClassifierFree(denoiser, scale, without, interval, batched)` is `D = (1 - scale) D(x) + scale D(x, \
+**Guidance.** `ClassifierFree(denoiser, scale, without, interval)` is `D = (1 - scale) D(x) + scale D(x, \
 cond)`.
 `without` are the keywords that D(x) does not get: `network.conditioning` has all of them. `cond={"guidance": scales}`
 gives each sample a scale (B,). `interval=(low, high)` guides at those noise levels sigma / alpha alone (Kynkaanniemi et
-al. 2024); elsewhere there is one call. `batched=True` makes one call of 2B samples in the place of two.
+al. 2024); elsewhere there is one call.
 
 ## Autoencoders
 

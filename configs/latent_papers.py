@@ -36,7 +36,6 @@ class LatentPaper:
 
     Args:
         net: keywords of `ADM` beside `COMMON`.
-        first_stage: the autoencoder, by the name it has in CompVis/latent-diffusion.
         codes: channels and side of its codes, for images of 256 x 256.
         betas: the first and the last.
         batch: in training.
@@ -46,11 +45,9 @@ class LatentPaper:
         warmup: steps in which the learning rate rises.
         sampling: steps of DDIM in the paper's results.
         eta: of DDIM there.
-        scale: of the codes; None where it is measured, as `scale_by_std` there.
     """
 
     net: Mapping[str, Any]
-    first_stage: str
     codes: tuple[int, int]
     betas: tuple[float, float]
     batch: int
@@ -60,10 +57,9 @@ class LatentPaper:
     warmup: int = 0
     sampling: int = 200
     eta: float = 0.0
-    scale: float | None = 1.0
 
 
-VQ4: dict[str, Any] = {"first_stage": "vq-f4", "codes": (3, 64), "betas": (0.0015, 0.0195)}
+VQ4: dict[str, Any] = {"codes": (3, 64), "betas": (0.0015, 0.0195)}
 LATENT_PAPERS: dict[str, LatentPaper] = {
     "celeba_hq": LatentPaper(
         UNCONDITIONAL, **VQ4, batch=48, learning_rate=9.6e-5, steps=410_000, sampling=500
@@ -75,11 +71,11 @@ LATENT_PAPERS: dict[str, LatentPaper] = {
             "width": 192, "multipliers": (1, 2, 2, 4, 4), "attention": (0, 1, 2, 3), "head_width": None, "heads": 8,
             "scale_shift": True, "resample_blocks": True,
         },
-        "kl-f8", (4, 32), (0.0015, 0.0155), 96, 5e-5, norm="l1", warmup=10_000, scale=None,
+        (4, 32), (0.0015, 0.0155), 96, 5e-5, norm="l1", warmup=10_000,
     ),
     "cin256": LatentPaper(
         {"width": 256, "multipliers": (1, 2, 4), "attention": (0, 1, 2), "context": 512},
-        "vq-f8", (4, 32), (0.0015, 0.0195), 64, 6.4e-5, 2_000_000, eta=1.0,
+        (4, 32), (0.0015, 0.0195), 64, 6.4e-5, 2_000_000, eta=1.0,
     ),
     "cin256_v2": LatentPaper(
         {
@@ -97,28 +93,28 @@ LATENT_PAPERS: dict[str, LatentPaper] = {
             "width": 320, "multipliers": (1, 2, 4, 4), "attention": (0, 1, 2), "context": 1280, "head_width": None,
             "heads": 8,
         },
-        "kl-f8", (4, 32), (0.00085, 0.012), 680, 1e-4, 390_000, sampling=250, scale=0.18215,
+        (4, 32), (0.00085, 0.012), 680, 1e-4, 390_000, sampling=250,
     ),
     "layout": LatentPaper(
         {
             "width": 128, "multipliers": (1, 2, 3, 4), "attention": (1, 2, 3), "context": 512, "transformer_depth": 3,
         },
-        "vq-f4", (3, 64), (0.0015, 0.0205), 24, 4.8e-5, 4_400_000, norm="l1",
+        (3, 64), (0.0015, 0.0205), 24, 4.8e-5, 4_400_000, norm="l1",
     ),
     "semantic": LatentPaper(
         {"width": 128, "multipliers": (1, 4, 8), "attention": (), "head_width": None, "heads": 8, "concat": 3},
-        "vq-f4", (3, 64), (0.0015, 0.0205), 48, 4.8e-5, 360_000, norm="l1",
+        (3, 64), (0.0015, 0.0205), 48, 4.8e-5, 360_000, norm="l1",
     ),
     "bsr_sr": LatentPaper(
         {"width": 160, "multipliers": (1, 2, 2, 4), "attention": (3,), "concat": 3},
-        "vq-f4", (3, 64), (0.0015, 0.0155), 64, 6.4e-5, 860_000, sampling=100, eta=1.0,
+        (3, 64), (0.0015, 0.0155), 64, 6.4e-5, 860_000, sampling=100, eta=1.0,
     ),
     "inpainting_big": LatentPaper(
         {
             "width": 256, "multipliers": (1, 2, 3, 4), "attention": (1, 2, 3), "head_width": None, "heads": 8,
             "resample_blocks": True, "concat": 4,
         },
-        "vq-f4-noattn", (3, 64), (0.0015, 0.0205), 128, 1e-6, 360_000, norm="l1", warmup=1_000,
+        (3, 64), (0.0015, 0.0205), 128, 1e-6, 360_000, norm="l1", warmup=1_000,
     ),
 }  # fmt: skip
 

@@ -108,7 +108,7 @@ class UsageCounter:
 
 
 class DimensionCounter:
-    """KL(q(z | x) || N(0, 1)) in nats of each number of a code, averaged over images (Kingma and Welling 2014).
+    """KL(q(z | x) || N(0, 1)) in nats of each number of a code, averaged over images.
 
     A number whose average is nearly 0 says nothing about the image.
     """
@@ -117,12 +117,11 @@ class DimensionCounter:
         self._sum: Tensor | None = None
         self._images = 0
 
-    def add(self, mean: Tensor, log_var: Tensor) -> None:
-        """Count the moments of a batch, (B, c, h, w) each."""
-        mean, log_var = mean.double(), log_var.double()
-        total = (0.5 * (mean.square() + log_var.exp() - 1 - log_var)).sum(0)
+    def add(self, kl: Tensor) -> None:
+        """Add the divergences of a batch, (B, c, h, w)."""
+        total = kl.double().sum(0)
         self._sum = total if self._sum is None else self._sum + total
-        self._images += len(mean)
+        self._images += len(kl)
 
     def kl(self) -> Tensor:
         """The averages, (c, h, w), float64.
@@ -131,7 +130,7 @@ class DimensionCounter:
             ValueError: if nothing was counted.
         """
         if self._sum is None:
-            raise ValueError("expected moments to average, got none: add those of a batch first")
+            raise ValueError("expected divergences to average, got none: add those of a batch first")
         return self._sum / self._images
 
 

@@ -1,6 +1,6 @@
 """Denoisers that wrap a denoiser: solvers, encoding and likelihood take them unchanged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,8 +24,6 @@ class ClassifierFree(nn.Module):
             `conditioning`.
         interval: the noise levels (low, high] in sigma / alpha that are guided; the scale is 1 at all others
             (Kynkaanniemi et al. 2024, arXiv 2404.07724).
-        batched: ask for both in one call of 2B samples, of which the first B have `known` of False. It is for a
-            `ConditionedNetwork`, all of whose conditioning is left out.
 
     Raises:
         ValueError: for a denoiser that was always given its conditioning, or levels that are no interval.
@@ -37,7 +35,6 @@ class ClassifierFree(nn.Module):
         scale: float,
         without: Sequence[str] = ("label",),
         interval: tuple[float, float] | None = None,
-        batched: bool = False,
     ) -> None:
         super().__init__()
         if getattr(denoiser, "label_required", False) or getattr(getattr(denoiser, "net", None), "required", False):
@@ -48,7 +45,7 @@ class ClassifierFree(nn.Module):
         if interval is not None and not 0 <= interval[0] < interval[1]:
             raise ValueError(f"expected an interval of noise levels, 0 <= low < high, got {interval}: correct it")
         self.denoiser, self.scale = denoiser, scale
-        self.without, self.interval, self.batched = tuple(without), interval, batched
+        self.without, self.interval = tuple(without), interval
 
     def forward(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """The guided E[x0 | x], shape (B, *D); a `label` is a class for each sample, (B,).
@@ -72,11 +69,8 @@ class ClassifierFree(nn.Module):
         rest = {key: value for key, value in cond.items() if key not in self.without}
         if _everywhere(scale, 0.0):
             return predict(self.denoiser, x, alpha, sigma, **rest)
-        if self.batched:
-            unconditional, conditional = _both(predict, self.denoiser, x, alpha, sigma, cond)
-        else:
-            unconditional = predict(self.denoiser, x, alpha, sigma, **rest)
-            conditional = predict(self.denoiser, x, alpha, sigma, **cond)
+        unconditional = predict(self.denoiser, x, alpha, sigma, **rest)
+        conditional = predict(self.denoiser, x, alpha, sigma, **cond)
         return _between(unconditional, conditional, scale)
 
     def _at(self, alpha: Scale, sigma: Scale, scale: Scale) -> Scale:
@@ -95,18 +89,6 @@ def _everywhere(scale: Scale, value: float) -> bool:
     """Whether a scale has a value for all samples, if that is known without waiting for another device."""
     scale = as_tensor(scale)
     return scale.device.type == "cpu" and bool((scale == value).all())
-
-
-def _both(
-    predict: DenoiserLike, denoiser: DenoiserLike, x: Tensor, alpha: Scale, sigma: Scale, cond: Mapping[str, Any]
-) -> tuple[Tensor, ...]:
-    """The answers without and with the conditioning, by one call."""
-    known = cond.get("known")
-    known = x.new_ones(len(x), dtype=torch.bool) if known is None else known
-    doubled = {key: torch.cat([value, value]) if isinstance(value, Tensor) else value for key, value in cond.items()}
-    doubled["known"] = torch.cat([torch.zeros_like(known), known])
-    alpha, sigma = (each if each.numel() == 1 else torch.cat([each, each]) for each in map(as_tensor, (alpha, sigma)))
-    return predict(denoiser, torch.cat([x, x]), alpha, sigma, **doubled).chunk(2)
 
 
 def _between(unconditional: Tensor, conditional: Tensor, scale: Scale) -> Tensor:

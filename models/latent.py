@@ -1,6 +1,5 @@
 """Latent diffusion: a denoiser in the coordinates of an autoencoder (Rombach et al. 2022, Section 3)."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +9,8 @@ from scorefield.models.moments import Moments
 from scorefield.sde_lib.broadcast import Scale
 from scorefield.sde_lib.denoiser import predict_noise
 
-Channels = float | Sequence[float]  # one number, or one for each channel of the codes
+OVERLAP = 0.25  # share of a tile that its neighbour has too
+Channels = float | tuple[float, ...]  # one number, or one for each channel of the codes
 
 
 class Autoencoder(Protocol):
@@ -89,31 +89,30 @@ class Latent(ScaledAutoencoder):
 
 
 @torch.no_grad()
-def in_tiles(autoencoder: Autoencoder, codes: Tensor, tile: int, overlap: float = 0.25) -> Tensor:
+def in_tiles(autoencoder: Autoencoder, codes: Tensor, tile: int) -> Tensor:
     """`decode` of codes (B, c, h, w) in square tiles, for images that do not fit into memory.
 
-    Neighbouring tiles overlap, and are mixed linearly there. A tile does not see the others, so its normalisations and
-    attention differ a little from those of the whole image.
+    A quarter of a tile is in its neighbour too, and they are mixed linearly there. A tile does not see the others, so
+    its normalisations and attention differ a little from those of the whole image.
 
     Args:
         autoencoder: see `Autoencoder`.
         codes: to decode.
         tile: side of a tile, in codes.
-        overlap: share of a tile that its neighbour has too.
 
     Raises:
-        ValueError: for a tile of fewer than 2 codes, or an overlap outside 0 .. 0.5.
+        ValueError: for a tile of fewer than 2 codes.
     """
-    if tile < 2 or not 0 <= overlap <= 0.5:
-        raise ValueError(f"expected tiles of at least 2 codes that overlap by 0 .. 0.5, got {tile} and {overlap}")
+    if tile < 2:
+        raise ValueError(f"expected tiles of at least 2 codes, got {tile}: take larger ones")
     height, width = codes.shape[-2:]
     if height <= tile and width <= tile:
         return autoencoder.decode(codes)
-    tops, lefts = (_starts(length, tile, overlap) for length in (height, width))
+    tops, lefts = (_starts(length, tile) for length in (height, width))
     parts = {(y, x): autoencoder.decode(codes[..., y : y + tile, x : x + tile]) for y in tops for x in lefts}
     first = parts[0, 0]
     factor = first.shape[-1] // min(tile, width)
-    weight = torch.outer(*(_ramps(length, round(factor * tile * overlap)) for length in first.shape[-2:])).to(first)
+    weight = torch.outer(*(_ramps(length, round(factor * tile * OVERLAP)) for length in first.shape[-2:])).to(first)
     total = first.new_zeros(*first.shape[:2], factor * height, factor * width)
     weights = torch.zeros_like(total[0, 0])
     for (y, x), part in parts.items():
@@ -124,8 +123,8 @@ def in_tiles(autoencoder: Autoencoder, codes: Tensor, tile: int, overlap: float 
     return total / weights
 
 
-def _starts(length: int, tile: int, overlap: float) -> list[int]:
-    step = max(1, tile - round(tile * overlap))
+def _starts(length: int, tile: int) -> list[int]:
+    step = max(1, tile - round(tile * OVERLAP))
     return [*range(0, max(length - tile, 0), step), max(length - tile, 0)]
 
 

@@ -26,15 +26,19 @@ class Moments:
         return self.mean if self.log_var is None else self.mean + (0.5 * self.log_var).exp() * noise
 
     def kl(self) -> Tensor:
-        """KL(q(z | x) || N(0, 1)), (B,), in nats (Kingma and Welling 2014, Appendix B).
+        """KL(q(z | x) || N(0, 1)), (B,), in nats: the sum of `kl_of_each`, with its errors."""
+        return self.kl_of_each().flatten(1).sum(1)
 
-        1/2 sum (mean^2 + exp(log_var) - 1 - log_var)
+    def kl_of_each(self) -> Tensor:
+        """KL(q(z | x) || N(0, 1)) of each number of the code, (B, c, h, w), in nats.
+
+        1/2 (mean^2 + exp(log_var) - 1 - log_var)    (Kingma and Welling 2014, Appendix B)
 
         Raises:
             ValueError: if the encoder is deterministic.
         """
         mean, log_var = self._normal("the divergence")
-        return 0.5 * (mean**2 + log_var.exp() - 1 - log_var).flatten(1).sum(1)
+        return 0.5 * (mean**2 + log_var.exp() - 1 - log_var)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log q(z | x), (B,), in nats.

@@ -75,7 +75,7 @@ class HeldOut:
             for name, value in each.items():
                 values.setdefault(name, []).append(value.double().cpu())
             if moments.log_var is not None:
-                dimensions.add(moments.mean, moments.log_var)
+                dimensions.add(moments.kl_of_each())
             if made.index is not None:
                 usage.add(made.index)
         means: dict[str, Any] = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}

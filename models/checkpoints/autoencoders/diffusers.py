@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.models.checkpoints.autoencoders import taesd
-from scorefield.models.checkpoints.autoencoders.spec import AutoencoderSpec, Channels, Names, convolutional
+from scorefield.models.checkpoints.autoencoders.spec import AutoencoderSpec, Names, convolutional
 from scorefield.models.checkpoints.diffusers.importer import configuration, state_of
 from scorefield.models.checkpoints.diffusers.native import RENAMED
 from scorefield.models.checkpoints.files import State
 from scorefield.models.checkpoints.spec import with_overrides
+from scorefield.models.latent import Channels
 
 # Folders of a pipeline that hold its autoencoder.
 PARTS = ("vae", "vqvae", "movq")

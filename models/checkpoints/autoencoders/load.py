@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from scorefield.models.checkpoints.autoencoders import diffusers, latent_diffusion, taesd
-from scorefield.models.checkpoints.autoencoders.spec import AutoencoderSpec, Channels
+from scorefield.models.checkpoints.autoencoders.spec import AutoencoderSpec
 from scorefield.models.checkpoints.report import LoadReport, filled
 from scorefield.models.hyperparameters import settings_of
+from scorefield.models.latent import Channels
 from scorefield.models.networks.autoencoder import ImageAutoencoder
 from scorefield.sde_lib.arguments import shown
 

@@ -8,13 +8,13 @@ from torch import nn
 
 from scorefield.models.checkpoints.files import State
 from scorefield.models.checkpoints.spec import Entry, joined, residual_block, same
+from scorefield.models.latent import Channels
 from scorefield.models.layers.attention import Attention
 from scorefield.models.layers.blocks import UNetBlock
 from scorefield.models.networks.autoencoder import Convolutional, ImageAutoencoder, KLAutoencoder, VQAutoencoder
 from scorefield.models.networks.quantisers import Codebook
 
 # One number, or one for each channel of the codes.
-Channels = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)

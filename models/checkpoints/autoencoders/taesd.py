@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from scorefield.models.checkpoints.autoencoders.spec import AutoencoderSpec, Channels
+from scorefield.models.checkpoints.autoencoders.spec import AutoencoderSpec
 from scorefield.models.checkpoints.files import State, read, weights_of
 from scorefield.models.checkpoints.spec import Entry, same, with_overrides
+from scorefield.models.latent import Channels
 from scorefield.models.layers.resampling import Downsample, Upsample
 from scorefield.models.networks.tiny_autoencoder import TinyAutoencoder, TinyBlock
 

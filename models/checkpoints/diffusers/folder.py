@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.models.checkpoints.autoencoders import load_autoencoder_checkpoint
+from scorefield.models.checkpoints.autoencoders.diffusers import PARTS
 from scorefield.models.checkpoints.diffusers import conditional
 from scorefield.models.checkpoints.diffusers.importer import (
     SCHEDULER,
@@ -18,8 +19,6 @@ from scorefield.models.checkpoints.diffusers.importer import (
 from scorefield.models.checkpoints.diffusers.modules import UNETS
 from scorefield.models.checkpoints.files import State
 from scorefield.models.checkpoints.spec import CheckpointSpec, FirstStage
-
-AUTOENCODERS = ("vae", "vqvae", "movq")  # folders of a pipeline
 
 
 def read_folder(
@@ -57,7 +56,7 @@ def read_folder(
 
 
 def _first_stage(folder: Path, codes: tuple[int, ...]) -> FirstStage | None:
-    place = next((folder / name for name in AUTOENCODERS if (folder / name).is_dir()), None)
+    place = next((folder / name for name in PARTS if (folder / name).is_dir()), None)
     if place is None:
         return None
     opened = load_autoencoder_checkpoint(place, "diffusers")

@@ -3,7 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from scorefield.models.checkpoints.diffusers.folder import AUTOENCODERS, read_folder
+from scorefield.models.checkpoints.autoencoders.diffusers import PARTS
+from scorefield.models.checkpoints.diffusers.folder import read_folder
 from scorefield.models.checkpoints.report import LoadReport, fitted, noise_found
 from scorefield.models.latent import Latent
 from scorefield.sde_lib import SDE
@@ -25,7 +26,7 @@ def load_latent(folder: str | Path) -> tuple[Latent, SDE, LoadReport]:
     folder = Path(folder)
     spec, states = read_folder(folder)
     if spec.first_stage is None:
-        raise ValueError(f"expected an autoencoder in {folder}, as {' or '.join(AUTOENCODERS)}, and there is none")
+        raise ValueError(f"expected an autoencoder in {folder}, as {' or '.join(PARTS)}, and there is none")
     ((weights, state),) = states.items()
     denoiser, report = fitted(spec, state, weights)
     if not report.fits:
