@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -65,4 +66,29 @@ def plot_histogram(
     for name, value in (mark or {}).items():
         axes.axvline(value, color="black", linestyle="--", label=f"{name} {value:.4g}")
         axes.legend()
+    return saved(figure, path)
+
+
+def plot_histograms(
+    panels: Mapping[str, Mapping[str, Tensor]], path: Path | None = None, *, title: str = "", bins: int = 40
+) -> Figure:
+    """Named panels of histograms of named batches of values (N,), two beside one another.
+
+    The batches of a panel share their bins, and each has an area of 1. The axis runs over the 0.5% to 99.5% points of
+    all batches. Values beyond are counted in its first and last bin.
+    """
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(11, 3 * rows), dpi=100, layout="constrained")
+    figure.suptitle(title)
+    for i, (x, batches) in enumerate(panels.items()):
+        values = {name: batch.detach().double().cpu() for name, batch in batches.items()}
+        ends = torch.stack([batch.quantile(torch.tensor([0.005, 0.995]).double()) for batch in values.values()])
+        low, high = float(ends.min()), float(ends.max())
+        edges = torch.linspace(low, high if high > low else low + 1, bins + 1).double()
+        axes = figure.add_subplot(rows, 2, i + 1)
+        for name, batch in values.items():
+            inside = batch.clamp(float(edges[0]), float(edges[-1]))
+            axes.hist(inside.numpy(), bins=edges.tolist(), density=True, histtype="step", linewidth=1.5, label=name)
+        axes.set(xlabel=x, yticks=[])
+        axes.legend(fontsize=8)
     return saved(figure, path)

@@ -8,16 +8,28 @@ from torch import Tensor
 
 from scorefield.likelihood.density import Density
 from scorefield.likelihood.dequantisation import importance_bound
+from scorefield.sde_lib.broadcast import expand
 
 Columns = dict[str, Tensor]  # of a value for each sample
 
 
-def of_bound(name: str, density: Density) -> Columns:
-    """The columns of a bound: its value in nats under its name, its parts, its error, and the evaluations."""
-    columns = {name: density.log_prob.double().cpu()}
+def of_bound(name: str, density: Density, log_q: Tensor | float = 0.0, *, details: bool = False) -> Columns:
+    """The columns of a bound: its value in nats under its name, its parts, its error, and the evaluations.
+
+    Args:
+        name: of the bound.
+        density: its value.
+        log_q: log q(x | k) in nats, (B,), where integers were dequantised: the value is less this.
+        details: also what each dimension adds to the value, (B, *D), and the errors of the network, (B, K).
+    """
+    columns = {name: density.log_prob.double().cpu() - log_q}
     columns |= {f"{name}_{part}": value.double().cpu() for part, value in density.parts.items()}
     if density.std_error is not None:
         columns[f"{name}_error"] = density.std_error.double().cpu()
+    if details and density.each is not None and density.errors is not None:
+        each = density.each.double().cpu()
+        columns[f"{name}_each"] = each - expand(log_q, each) / each[0].numel()
+        columns[f"{name}_errors"] = density.errors.double().cpu().T
     return columns | _evaluations(name, density.nfe, math.ceil(density.nfe), len(density.log_prob))
 
 

@@ -58,6 +58,7 @@ class DatasetScorer:
         device: of the denoiser.
         first: number of the first sample among all, for its random numbers.
         stream: numbers that begin the name of each stream of random numbers, where a seed serves several scorers.
+        details: "dsm" and "elbo" have the columns "elbo_each", (B, *D), and "elbo_errors", (B, K), too: see `Density`.
     """
 
     denoiser: DenoiserLike
@@ -80,6 +81,7 @@ class DatasetScorer:
     device: torch.device | str = "cpu"
     first: int = 0
     stream: tuple[int, ...] = ()
+    details: bool = False
 
     @property
     def dims(self) -> int:
@@ -144,19 +146,17 @@ class DatasetScorer:
         x, log_q = self.dequantised(rows, Uniform())
         settings = self._bound_settings(rows, 2, progress)
         bound = dsm_bound(self.denoiser, self.sde, x, draws=self.draws, density=self.density, **settings)
-        return of_bound("dsm", replace(bound, log_prob=bound.log_prob.cpu() - log_q))
+        return of_bound("dsm", bound, log_q, details=self.details)
 
     def elbo(self, rows: slice, progress: ShareDone = None) -> Columns:
         """VDM's bound, on the centres of the integers' cells or on continuous values."""
         decoder = GaussianDecoder() if self.levels is None else LevelDecoder(self.levels, self.low, self.high)
         settings = self._bound_settings(rows, 3, progress)
-        return of_bound(
-            "elbo",
-            elbo(
-                self.denoiser, self.sde, self.values(rows), decoder=decoder, draws=self.draws, density=self.density,
-                **settings,
-            ),
+        bound = elbo(
+            self.denoiser, self.sde, self.values(rows), decoder=decoder, draws=self.draws, density=self.density,
+            **settings,
         )  # fmt: skip
+        return of_bound("elbo", bound, details=self.details)
 
     def vlb(self, rows: slice, progress: ShareDone = None) -> Columns:
         """DDPM's bound, for a chain of equal steps in log-SNR.

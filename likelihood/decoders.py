@@ -19,18 +19,24 @@ TAIL = 9.0  # noises, beyond which a level has a share below e^-40
 
 
 class Decoder(abc.ABC):
-    """A distribution of x0 given x_{t_min} = alpha x0 + sigma eps.
+    """A distribution of x0 given x_{t_min} = alpha x0 + sigma eps, independent in each dimension.
 
     `evaluations` is the number of calls of the denoiser in one `log_prob`.
     """
 
     evaluations: ClassVar[int] = 1
 
-    @abc.abstractmethod
     def log_prob(
         self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
     ) -> Tensor:
-        """Log p(x0 | x) in nats, shape (B,), float64.
+        """Log p(x0 | x) in nats, shape (B,), float64: the sum of `log_prob_of_each`, which has these arguments."""
+        return self.log_prob_of_each(denoiser, x0, x, alpha, sigma, std).flatten(1).sum(1)
+
+    @abc.abstractmethod
+    def log_prob_of_each(
+        self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
+    ) -> Tensor:
+        """Log p of each dimension of x0 given x, in nats, (B, *D), float64.
 
         Args:
             denoiser: E[x0 | x].
@@ -49,12 +55,12 @@ class GaussianDecoder(Decoder):
     Song, Durkan, Murray and Ermon 2021, Appendix B: the correction for a path that starts at t_min.
     """
 
-    def log_prob(
+    def log_prob_of_each(
         self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
     ) -> Tensor:
         ratio = expand(precise(sigma / alpha), precise(x0))
         z = precise(x0 - predict_x0(denoiser, x, alpha, sigma)) / ratio
-        return -(z.square() / 2 + ratio.log() + math.log(2 * math.pi) / 2).flatten(1).sum(1)
+        return -(z.square() / 2 + ratio.log() + math.log(2 * math.pi) / 2)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class LevelDecoder(Decoder):
     low: float = -1.0
     high: float = 1.0
 
-    def log_prob(
+    def log_prob_of_each(
         self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
     ) -> Tensor:
         k = levels_of(x0, self.levels, self.low, self.high)
@@ -89,7 +95,7 @@ class LevelDecoder(Decoder):
         size = max(CHUNK // len(near), 1)
         parts = zip(*(torch.split(each.reshape(-1, 1), size) for each in rows), strict=True)
         log_prob = torch.cat([self._log_prob(*part, near=near) for part in parts])
-        return log_prob.reshape(x.shape).flatten(1).sum(1)
+        return log_prob.reshape(x.shape)
 
     def _log_prob(self, seen: Tensor, scale: Tensor, k: Tensor, *, near: Tensor) -> Tensor:
         """Of rows (N, 1), by those levels whose distance from the nearest is `near`; the others' share is e^-40."""
@@ -124,7 +130,7 @@ class DiscretisedDecoder(Decoder):
     high: float = 1.0
     std: float | None = None
 
-    def log_prob(
+    def log_prob_of_each(
         self, denoiser: DenoiserLike, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, std: Tensor | None = None
     ) -> Tensor:
         k = levels_of(x0, self.levels, self.low, self.high)
@@ -137,7 +143,7 @@ class DiscretisedDecoder(Decoder):
         below, above = ((end - mean) / scale for end in ends)
         below = torch.where(k == 0, -math.inf, below)
         above = torch.where(k == self.levels - 1, math.inf, above)
-        return log_between(below, above).flatten(1).sum(1)
+        return log_between(below, above)
 
 
 def log_between(a: Tensor, b: Tensor, log_cdf: Callable[[Tensor], Tensor] = torch.special.log_ndtr) -> Tensor:

@@ -36,6 +36,8 @@ class Density:
         parts: the terms of log_prob, each (B,) in nats.
         nfe_max: evaluations of the sample that took most, where they differ.
         solver_error: with a tolerance, the solver's estimated error of a value in bits/dim (see `choose_solver`).
+        each: of a bound, what each dimension adds to log_prob in nats, (B, *D).
+        errors: of a bound, |eps_hat - eps|^2 / D at each evaluation, from the data to the noise, (K, B).
     """
 
     log_prob: Tensor
@@ -45,6 +47,8 @@ class Density:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     nfe_max: int | None = None
     solver_error: float | None = None
+    each: Tensor | None = None
+    errors: Tensor | None = None
 
     def __repr__(self) -> str:
         log_prob = self.log_prob.detach()

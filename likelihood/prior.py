@@ -83,11 +83,15 @@ class GaussianPrior:
 
         Its mean over the data bounds KL(p_t || prior) from above (Kingma et al. 2021, Eq. 11, prior term).
         """
+        return self.kl_of_each(sde, x0, t).flatten(1).sum(1)
+
+    def kl_of_each(self, sde: SDE, x0: Tensor, t: float) -> Tensor:
+        """The part of each dimension in `kl`, (B, *D)."""
         x0 = precise(x0)
         alpha, sigma = (expand(scale, x0) for scale in sde.scales(t))
         mean, std = self.mean.to(x0), self.std.to(x0)
         shift, ratio = (alpha * x0 - mean) / std, sigma / std
-        return ((shift.square() + ratio.square() - 1) / 2 - ratio.log()).expand_as(x0).flatten(1).sum(1)
+        return ((shift.square() + ratio.square() - 1) / 2 - ratio.log()).expand_as(x0)
 
 
 def prior_kl(sde: SDE, x0: Tensor | Iterable[Tensor], prior: GaussianPrior) -> float:

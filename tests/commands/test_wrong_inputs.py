@@ -198,6 +198,12 @@ interpolate --workdir=vp --pair=0,99999          | expected --pair of images 0 .
 interpolate --workdir=vp --num=1                 | expected --num of at least 2
 likelihood --workdir=vp --tolerance=nan          | expected --tolerance to be a finite number, got 'nan'
 likelihood --workdir=vp --tolerance=0            | expected --tolerance above 0
+score --workdir=vp --against=array:path=wide.npz,levels=17 | expected data of shape \\(1, 8, 8\\).*got \\(1, 9, 9\\)
+score --workdir=vp --against=nothing             | expected one of .*got 'nothing'
+score --workdir=vp --estimators=vlb              | expected --estimators of one bound, elbo or dsm.*got 'vlb'
+score --workdir=vp --training_images=3           | expected --training_images of at least 9, got 3$
+score --workdir=vp --draws=2                     | expected --draws of at least 8, got 2$
+score --workdir=vp --tolerance=0.1               | expected a --tolerance above 0 for the solver of ode
 likelihood --workdir=vp --num=0                  | expected --num of at least 1, got 0$
 likelihood --workdir=vp --draws=1                | expected --draws of at least 2, got 1$
 likelihood --workdir=vp --estimators=ode,dms     | --estimators among ode, dsm, vlb, elbo, each once
