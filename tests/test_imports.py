@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LIBRARY = ("sde_lib", "models", "solvers", "likelihood", "training", "evaluation")
+LIBRARY = ("sde_lib", "models", "solvers", "likelihood", "compression", "training", "evaluation")
 OURS = (*LIBRARY, "configs", "commands", "main")
 MAY_IMPORT = {
     "sde_lib": {"sde_lib"},
     "models": {"models", "sde_lib"},
     "solvers": {"solvers", "sde_lib"},
     "likelihood": {"likelihood", "solvers", "sde_lib"},
+    "compression": {"compression", "likelihood", "sde_lib"},
     "training": {"training", "models", "likelihood", "sde_lib"},
     "evaluation": {"evaluation"},
     "configs": {"configs"},

@@ -193,6 +193,11 @@ decode --workdir=vp --input=five.npz             | expected an array `latent` .*
 decode --workdir=vp --input=latents_wide.npz     | in latents_wide.npz, got \\(3, 1, 9, 9\\)
 decode --workdir=vp --input=latents_nan.npz      | NaN
 decode --workdir=vp --input=latents_classes.npz  | 0 \\.\\. 9.* 99
+compress --workdir=vp --chain=0                  | expected --chain of at least 1
+compress --workdir=vp --input=five.npz           | \\(1, 8, 8\\).*\\(5, 8, 8\\)
+compress --workdir=vp --output=x.npz             | expected --output to name a .scorefield file
+decompress --workdir=vp                          | expected a file of --mode=compress in .*, found none
+decompress --workdir=vp --input=torn.npz         | expected a file of --mode=compress in torn.npz, got another
 interpolate --workdir=vp --pair=0                | expected --pair of two numbers, as 0,1, got '0'
 interpolate --workdir=vp --pair=0,99999          | expected --pair of images 0 .. 359
 interpolate --workdir=vp --num=1                 | expected --num of at least 2

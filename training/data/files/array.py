@@ -157,6 +157,13 @@ def _opened(path: Path) -> tuple[dict[str, Head], Read]:
     return heads(path), lambda name: load(path, [name])[name]
 
 
+def stored_dtype(path: str | os.PathLike[str]) -> np.dtype[Any]:
+    """The type of the data that `whole_array` reads, as it is in the file."""
+    every = heads(Path(path).expanduser())
+    keys = keys_of(Path(path), every)
+    return np.dtype(every[keys.x[held_out_name(keys.x) or "train"]].dtype)
+
+
 def in_type(path: Path, x: NDArray[Any], levels: int | None, guess: bool = True) -> tuple[NDArray[Any], int | None]:
     """An array in float32 if continuous, else in the smallest type for the levels; and the levels.
 
