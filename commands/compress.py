@@ -28,7 +28,7 @@ from scorefield.commands.outputs import check_output, output_path, write_arrays,
 from scorefield.commands.run import Run
 from scorefield.commands.trained import open_trained
 from scorefield.compression import Coded, Container, Plan
-from scorefield.compression.other_codecs import as_png, entropy_bits, png_bits, xz_bits
+from scorefield.evaluation.plain_codecs import as_png, entropy_bits, png_bits, xz_bits
 from scorefield.sde_lib.denoiser import take_rows
 from scorefield.training.checkpoints.atomic import atomic_file
 from scorefield.training.data import image_files
@@ -223,7 +223,7 @@ def _lengths(
         "net": coded.net_bits / dims if coded.batches else None,
         "bound": bound[0],
         "bound_error": bound[1],
-        "png": None if png is None else float(png.sum()) / images.size,
+        "png": None if png is None else png / images.size,
         "xz": xz_bits(images) / images.size,
         "entropy": entropy_bits(images) / images.size,
     }

@@ -1,4 +1,4 @@
-"""The lengths to which codecs that know no data set compress an image: how complex the image is."""
+"""The lengths to which codecs that know no data set compress images: of one, how complex it is."""
 
 import io
 import lzma
@@ -28,7 +28,32 @@ def _lengths(item: NDArray[np.integer]) -> list[int]:
     """Bytes by each codec that takes the item."""
     found = [len(lzma.compress(item.tobytes(), lzma.FORMAT_RAW, filters=XZ))]
     if item.dtype == np.uint8 and item.ndim == 3 and item.shape[0] in (1, 3):
-        file = io.BytesIO()
-        Image.fromarray(item[0] if len(item) == 1 else item.transpose(1, 2, 0)).save(file, "PNG", optimize=True)
-        found.append(file.tell())
+        found.append(len(as_png(item)))
     return found
+
+
+def as_png(image: NDArray[np.uint8]) -> bytes:
+    """An image (C, H, W) of 1, 3 or 4 channels as the bytes of a PNG."""
+    file = io.BytesIO()
+    channels_last = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    Image.fromarray(np.ascontiguousarray(channels_last)).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def png_bits(stored: NDArray[np.integer]) -> int | None:
+    """Bits of all images (N, C, H, W), each as a PNG of its own; None for what is no image of 8 bits."""
+    if stored.ndim != 4 or stored.shape[1] not in (1, 3, 4) or stored.max() > 255:
+        return None
+    return sum(8 * len(as_png(image)) for image in stored.astype(np.uint8))
+
+
+def xz_bits(stored: NDArray[np.integer]) -> int:
+    """Bits of all values together in one xz file."""
+    raw = stored.astype(np.min_scalar_type(int(stored.max()))).tobytes()
+    return 8 * len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME))
+
+
+def entropy_bits(stored: NDArray[np.integer]) -> float:
+    """Bits of all values, if each level costs the log of its frequency in them: no code of single values is shorter."""
+    counts = np.unique(stored, return_counts=True)[1]
+    return float((counts * (np.log2(counts.sum()) - np.log2(counts))).sum())
