@@ -127,7 +127,8 @@ def write(path: Path, report: dict[str, Any], run: Run, sets: Sequence[Scored]) 
     for each in sets:
         before = "" if each.name == "data" else f"{each.name}_"
         arrays |= {f"{before}{key}": values for key, values in each.scores.items()}
-        arrays |= {f"{before}log_errors": each.log_errors, f"{before}index": each.images.index}
+        levels = next(value for key, value in each.columns.items() if key.endswith("_errors"))
+        arrays |= {f"{before}error_by_level": levels, f"{before}index": each.images.index}
         arrays |= {f"{before}{key}_error": values for key, values in each.errors.items()}
         arrays |= {} if each.name == "training" else {f"{before}map": each.maps}
     files = [path, write_arrays(path.with_suffix(".npz"), **arrays), path.with_suffix(".png")]

@@ -32,7 +32,7 @@ def auroc(normal: Values, anomalous: Values) -> Auroc:
         AUROC = (sum of the anomalous ranks - m (m + 1) / 2) / (m n)
 
     Ranks are among all scores, and equal ones have their mean rank. The standard error is that of DeLong, DeLong and
-    Clarke-Pearson 1988, Eq. 2: each side's scores are compared with all of the other.
+    Clarke-Pearson 1988: each side's scores are compared with all of the other.
 
     Args:
         normal: scores, (n,).
@@ -55,7 +55,7 @@ def auroc(normal: Values, anomalous: Values) -> Auroc:
 def typicality(bits: Values, training: Values) -> Values:
     """|bits - E bits| with the mean over training samples, (N,): too likely is anomalous as well.
 
-    Nalisnick et al. 2019, Eq. 3, for one sample.
+    Nalisnick et al. 2019, for a single sample.
     """
     distance: Values = np.abs(_checked(bits, 1) - _checked(training, 1).mean())
     return distance
@@ -71,7 +71,7 @@ def log_errors(errors: Values, bands: int) -> Values:
     """
     errors = _checked(errors, 2)
     if not 1 <= bands <= errors.shape[1]:
-        raise ValueError(f"expected 1 to {errors.shape[1]} bands of as many noise levels, got {bands}: take fewer")
+        raise ValueError(f"expected 1 to {errors.shape[1]} bands for {errors.shape[1]} noise levels, got {bands}: take fewer")
     means = [part.mean(1) for part in np.array_split(errors, bands, axis=1)]
     logs: Values = np.log(np.maximum(np.stack(means, 1), SMALLEST))
     return logs

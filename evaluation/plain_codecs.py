@@ -11,7 +11,10 @@ XZ = ({"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 
 
 
 def plain_lengths(stored: NDArray[np.integer], levels: int) -> NDArray[np.float64]:
-    """Bits of each item alone, the shorter of PNG and xz, (N,): L(x) of Serra et al. 2020, Eq. 3.
+    """Bits of each item alone, the shorter of PNG and xz, (N,).
+
+    It is the L(x) of Serra et al. 2020, "Input complexity and out-of-distribution detection with likelihood-based
+    generative models", with two codecs.
 
     PNG takes images of 1 or 3 channels and up to 256 levels. xz has no header here, and stores 1, 2 or 4 bytes for each
     value.

@@ -95,7 +95,7 @@ def test_a_set_against_itself_gives_a_half_exactly_and_maps_sum_to_the_bits(digi
     assert report["unit"] == "bits/dim" and report["estimators"] == ["dsm"]
     assert list(report["scores"]) == ["bits", "typicality", "errors", "codec"]
     assert [row["auroc"] for row in report["scores"].values()] == [0.5] * 4
-    assert arrays["map"].shape == (20, 1, 8, 8) and arrays["log_errors"].shape == (20, 8)
+    assert arrays["map"].shape == (20, 1, 8, 8) and arrays["error_by_level"].shape == (20, 16)
     np.testing.assert_allclose(arrays["map"].mean((1, 2, 3)), arrays["bits"], rtol=1e-5)
     assert len(report["bands"]["log_snr"]) == 9 and len(report["bands"]["error"]["against"]) == 8
     # The mean distance of the images that were fitted is the number of bands.
