@@ -70,8 +70,9 @@ def log_errors(errors: Values, bands: int) -> Values:
         ValueError: for fewer levels than bands.
     """
     errors = _checked(errors, 2)
-    if not 1 <= bands <= errors.shape[1]:
-        raise ValueError(f"expected 1 to {errors.shape[1]} bands for {errors.shape[1]} noise levels, got {bands}: take fewer")
+    levels = errors.shape[1]
+    if not 1 <= bands <= levels:
+        raise ValueError(f"expected 1 to {levels} bands for errors at {levels} levels, got {bands}: take fewer")
     means = [part.mean(1) for part in np.array_split(errors, bands, axis=1)]
     logs: Values = np.log(np.maximum(np.stack(means, 1), SMALLEST))
     return logs
