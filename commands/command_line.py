@@ -33,7 +33,7 @@ MODES = {
     "encode": ("encode", "encode", "images to latents"),
     "decode": ("encode", "decode", "latents to images"),
     "interpolate": ("interpolate", "interpolate", "interpolate between two images in latent space"),
-    "likelihood": ("likelihood.command", "likelihood", "score a data set in bits per dimension"),
+    "likelihood": ("likelihood.command", "likelihood", "score a data set in bits/dim, or nats/dim if it is continuous"),
     "score": ("score", "score", "anomaly scores of a data set, and how well they tell a second one from it"),
     "compress": ("compress", "compress", "compress images to a file, without a loss"),
     "decompress": ("compress", "decompress", "restore the images of a compressed file"),
@@ -198,6 +198,8 @@ def _call(arguments: list[str]) -> dict[str, Any]:
         raise ValueError("expected a mode, as --mode=sample (see --help)")
     if workdir is None and mode != "list" and not (mode == "check_data" and config):
         raise ValueError(f"expected the directory of the run beside --mode={mode}, as --workdir=runs/vp")
+    if mode != "list" and os.environ.get("RANK", "0") == "0":  # before torch is imported, which takes seconds
+        print(f"{mode}{'' if workdir is None else f' {workdir}'}: {MODES[mode][2]}", flush=True)
     command = _command(mode)
     takes = inspect.signature(command).parameters
     options = _options(mode, takes, values)

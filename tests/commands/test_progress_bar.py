@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from training_runs import new_run, new_state
 
-from scorefield.commands import progress_bar
+from scorefield.commands import command_line, progress_bar
 from scorefield.commands.compare import compare
 from scorefield.commands.encode import decode, encode
 from scorefield.commands.grid import grid
@@ -75,3 +75,20 @@ def test_every_long_command_tells_its_progress(
         "train dequantiser: 16 of 32 images", "train dequantiser: 32 of 32 images",
     )  # fmt: skip
     assert not [end for end in ends if end not in lines], lines
+
+
+def test_a_command_says_what_it_does_before_anything_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = list[str]()
+
+    def importing(_: str) -> None:
+        said.append(capsys.readouterr().out)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(command_line, "_command", importing)
+    assert command_line.run(["scorefield", "sample", "--workdir=a"]) == 2
+    assert said == ["sample a: draw samples\n"]
+    monkeypatch.setenv("RANK", "1")  # of two processes, one says it
+    command_line.run(["scorefield", "sample", "--workdir=a"])
+    assert said[1:] == [""]
