@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scorefield.commands.arguments import at_least
 from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.generate import of_rows
 from scorefield.commands.images import Images
 from scorefield.commands.outputs import check_output, output_path
-from scorefield.commands.progress_bar import progress_bar
+from scorefield.commands.progress_bar import Bar, progress_bar
 from scorefield.commands.run import Run
 from scorefield.commands.score_report import BANDS, MEANINGS, Scored, bands_of, lines_of, table_of, write
 from scorefield.commands.trained import Trained, open_trained
@@ -47,11 +48,13 @@ def score(
     """Score how anomalous each image is, in several ways. A larger score is more anomalous.
 
     The scores are bits/dim, typicality, the network's errors by noise level, and bits/dim less those of PNG or xz. The
-    report says what each means. Continuous data is scored in nats/dim, without a codec. So are the codes of a latent
-    run, the means of its encoder. With `against` the report has the AUROC of each score: the chance that an image of
-    the second set is above one of the first. The command writes a report (JSON), the scores and the maps of all images
-    (.npz), a picture of the least and the most anomalous images with their maps, and histograms. A map has the bits
-    (or nats) of each pixel, and their sum is the image's.
+    report says what each means, its mean, and the share of images above 99% of the training images. Continuous data is
+    scored in nats/dim, without a codec. So are the codes of a latent run, the means of its encoder.
+
+    With `against` the report has the AUROC of each score: the chance that an image of the second set is above one of
+    the first. The command writes a report (JSON), the scores and the maps of all images (.npz), a picture of the least
+    and the most anomalous images with their maps, and histograms. A map has the bits (or nats) of each pixel, and their
+    sum is the image's.
 
     Args:
         workdir: of the run.
@@ -149,15 +152,20 @@ def _evaluate(sets: Sequence[Scored], names: Sequence[str], batch: int, toleranc
     with progress_bar("score", sum(len(each.scorer.stored) for each in sets) * len(names), unit="image") as bar:
         for each in sets:
             for name in names:
-                wanted = [name, *(f"{name}_{of}" for of in ("error", "each", "errors"))]
-                parts, total = [], len(each.scorer.stored)
-                for start in range(0, total, batch):
-                    rows = slice(start, min(start + batch, total))
-                    found = getattr(each.scorer, name)(rows, bar.part(rows.stop - rows.start))
-                    if f"{name}_each" in found:
-                        found[f"{name}_each"] = found[f"{name}_each"].float()  # one for each value of the data
-                    parts.append({key: found[key].numpy() for key in wanted if key in found})
-                each.columns |= {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+                each.columns |= _columns(each, name, batch, bar)
+
+
+def _columns(each: Scored, name: str, batch: int, bar: Bar) -> dict[str, NDArray[Any]]:
+    """An estimator's columns, of which only those of maps have a number for each value of the data."""
+    wanted = {name, f"{name}_error", f"{name}_errors"} | ({f"{name}_each"} if each.name != "training" else set())
+    parts, total = list[dict[str, NDArray[Any]]](), len(each.scorer.stored)
+    for start in range(0, total, batch):
+        rows = slice(start, min(start + batch, total))
+        columns = getattr(each.scorer, name)(rows, bar.part(rows.stop - rows.start))
+        parts.append({key: column.numpy() for key, column in columns.items() if key in wanted})
+        if f"{name}_each" in parts[-1]:
+            parts[-1][f"{name}_each"] = parts[-1][f"{name}_each"].astype(np.float32)
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _score(sets: Sequence[Scored], names: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from scorefield.likelihood import DatasetScorer
 from scorefield.sde_lib.level_density import log_snr_ends
 
 BANDS = 8  # of noise levels, equally wide in the log-SNR
+RARE = 0.99  # share of the training images below the bar for "flagged"
 SHOWN = 10  # images in a row of the picture
 ENDS = 0.005, 0.995  # the points of the shown maps' values that are black and white
 MEANINGS = {
@@ -88,11 +89,16 @@ class Scored:
 
 
 def table_of(sets: Sequence[Scored]) -> dict[str, dict[str, Any]]:
-    """For each score its meaning, its mean over each set, and with a set "against" its AUROC."""
+    """For each score its meaning, its mean over each set, and with a set "against" its AUROC.
+
+    "flagged" is the share of each set above `RARE` of the training images.
+    """
     found = {each.name: each.scores for each in sets}
     errors, table = sets[1].errors, dict[str, dict[str, Any]]()
     for key in found["data"]:
         table[key] = {"kind": MEANINGS[key], "mean": {name: float(each[key].mean()) for name, each in found.items()}}
+        bar = np.quantile(found["training"][key], RARE)
+        table[key]["flagged"] = {name: float((each[key] > bar).mean()) for name, each in found.items()}
         if key in errors:
             table[key]["error_of_a_value"] = float(np.sqrt(np.square(errors[key]).mean()))
         if "against" in found:
@@ -106,10 +112,13 @@ def lines_of(table: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """The lines to print."""
     lines = {}
     for name, row in table.items():
-        means = ", ".join(f"{which} {mean:.4g}" for which, mean in row["mean"].items())
-        error = row.get("auroc_standard_error")
-        area = f"AUROC {row['auroc']:.4f}" + ("" if error is None else f" +- {error:.4f}") if "auroc" in row else ""
-        lines[name] = f"{area}; mean of {means}" if area else f"mean of {means}"
+        said = ["mean of " + ", ".join(f"{which} {mean:.4g}" for which, mean in row["mean"].items())]
+        flagged = [f"{share:.1%} of {which}" for which, share in row["flagged"].items() if which != "training"]
+        said.append(f"above {RARE:.0%} of training: {', '.join(flagged)}")
+        if "auroc" in row:
+            error = row["auroc_standard_error"]
+            said.insert(0, f"AUROC {row['auroc']:.4f}" + ("" if error is None else f" +- {error:.4f}"))
+        lines[name] = "; ".join(said)
     return lines
 
 

@@ -77,6 +77,8 @@ def test_an_exact_run_gives_closed_forms_in_nats(exact: Path, tmp_path: Path) ->
     assert report["scores"]["bits"]["mean"]["against"] == pytest.approx(arrays["against_bits"].mean())
     for name, row in report["scores"].items():
         both = np.concatenate([arrays[name], arrays[f"against_{name}"]])
+        share = (arrays[name] > np.quantile(arrays[f"training_{name}"], 0.99)).mean()
+        assert row["flagged"]["data"] == pytest.approx(share) and row["flagged"]["training"] == 0.01
         assert row["auroc"] == pytest.approx(roc_auc_score(np.arange(48) >= 24, both), abs=1e-12) and row["auroc"] > 0.9
     np.testing.assert_allclose(arrays["typicality"], np.abs(arrays["bits"] - arrays["training_bits"].mean()))
 
