@@ -24,7 +24,7 @@ from scorefield.solvers import PerSampleNoise
 
 PLAN_VALUES = 2**14  # values of images on which the chain is chosen, about
 LEAST_IMAGES, MOST_IMAGES = 16, 256  # of these images
-BOUND_STREAM = 8  # random numbers of the bound, beside those of the seed's other uses
+BOUND_STREAM = 8  # the stream of the bound
 MACHINE = ("torch", "threads", "device")  # what the bits of a network depend on, beside its weights
 
 
@@ -90,7 +90,7 @@ class RunCodec:
         with progress_bar("bound", len(stored), unit="image") as bar:
             for first in range(0, len(stored), self.batch):
                 rows = slice(first, min(first + self.batch, len(stored)))
-                noise = PerSampleNoise(seed + BOUND_STREAM, range(rows.start, rows.stop))
+                noise = PerSampleNoise(seed, range(rows.start, rows.stop), (BOUND_STREAM,))
                 bound = vlb(
                     self.trained.denoiser, run.sde, run.centred(stored[rows]).to(run.device),
                     cond=of_rows(cond, run.device, rows), decoder=coder.decoder.decoder, ts=coder.chain.ts, draws=draws,
