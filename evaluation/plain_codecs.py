@@ -35,9 +35,10 @@ def _lengths(item: NDArray[np.integer]) -> list[int]:
     return found
 
 
-def as_png(image: NDArray[np.uint8]) -> bytes:
-    """An image (C, H, W) of 1, 3 or 4 channels as the bytes of a PNG."""
+def as_png(image: NDArray[np.integer]) -> bytes:
+    """An image (C, H, W) of 8 bits and 1, 3 or 4 channels as the bytes of a PNG."""
     file = io.BytesIO()
+    image = image.astype(np.uint8)
     channels_last = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     Image.fromarray(np.ascontiguousarray(channels_last)).save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -47,7 +48,7 @@ def png_bits(stored: NDArray[np.integer]) -> int | None:
     """Bits of all images (N, C, H, W), each as a PNG of its own; None for what is no image of 8 bits."""
     if stored.ndim != 4 or stored.shape[1] not in (1, 3, 4) or stored.max() > 255:
         return None
-    return sum(8 * len(as_png(image)) for image in stored.astype(np.uint8))
+    return sum(8 * len(as_png(image)) for image in stored)
 
 
 def xz_bits(stored: NDArray[np.integer]) -> int:
