@@ -24,7 +24,13 @@ from scorefield.solvers import PerSampleNoise
 
 PLAN_VALUES = 2**14  # values of images on which the chain is chosen, about
 LEAST_IMAGES, MOST_IMAGES = 16, 256  # of these images
-BOUND_STREAM = 8  # the stream of the bound
+BOUND_STREAM, PLAN_STREAM = 8, 9  # random numbers of the bound and of the choice, beside the seed's other streams
+CHAIN, TOGETHER, DRAWS = 100, 64, 32  # steps, images coded together, evaluations of the bound: the defaults
+RATE_IMAGES = 100  # images whose rate a likelihood reports
+NOT_THE_SAME = (
+    "expected the file to decode to its images, got others: the network's answers are not the same twice on this "
+    "device, so give --device=cpu"
+)
 MACHINE = ("torch", "threads", "device")  # what the bits of a network depend on, beside its weights
 
 
@@ -52,7 +58,7 @@ class RunCodec:
         with progress_bar("choosing the chain", count, unit="image", leave=False) as bar:
             plan = choose_plan(
                 trained.denoiser, run.sde, run.centred(stored[:count]).to(run.device), steps, run.levels or 0, run.low,
-                run.high, cond=of_rows(some, run.device), noise=PerSampleNoise(0, range(count)),
+                run.high, cond=of_rows(some, run.device), noise=PerSampleNoise(0, range(count), (PLAN_STREAM,)),
                 progress=bar.part(count),
             )  # fmt: skip
         return cls(trained, plan, batch)
@@ -100,6 +106,34 @@ class RunCodec:
                 error = bound.std_error if bound.std_error is not None else torch.full_like(bound.log_prob, math.nan)
                 variances.append((error.double().cpu() / unit).square())
         return mean_and_error(torch.cat(values))[0], float(torch.cat(variances).sum().sqrt()) / len(stored)
+
+
+def rate_of(trained: Trained, stored: Tensor, cond: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What the codec makes of the first 100 stored values (N, *D): its rate without initial bits, and its bound.
+
+    Raises:
+        ValueError: if they do not come back to the bit.
+    """
+    few = slice(0, RATE_IMAGES)
+    stored, cond = stored[few], take_rows(cond, few, len(stored))
+    codec = RunCodec.chosen(trained, stored, cond, CHAIN, TOGETHER)
+    coded = codec.compress(stored, cond)
+    if not np.array_equal(codec.decompress(coded, cond, name="verify"), stored.numpy()):
+        raise ValueError(NOT_THE_SAME)
+    rest = slice(coded.plain % len(stored), None)
+    bound, error = codec.bound(stored[rest], take_rows(cond, rest, len(stored)), DRAWS, seed)
+    net = coded.net_bits / math.prod(trained.run.shape) if coded.batches else None
+    return {"net": net, "bound": bound, "bound_error": error, "chain": CHAIN, "n": sum(coded.batches)}
+
+
+def rate_line(rate: Mapping[str, Any]) -> str:
+    """A rate as it is printed."""
+    if rate["net"] is None:
+        return "none: too few images to lend the first bits; give a larger --num"
+    return (
+        f"{rate['net']:.4f} net of {rate['n']} images, decoded to the bit; the bound of its {rate['chain']} steps for "
+        f"them is {rate['bound']:.4f} +- {rate['bound_error']:.4f}"
+    )
 
 
 def check_codec(trained: Trained, mode: str) -> None:

@@ -91,6 +91,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "draws": (int, "network evaluations of a bound for each image"),
     "code_draws": (int, "codes of each image of a latent run, over which its likelihood is averaged"),
     "chain": (int, "number of steps of the variational bound, or of the chain that compresses"),
+    "codec": (bool, "also compress up to 100 of the images, and report the rate"),
     "verify": (bool, "decode a compressed file once, and compare"),
     "variance": (str, "variance of the steps of the variational bound: small or large"),
     "times": (str, "times at which elbo and dsm are evaluated: log_snr, or measured (see --mode=grid --for=training)"),

@@ -15,6 +15,10 @@ from torch import Tensor
 
 from scorefield.commands.arguments import at_least
 from scorefield.commands.codec import (
+    CHAIN,
+    DRAWS,
+    NOT_THE_SAME,
+    TOGETHER,
     RunCodec,
     check_codec,
     images_sha256,
@@ -48,9 +52,9 @@ def compress(
     num: int | None = None,
     seed: int = 0,
     label: str | int | None = None,
-    chain: int = 100,
-    batch: int = 64,
-    draws: int = 32,
+    chain: int = CHAIN,
+    batch: int = TOGETHER,
+    draws: int = DRAWS,
     verify: bool = True,
     ema: bool = True,
     checkpoint: str | None = None,
@@ -115,10 +119,7 @@ def compress(
             kept = Container.unpack(packed, "the new file")
             back = codec.decompress(_coded(kept), _cond(kept), name="verify")
             if not np.array_equal(back, stored.numpy()):
-                raise ValueError(
-                    "expected the file to decode to its images, got others: the network's answers are not the same "
-                    "twice on this device, so give --device=cpu"
-                )
+                raise ValueError(NOT_THE_SAME)
     of_model = slice(coded.plain % len(stored), None)  # all, if the model codes none
     rest = take_rows(given.cond, of_model, len(stored))
     bound = codec.bound(stored[of_model], rest, draws, seed) if draws else (None, None)

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.codec import check_codec, rate_line, rate_of
 from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.generate import of_rows
 from scorefield.commands.images import Images
 from scorefield.commands.interruption import Interrupted
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, prior_kl_of, versions
-from scorefield.commands.likelihood.scorer import scorer_of
+from scorefield.commands.likelihood.scorer import finite, scorer_of
 from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import Bar, progress_bar, tell
@@ -48,6 +48,7 @@ def likelihood(
     divergence: str | None = None,
     dequantisation: str | None = None,
     prior: str = "standard",
+    codec: bool = False,
     draws: int = 32,
     code_draws: int | None = None,
     chain: int = 1000,
@@ -87,6 +88,7 @@ def likelihood(
         dequantisation: "uniform" (the default), "importance:samples=8", "truncated_normal", or "variational" (after
             --mode=train_dequantiser).
         prior: "standard", from which the model samples, or "data", with the mean and variance of the training data.
+        codec: also compress the first 100 of the images, and report the rate beside the bound of the codec's chain.
         draws: evaluations of a bound's diffusion term, for each image.
         code_draws: of a latent run, codes of each image (1), over which the bound is averaged. With several, "ode" has
             the importance-weighted bound too.
@@ -119,7 +121,9 @@ def likelihood(
     tell(f"reads the {split} split of {run.config.data.name}")
     dataset = run.dataset(split)
     images = Images.of(dataset, num, seed)
-    stored = _finite(images.stored, dataset.name)
+    stored = finite(images.stored, dataset.name)
+    if codec:
+        check_codec(trained, "likelihood --codec")
     conditioning = data_conditioning(run, images.data, label)
     scorer, of_scorer = scorer_of(
         trained, stored, of_rows(conditioning.cond, run.device), dequantisation=dequantisation, prior=prior,
@@ -165,6 +169,7 @@ def likelihood(
         report = _report(scorer, names, columns, facts, described, batch)
         content = {key: value for key, value in settings.items() if key not in ("batch", "versions")}
         path = output_path(output, default, content)
+        report |= {"codec": rate_of(trained, stored, conditioning.cond, seed)} if codec else {}
         lines = _write(path, scorer, report, columns, images)
         results.delete()
     ranks.barrier()
@@ -203,7 +208,8 @@ def _write(
     levels, picture = scorer.levels, path.with_suffix(".png")
     uniform = {} if levels is None else {"uniform": math.log2(levels)}
     plot_histogram(torch.as_tensor(first), picture, x=f"{unit_of(scorer)}: lower is better", mark=uniform)
-    return {**lines_of(names, unit, levels), "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
+    rate = {"codec, bits/dim": rate_line(report["codec"])} if "codec" in report else {}
+    return {**lines_of(names, unit, levels), **rate, "files": [str(path), str(path.with_suffix(".npz")), str(picture)]}
 
 
 def _check_numbers(
@@ -217,12 +223,6 @@ def _check_numbers(
         raise ValueError(f"expected --variance of small or large, got {variance!r}")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"expected --tolerance above 0, as 0.01, got {tolerance}")
-
-
-def _finite(stored: Tensor, name: str) -> Tensor:
-    if stored.is_floating_point() and not bool(stored.isfinite().all()):
-        raise ValueError(f"expected finite values, got NaN or infinity in {name}: correct or remove its images")
-    return stored
 
 
 def _estimator_names(estimators: Sequence[str], of_ode: dict[str, Any]) -> list[str]:

@@ -87,6 +87,13 @@ def dequantisation_of(trained: Trained, spec: str | None) -> tuple[str | None, d
     return build.unparse(parsed), {"dequantisation": built}, sha256
 
 
+def finite(stored: Tensor, name: str) -> Tensor:
+    """Stored values, once they are known to be finite."""
+    if stored.is_floating_point() and not bool(stored.isfinite().all()):
+        raise ValueError(f"expected finite values, got NaN or infinity in {name}: correct or remove its images")
+    return stored
+
+
 def _density(workdir: Path, times: str) -> LevelDensity | None:
     if times not in ("log_snr", "measured"):
         raise ValueError(f"expected --times of log_snr or measured, got {times!r}")

@@ -13,6 +13,7 @@ from training_runs import configuration, new_state
 
 from scorefield.commands.command_line import run as command_line
 from scorefield.commands.compress import compress, decompress
+from scorefield.commands.likelihood import likelihood
 from scorefield.commands.run import DataFacts, Run
 from scorefield.configs import build
 from scorefield.training import save
@@ -84,6 +85,16 @@ def test_images_in_files_come_back_as_files(tmp_path: Path) -> None:
     for name, image in images.items():
         with Image.open(workdir / "decompressed" / name) as back:
             np.testing.assert_array_equal(np.asarray(back), image)
+
+
+def test_a_likelihood_reports_the_rate_beside_the_bound(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scorefield.commands.codec.CHAIN", 2)
+    said = likelihood(workdir, num=25, estimators=["vlb"], chain=2, codec=True, device="cpu")
+    rate = json.loads((workdir / "likelihood_test.json").read_text())["codec"]
+    assert rate["chain"] == 2 and 5 < rate["n"] < 25 and 0 < rate["net"] < rate["bound"]
+    assert said["codec, bits/dim"].startswith(f"{rate['net']:.4f} net of {rate['n']} images, decoded to the bit; ")
+    said = likelihood(workdir, num=1, estimators=["vlb"], chain=2, codec=True, device="cpu")
+    assert said["codec, bits/dim"].startswith("none: too few images")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
