@@ -281,8 +281,8 @@ class DatasetScorer:
     def noise_of(self, rows: slice, *stream: int) -> PerSampleNoise:
         """The random numbers of some samples; a stream has numbers of its own.
 
-        The streams are 0 dequantisation (with the number of the draw), 1 probes, 2 dsm, 3 elbo, 4 vlb, 5 probes from
-        which their number is chosen, 6 probes of the check, 7 latent code, and 8 codes of images.
+        Dequantisation has the stream 0, with the number of the draw; dsm, elbo and vlb have 2, 3 and 4. Probes have 1,
+        or 5 where their number is chosen, and 6 in the check. Latent codes have 7, and codes of images 8.
         """
         start, stop, _ = rows.indices(len(self.stored))
         return PerSampleNoise(self.seed, range(self.first + start, self.first + stop), (*self.stream, *stream))

@@ -81,11 +81,15 @@ def test_the_report_has_the_bound_in_three_parts_with_their_errors(workdir: Path
     assert other["bits_per_dim"] == pytest.approx(report["bits_per_dim"], rel=1e-5)
 
 
-def test_what_the_bound_needs_is_fitted_once_for_an_autoencoder(workdir: Path, tmp_path: Path) -> None:
+def test_what_the_bound_needs_is_fitted_once_for_an_autoencoder(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = shutil.copytree(workdir, tmp_path / "run")
     (run / FILE).unlink(missing_ok=True)
     options = {"num": 2, "estimators": ["dsm"], "draws": 2}
     report, _ = report_of(run, tmp_path / "a.json", **options)
+    begun = {"noise of the codes: 0 of 48 images", "scales of the pixels: 0 of 48 images"}
+    assert begun <= set(capsys.readouterr().err.splitlines())
     kept = json.loads((run / FILE).read_text())
     assert report["image_model"] == kept
     assert kept["images"] == 48
@@ -95,7 +99,9 @@ def test_what_the_bound_needs_is_fitted_once_for_an_autoencoder(workdir: Path, t
     assert tried[kept["noise"]] == min(tried.values())
     kept["distribution"]["scale"] = [[9.0] * 16]
     (run / FILE).write_text(json.dumps(kept))
+    capsys.readouterr()
     wide, _ = report_of(run, tmp_path / "b.json", **options)
+    assert not begun & set(capsys.readouterr().err.splitlines())
     assert wide["estimates"]["dsm"]["parts"]["pixels"] > report["estimates"]["dsm"]["parts"]["pixels"]
     kept["autoencoder_sha256"] = "another"
     (run / FILE).write_text(json.dumps(kept))
