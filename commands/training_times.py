@@ -20,6 +20,7 @@ from scorefield.sde_lib.level_density import LevelDensity, log_snr_ends
 from scorefield.training.times import BINS, FLOOR, least_variance
 
 FILE = "training_times.json"
+AT_ONCE = 256  # images in the network
 
 
 @torch.no_grad()
@@ -39,19 +40,23 @@ def measure_times(
     run = trained.run
     dataset = run.dataset("train")
     images = Images.of(dataset, num, seed)
-    x0 = run.centred(images.stored).to(run.device)
+    x0 = run.centred(images.stored)
     given = data_conditioning(run, images.data, label)
-    cond = of_rows(given.cond, run.device)
     generator = torch.Generator().manual_seed(seed)
     high, low = log_snr_ends(run.sde)
     errors = []
     with progress_bar("measure", BINS, unit="bin") as bar:
         for i in range(BINS):
             position = (i + torch.rand(len(x0), generator=generator, dtype=torch.float64)) / BINS
-            t = run.sde.time(high + (low - high) * position).to(run.device)
-            eps = torch.randn(x0.shape, generator=generator).to(run.device)
-            error = predict_noise(trained.denoiser, run.sde.perturb(x0, t, eps), *run.sde.scales(t), **cond) - eps
-            errors.append(error.double().square().flatten(1).mean(1).cpu() * (high - low) / 2)
+            t, eps = run.sde.time(high + (low - high) * position), torch.randn(x0.shape, generator=generator)
+            parts = []
+            for start in range(0, len(x0), AT_ONCE):
+                rows = slice(start, start + AT_ONCE)
+                clean, times, noise = (each[rows].to(run.device) for each in (x0, t, eps))
+                noisy, cond = run.sde.perturb(clean, times, noise), of_rows(given.cond, run.device, rows)
+                error = predict_noise(trained.denoiser, noisy, *run.sde.scales(times), **cond) - noise
+                parts.append(error.double().square().flatten(1).mean(1).cpu())
+            errors.append(torch.cat(parts) * (high - low) / 2)
             bar.skip(1)
     losses = torch.stack(errors)
     if not bool(losses.isfinite().all()):

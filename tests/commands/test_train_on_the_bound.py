@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scorefield.commands import training_times
 from scorefield.commands.export_run import export_run
 from scorefield.commands.grid import grid
 from scorefield.commands.import_checkpoint import import_checkpoint
@@ -106,12 +107,18 @@ def test_a_run_with_learned_ends_is_sampled_exported_and_imported(workdir: Path,
     assert np.abs(one.astype(int) - other).max() <= 1  # of 17 levels: float32 and bisection round differently
 
 
-def test_measured_times_of_a_run_lower_the_error_of_its_bound(workdir: Path, tmp_path: Path) -> None:
+def test_measured_times_of_a_run_lower_the_error_of_its_bound(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options: dict[str, Any] = {"num": 200, "estimators": ("elbo",), "draws": 16, "device": "cpu"}
     with pytest.raises(ValueError, match="measure them with --mode=grid --for=training"):
         likelihood(workdir, times="measured", **options)
     grid(workdir, purpose="training", device="cpu")
     variances = json.loads((workdir / "training_times.json").read_text())["variance_of_a_draw"]
+    monkeypatch.setattr(training_times, "AT_ONCE", 25)  # of 64 images
+    grid(workdir, purpose="training", device="cpu", output=str(tmp_path / "few.json"))
+    few = json.loads((tmp_path / "few.json").read_text())["variance_of_a_draw"]
+    assert few == pytest.approx(variances, rel=1e-5)
     assert variances["measured"] < 0.8 * variances["log_snr"]
     reports = []
     for times in ("log_snr", "measured"):
