@@ -108,15 +108,17 @@ class RunCodec:
         return mean_and_error(torch.cat(values))[0], float(torch.cat(variances).sum().sqrt()) / len(stored)
 
 
-def rate_of(trained: Trained, stored: Tensor, cond: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def rate_of(trained: Trained, stored: Tensor, cond: Mapping[str, Any], seed: int, batch: int) -> dict[str, Any]:
     """What the codec makes of the first 100 stored values (N, *D): its rate without initial bits, and its bound.
+
+    At most `batch` images are coded together.
 
     Raises:
         ValueError: if they do not come back to the bit.
     """
     few = slice(0, RATE_IMAGES)
     stored, cond = stored[few], take_rows(cond, few, len(stored))
-    codec = RunCodec.chosen(trained, stored, cond, CHAIN, TOGETHER)
+    codec = RunCodec.chosen(trained, stored, cond, CHAIN, min(TOGETHER, batch))
     coded = codec.compress(stored, cond)
     if not np.array_equal(codec.decompress(coded, cond, name="verify"), stored.numpy()):
         raise ValueError(NOT_THE_SAME)

@@ -169,7 +169,7 @@ def likelihood(
         report = _report(scorer, names, columns, facts, described, batch)
         content = {key: value for key, value in settings.items() if key not in ("batch", "versions")}
         path = output_path(output, default, content)
-        report |= {"codec": rate_of(trained, stored, conditioning.cond, seed)} if codec else {}
+        report |= {"codec": rate_of(trained, stored, conditioning.cond, seed, batch)} if codec else {}
         lines = _write(path, scorer, report, columns, images)
         results.delete()
     ranks.barrier()
