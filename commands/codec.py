@@ -22,11 +22,11 @@ from scorefield.likelihood import mean_and_error, vlb
 from scorefield.sde_lib.denoiser import take_rows
 from scorefield.solvers import PerSampleNoise
 
-PLAN_VALUES = 2**14  # values of images on which the chain is chosen, about
-LEAST_IMAGES, MOST_IMAGES = 16, 256  # of these images
-BOUND_STREAM, PLAN_STREAM = 8, 9  # random numbers of the bound and of the choice, beside the seed's other streams
-CHAIN, TOGETHER, DRAWS = 100, 64, 32  # steps, images coded together, evaluations of the bound: the defaults
-RATE_IMAGES = 100  # images whose rate a likelihood reports
+PLAN_VALUES = 2**14  # about as many values of images choose the chain
+LEAST_IMAGES, MOST_IMAGES = 16, 256  # that choose it
+BOUND_STREAM, PLAN_STREAM = 8, 9  # of random numbers, beside the other streams of the seed
+CHAIN, TOGETHER, DRAWS = 100, 64, 32  # defaults: steps, images coded together, evaluations of the bound
+RATE_IMAGES = 100  # whose rate a likelihood reports
 NOT_THE_SAME = (
     "expected the file to decode to its images, got others: the network's answers are not the same twice on this "
     "device, so give --device=cpu"
@@ -62,6 +62,16 @@ class RunCodec:
                 progress=bar.part(count),
             )  # fmt: skip
         return cls(trained, plan, batch)
+
+    @property
+    def described(self) -> str:
+        """The chain and its last decoder, in words."""
+        run, plan = self.trained.run, self.plan
+        with torch.no_grad():
+            noise = math.exp(-float(run.sde.log_snr(plan.start)) / 2)
+        cell = (run.high - run.low) / (run.levels or 1)
+        last = "a softmax over the levels" if plan.std is None else f"a Gaussian of {plan.std / cell:.2g} cells"
+        return f"{plan.steps} steps from a noise of {noise / cell:.2g} cells, ended by {last}"
 
     @property
     def codec(self) -> Codec:

@@ -64,8 +64,9 @@ def compress(
     """Compress images to one file, without a loss, by bits back through a chain of the run.
 
     The images are those of `input`, all of them, or 100 of a split of the run's data set, or of `data`. The report has
-    the length of the file, the net length without the bits that the first images lend, the chain's bound, and what PNG,
-    xz and the entropy of single values make of the same images. The file is decoded once to verify it.
+    the length of the file, and the net length, without the bits that the first images lend. It also has the bound of
+    the chain, and what PNG, xz and the entropy of single values make of these images. The file is decoded once to
+    verify it.
 
     Only this run's weights can read the file, on the same kind of processor, with the same version of PyTorch.
 
@@ -87,8 +88,8 @@ def compress(
         output: the file, .scorefield.
 
     Raises:
-        ValueError: if there is no trained run, it is of continuous data, of codes or of a path with a noise level for
-            each dimension, the images do not fit it, or the file does not decode to them.
+        ValueError: if there is no trained run of levels with one noise level for all dimensions and without an
+            autoencoder, the images do not fit it, or the file does not decode to them.
     """
     at_least(1, num=num, chain=chain, batch=batch)
     at_least(0, seed=seed, draws=draws)
@@ -134,7 +135,8 @@ def compress(
         "verified": verify, "images_per_second": rate, **machine,
     }  # fmt: skip
     report = write_json(path.with_suffix(".json"), {**settings, **facts})
-    return {**_lines(lengths, coded, packed), "speed": f"{rate:.2f} images/s", "files": [str(path), str(report)]}
+    said = {**_lines(lengths, coded, packed), "chain": codec.described, "speed": f"{rate:.2f} images/s"}
+    return {**said, "files": [str(path), str(report)]}
 
 
 def decompress(

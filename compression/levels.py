@@ -68,8 +68,8 @@ class ByLevel:
         first, p = (torch.from_numpy(each) for each in self.rows(seen.double().cpu().reshape(-1).numpy()))
         at = (k - first).clamp(0, p.shape[1] - 1)
         inside = at == k - first
-        found = p.gather(1, at[:, None])[:, 0] * inside
-        return (found + ESCAPE / self.levels).log().reshape(x0.shape)
+        of_level = p.gather(1, at[:, None])[:, 0] * inside
+        return (of_level + ESCAPE / self.levels).log().reshape(x0.shape)
 
     def _softmax(self, point: Tensor, k: Tensor) -> Tensor:
         centres = cell_to_value(k.double() + 0.5, self.levels, low=self.low, high=self.high)

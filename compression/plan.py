@@ -90,7 +90,7 @@ def choose_plan(
             if progress is not None:
                 progress((done := done + 1) / calls)
         cost = np.maximum.accumulate(cost)
-        found: list[tuple[float, Plan]] = []
+        bounds: list[tuple[float, Plan]] = []
         for start in starts:
             x, _, (alpha, sigma) = _noised(sde, x0, start, noise)
             density = _density(at, cost, start)
@@ -102,10 +102,10 @@ def choose_plan(
                 plan = Plan(steps, t, density, std)
                 coder = plan.decoder(sde, levels, low, high)
                 log_p = coder.log_prob(x0, estimate if coder.calls_denoiser else x / expand(alpha, x))
-                found.append((_diffusion(plan, sde, at, cost) - float(log_p.mean()), plan))
+                bounds.append((_diffusion(plan, sde, at, cost) - float(log_p.mean()), plan))
             if progress is not None:
                 progress((done := done + 1) / calls)
-    return min(found, key=lambda each: each[0])[1]
+    return min(bounds, key=lambda bound: bound[0])[1]
 
 
 def _noised(sde: SDE, x0: Tensor, log_snr: float, noise: Noise) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:

@@ -45,8 +45,8 @@ class Stack:
     def scramble(self, key: int, bits: float) -> None:
         """Flip random bits of at least the top `bits` of the stack; the same call flips them back.
 
-        What was just pushed would otherwise decide what is popped next, number by number: the noise of a level would
-        depend on the image, and the length would exceed the bound.
+        What was just pushed would otherwise decide what is popped next, number by number. Then the noise of a level
+        would depend on the image, and the length would exceed the bound.
         """
         words = self.words
         count = min(len(words) - 1, math.ceil(bits / 32) + 2)  # the top word stays: it must not become zero

@@ -57,6 +57,27 @@ def test_the_length_is_the_bound_of_the_chain(path: str, std: float | None) -> N
     assert stack.bits - before == pytest.approx(-float(bound.log_prob.sum()) / math.log(2), rel=0.005)
 
 
+class Watched(Stack):
+    """A stack that remembers the fewest bits that it had."""
+
+    least = 10**9
+
+    def pop_draw(self, mean: NDArray[np.float64], std: float) -> Levels:
+        k = super().pop_draw(mean, std)
+        self.least = min(self.least, self.bits)
+        return k
+
+
+@pytest.mark.parametrize("path", ["vp", "ve"])
+def test_no_more_bits_are_on_loan_than_the_chain_announces(path: str) -> None:
+    """Less are, by those of the images themselves: about one for each dimension here."""
+    model, k = mixture_and_levels((1, 4, 2), 400)
+    code, stack = coder(model, PATHS[path], 20, (1, 4, 2)), Watched(random_stack(20 * k.size).words)
+    before = stack.bits
+    code.push(stack, k)
+    assert 0 < code.chain.initial_bits - (before - stack.least) / k.size < 1.3
+
+
 @pytest.mark.parametrize("shape", [(1, 7, 5), (3, 4, 2), (6,), (2,)], ids=str)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("std", [0.05, None])
