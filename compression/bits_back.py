@@ -46,8 +46,7 @@ class BitsBack:
         flat, mean = k.reshape(-1), self._first_mean(k.reshape(-1))
         stack.scramble(0, SPAN * flat.size)
         z = stack.pop_draw(mean / width[0], chain.sigma[0] / width[0])
-        first, p = self.decoder.rows(self._seen(model, z))
-        stack.push_rows(flat, first, p, self.decoder.levels)
+        self.decoder.push(stack, flat, self._seen(model, z))
         for i in range(chain.steps):
             stack.scramble(i + 1, SPAN * z.size)
             up = stack.pop_draw(z * (chain.up[i] * width[i] / width[i + 1]), chain.up_std[i] / width[i + 1])
@@ -69,8 +68,7 @@ class BitsBack:
             z = down
             if progress is not None:
                 progress((chain.steps - i) / chain.steps)
-        first, p = self.decoder.rows(self._seen(model, z))
-        flat = stack.pop_rows(first, p, self.decoder.levels)
+        flat = self.decoder.pop(stack, self._seen(model, z))
         stack.push_draw(z, self._first_mean(flat) / width[0], chain.sigma[0] / width[0])
         stack.scramble(0, SPAN * flat.size)
         return flat.reshape(count, *self.shape)

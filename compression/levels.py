@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorefield.compression.stack import ESCAPE
-from scorefield.likelihood.decoders import TAIL, Decoder, DiscretisedDecoder, LevelDecoder, log_between
+from scorefield.compression.stack import ESCAPE, Stack
+from scorefield.likelihood.decoders import CHUNK, TAIL, Decoder, DiscretisedDecoder, LevelDecoder, log_between
 from scorefield.sde_lib.quantise import cell_to_value, cell_width, quantise
 
 MOST = 2**16  # levels in one row
@@ -47,29 +47,51 @@ class ByLevel:
         ).numpy()
         return values
 
-    def rows(self, seen: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The first level (n,) of each row, and the probabilities (n, w) of the levels from it on.
+    def push(self, stack: Stack, k: NDArray[np.int64], seen: NDArray[np.float64]) -> None:
+        """Code levels (n,).
 
         Args:
-            seen: z_0 / alpha_0, or D(z_0); (n,).
+            stack: of bits.
+            k: the levels.
+            seen: z_0 / alpha_0, or D(z_0), (n,).
         """
-        point = torch.from_numpy(np.nan_to_num(seen))
+        for part in reversed(self._parts(len(k))):
+            stack.push_rows(k[part], *self._rows(seen[part]), self.levels)
+
+    def pop(self, stack: Stack, seen: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The levels (n,) that were pushed."""
+        return np.concatenate([stack.pop_rows(*self._rows(seen[part]), self.levels) for part in self._parts(len(seen))])
+
+    def log_prob(self, x0: Tensor, seen: Tensor) -> Tensor:
+        """Nats of each value of x0 (B, *D) on the centres of the cells, given z_0 / alpha_0 or D(z_0), (B, *D)."""
+        k = quantise(x0, self.levels, low=self.low, high=self.high).reshape(-1).cpu().numpy()
+        flat, nats = seen.double().cpu().reshape(-1).numpy(), []
+        for part in self._parts(len(k)):
+            first, p = self._rows(flat[part])
+            at = np.clip(k[part] - first, 0, p.shape[1] - 1)
+            of_level = p[np.arange(len(p)), at] * (at == k[part] - first)
+            nats.append(np.log(of_level + ESCAPE / self.levels))
+        return torch.from_numpy(np.concatenate(nats)).reshape(x0.shape)
+
+    @property
+    def _width(self) -> int:
+        """Levels in a row: those within nine deviations."""
         reach = math.ceil(TAIL * self.std / cell_width(self.levels, low=self.low, high=self.high))
-        count = min(2 * reach + 1, self.levels, MOST)
+        return min(2 * reach + 1, self.levels, MOST)
+
+    def _parts(self, count: int) -> list[slice]:
+        """Of `count` rows, as many as fit into memory at once."""
+        size = max(1, CHUNK // self._width)
+        return [slice(first, first + size) for first in range(0, count, size)]
+
+    def _rows(self, seen: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The first level (n,) of each row, and the probabilities (n, w) of the levels from it on."""
+        point, count = torch.from_numpy(np.nan_to_num(seen)), self._width
         nearest = quantise(point, self.levels, low=self.low, high=self.high)
         first = (nearest - count // 2).clamp(0, self.levels - count)
         k = first[:, None] + torch.arange(count)
         log_p = self._integrated(point, k) if self.calls_denoiser else self._softmax(point, k)
         return first.numpy(), log_p.exp().numpy()
-
-    def log_prob(self, x0: Tensor, seen: Tensor) -> Tensor:
-        """Nats of each value of x0 (B, *D) on the centres of the cells, given what `rows` is given, (B, *D)."""
-        k = quantise(x0, self.levels, low=self.low, high=self.high).reshape(-1).cpu()
-        first, p = (torch.from_numpy(each) for each in self.rows(seen.double().cpu().reshape(-1).numpy()))
-        at = (k - first).clamp(0, p.shape[1] - 1)
-        inside = at == k - first
-        of_level = p.gather(1, at[:, None])[:, 0] * inside
-        return (of_level + ESCAPE / self.levels).log().reshape(x0.shape)
 
     def _softmax(self, point: Tensor, k: Tensor) -> Tensor:
         centres = cell_to_value(k.double() + 0.5, self.levels, low=self.low, high=self.high)

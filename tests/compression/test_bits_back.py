@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorefield.compression import BitsBack, Codec, Plan, Stack
+from scorefield.compression import BitsBack, ByLevel, Codec, Plan, Stack
 from scorefield.likelihood import vlb
 from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, MultivariateVP, RectifiedSDE
@@ -88,6 +88,20 @@ def test_images_and_the_stack_come_back_to_the_bit(path: str, shape: tuple[int, 
     code.push(stack, k)
     np.testing.assert_array_equal(code.pop(stack, len(k)), k)
     np.testing.assert_array_equal(stack.words, initial)
+
+
+@pytest.mark.parametrize("std", [0.3, None])
+def test_rows_of_many_levels_are_coded_in_parts(std: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scorefield.compression.levels.CHUNK", 500)
+    decoder = ByLevel(256, -1.0, 1.0, std or 0.02, calls_denoiser=std is not None)
+    rng, stack = np.random.default_rng(0), random_stack(1000)
+    k, words = rng.integers(0, 256, 90), stack.words
+    seen = decoder.centre(k) + rng.normal(0, 0.02, 90)
+    decoder.push(stack, k, seen)
+    nats = decoder.log_prob(*(torch.from_numpy(each) for each in (decoder.centre(k), seen)))
+    assert stack.bits - random_stack(1000).bits == pytest.approx(-float(nats.sum()) / math.log(2), abs=1)
+    np.testing.assert_array_equal(decoder.pop(stack, seen), k)
+    np.testing.assert_array_equal(stack.words, words)
 
 
 def wild(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
