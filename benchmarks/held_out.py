@@ -59,10 +59,18 @@ Held = tuple[Problem, SDE]
 
 
 def mixture(path: str, dims: int, as_images: bool, seed: int) -> Held:
+    """A random mixture, and draws of the path's prior."""
+    generator, sde = torch.Generator().manual_seed(seed), PATHS[path]
+    means, stds = random_mixture(dims, as_images, generator)
+    x = sde.prior((8 if dims > 100 else 64, dims), noise=lambda x: torch.randn(x.shape, generator=generator))
+    kind = "image-like" if as_images else f"{len(means)} modes"
+    return problem(f"{path}, d = {dims}, {kind}", Mixture(means, stds), sde, x, MIXTURE_STEPS)
+
+
+def random_mixture(dims: int, as_images: bool, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """A random number of components with random means and deviations; images have 3 channels and a 1/f spectrum."""
-    generator = torch.Generator().manual_seed(seed)
     uniform = functools.partial(torch.rand, generator=generator)
-    count, sde = int(torch.randint(3, 31, (), generator=generator)), PATHS[path]
+    count = int(torch.randint(3, 31, (), generator=generator))
     if as_images:
         channels = 3 if dims % 3 == 0 else 1
         row = torch.arange(math.isqrt(dims // channels)).double()
@@ -73,9 +81,7 @@ def mixture(path: str, dims: int, as_images: bool, seed: int) -> Held:
         stds = (0.03 * 10 ** uniform(count, 1)).expand(count, dims)  # 0.03 to 0.3
         means = torch.randn(count, dims, generator=generator)
     size = 0.5 / (means.square() + stds.square()).mean().sqrt()
-    x = sde.prior((8 if dims > 100 else 64, dims), noise=lambda x: torch.randn(x.shape, generator=generator))
-    kind = "image-like" if as_images else f"{count} modes"
-    return problem(f"{path}, d = {dims}, {kind}", Mixture(size * means, size * stds), sde, x, MIXTURE_STEPS)
+    return size * means, size * stds
 
 
 def trained(name: str, workdir: Path) -> Held:

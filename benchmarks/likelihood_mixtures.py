@@ -15,14 +15,14 @@ from torch import Tensor
 
 from scorefield.benchmarks.solvers import image_like, isotropic
 from scorefield.likelihood import Exact
-from scorefield.likelihood.choose_solver import TRIAL_SAMPLES, Trials
+from scorefield.likelihood.choose_solver import solver_for
 from scorefield.likelihood.flow import FlowWithDivergence
+from scorefield.likelihood.plan import grid_of
 from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, RectifiedSDE, SubVPSDE
 from scorefield.sde_lib.denoiser import BoundDenoiser
-from scorefield.solvers import AdamsMoulton, Adaptive, FlowSolver, Scales, Schedule, grids
-from scorefield.solvers.ode.flow import ALL, Field, Rows, State
-from scorefield.solvers.variables import SoftClippedLogSNR
+from scorefield.solvers import Adaptive, FlowSolver, Scales, Schedule
+from scorefield.solvers.ode.flow import ALL, Rows, State
 
 PATHS: dict[str, SDE] = {
     "vp": VPSDE(),
@@ -117,23 +117,12 @@ def by_recipe(slope: Slope, sde: SDE, x: Tensor, tolerance: float) -> tuple[Tens
     return end[: x.numel()].reshape(x.shape).to(x), end[x.numel() :]
 
 
-class MixtureTrials(Trials):
-    """Trials of a mixture, with its divergence in closed form."""
-
-    def __init__(self, mixture: MixtureFlow, sde: SDE) -> None:
-        super().__init__(mixture.denoiser, sde, drawn(mixture, sde, TRIAL_SAMPLES, 1))
-        self.mixture = mixture
-
-    def flow(self, rows: slice) -> tuple[Field, State]:
-        return self.mixture, (self.x[rows], self.x.new_zeros(len(self.x[rows]), 1))
-
-
-def analytic(name: str, sde: SDE, count: int) -> tuple[list[str], list[AdamsMoulton]]:
-    """What to show of the errors, and the constants chosen for each of `COLUMNS`."""
+def analytic(name: str, sde: SDE, count: int) -> list[str]:
+    """What to show of the errors, in each of `COLUMNS` evaluations and by other solvers."""
     flow = mixture(name)
     x, dims = drawn(flow, sde, count, 2), flow.means.shape[1]
     truth, ends = flow.log_prob(x, sde.scales(sde.t_min)), torch.tensor([sde.t_min, sde.t_max])
-    solvers = [MixtureTrials(flow, sde).best(n - 3)[0] for n in COLUMNS]
+    solver = solver_for(sde, x)
     start = x, x.new_zeros(count, 1)
 
     def ours(solver: FlowSolver, ts: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +130,7 @@ def analytic(name: str, sde: SDE, count: int) -> tuple[list[str], list[AdamsMoul
         return latent, change[:, 0]
 
     runs: list[Callable[[], tuple[Tensor, Tensor]]] = []
-    runs += [partial(ours, solver, uniform_in(sde, n, solver)) for n, solver in zip(COLUMNS, solvers, strict=True)]
+    runs += [partial(ours, solver, grid_of(solver, sde, n - 3)) for n in COLUMNS]
     runs += [partial(by_recipe, flow.slope, sde, x, tolerance) for tolerance in TOLERANCES]
     runs += [partial(ours, Adaptive("scipy:RK45", each, each, per_sample=False), ends) for each in TOLERANCES]
     shown = []
@@ -150,7 +139,7 @@ def analytic(name: str, sde: SDE, count: int) -> tuple[list[str], list[AdamsMoul
         latent, change = run()
         error = (flow.log_prob(latent, sde.scales(sde.t_max)) + change - truth) / (dims * math.log(2))
         shown.append(f"{rms(error):.1e} ({error.mean():+.0e}, {error.abs().median():.0e}) [{flow.calls}]")
-    return shown, solvers
+    return shown
 
 
 def analytic_tables(problems: Sequence[str], paths: Sequence[str], count: int) -> None:
@@ -158,27 +147,8 @@ def analytic_tables(problems: Sequence[str], paths: Sequence[str], count: int) -
     print(f"\n## Mixtures, {count} images: rms of the errors (mean, median of their sizes) [evaluations]\n")
     print(f"| path | problem | {' | '.join([f'{n} evaluations' for n in COLUMNS] + adaptive)} |")
     print("|---|---|" + "---|" * (len(COLUMNS) + len(adaptive)))
-    chosen: list[str] = []
     for path, name in itertools.product(paths, problems):
-        shown, solvers = analytic(name, PATHS[path], count)
-        print(f"| {path} | {name} | {' | '.join(shown)} |", flush=True)
-        chosen += [f"| {path} | {name} | {' | '.join(map(constants, solvers))} |"]
-    print("\nThe chosen constants: order; low, high; spread; time weight\n")
-    print(f"| path | problem | {' | '.join(map(str, COLUMNS))} |")
-    print("|---|---|" + "---|" * len(COLUMNS) + "\n" + "\n".join(chosen))
-
-
-def uniform_in(sde: SDE, evaluations: int, solver: AdamsMoulton) -> Tensor:
-    assert isinstance(solver.variable, SoftClippedLogSNR)
-    return grids.uniform_in(sde, evaluations - 3, solver.variable).flip(0)
-
-
-def constants(solver: AdamsMoulton) -> str:
-    variable = solver.variable
-    assert isinstance(variable, SoftClippedLogSNR)
-    return (
-        f"{solver.order}; {variable.low:g}, {variable.high:g}; {variable.spread or 1:.2f}; {variable.time_weight:.0f}"
-    )
+        print(f"| {path} | {name} | {' | '.join(analytic(name, PATHS[path], count))} |", flush=True)
 
 
 def rms(errors: Tensor) -> float:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scorefield.benchmarks.likelihood_mixtures import Slope, by_recipe, constants, rms, uniform_in
+from scorefield.benchmarks.likelihood_mixtures import Slope, by_recipe, rms
 from scorefield.benchmarks.run import interleaved
 from scorefield.commands.run import stored_tensor
 from scorefield.commands.trained import open_trained
@@ -28,9 +28,9 @@ from scorefield.likelihood import (
     log_likelihood,
     mean_and_error,
 )
-from scorefield.likelihood.choose_solver import Trials
 from scorefield.likelihood.divergence import Divergence
 from scorefield.likelihood.flow import FlowWithDivergence
+from scorefield.likelihood.plan import grid_of
 from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.solvers import (
     AdamsMoulton,
@@ -123,7 +123,12 @@ class Case:
 
     def with_steps(self, plan: Plan, evaluations: int, solver: AdamsMoulton | None = None) -> Plan:
         solver = solver or plan.solver
-        return replace(plan, solver=solver, nfe=evaluations, ts=uniform_in(self.sde, evaluations, solver))
+        return replace(plan, solver=solver, ts=grid_of(solver, self.sde, evaluations - 3))
+
+
+def nfe_of(plan: Plan) -> int:
+    """Evaluations of a sample that is not refined."""
+    return plan.solver.evaluations(plan.steps)
 
 
 def solver_table(case: Case, evaluations: Sequence[int], fine: int) -> tuple[Plan, dict[str, tuple[Pass, Tensor]]]:
@@ -136,14 +141,12 @@ def solver_table(case: Case, evaluations: Sequence[int], fine: int) -> tuple[Pla
     chose = time.process_time() - start
     variable, plan = SoftClippedLogSNR(0.002, 30.0, spread=0.8), plans[1e-3]
     reference = case.ours(case.with_steps(plan, fine + 3, AdamsMoulton(4, variable)), CONSTANT_PROBES)
-    trials = Trials(case.denoiser, case.sde, case.tries, noise=noise)
     passes = dict[str, Pass]()
     for n in evaluations:
-        solver = trials.best(n - 3)[0] if n <= MAX_CHOSEN_NFE else plan.solver
-        passes[f"in {n}: {constants(solver)}"] = case.ours(case.with_steps(plan, n, solver), CONSTANT_PROBES)
+        passes[f"in {n}"] = case.ours(case.with_steps(plan, n), CONSTANT_PROBES)
     for tolerance, plan in plans.items():
-        said = f"estimates {plan.error:.1e}, {'met' if plan.met else 'NOT met'}, {plan.trial_nfe} evaluations to choose"
-        passes[f"choose_solver {tolerance:.0e}: {constants(plan.solver)}: {said}"] = case.ours(plan, CONSTANT_PROBES)
+        said = f"{'met' if plan.met else 'NOT met'} in the trials, {plan.trial_nfe} evaluations to choose"
+        passes[f"choose_solver {tolerance:.0e}: {said}"] = case.ours(plan, CONSTANT_PROBES)
     passes["recipe, RK45 at 1e-5"], passes["recipe, RK45 at 1e-3"] = case.theirs(1e-5), case.theirs(1e-3)
     passes["half the reference's steps"] = case.ours(
         case.with_steps(plan, fine // 2 + 3, AdamsMoulton(4, variable)), CONSTANT_PROBES
@@ -188,7 +191,7 @@ def probe_table(case: Case, plan: Plan, seeds: int, coarse: int | None) -> tuple
     print("| probes | evaluations | standard deviation | variance x products, over fresh Rademacher's |")
     print("|---|---|---|---|")
 
-    def row(name: str, products: int, of: Tensor, against: Tensor, nfe: int = plan.nfe) -> float:
+    def row(name: str, products: int, of: Tensor, against: Tensor, nfe: int = nfe_of(plan)) -> float:
         ratio, error = (products * each for each in ratio_of_variances(of, against))
         shown = "1" if of is against else f"{ratio:.2f} +- {error:.2f}"
         print(f"| {name} | {nfe} | {of.var(0).mean().sqrt():.1e} | {shown} |", flush=True)
@@ -248,7 +251,7 @@ def trained_tables(case: Case, evaluations: Sequence[int], fine: int, seeds: int
     plan, passes = solver_table(case, evaluations, fine)
     forwards = cost_table(case)
     mine = next(name for name in passes if name.startswith("choose_solver 1e-03"))
-    if plan.nfe > MAX_PROBE_NFE:
+    if nfe_of(plan) > MAX_PROBE_NFE:
         plan = case.with_steps(plan, MAX_PROBE_NFE)
         mine = next(name for name, (got, _) in passes.items() if got.nfe == MAX_PROBE_NFE)
     variances = probe_table(case, plan, seeds, coarse)

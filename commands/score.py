@@ -19,7 +19,7 @@ from scorefield.commands.trained import Trained, open_trained
 from scorefield.evaluation.anomaly import GaussianFit, log_errors, typicality
 from scorefield.evaluation.plain_codecs import plain_lengths
 from scorefield.likelihood import DatasetScorer, GaussianPrior
-from scorefield.likelihood.choose_solver import trial_samples
+from scorefield.likelihood.choose_solver import TRIAL_SAMPLES
 
 TRAINING = 9  # the stream of random numbers of training images
 TOLERANCE = 1e-2  # of the ode
@@ -144,11 +144,11 @@ def _evaluate(sets: Sequence[Scored], names: Sequence[str], batch: int, toleranc
     """Fill the columns of each set, in batches. The solver of the flow is chosen on the first set, for all."""
     if "ode" in names:
         first = sets[0].scorer
-        count = trial_samples(first.stored)
+        count = min(TRIAL_SAMPLES, len(first.stored))
         with progress_bar("choose", count, unit="image") as bar:
-            first.choose(tolerance, True, bar.part(count))
+            first.choose(tolerance, True, bar.part(count), batch=batch)
         for each in sets[1:]:
-            each.scorer.solver, each.scorer.ts, each.scorer.divergence = first.solver, first.ts, first.divergence
+            each.scorer.plan, each.scorer.divergence = first.plan, first.divergence
     with progress_bar("score", sum(len(each.scorer.stored) for each in sets) * len(names), unit="image") as bar:
         for each in sets:
             for name in names:

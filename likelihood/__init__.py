@@ -1,7 +1,7 @@
 """Log-likelihoods and their bounds, `(denoiser, sde, x0) -> nats`, and from them bits/dim."""
 
 from scorefield.likelihood.bounds import dsm_bound, elbo, vlb
-from scorefield.likelihood.choose_solver import Plan, choose_solver
+from scorefield.likelihood.choose_solver import choose_solver
 from scorefield.likelihood.dataset import DatasetScorer
 from scorefield.likelihood.decoders import Decoder, DiscretisedDecoder, GaussianDecoder, LevelDecoder
 from scorefield.likelihood.density import Density, log_likelihood
@@ -9,6 +9,7 @@ from scorefield.likelihood.dequantisation import Dequantisation, TruncatedNormal
 from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
 from scorefield.likelihood.image_dataset import ImageScorer
 from scorefield.likelihood.pixels import PixelDistribution, fit_pixels
+from scorefield.likelihood.plan import Plan
 from scorefield.likelihood.prior import GaussianPrior, Moments, prior_kl
 from scorefield.likelihood.summary import bits_per_dim, mean_and_error
 from scorefield.likelihood.through_autoencoder import ImageTerms, image_bound

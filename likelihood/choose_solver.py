@@ -1,78 +1,32 @@
-"""Choose the solver and the grid that keep a likelihood within a tolerance, by trials on a few samples."""
+"""Choose the number of steps that keeps a likelihood within a tolerance, by trials on a few samples."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from scorefield.likelihood.divergence import Divergence, Hutchinson
-from scorefield.likelihood.flow import FlowWithDivergence
+from scorefield.likelihood.divergence import Divergence, Hutchinson, HutchPlusPlus
+from scorefield.likelihood.flow_integral import FlowIntegral, LogProb, Solution
+from scorefield.likelihood.plan import Plan, grid_of
 from scorefield.likelihood.progress import ShareDone
 from scorefield.sde_lib import SDE
-from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike, take_rows
+from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike
 from scorefield.sde_lib.sde import Noise
-from scorefield.solvers import AdamsMoulton, PerSampleNoise, Progress, Schedule, grids
-from scorefield.solvers.ode.flow import Field, State
+from scorefield.solvers import AdamsMoulton, Progress, Schedule
 from scorefield.solvers.solver import check_splittable
 from scorefield.solvers.variables import SoftClippedLogSNR
 
-LogProb = Callable[[Tensor], Tensor]  # (B, *D) -> (B,), nats
-
-TRIAL_SAMPLES = 32
-LARGE_TRIAL_SAMPLES = 8  # of more than 1,024 dimensions, over which a value's error in bits/dim is a mean
-RANKING_SAMPLES = 8  # the first trial samples, which rank the candidates.
-FINER = 4  # steps of the fine solution in the ranking, over those of the candidates.
-RICHARDSON_ORDER = 2
-MIN_STEPS, MAX_STEPS = 8, 512
-# Order, low, high, time weight: the first is good on most problems, each next one where those before it are not.
-CANDIDATES = (
-    (3, 0.05, 5.0, 0.0), (3, 0.05, 5.0, 2.0), (3, 0.05, 30.0, 2.0), (3, 0.05, 30.0, 0.0),
-    (3, 0.01, 5.0, 0.0), (4, 0.05, 5.0, 2.0), (3, 0.0005, 30.0, 2.0), (4, 0.01, 5.0, 0.0),
-)  # fmt: skip
-CANDIDATES_KEPT = 2  # best solvers of one ranking, the candidates of the next
-GOOD = 0.5  # of the tolerance: a ranking ends at the first candidate whose error is below
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to score a data set.
-
-    Args:
-        solver: the chosen one, with its integration variable.
-        ts: its rising grid.
-        tolerance: the requested one, in bits/dim.
-        error: the solver's estimated error of a value, in bits/dim: the largest difference from twice the steps or
-            more, over the trial samples, times `richardson`.
-        bias: the mean of that difference, signed: the estimated error of a set's mean.
-        nfe: evaluations of a sample under this plan.
-        trial_nfe: evaluations that the choice took, over all trial samples.
-    """
-
-    solver: AdamsMoulton
-    ts: Tensor
-    tolerance: float
-    error: float
-    bias: float
-    nfe: int
-    trial_nfe: int
-
-    @property
-    def met(self) -> bool:
-        """Whether the error is within the tolerance."""
-        return self.error <= self.tolerance
-
-    def __repr__(self) -> str:
-        return (
-            f"Plan({self.solver}, {len(self.ts) - 1} steps, {self.nfe} evaluations, error {self.error:.2g} of "
-            f"tolerance {self.tolerance:g} bits/dim, {self.trial_nfe} evaluations to choose)"
-        )
-
-
-def trial_samples(x: Tensor) -> int:
-    """The number of samples of x (B, *D) that are tried: 32, or 8 of more than 1,024 dimensions, or all of fewer."""
-    return min(len(x), TRIAL_SAMPLES if math.prod(x.shape[1:]) <= 1024 else LARGE_TRIAL_SAMPLES)
+TRIAL_SAMPLES = 6
+MIN_STEPS, MAX_STEPS = 10, 512
+FIRST_STEPS = 12  # of the trials at 1e-2 bits/dim. The error falls with the fourth power of the steps.
+SMALLEST_RATIO = 1.0  # of errors to their estimates
+MARGIN = 1.2  # of steps: some of the other samples need more than six tell
+RICHARDSON = 8 / 7  # from the change by twice the steps to the error, at third order
+# In units of the data's deviation: noise levels between which steps are equal in log-SNR. Data has no detail below.
+LOW, HIGH, TIME_WEIGHT = 0.1, 10.0, 0.5
 
 
 def choose_solver(
@@ -86,28 +40,28 @@ def choose_solver(
     noise: Noise = torch.randn_like,
     prior_log_prob: LogProb | None = None,
     max_steps: int = MAX_STEPS,
+    batch: int = TRIAL_SAMPLES,
     progress: ShareDone = None,
 ) -> Plan:
-    """The fewest steps of `AdamsMoulton`, and the variable for them, that keep a value's error below the tolerance.
+    """The number of steps of `AdamsMoulton(3)` with which most samples are within a tolerance.
 
-    Orders and integration variables are ranked on the first 8 samples, against a solution of four times the steps. The
-    first whose error is below half the tolerance ends the ranking. The best one is compared with itself at twice the
-    steps, on all trial samples, until the difference is below the tolerance. Each sample keeps its probes, so the
-    differences are the solver's.
-
-    The estimate covers the trial samples only. Where a few samples in a hundred are much harder, as on the ridges
-    between narrow modes, their error can be a hundred times larger.
+    Steps are equal in `SoftClippedLogSNR`, whose constants are those of the data's deviation. Six samples are solved in
+    n and in 2n steps, with the same probes: the change is the error of n steps. The ratio of its sum to that of
+    `AdamsMoulton.integrate_with_error` makes the latter an estimate for every sample. Twice as many steps follow, until
+    the trials tell how many are best: those of the fewest evaluations, where samples above the tolerance begin again
+    with twice the steps. `log_likelihood(plan=...)` does that.
 
     Args:
         denoiser: E[x0 | x].
         sde: the path.
-        x: samples to try; the first 32 are used, or 8 of more than 1,024 dimensions.
+        x: samples; the first 6 are tried.
         tolerance: in bits/dim, of a value's error.
         cond: keywords for the denoiser. Tensors have a row for each sample of x.
         divergence: the estimator to be used.
         noise: source of the probes.
         prior_log_prob: the prior to be used; by default the path's prior.
-        max_steps: the search ends here, whether the tolerance is met or not.
+        max_steps: the trials end here, whether the tolerance is met or not.
+        batch: the most samples that are solved at once.
         progress: called with the share of the work that is done, 0 to 1. The total is an estimate.
 
     Raises:
@@ -118,160 +72,108 @@ def choose_solver(
         raise ValueError(
             f"expected a positive tolerance in bits/dim, and max_steps of 1 or more, got {tolerance} and {max_steps}"
         )
+    solver = solver_for(sde, x[:TRIAL_SAMPLES])
     if len(x) == 0:
-        return Plan(AdamsMoulton(), grids.soft_clipped(sde, 1).flip(0), tolerance, 0.0, 0.0, 4, 0)
+        return Plan(solver, grid_of(solver, sde, 1), tolerance, SMALLEST_RATIO, True, 0)
     ends = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
     check_splittable(BoundDenoiser(denoiser, cond, len(x)), x, Schedule(sde, ends, x))
-    count = trial_samples(x)
-    first = take_rows(cond or {}, slice(0, count), len(x))
-    trials = Trials(
-        denoiser, sde, x[:count], cond=first, divergence=divergence, noise=noise, prior_log_prob=prior_log_prob,
-        progress=progress,
-    )  # fmt: skip
-    steps = min(max_steps, max(MIN_STEPS, round(20 * (1e-3 / tolerance) ** 0.25)))
-    trials.expect(steps)
-    tried: dict[int, tuple[AdamsMoulton, float, float]] = {}
-    while True:
-        solver, error = trials.best(steps, GOOD * tolerance)
-        too_large = error > tolerance and steps < max_steps  # on the first 8: no need to evaluate the others
-        tried[steps] = (solver, error, math.nan) if too_large else (solver, *trials.error(solver, steps))
-        following = _next({n: error for n, (_, error, _) in tried.items()}, tolerance, max_steps)
-        if following is None:
-            break
-        steps = following
-    good = [n for n, (_, error, _) in tried.items() if error <= tolerance]
-    steps = min(good) if good else max(tried)
-    solver, error, bias = tried[steps]
+    divergence = divergence or Hutchinson()
+    if isinstance(divergence, Hutchinson | HutchPlusPlus):
+        divergence = replace(divergence, fresh=False)
+    integral = FlowIntegral(
+        BoundDenoiser(denoiser, cond, len(x)), sde, x, divergence, solver, noise, prior_log_prob or sde.prior_log_prob
+    ).take(torch.arange(min(len(x), TRIAL_SAMPLES)))
+    integral = replace(integral, directions=divergence.directions(integral.x0, integral.noise))
+    parts = [integral.take(rows) for rows in torch.split(torch.arange(len(integral.x0)), batch)]
+    spent, shown = 0, 0.0
+
+    def solve(steps: int) -> Solved:
+        nonlocal spent
+        solutions, planned = list[Solution](), spent + 2 * solver.evaluations(steps) * len(integral.x0)
+        for part in parts:
+            evaluations = solver.evaluations(steps) * len(part.x0)
+
+            def on_step(state: Progress, before: int = spent, evaluations: int = evaluations) -> None:
+                nonlocal shown
+                if progress is not None:
+                    now = before + evaluations * state.step / state.steps
+                    shown = max(shown, now / (now + planned))
+                    progress(shown)
+
+            with torch.no_grad():
+                solutions.append(part.solve(grid_of(solver, sde, steps), on_step))
+            spent += evaluations
+        estimates = [each.estimate for each in solutions if each.estimate is not None]
+        log_prob = torch.cat([each.log_prob for each in solutions])
+        return Solved(log_prob.double().cpu(), torch.cat(estimates).double().cpu())
+
+    nats = tolerance * x[0].numel() * math.log(2)
+    choice = choose_steps(solve, nats, first_steps(tolerance, max_steps), max_steps)
     if progress is not None:
         progress(1.0)
-    return Plan(solver, trials.grid(solver, steps), tolerance, error, bias, solver.evaluations(steps), trials.nfe)
+    return Plan(solver, grid_of(solver, sde, choice.steps), tolerance, choice.ratio, choice.met, spent)
 
 
-def richardson(steps: int, finer: int) -> float:
-    """From the difference between two solutions to the error of the coarser one, at second order."""
-    return 1 / (1 - (steps / finer) ** RICHARDSON_ORDER)
+def solver_for(sde: SDE, x: Tensor) -> AdamsMoulton:
+    """The solver and the integration variable for data x (B, *D) of the path at t_min."""
+    spread = max(float(x.double().square().mean().sqrt()), 1e-3) if len(x) else 0.5
+    weight = TIME_WEIGHT / (sde.t_max - sde.t_min)
+    return AdamsMoulton(3, SoftClippedLogSNR(LOW * spread, HIGH * spread, spread, weight))
 
 
-def _next(errors: dict[int, float], tolerance: float, max_steps: int) -> int | None:
-    """More steps where the error is too large, fewer where it is far too small, None at the end of the search."""
-    good, bad = ([n for n, error in errors.items() if (error <= tolerance) == fits] for fits in (True, False))
-    if not good:
-        steps = max(bad)
-        ratio = errors[steps] / tolerance
-        factor = min(2.0, max(1.15, ratio ** (1 / 3))) if math.isfinite(ratio) else 2.0
-        return None if steps >= max_steps else min(max_steps, math.ceil(steps * factor))
-    fewest = min(good)
-    fewer = max(MIN_STEPS, math.ceil(fewest * max(0.6, (max(errors[fewest], 1e-12) / tolerance) ** (1 / 3))))
-    between = fewer > max((n for n in bad if n < fewest), default=0)
-    return fewer if between and fewer < 0.9 * fewest and len(errors) < 5 else None
+def first_steps(tolerance: float, max_steps: int = MAX_STEPS) -> int:
+    """The number of steps with which the trials begin."""
+    steps = round(FIRST_STEPS * math.sqrt(math.sqrt(1e-2 / tolerance)))
+    return max(1, min(max_steps // 2, max(MIN_STEPS, steps)))
 
 
-class Trials:
-    """A few samples with fixed probes, on which solvers are compared.
+class Solved(NamedTuple):
+    """Log-densities in nats (B,), and the estimates of `AdamsMoulton.integrate_with_error` (B,)."""
 
-    Arguments are those of `choose_solver`. `nfe` counts the evaluations, over all samples.
-    """
+    log_prob: Tensor
+    estimate: Tensor
 
-    def __init__(
-        self,
-        denoiser: DenoiserLike,
-        sde: SDE,
-        x: Tensor,
-        *,
-        cond: Cond | None = None,
-        divergence: Divergence | None = None,
-        noise: Noise = torch.randn_like,
-        prior_log_prob: LogProb | None = None,
-        progress: ShareDone = None,
-    ) -> None:
-        self.prior_log_prob = prior_log_prob or sde.prior_log_prob
-        self.denoiser, self.sde, self.x, self.nfe = BoundDenoiser(denoiser, cond, len(x)), sde, x, 0
-        divergence = divergence or Hutchinson()
-        self.divergence = replace(divergence, fresh=False) if isinstance(divergence, Hutchinson) else divergence
-        self.directions = self.divergence.directions(
-            x, noise.first(len(x)) if isinstance(noise, PerSampleNoise) else noise
-        )
-        self.spread = max(float(x.double().square().mean().sqrt()), 1e-3)
-        self.progress, self.expected = progress, 1
-        self._values: dict[tuple[AdamsMoulton, int], Tensor] = {}  # of the first samples, or of all
-        self._ranked = list[AdamsMoulton]()
 
-    def expect(self, steps: int) -> None:
-        """Estimate the evaluations of a choice that begins with so many steps, for `progress`."""
-        ranking = min(RANKING_SAMPLES, len(self.x)) * (len(CANDIDATES) + FINER) * steps
-        self.expected = ranking + 4 * len(self.x) * steps
+class StepChoice(NamedTuple):
+    """A number of steps, the ratio of errors to estimates, and whether the tolerance is met in that many steps."""
 
-    def grid(self, solver: AdamsMoulton, steps: int) -> Tensor:
-        """A rising grid of equal steps in the solver's integration variable."""
-        assert isinstance(solver.variable, SoftClippedLogSNR)
-        return grids.uniform_in(self.sde, steps, solver.variable).flip(0)
+    steps: int
+    ratio: float
+    met: bool
 
-    def candidates(self) -> list[AdamsMoulton]:
-        """Orders and integration variables, with the spread of the data."""
-        length = self.sde.t_max - self.sde.t_min
-        return [
-            AdamsMoulton(order, SoftClippedLogSNR(low, high, self.spread, weight / length))
-            for order, low, high, weight in CANDIDATES
-        ]
 
-    def best(self, steps: int, good: float = 0.0) -> tuple[AdamsMoulton, float]:
-        """The solver with the smallest error at this number of steps, and that error.
+def choose_steps(solve: Callable[[int], Solved], tolerance: float, first: int, most: int) -> StepChoice:
+    """See `choose_solver`. `solve` gives the trial samples in a number of steps, and the tolerance is in nats."""
+    steps, coarse = first, solve(first)
+    while True:
+        finer = min(2 * steps, most)
+        fine = solve(finer) if finer > steps else coarse
+        error = (RICHARDSON * (fine.log_prob - coarse.log_prob).abs()).nan_to_num(math.inf)
+        ratio = max(SMALLEST_RATIO, float(error.sum() / coarse.estimate.sum().clamp(min=tolerance)))
+        if math.isfinite(ratio):
+            needed = _steps_needed(steps, coarse.estimate, fine.estimate, ratio, tolerance)
+            best = _cheapest(needed, most)
+            if best <= finer and float(needed.median()) <= finer:
+                growth = max(1.0, best / steps) if ratio > SMALLEST_RATIO else 1.0
+                return StepChoice(best, ratio * growth, True)
+        if finer == most:
+            last = float(error.sum() / fine.estimate.sum().clamp(min=tolerance))
+            return StepChoice(most, max(SMALLEST_RATIO, last), False)
+        steps, coarse = finer, fine
 
-        It is the largest error over the first 8 samples, in bits/dim, against a fine solution. The first solver whose
-        error is at most `good` is taken, and the others are not tried.
-        """
-        count = min(RANKING_SAMPLES, len(self.x))
-        fine = AdamsMoulton(4, SoftClippedLogSNR(0.002, 30.0, self.spread))
-        finer = min((n for solver, n in self._values if solver == fine and n >= FINER * steps), default=FINER * steps)
-        reference, errors = self.values(fine, finer, count), dict[AdamsMoulton, float]()
-        candidates = self._ranked[:CANDIDATES_KEPT] or self.candidates()
-        for solver in candidates:
-            error = float((self.values(solver, steps, count) - reference).abs().max())
-            errors[solver] = error if math.isfinite(error) else math.inf
-            if error <= good:
-                break
-        found = sorted(errors, key=lambda solver: errors[solver])
-        self._ranked = [*found, *(solver for solver in candidates if solver not in errors)]
-        return found[0], errors[found[0]]
 
-    def error(self, solver: AdamsMoulton, steps: int) -> tuple[float, float]:
-        """The largest difference from a finer solution, times `richardson`, and the mean difference, in bits/dim.
+def _steps_needed(steps: int, coarse: Tensor, fine: Tensor, ratio: float, tolerance: float) -> Tensor:
+    """For each trial sample the steps at which ratio times estimate is the tolerance, by a power of the steps."""
+    power = (coarse / fine).log2().nan_to_num(4.0).clamp(1.0, 6.0)
+    excess = (ratio * coarse / tolerance).nan_to_num(math.inf)
+    # The ratio itself grows with the number of steps: the error is of a lower order than the estimate.
+    power = torch.where((excess > 1) & torch.tensor(ratio > SMALLEST_RATIO), (power - 1).clamp(min=1.0), power)
+    return MARGIN * steps * excess ** (1 / power)
 
-        It has twice the steps, or more where such a solution is known.
-        """
-        known = (n for (each, n), values in self._values.items() if each == solver and len(values) == len(self.x))
-        finer = min((n for n in known if n >= 2 * steps), default=2 * steps)
-        change = self.values(solver, steps) - self.values(solver, finer)
-        return richardson(steps, finer) * float(change.abs().max()), float(change.mean())
 
-    def values(self, solver: AdamsMoulton, steps: int, count: int | None = None) -> Tensor:
-        """Bits/dim of the first `count` samples, or all. The prior is included, because x has errors too."""
-        count = len(self.x) if count is None else count
-        known = self._values.get((solver, steps), torch.zeros(0, dtype=torch.float64))
-        if len(known) < count:
-            rows = slice(len(known), count)
-            known = torch.cat([known, self._solve(solver, steps, rows)])
-            self._values[solver, steps] = known
-        return known[:count]
-
-    def flow(self, rows: slice) -> tuple[Field, State]:
-        """The flow of some samples, with their probes, and its initial state."""
-        flow = FlowWithDivergence(self.denoiser.take(rows), self.divergence, False, torch.randn_like)
-        directions = self.directions if self.divergence.shared else self.directions[:, rows]
-        return flow, flow.begin(self.x[rows], directions)
-
-    def _solve(self, solver: AdamsMoulton, steps: int, rows: slice) -> Tensor:
-        (flow, start), before = self.flow(rows), self.nfe
-        evaluations = solver.evaluations(steps) * len(start[0])
-
-        def on_step(state: Progress) -> None:
-            if self.progress is not None:
-                done = before + evaluations * state.step / state.steps
-                self.progress(done / max(self.expected, 1.1 * done))
-
-        with torch.no_grad():
-            schedule = Schedule(self.sde, self.grid(solver, steps), start[0])
-            latent, change = solver.integrate(flow, start, schedule, on_step)
-        self.nfe += evaluations
-        nats = (self.prior_log_prob(latent) + change.mean(1)).double().cpu()
-        return -nats / (latent[0].numel() * math.log(2))
+def _cheapest(needed: Tensor, most: int) -> int:
+    """The first number of steps of least cost, where a sample that needs more begins again with twice the steps."""
+    candidates = torch.arange(min(MIN_STEPS, most), most + 1, dtype=torch.float64)
+    again = (needed.double() / candidates[:, None]).clamp(1, 2**10).log2().ceil()
+    cost = candidates * (2 ** (again + 1) - 1).mean(1)
+    return int(candidates[cost.argmin()])

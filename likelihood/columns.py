@@ -34,7 +34,7 @@ def of_bound(name: str, density: Density, log_q: Tensor | float = 0.0, *, detail
 
 
 def of_flow(weights: Sequence[Tensor], densities: Sequence[Density], latent: Tensor, code: Tensor | None) -> Columns:
-    """The columns of the flow: "ode", its error and its evaluations, and "latent".
+    """The columns of the flow: "ode", the errors of its probes and of its solver, its evaluations, and "latent".
 
     Args:
         weights: log p(x_i) - log q(x_i | k) of each draw of dequantisation, in nats, (B,) each.
@@ -49,6 +49,9 @@ def of_flow(weights: Sequence[Tensor], densities: Sequence[Density], latent: Ten
     errors = [density.std_error.double().cpu() for density in densities if density.std_error is not None]
     if len(errors) == len(densities):
         columns["ode_error"] = torch.stack(errors).square().mean(0).sqrt()
+    solver_errors = [density.solver_error.double().cpu() for density in densities if density.solver_error is not None]
+    if len(solver_errors) == len(densities):
+        columns["ode_solver_error"] = torch.stack(solver_errors).amax(0)
     nfe_max = max(density.nfe_max or 0 for density in densities)
     return columns | _evaluations("ode", sum(each.nfe for each in densities), nfe_max, len(weights[0]))
 

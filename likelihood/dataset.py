@@ -9,23 +9,24 @@ import torch
 from torch import Tensor
 
 from scorefield.likelihood.bounds import dsm_bound, elbo, vlb, with_code
-from scorefield.likelihood.choose_solver import Trials, choose_solver, trial_samples
+from scorefield.likelihood.choose_solver import TRIAL_SAMPLES, choose_solver, first_steps, solver_for
 from scorefield.likelihood.columns import Columns, of_bound, of_flow
 from scorefield.likelihood.decoders import DiscretisedDecoder, GaussianDecoder, LevelDecoder
 from scorefield.likelihood.density import Density, log_likelihood
 from scorefield.likelihood.dequantisation import Dequantisation, Uniform
 from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
+from scorefield.likelihood.plan import Plan, grid_of
 from scorefield.likelihood.prior import GaussianPrior
 from scorefield.likelihood.progress import ShareDone, part_of
 from scorefield.sde_lib import SDE, MultivariateVP
 from scorefield.sde_lib.denoiser import DenoiserLike, take_rows
 from scorefield.sde_lib.level_density import LevelDensity
 from scorefield.sde_lib.quantise import cell_centres
-from scorefield.solvers import AdamsMoulton, FlowSolver, PerSampleNoise, grids
+from scorefield.solvers import FlowSolver, PerSampleNoise, grids
 from scorefield.solvers.ode.adaptive_rk import UnsolvedError
 
 MAX_PROBES = 16
-PROBE_SAMPLES = 16  # the first samples, on which the number of probes is chosen
+PROBE_SAMPLES = 8  # the first samples, on which the number of probes is chosen
 EXACT_DIMS = 16  # dimensions up to which the exact divergence is the default
 
 
@@ -52,8 +53,9 @@ class DatasetScorer:
         density: of these evaluations' times, for "dsm" and "elbo"; uniform in the log-SNR by default.
         chain: number of steps of the vlb.
         variance: of these steps, "small" or "large".
-        solver: of the ode; by default `Adaptive()`, or see `choose`.
+        solver: of the ode; by default `Adaptive()`.
         ts: its rising grid.
+        plan: of the ode, in place of a solver and a grid; see `choose`.
         divergence: of the ode.
         device: of the denoiser.
         first: number of the first sample among all, for its random numbers.
@@ -77,6 +79,7 @@ class DatasetScorer:
     variance: str = "small"
     solver: FlowSolver | None = None
     ts: Tensor | None = None
+    plan: Plan | None = None
     divergence: Divergence = field(default_factory=Hutchinson)
     device: torch.device | str = "cpu"
     first: int = 0
@@ -127,7 +130,7 @@ class DatasetScorer:
             try:
                 density = log_likelihood(
                     self.denoiser, path, x, cond=cond, divergence=self.divergence, solver=self.solver,
-                    ts=self.ts, noise=self.noise_of(rows, 1), prior_log_prob=self.prior,
+                    ts=self.ts, plan=self.plan, noise=self.noise_of(rows, 1), prior_log_prob=self.prior,
                     progress=part_of(progress, draw / count, (draw + 1) / count),
                 )  # fmt: skip
             except UnsolvedError as error:
@@ -180,47 +183,48 @@ class DatasetScorer:
         """The unit of a value in bits/dim of the flow's points: 1 for bits/dim, 1 / log 2 for nats/dim."""
         return self.unit / (self.dims * math.log(2))
 
-    def choose(self, tolerance: float, choose_divergence: bool, progress: ShareDone = None) -> dict[str, Any]:
-        """Choose the solver and the grid for a tolerance, on the first samples; gives facts for a report.
+    def choose(
+        self, tolerance: float, choose_divergence: bool, progress: ShareDone = None, *, batch: int = 128
+    ) -> dict[str, Any]:
+        """Choose a plan for a tolerance by the first samples; gives facts for a report.
 
-        The tolerance and the errors are in bits/dim, or for continuous values in nats/dim.
-
-        With `choose_divergence` the divergence is chosen too: exact in up to 16 dimensions, else with few probes.
+        The tolerance is in bits/dim, or for continuous values in nats/dim. With `choose_divergence` the divergence is
+        chosen too: exact in up to 16 dimensions, else with few probes. `batch` is the most samples at once.
         """
-        rows = slice(0, trial_samples(self.stored))
-        x, _ = self.dequantised(rows, self.dequantisation)
+        facts: dict[str, Any] = {"tolerance": tolerance}
         if choose_divergence:
             self.divergence = Exact() if self.dims <= EXACT_DIMS else Hutchinson()
-        plan = choose_solver(
-            self.denoiser, self.sde, x, tolerance * self.unit_of_points, cond=self.cond_of(rows),
-            divergence=self.divergence, noise=self.noise_of(rows, 1), prior_log_prob=self.prior,
-            progress=part_of(progress, 0.0, 0.8),
+        rows = slice(0, min(TRIAL_SAMPLES, len(self.stored)))
+        x, _ = self.dequantised(rows, self.dequantisation)
+        points = tolerance * self.unit_of_points
+        self.plan = choose_solver(
+            self.denoiser, self.sde, x, points, cond=self.cond_of(rows), divergence=self.divergence,
+            noise=self.noise_of(rows, 1), prior_log_prob=self.prior, batch=batch, progress=part_of(progress, 0.0, 0.8),
         )  # fmt: skip
-        self.solver, self.ts = plan.solver, plan.ts
-        facts = {
-            "tolerance": tolerance,
-            "tolerance_met": plan.met,
-            "solver_error": plan.error / self.unit_of_points,
-            "solver_bias": plan.bias / self.unit_of_points,
-            "pilots": len(x),
-            "pilot_evaluations": plan.trial_nfe,
-        }
-        if not isinstance(self.divergence, Hutchinson):
-            return facts
-        return facts | self._choose_probes(x, choose_divergence, part_of(progress, 0.8, 1.0))
+        facts |= {"trial_images": len(x), "trial_evaluations": self.plan.trial_nfe}
+        if isinstance(self.divergence, Hutchinson):
+            last = part_of(progress, 0.8, 1.0)
+            facts |= self._choose_probes(first_steps(points), choose_divergence, batch, last)
+        return facts
 
-    def _choose_probes(self, x: Tensor, choose: bool, progress: ShareDone) -> dict[str, Any]:
+    def _choose_probes(self, steps: int, choose: bool, batch: int, progress: ShareDone) -> dict[str, Any]:
         """The smallest number of probes, up to 16, whose variance is below a hundredth of that between samples."""
         assert isinstance(self.divergence, Hutchinson)
-        rows = slice(0, min(PROBE_SAMPLES, len(x)))
-        several = replace(self.divergence, probes=max(3, self.divergence.probes))
-        density = log_likelihood(
-            self.denoiser, self.sde, x[rows], cond=self.cond_of(rows), divergence=several, solver=self.solver,
-            ts=self.ts, noise=self.noise_of(rows, 5), prior_log_prob=self.prior, progress=progress,
-        )  # fmt: skip
-        assert density.std_error is not None
-        one_probe = float(density.std_error.double().square().mean()) * several.probes  # its variance, in nats^2
-        between = float(density.log_prob.double().var()) if len(density.log_prob) > 1 else math.inf
+        several, densities = replace(self.divergence, probes=max(3, self.divergence.probes)), list[Density]()
+        solver = solver_for(self.sde, self.dequantised(slice(0, TRIAL_SAMPLES), self.dequantisation)[0])
+        count = min(PROBE_SAMPLES, len(self.stored))
+        for start in range(0, count, batch):
+            rows = slice(start, min(start + batch, count))
+            x, _ = self.dequantised(rows, self.dequantisation)
+            densities.append(log_likelihood(
+                self.denoiser, self.sde, x, cond=self.cond_of(rows), divergence=several, solver=solver,
+                ts=grid_of(solver, self.sde, steps), noise=self.noise_of(rows, 5), prior_log_prob=self.prior,
+                progress=part_of(progress, start / count, rows.stop / count),
+            ))  # fmt: skip
+        errors = torch.cat([density.std_error for density in densities if density.std_error is not None]).double()
+        values = torch.cat([density.log_prob for density in densities]).double()
+        one_probe = float(errors.square().mean()) * several.probes  # its variance, in nats^2
+        between = float(values.var()) if count > 1 else math.inf
         if choose:
             probes = math.ceil(100 * one_probe / between) if between > 0 else 1
             self.divergence = replace(self.divergence, probes=max(1, min(MAX_PROBES, probes)))
@@ -228,50 +232,29 @@ class DatasetScorer:
             "probe_error_of_one": one_probe**0.5 / self.unit,
             "probes": self.divergence.probes,
             "probe_share_of_variance": one_probe / self.divergence.probes / between,
+            "probe_evaluations": solver.evaluations(steps) * count,
         }
 
-    def check_choice(self, chosen_here: bool = True, progress: ShareDone = None) -> dict[str, Any]:
-        """The effect of twice the steps on other samples, spread evenly over the set; facts for a report.
-
-        They are an eighth of the set, at least 4 and at most `trial_samples`. The errors are in the unit of `choose`.
-        The samples that chose the solver are left out.
-        """
-        assert isinstance(self.solver, AdamsMoulton)
-        assert self.ts is not None
-        first = trial_samples(self.stored) if chosen_here else 0
-        others = len(self.stored) - first
-        if others < 1:
-            return {}
-        count = min(trial_samples(self.stored), max(4, len(self.stored) // 8))
-        chosen = range(first, len(self.stored), max(1, others // count))[:count]
-        cond = take_rows(self.cond, torch.tensor(chosen), len(self.stored))
-        part, rows = replace(self, stored=self.stored[chosen], cond=cond), slice(0, len(chosen))
-        trials = Trials(
-            self.denoiser, self.sde, part.dequantised(rows, self.dequantisation)[0], cond=part.cond_of(rows),
-            divergence=self.divergence, prior_log_prob=self.prior, noise=PerSampleNoise(self.seed + 6, chosen),
-            progress=progress,
-        )  # fmt: skip
-        steps = len(self.ts) - 1
-        trials.expected = 3 * steps * len(chosen)
-        error, bias = (each / self.unit_of_points for each in trials.error(self.solver, steps))
-        return {"solver_error_of_others": error, "solver_bias_of_others": bias, "others": len(chosen)}
-
-    def change_from_half_the_steps(self, progress: ShareDone = None) -> float | None:
+    def change_from_half_the_steps(self, progress: ShareDone = None, *, batch: int = 128) -> float | None:
         """The mean effect of half the steps on the first samples, in the unit of the data; None without a fixed grid.
 
-        Probes stay the same for both, where the divergence has them.
+        Probes stay the same for both, where the divergence has them. `batch` is the most samples at once.
         """
         if self.solver is None or not self.solver.fixed_grid or self.ts is None or len(self.ts) < 3:
             return None
         divergence = self.divergence
         if isinstance(divergence, Hutchinson | HutchPlusPlus):
             divergence = replace(divergence, fresh=False)
-        rows, half = slice(0, trial_samples(self.stored)), torch.cat([self.ts[:-1:2], self.ts[-1:]])
-        fine, coarse = (
-            replace(self, ts=ts, divergence=divergence).ode(rows, part_of(progress, *part))["ode"]
-            for ts, part in ((self.ts, (0.0, 2 / 3)), (half, (2 / 3, 1.0)))
-        )
-        return float((fine - coarse).mean()) / self.unit
+        fine = replace(self, divergence=divergence)
+        coarse = replace(fine, ts=torch.cat([self.ts[:-1:2], self.ts[-1:]]))
+        count, changes = min(TRIAL_SAMPLES, len(self.stored)), list[Tensor]()
+        for start in range(0, count, batch):
+            rows, stop = slice(start, min(start + batch, count)), min(start + batch, count)
+            parts = [
+                part_of(progress, (start + share * (stop - start)) / count, stop / count) for share in (0.0, 2 / 3)
+            ]
+            changes.append(fine.ode(rows, parts[0])["ode"] - coarse.ode(rows, parts[1])["ode"])
+        return float(torch.cat(changes).mean()) / self.unit
 
     def cond_of(self, rows: slice) -> dict[str, Any]:
         """The conditioning of some samples, on the device."""
@@ -282,7 +265,7 @@ class DatasetScorer:
         """The random numbers of some samples; a stream has numbers of its own.
 
         Dequantisation has the stream 0, with the number of the draw; dsm, elbo and vlb have 2, 3 and 4. Probes have 1,
-        or 5 where their number is chosen, and 6 in the check. Latent codes have 7, and codes of images 8.
+        or 5 where their number is chosen. Latent codes have 7, and codes of images 8.
         """
         start, stop, _ = rows.indices(len(self.stored))
         return PerSampleNoise(self.seed, range(self.first + start, self.first + stop), (*self.stream, *stream))

@@ -93,6 +93,8 @@ class ImageScorer(DatasetScorer):
             columns[f"{name}_error"] = torch.hypot(columns.get(f"{name}_error", torch.zeros_like(drawn)), drawn)
             if name == "ode":
                 columns["ode_importance"] = terms.importance_bound()
+        if "ode_solver_error" in of_codes[0]:
+            columns["ode_solver_error"] = torch.stack([each["ode_solver_error"] for each in of_codes]).amax(0)
         columns[f"{name}_nfe"] = torch.stack([each[f"{name}_nfe"] for each in of_codes]).sum(0)
         columns[f"{name}_nfe_max"] = torch.stack([each[f"{name}_nfe_max"] for each in of_codes]).amax(0)
         return columns
@@ -106,7 +108,7 @@ class ImageScorer(DatasetScorer):
             scorer = DatasetScorer(
                 self.denoiser, self.sde, z, None, self.prior, cond=self.cond_of(rows),
                 seed=self.seed, draws=self.draws, density=self.density, chain=self.chain, variance=self.variance,
-                solver=self.solver, ts=self.ts, divergence=self.divergence, device=self.device,
+                solver=self.solver, ts=self.ts, plan=self.plan, divergence=self.divergence, device=self.device,
                 first=self.first + rows.indices(len(self.stored))[0],
                 stream=self.stream if name == "ode" else (*self.stream, CODES, draw),
             )  # fmt: skip

@@ -34,10 +34,10 @@ class PerSampleNoise:
             row.normal_(generator=generator)
         return out
 
-    def first(self, count: int) -> "PerSampleNoise":
-        """The streams of the first samples only, from their beginning."""
+    def take(self, rows: Iterable[int]) -> "PerSampleNoise":
+        """The streams of some samples of the batch, from their beginning."""
         part = PerSampleNoise(0, ())
-        part._seeds = self._seeds[:count]
+        part._seeds = [self._seeds[row] for row in rows]
         return part
 
     def uniform(self, x: Tensor) -> Tensor:

@@ -20,7 +20,16 @@ from scorefield.commands.interruption import Interrupted
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.likelihood.report import MEANINGS, estimates_of, lines_of, prior_kl_of, versions
 from scorefield.commands.likelihood.scorer import finite, scorer_of
-from scorefield.commands.likelihood.solver_choice import TOLERANCE, KeptPlan, check, choose, given_solver, unit_of
+from scorefield.commands.likelihood.solver_choice import (
+    TOLERANCE,
+    KeptPlan,
+    check_given,
+    choose,
+    errors_left,
+    given_solver,
+    images_at_once,
+    unit_of,
+)
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import Bar, progress_bar, tell
 from scorefield.commands.trained import open_trained
@@ -79,9 +88,10 @@ def likelihood(
         label: the number or name of one class for all images, in place of their own.
         estimators: among "ode", "dsm", "vlb" and "elbo" (see `commands.likelihood.report.MEANINGS`).
         tolerance: the solver's largest error of an ode value, in bits/dim, or nats/dim for continuous data. It chooses
-            solver, grid and number of probes on the first 32 images, and the run keeps the choice for later commands.
+            steps and number of probes on the first images, and the run keeps the choice for later commands. Images
+            whose error is larger are solved again with more steps, and the report names those that stay above it.
             The default is 1e-2, unless a solver, grid or steps are given.
-        solver: a solver instead of a tolerance. The effect of half the steps on the first 32 images is then measured.
+        solver: a solver instead of a tolerance. The effect of half the steps on the first 6 images is then measured.
         grid: of its times.
         steps: of the grid, 50 by default.
         divergence: "exact", "hutchinson" or "hutchpp". By default exact in up to 16 dimensions, else Hutchinson's.
@@ -156,15 +166,18 @@ def likelihood(
         if "ode" in names and given is None:
             tolerance = TOLERANCE if tolerance is None else tolerance
             kept = KeptPlan.of(workdir, place, {**of_values, **decided, "tolerance": tolerance})
-            facts = choose(scorer, kept, results, ranks, tolerance, divergence is None)
+            facts = choose(scorer, kept, results, ranks, tolerance, divergence is None, batch)
         elif divergence is None and scorer.dims <= EXACT_DIMS:
             scorer.divergence = Exact()
         _score(scorer, names, results, ranks, batch)
-        if ranks.first and "ode" in names:
-            facts |= check(scorer, facts)
+        if ranks.first and "ode" in names and given is not None:
+            facts |= check_given(scorer, batch)
     lines: dict[str, Any] = {}
     if ranks.first:
         columns = _gathered(results, names, len(stored), batch)
+        if "ode" in names and given is None:
+            assert tolerance is not None
+            facts |= errors_left(scorer, columns, images.index, tolerance)
         described = {"t_min": run.sde.t_min, "t_max": run.sde.t_max, "data": dataset.name, **settings}
         report = _report(scorer, names, columns, facts, described, batch)
         content = {key: value for key, value in settings.items() if key not in ("batch", "versions")}
@@ -202,6 +215,7 @@ def _write(
     write_json(path, report)
     values = {name: -columns[name] / scorer.unit for name in names}
     errors = {f"{name}_error": columns[f"{name}_error"] / scorer.unit for name in names if f"{name}_error" in columns}
+    errors |= {"ode_solver_error": columns["ode_solver_error"] / scorer.unit} if "ode_solver_error" in columns else {}
     arrays = {**values, **errors, "latent": columns.get("latent"), "index": images.index}
     first = next(iter(values.values()))
     write_arrays(path.with_suffix(".npz"), **{unit: first}, **arrays)
@@ -274,12 +288,9 @@ def _score(scorer: DatasetScorer, names: Sequence[str], results: PartialResults,
 
 
 def _scored(scorer: DatasetScorer, name: str, rows: slice, bar: Bar) -> Columns:
-    """The columns of a batch. An exact divergence differentiates in several directions at once: of fewer images then.
-
-    In few dimensions the networks are small, and all images are scored together.
-    """
-    directions = min(scorer.divergence.chunk, scorer.dims) if name == "ode" and scorer.dims > EXACT_DIMS else 1
-    size, parts = max(1, (rows.stop - rows.start) // directions), list[Columns]()
+    """The columns of a batch."""
+    count, parts = rows.stop - rows.start, list[Columns]()
+    size = images_at_once(scorer, count) if name == "ode" else count
     for start in range(rows.start, rows.stop, size):
         part = slice(start, min(start + size, rows.stop))
         parts.append(getattr(scorer, name)(part, bar.part(part.stop - part.start)))

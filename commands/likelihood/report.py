@@ -40,7 +40,11 @@ def estimates_of(
     for name in names:
         estimates[name] = _estimate(scorer, name, unit, columns)
         if name == "ode":
-            estimates[name] |= {"solver": str(scorer.solver), "divergence": str(scorer.divergence), **ode_facts}
+            estimates[name] |= {
+                "solver": str(scorer.plan.solver if scorer.plan else scorer.solver),
+                "divergence": str(scorer.divergence),
+                **ode_facts,
+            }
         if not math.isfinite(estimates[name][unit]):
             raise ValueError(
                 f"expected a finite likelihood by {name}, got {estimates[name][unit]}: take more --steps, or "
@@ -142,16 +146,13 @@ def lines_of(estimates: dict[str, dict[str, Any]], unit: str, levels: int | None
             )
     ode = estimates.get("ode", {})
     if "tolerance" in ode:
-        met = "" if ode["tolerance_met"] else ", which is NOT met"
+        above, of = ode["above_tolerance"], f"the tolerance {ode['tolerance']:g}"
         lines["solver's error"] = (
-            f"{ode['solver_error']:.1e} {in_units} in the worst of {ode['pilots']} trial images; the "
-            f"tolerance is {ode['tolerance']:g}{met}"
+            f"at most {ode['solver_error']:.1e} {in_units} by its estimate of each image, within {of}"
+            if ode["tolerance_met"]
+            else f"above {of} in {len(above)} of {ode['n']} images, at most {above[0]['solver_error']:.1e} {in_units} "
+            f"in image {above[0]['image']}; the report names them"
         )
-        if "others" in ode:
-            above = ", above the tolerance" if ode["solver_error_of_others"] > ode["tolerance"] else ""
-            lines["and"] = (
-                f"{ode['solver_error_of_others']:.1e} {in_units} in the worst of {ode['others']} others{above}"
-            )
     elif ode.get("change_from_half_the_steps") is not None:
         lines["change from half the steps"] = f"{ode['change_from_half_the_steps']:+.4f} {in_units}"
     return lines

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.likelihood.partial_results import PartialResults
@@ -16,9 +18,10 @@ from scorefield.commands.outputs import write_json
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run
 from scorefield.configs import build
-from scorefield.likelihood import Exact, Hutchinson
-from scorefield.likelihood.choose_solver import trial_samples
-from scorefield.likelihood.dataset import DatasetScorer
+from scorefield.likelihood import Exact, Hutchinson, Plan
+from scorefield.likelihood.choose_solver import TRIAL_SAMPLES
+from scorefield.likelihood.columns import Columns
+from scorefield.likelihood.dataset import EXACT_DIMS, DatasetScorer
 from scorefield.solvers import AdamsMoulton, FlowSolver
 from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training.distributed.ranks import Ranks
@@ -29,6 +32,16 @@ TOLERANCE = 1e-2  # bits/dim, or nats/dim, where neither a tolerance nor a solve
 def unit_of(scorer: DatasetScorer) -> str:
     """The unit of values, errors and tolerances."""
     return "nats/dim" if scorer.levels is None else "bits/dim"
+
+
+def images_at_once(scorer: DatasetScorer, batch: int) -> int:
+    """The images of an ode that go through the network at once.
+
+    An exact divergence differentiates in several directions at once: of fewer images then. In few dimensions the
+    networks are small, and all images are scored together.
+    """
+    directions = min(scorer.divergence.chunk, scorer.dims) if scorer.dims > EXACT_DIMS else 1
+    return max(1, batch // directions)
 
 
 def given_solver(
@@ -68,10 +81,10 @@ class KeptPlan:
         """In the run's folder, or in that of the output if the run's cannot be written."""
         return cls(workdir if os.access(workdir, os.W_OK) else output.parent, settings)
 
-    def load(self, pilots: int) -> dict[str, Any] | None:
+    def load(self, count: int) -> dict[str, Any] | None:
         """The plan, or None if there is none that was chosen on so many samples."""
         plan = self._all().get(self._key, {}).get("plan", {})
-        return plan if plan.get("pilots", 0) >= pilots else None
+        return plan if plan.get("trial_images", 0) >= count else None
 
     def save(self, plan: dict[str, Any]) -> None:
         """Add the plan to the file."""
@@ -92,61 +105,74 @@ def choose(
     ranks: Ranks,
     tolerance: float,
     choose_divergence: bool,
+    batch: int,
 ) -> dict[str, Any]:
-    """Choose the scorer's solver on one rank for all, or take the kept choice; facts for a report.
+    """Choose the scorer's plan on one rank for all, or take the kept choice; facts for a report.
 
-    The choice is saved with the partial results, so that all of them are made by one solver.
+    The choice is saved with the partial results, so that all of them are made by one plan.
     """
     if ranks.first and results.load_plan() is None:
-        plan = kept.load(trial_samples(scorer.stored))
+        plan = kept.load(min(TRIAL_SAMPLES, len(scorer.stored)))
         if plan is None:
-            plan = _chosen(scorer, tolerance, choose_divergence)
+            plan = _chosen(scorer, tolerance, choose_divergence, batch)
             kept.save(plan)
             results.save_plan({**plan, "chosen_by": "this command"})
         else:
             print(
-                f"the solver for {tolerance:g} {unit_of(scorer)} is that of an earlier command, chosen on "
-                f"{plan['pilots']} images",
+                f"the steps for {tolerance:g} {unit_of(scorer)} are those of an earlier command, chosen on "
+                f"{plan['trial_images']} images",
                 flush=True,
             )
             results.save_plan({**plan, "chosen_by": "an earlier command"})
     ranks.barrier()
     facts = results.load_plan()
     assert facts is not None
-    scorer.solver = build.build(build.SOLVERS, facts.pop("adams_moulton"))
-    scorer.ts = torch.tensor(facts.pop("ts"), dtype=torch.float64)
+    solver = build.build(build.SOLVERS, facts.pop("adams_moulton"))
+    ts = torch.tensor(facts.pop("ts"), dtype=torch.float64)
+    points = tolerance * scorer.unit_of_points
+    scorer.plan = Plan(solver, ts, points, facts["ratio"], facts["met_in_trials"], facts["trial_evaluations"])
     if choose_divergence:
         scorer.divergence = Hutchinson(probes=facts["probes"]) if "probes" in facts else Exact()
     return facts
 
 
-def _chosen(scorer: DatasetScorer, tolerance: float, choose_divergence: bool) -> dict[str, Any]:
+def _chosen(scorer: DatasetScorer, tolerance: float, choose_divergence: bool, batch: int) -> dict[str, Any]:
     """A choice of the scorer, as it is kept."""
-    count = trial_samples(scorer.stored)
+    count = min(TRIAL_SAMPLES, len(scorer.stored))
     print(
-        f"choosing a solver for {tolerance:g} {unit_of(scorer)} on {count} images, for later commands too", flush=True
+        f"choosing the steps for {tolerance:g} {unit_of(scorer)} on {count} images, for later commands too", flush=True
     )
     with progress_bar("choose", count) as bar:
-        chosen = scorer.choose(tolerance, choose_divergence, bar.part(count))
-    assert isinstance(scorer.solver, AdamsMoulton)
-    assert isinstance(scorer.solver.variable, SoftClippedLogSNR)
-    assert scorer.ts is not None
-    ts, constants = scorer.ts.tolist(), asdict(scorer.solver.variable)
-    written = build.unparse({"name": "adams_moulton", "order": scorer.solver.order, **constants})
-    return {**chosen, "adams_moulton": written, "steps": len(ts) - 1, "ts": ts}
+        facts = scorer.choose(tolerance, choose_divergence, bar.part(count), batch=images_at_once(scorer, batch))
+    plan = scorer.plan
+    assert plan is not None
+    assert isinstance(plan.solver.variable, SoftClippedLogSNR)
+    written = build.unparse({"name": "adams_moulton", "order": plan.solver.order, **asdict(plan.solver.variable)})
+    chosen = {"adams_moulton": written, "steps": plan.steps, "ts": plan.ts.tolist(), "ratio": plan.ratio}
+    return {**facts, **chosen, "met_in_trials": plan.met}
 
 
-def check(scorer: DatasetScorer, facts: dict[str, Any]) -> dict[str, Any]:
-    """What other steps would change, for a report."""
-    count = trial_samples(scorer.stored)
+def check_given(scorer: DatasetScorer, batch: int) -> dict[str, Any]:
+    """What half the steps of a given solver would change, for a report."""
+    count = min(TRIAL_SAMPLES, len(scorer.stored))
     with progress_bar("check", count) as bar:
-        progress = bar.part(count)
-        if "tolerance" in facts:
-            return scorer.check_choice(facts["chosen_by"] == "this command", progress)
-        change = scorer.change_from_half_the_steps(progress)
+        change = scorer.change_from_half_the_steps(bar.part(count), batch=images_at_once(scorer, batch))
     if change is not None and abs(change) > TOLERANCE:
         on_stderr(
             f"half the steps change the value by {change:+.3g} {unit_of(scorer)}, above {TOLERANCE:g}: its error may "
             "be as large. Take more --steps, or none of --steps, --grid and --solver: then --tolerance chooses them"
         )
     return {"change_from_half_the_steps": change}
+
+
+def errors_left(scorer: DatasetScorer, columns: Columns, index: NDArray[np.int64], tolerance: float) -> dict[str, Any]:
+    """The solver's errors of all images, and by their numbers in the split those above the tolerance."""
+    errors = columns["ode_solver_error"] / scorer.unit
+    worst = errors.argsort(descending=True)[: int((~(errors <= tolerance)).sum())].tolist()
+    named = [{"image": int(index[i]), "solver_error": float(errors[i])} for i in worst]
+    return {
+        "solver_error": float(errors.max()),
+        "solver_error_rms": float(errors.square().mean().sqrt()),
+        "tolerance_met": not named,
+        "above_tolerance": named,
+    }

@@ -55,17 +55,56 @@ class AdamsMoulton(FlowSolver):
 
     def integrate(self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None) -> State:
         """See `FlowSolver.integrate`."""
-        variable, steps = variables.find(self.variable), len(schedule) - 1
+        return self._integrate(field, state, schedule, on_step, None)
+
+    def integrate_with_error(
+        self, field: Field, state: State, schedule: Schedule, on_step: OnStep = None, *, integrals: bool = True
+    ) -> tuple[State, Tensor]:
+        """The end's state, and an estimate of each sample's error of the log-density, in nats (B,); no evaluations.
+
+        Let S = grad log p(y) = -(y + v cot theta). A displacement d of y changes log p by S . d, and one of the
+        divergence's integral by as much. With P, C and F of step i the predicted y, the corrected one, and the one
+        through an evaluation more, and I its integral, the error of a step is
+
+            e_i = I_C - I_F + S_i . (C - F) - (S_i - S_(i-1)) . (P - C)
+
+        The last term stands for slopes that are evaluated at P and not at C: along the flow of a density
+        dS / dtheta = -(grad v)^T S - grad(div v). Terms of higher order are about 10 / n of it in n steps.
+        The estimate is (1 + 10 / n) max(|sum e_i|, sum |e_i| / 4). Mixtures of 2 to 3,072 dimensions set the numbers:
+        hardly an error is larger, however large the steps are.
+
+        Args:
+            field: the flow with its divergence.
+            state: at the first time.
+            schedule: a rising grid.
+            on_step: see `Solver`.
+            integrals: leave out I and S . (C - F), for divergences by probes that change from step to step: the
+                estimate is then the sum of the last terms' sizes.
+        """
+        error = _ErrorOfLogDensity(variables.find(self.variable), schedule, integrals)
+        end = self._integrate(field, state, schedule, on_step, error)
+        return end, error.estimate
+
+    def _integrate(
+        self, field: Field, state: State, schedule: Schedule, on_step: OnStep, error: "_ErrorOfLogDensity | None"
+    ) -> State:
+        variable, steps, order = variables.find(self.variable), len(schedule) - 1, self.order
         state = _rescaled(state, variable, schedule[0], -1)
         known = [_evaluate(field, state, variable, schedule, schedule.scalars(0), schedule[0])]  # newest first
+        if error is not None:
+            error.begin(known[0], state[0])
         for i in range(steps):
             start, end, at = schedule.scalars(i), schedule.scalars(i + 1), schedule[i + 1]
-            if self.order > 2 and i == 0:
-                known = _over_the_middle(field, state, variable, schedule, known)
+            if order > 2 and i == 0:
+                predicted, known = _over_the_middle(field, state, variable, schedule, known)
             else:
-                predicted = _through(known[: self.order], state, variable, schedule, start, end)
-                known = [_evaluate(field, predicted, variable, schedule, end, at), *known[: max(self.order - 1, 1)]]
-            state = _through(known, state, variable, schedule, start, end)
+                predicted = _through(known[:order], state, variable, schedule, start, end)
+                kept = order if error is not None else order - 1
+                known = [_evaluate(field, predicted, variable, schedule, end, at), *known[: max(kept, 1)]]
+            corrected = _through(known[: max(order, 2)], state, variable, schedule, start, end)
+            if error is not None:
+                error.add(known, predicted, corrected, state, start, end)
+            state = corrected
             if on_step is not None:
                 on_step(Progress(i + 1, steps, end.t, state[0]))
         return _rescaled(state, variable, schedule[steps], 1)
@@ -92,6 +131,48 @@ def _evaluate(
     scaling_rate, derivative = variable.log_scaling_rate(at), variable.derivative(at)
     slopes = ((k - dims(x) * expand(scaling_rate, k)) / expand(derivative, k) for k in divergences)
     return _Known(scalars, _value(variable, schedule, scalars), (turn, *slopes))
+
+
+class _ErrorOfLogDensity:
+    """The sums of `AdamsMoulton.integrate_with_error` over the steps that were added."""
+
+    def __init__(self, variable: IntegrationVariable, schedule: Schedule, integrals: bool) -> None:
+        self.variable, self.schedule, self.integrals = variable, schedule, integrals
+        self._sum = self._size = self._gradient = torch.zeros(0)
+
+    @property
+    def estimate(self) -> Tensor:
+        """(B,), in nats."""
+        if not self.integrals:
+            return self._size
+        return (1 + 10 / (len(self.schedule) - 1)) * torch.maximum(self._sum.abs(), self._size / 4)
+
+    def begin(self, known: _Known, x: Tensor) -> None:
+        self._sum = self._size = x.new_zeros(len(x))
+        self._gradient = self._gradient_at(known, x)
+
+    def add(
+        self, known: list[_Known], predicted: State, corrected: State, state: State, start: ScalarScales,
+        end: ScalarScales,
+    ) -> None:  # fmt: skip
+        """A step from `state`, with the evaluations that its correction knows, and one more if there is one."""
+        gradient, size = self._gradient_at(known[0], predicted[0]), _size(self.variable, end)
+        error = -_dots(gradient - self._gradient, predicted[0] - corrected[0]) / size
+        if self.integrals and start.t != self.schedule.scalars(0).t:
+            finer = _through(known, state, self.variable, self.schedule, start, end)
+            error = error + _dots(gradient, corrected[0] - finer[0]) / size
+            error = error + sum((c - f).mean(1) for c, f in zip(corrected[1:], finer[1:], strict=True))
+        error = error.detach()
+        self._sum, self._size, self._gradient = self._sum + error, self._size + error.abs(), gradient
+
+    def _gradient_at(self, known: _Known, x: Tensor) -> Tensor:
+        cotangent = _spread(self.variable) * known.at.alpha / known.at.sigma
+        return -(x / _size(self.variable, known.at) + known.slopes[0] * cotangent).detach()
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    dots: Tensor = (a * b).flatten(1).sum(1)
+    return dots
 
 
 def _value(variable: IntegrationVariable, schedule: Schedule, scalars: ScalarScales) -> float:
@@ -150,15 +231,15 @@ def _size(variable: IntegrationVariable, scalars: ScalarScales) -> float:
 
 def _over_the_middle(
     field: Field, state: State, variable: IntegrationVariable, schedule: Schedule, known: list[_Known]
-) -> list[_Known]:
-    """The evaluations at the start, the middle and the end of the first step, to the third order."""
+) -> tuple[State, list[_Known]]:
+    """The predicted end of the first step, and the evaluations at its start, middle and end, to the third order."""
     start, middle, end = schedule.scalars(0), schedule.scalars_between(0, 0.5, variable), schedule.scalars(1)
     halfway = schedule.between(0, 0.5, variable)
     for nodes in (1, 2):
         there = _through(known[-nodes:], state, variable, schedule, start, middle)
         known = [_evaluate(field, there, variable, schedule, middle, halfway), known[-1]]
     predicted = _through(known, state, variable, schedule, start, end)
-    return [_evaluate(field, predicted, variable, schedule, end, schedule[1]), *known]
+    return predicted, [_evaluate(field, predicted, variable, schedule, end, schedule[1]), *known]
 
 
 def _rescaled(state: State, variable: IntegrationVariable, at: Scales, sign: int) -> State:

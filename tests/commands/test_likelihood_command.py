@@ -16,14 +16,13 @@ import torch
 import warm
 from torch import Tensor
 
-from scorefield.commands.likelihood import command as command_module
 from scorefield.commands.likelihood import scorer as scorer_module
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.likelihood.partial_results import PartialResults
 from scorefield.commands.train.command import train
 from scorefield.commands.train_dequantiser import train_dequantiser
 from scorefield.configs import build, digits, own
-from scorefield.likelihood import DatasetScorer
+from scorefield.likelihood import DatasetScorer, Plan
 from scorefield.models import Denoiser
 from scorefield.models.analytic import Gaussian, GaussianMixture
 from scorefield.solvers import AdamsMoulton, grids
@@ -148,7 +147,6 @@ def test_no_more_images_than_a_batch_are_in_the_network_at_once(
 
     for name in ("forward", "noise"):
         monkeypatch.setattr(Denoiser, name, counted(getattr(Denoiser, name)))
-    monkeypatch.setattr(command_module, "check", lambda *_: {})
     options: dict[str, Any] = {"num": 5, "steps": 2, "draws": 2, "chain": 2}
     names = ["ode", "dsm", "vlb", "elbo"]
     how = "importance:samples=3"
@@ -182,12 +180,36 @@ def test_a_tolerance_chooses_and_says_what(workdir: Path, tmp_path: Path) -> Non
     ode = report["estimates"]["ode"]
     assert ode["tolerance"] == 0.05
     assert ode["solver_error"] <= 0.05
+    assert ode["solver_error_rms"] <= ode["solver_error"]
     assert ode["tolerance_met"]
-    assert ode["others"] == 4
-    assert ode["solver_error_of_others"] < 1.0
+    assert ode["above_tolerance"] == []
+    assert ode["trial_images"] == 6
     assert ode["error_of_a_value"] > 0
     assert "AdamsMoulton" in ode["solver"]
-    assert ode["nfe"] == ode["steps"] + 3
+    assert ode["nfe"] >= ode["steps"] + 3
+    with np.load(tmp_path / "t.npz") as arrays:
+        assert arrays["ode_solver_error"].max() == pytest.approx(ode["solver_error"])
+
+
+def chooses_four_steps(self: DatasetScorer, tolerance: float, *_: object, **__: object) -> dict[str, Any]:
+    ts = grids.soft_clipped(self.sde, 4).flip(0)
+    self.plan = Plan(AdamsMoulton(), ts, tolerance, ratio=1.0, met=False, trial_nfe=60)
+    return {"tolerance": tolerance, "trial_images": len(self.stored), "trial_evaluations": 60, "probes": 1}
+
+
+def test_images_whose_error_stays_above_the_tolerance_are_named(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their numbers in the split, the worst first."""
+    monkeypatch.setattr(DatasetScorer, "choose", chooses_four_steps)
+    lines = likelihood(workdir, num=5, tolerance=1e-9, output=str(tmp_path / "n.json"))
+    ode = json.loads((tmp_path / "n.json").read_text())["estimates"]["ode"]
+    with np.load(tmp_path / "n.npz") as arrays:
+        order = np.argsort(-arrays["ode_solver_error"])
+        assert [each["image"] for each in ode["above_tolerance"]] == arrays["index"][order].tolist()
+        assert ode["above_tolerance"][0]["solver_error"] == pytest.approx(arrays["ode_solver_error"].max())
+    assert not ode["tolerance_met"]
+    assert f"in 5 of 5 images, at most {ode['solver_error']:.1e} bits/dim" in lines["solver's error"]
 
 
 def test_a_choice_is_kept_for_the_run_and_made_again_for_another_tolerance(
@@ -195,16 +217,9 @@ def test_a_choice_is_kept_for_the_run_and_made_again_for_another_tolerance(
 ) -> None:
     chosen = list[float]()
 
-    def choose(self: DatasetScorer, tolerance: float, *_: object) -> dict[str, Any]:
+    def choose(self: DatasetScorer, tolerance: float, *_: object, **__: object) -> dict[str, Any]:
         chosen.append(tolerance)
-        self.solver, self.ts = AdamsMoulton(), grids.soft_clipped(self.sde, 4).flip(0)
-        return {
-            "tolerance": tolerance,
-            "tolerance_met": True,
-            "solver_error": 0.1,
-            "pilots": len(self.stored),
-            "probes": 1,
-        }
+        return chooses_four_steps(self, tolerance)
 
     monkeypatch.setattr(DatasetScorer, "choose", choose)
     options: dict[str, Any] = {"num": 4, "tolerance": 0.3}
@@ -213,8 +228,7 @@ def test_a_choice_is_kept_for_the_run_and_made_again_for_another_tolerance(
     odes = [report["estimates"]["ode"] for report in (first, second)]
     assert [ode["chosen_by"] for ode in odes] == ["this command", "an earlier command"]
     assert first["bits_per_dim"] == second["bits_per_dim"]
-    assert odes[0]["solver_error"] == odes[1]["solver_error"] == 0.1
-    assert odes[1]["others"] == 4  # this command has not tried these images
+    assert odes[0]["solver_error"] == odes[1]["solver_error"] > 0
     report_of(workdir, tmp_path / "2.json", **{**options, "tolerance": 0.5})
     report_of(workdir, tmp_path / "3.json", **options, split="train")
     assert chosen == [0.3, 0.5, 0.3]
@@ -324,7 +338,7 @@ def test_steps_that_are_too_few_are_said(
     change: float | None, said: bool, workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(DatasetScorer, "change_from_half_the_steps", lambda *_: change)
+    monkeypatch.setattr(DatasetScorer, "change_from_half_the_steps", lambda *_, **__: change)
     likelihood(workdir, num=2, steps=2, output=str(tmp_path / "few.json"))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("half the steps")]
     assert len(lines) == said

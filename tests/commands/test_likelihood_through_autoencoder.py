@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from scorefield.commands.autoencoder_files import StoredAutoencoder, write_autoencoder
-from scorefield.commands.likelihood import command as command_module
 from scorefield.commands.likelihood import image_model
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.likelihood.image_model import FILE
@@ -153,7 +152,6 @@ def test_no_more_images_than_a_batch_are_in_the_networks_at_once(
         (Denoiser, "forward"), (Denoiser, "noise"), *((ScaledAutoencoder, name) for name in AUTOENCODER)
     ):  # fmt: skip
         counted(kind, name)
-    monkeypatch.setattr(command_module, "check", lambda *_: {})
     options = {"num": 5, "estimators": ["ode", "dsm"], "draws": 2, "code_draws": 2, "steps": 2, "prior": "data"}
     few, _ = report_of(run, tmp_path / "few.json", batch=3, **options)
     assert seen.keys() == {"forward", "noise", *AUTOENCODER}

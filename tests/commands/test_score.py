@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from training_runs import configuration, new_run
 
 from scorefield.commands.score import score
-from scorefield.likelihood import DatasetScorer
+from scorefield.likelihood import DatasetScorer, Plan
 from scorefield.solvers import AdamsMoulton, grids
 from scorefield.training.checkpoints.atomic import atomic_dir, write_tensors
 
@@ -111,9 +111,9 @@ def test_a_set_against_itself_gives_a_half_exactly_and_maps_sum_to_the_bits(digi
 def test_the_flow_is_scored_where_it_is_asked_for(
     digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def choose(self: DatasetScorer, tolerance: float, *_: object) -> dict[str, Any]:
+    def choose(self: DatasetScorer, tolerance: float, *_: object, **__: object) -> dict[str, Any]:
         assert tolerance == 0.2 and len(self.stored) == 9
-        self.solver, self.ts = AdamsMoulton(), grids.soft_clipped(self.sde, 4).flip(0)
+        self.plan = Plan(AdamsMoulton(), grids.soft_clipped(self.sde, 4).flip(0), tolerance, 1.0, False, 0)
         return {}
 
     monkeypatch.setattr(DatasetScorer, "choose", choose)

@@ -13,13 +13,15 @@ from scipy.integrate import quad
 from torch import Tensor
 from torch.testing import assert_close
 
-from scorefield.likelihood import Divergence, Exact, Hutchinson, choose_solver, log_likelihood
+from scorefield.likelihood import Divergence, Exact, Hutchinson, HutchPlusPlus, choose_solver, log_likelihood
 from scorefield.likelihood.divergence import orthonormal
+from scorefield.likelihood.flow import FlowWithDivergence
 from scorefield.models import MLP, Denoiser, precondition
 from scorefield.models.analytic import Empirical, Gaussian, GaussianMixture
 from scorefield.models.counting import CountCalls
 from scorefield.sde_lib import SDE, VPSDE
-from scorefield.solvers import AdamsMoulton, Adaptive, PerSampleNoise, Scales, grids
+from scorefield.sde_lib.denoiser import BoundDenoiser
+from scorefield.solvers import AdamsMoulton, Adaptive, PerSampleNoise, Scales, Schedule, grids
 from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training import TrainingState, train
 
@@ -282,9 +284,9 @@ def narrow(dims: int) -> GaussianMixture:
 
 
 CASES: dict[str, tuple[GaussianMixture, Any, int]] = {
-    "plane": (mixture((2,)), Exact(), 100),
-    "ten narrow modes": (narrow(2), Exact(), 0),
-    "64": (mixture((64,)), exact_trace(mixture((64,))), 100),
+    "plane": (mixture((2,)), Exact(), 200),
+    "ten narrow modes": (narrow(2), Exact(), 500),
+    "64": (mixture((64,)), exact_trace(mixture((64,))), 200),
     "image-like": (image_like((3, 32, 32)), Hutchinson(), 8),
 }
 
@@ -308,24 +310,72 @@ CASES: dict[str, tuple[GaussianMixture, Any, int]] = {
     ],
 )
 def test_every_value_is_within_its_tolerance_of_the_closed_form(case: str, name: str, tolerance: float) -> None:
-    """The first 32 samples are the pilots themselves; the others keep it as root mean square, 100 in few dimensions."""
-    (model, divergence, others), sde = CASES[case], PATHS[name]
-    start = sde.scales(sde.t_min)
-    x = on_the_path(model, sde, 32, 1)
-    if others:
-        x = torch.cat([x, on_the_path(model, sde, others, 2)])
+    """No value is above it by a factor of two without being named, and at most one in 500 above it at all.
+
+    The estimates are errors: the largest one is at least half of the largest error, and they are not all far too large.
+    """
+    (model, divergence, count), sde = CASES[case], PATHS[name]
+    x = on_the_path(model, sde, count, 1)
     result = log_likelihood(
         model, sde, x, divergence=divergence, tolerance=tolerance, prior_log_prob=at_the_end(model, sde)
     )
-    error = bits(result.log_prob - model.log_prob(x, *start), x)
-    largest = float(error[:32].abs().max())
-    assert largest <= tolerance
-    if others:
-        assert float(error[32:].square().mean().sqrt()) <= tolerance
-    # What it says of itself: a difference from twice the steps, and a third more; found were 0.7 to 1.1 times it.
+    error = bits(result.log_prob - model.log_prob(x, *sde.scales(sde.t_min)), x).abs()
     assert result.solver_error is not None
-    assert result.solver_error <= tolerance
-    assert 0.3 * result.solver_error < largest < 2 * result.solver_error
+    said = bits(result.solver_error, x)
+    named = said > tolerance
+    assert not bool(((error > 2 * tolerance) & ~named).any())
+    assert int(((error > tolerance) & ~named).sum()) <= count / 500
+    assert float(said.max()) > 0.5 * float(error.max())
+    assert float(said.median()) < 100 * float(error.median())
+    assert float(named.double().mean()) < 0.01
+
+
+def estimated(model: Any, sde: SDE, x: Tensor, steps: int, *, integrals: bool = True) -> tuple[Tensor, Tensor]:
+    """The error of each value and its estimate, in nats."""
+    variable = SoftClippedLogSNR(0.05, 5.0, 0.5)
+    flow = FlowWithDivergence(BoundDenoiser(model, None, len(x)), Exact(), False, torch.randn_like)
+    schedule = Schedule(sde, grids.uniform_in(sde, steps, variable).flip(0), x)
+    (latent, change), estimate = AdamsMoulton(3, variable).integrate_with_error(
+        flow, flow.begin(x), schedule, integrals=integrals
+    )
+    error = at_the_end(model, sde)(latent) + change[:, 0] - model.log_prob(x, *sde.scales(sde.t_min))
+    return error.abs(), estimate
+
+
+def test_the_estimate_of_a_values_error_is_its_error() -> None:
+    """A Gaussian far narrower than the variable's spread in 32 steps: nearly every estimate is 1 to 1.5 of its error.
+
+    Without the slopes' part, or with its other sign, a twentieth of the estimates are half of their errors; without the
+    integral they are none.
+    """
+    sde, model = PATHS["vp"], Gaussian(torch.zeros(1).double(), torch.tensor(0.1).double())
+    error, estimate = estimated(model, sde, on_the_path(model, sde, 300, 1), 32)
+    ratio = estimate / (1 + 10 / 32) / error
+    assert 0.9 < float(ratio.quantile(0.05)) < float(ratio.quantile(0.95)) < 1.6
+
+
+@pytest.mark.parametrize("integrals", [True, False])
+def test_the_error_of_a_sample_on_the_ridge_between_modes_is_found(integrals: bool) -> None:
+    """In 9 dimensions one sample in a hundred has an error a thousand times the median's: all of the worst are told.
+
+    By the slopes alone too, where random probes leave nothing else. Some errors are then twice their estimates.
+    """
+    sde, model = PATHS["vp"], narrow(9)
+    error, estimate = estimated(model, sde, on_the_path(model, sde, 500, 1), 32, integrals=integrals)
+    assert float(error.max()) > 300 * float(error.median())
+    large = error > 1e-2 * 9 * math.log(2)
+    assert int(large.sum()) >= 5
+    assert bool((estimate > error / 2)[large].all())
+    assert float(estimate.median()) < 0.1 * float(estimate[large].min())
+
+
+def test_an_estimate_costs_no_evaluation() -> None:
+    sde, model = PATHS["vp"], CountCalls(mixture((2,)))
+    x = on_the_path(mixture((2,)), sde, 3, 1)
+    plan = choose_solver(mixture((2,)), sde, x, 1e-2, divergence=Exact())
+    result = log_likelihood(model, sde, x, divergence=Exact(), plan=replace(plan, met=False))
+    assert result.nfe == result.nfe_max == plan.solver.evaluations(plan.steps)
+    assert model.samples == 3 * plan.solver.evaluations(plan.steps)
 
 
 # Plans
@@ -341,33 +391,30 @@ class Rough:
         return self.model(x, alpha, sigma) * (1 + 0.3 * torch.sin(60 * (sigma / alpha).log()))
 
 
-@pytest.mark.parametrize("most", [24])
-def test_a_flow_too_rough_for_so_many_steps_is_said_to_be(most: int) -> None:
+def test_a_flow_too_rough_for_so_many_steps_is_said_to_be() -> None:
     sde, model = PATHS["vp"], CountCalls(Rough(mixture((2,))))
     x = on_the_path(mixture((2,)), sde, 2, 1)
-    plan = choose_solver(model, sde, x, 1e-4, divergence=Exact(), max_steps=most)
+    plan = choose_solver(model, sde, x, 1e-4, divergence=Exact(), max_steps=96)
     assert not plan.met
-    assert plan.error > 1e-4
-    assert math.isfinite(plan.error)
-    assert len(plan.ts) == most + 1
-    assert plan.nfe == plan.solver.evaluations(most)
+    assert plan.steps == 96
     assert plan.trial_nfe == model.samples - CHECK * (2 + 1)
-    # The error that is stated is one: what four times the steps say otherwise.
-    fine = grids.uniform_in(sde, 4 * most, plan.solver.variable).flip(0)  # type: ignore[arg-type]
-    values = [
-        log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=ts).log_prob for ts in (plan.ts, fine)
-    ]
-    error = float(bits(values[0] - values[1], x).abs().max())
-    assert error / 10 < plan.error < 10 * error
+    result = log_likelihood(model, sde, x, divergence=Exact(), plan=plan)
+    assert result.nfe == plan.solver.evaluations(96)  # no sample is solved again
+    # The errors that are stated are errors: what 16 times the steps say otherwise.
+    assert result.solver_error is not None
+    fine = log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=plan.grid(sde, 16 * 96))
+    error = (result.log_prob - fine.log_prob).abs()
+    assert bool((error / 10 < result.solver_error).all())
 
 
 def test_where_there_is_nothing_to_do_a_plan_takes_the_fewest_steps() -> None:
     """Of a Gaussian of the variable's own spread every number of steps is right: looking for fewer has an end."""
     sde, model = PATHS["vp"], Gaussian(torch.zeros(3).double(), torch.tensor(0.5).double())
     x = on_the_path(model, sde, 4, 1)
+    x = x * 0.5 / x.square().mean().sqrt()
     plan = choose_solver(model, sde, x, 1e-2, divergence=Exact())
     assert plan.met
-    assert plan.nfe <= 11
+    assert plan.steps == 10
 
 
 def test_no_samples_have_a_plan_and_a_density() -> None:
@@ -379,53 +426,83 @@ def test_no_samples_have_a_plan_and_a_density() -> None:
     result = log_likelihood(model, sde, x, tolerance=1e-3, prior_log_prob=at_the_end(model, sde))
     assert result.log_prob.shape == (0,)
     assert result.nfe == 0
-    assert result.solver_error == 0
+    assert result.solver_error is not None
+    assert result.solver_error.shape == (0,)
+    assert "Density(log_prob (0,)" in repr(result)
 
 
 @pytest.mark.parametrize(
-    ("divergence", "n"),
-    [
-        (Exact(), 1),
-        (Hutchinson(fresh=True), 2),
-    ],
-    ids=repr,
+    ("divergence", "n"), [(Exact(), 1), (Hutchinson(fresh=True), 2), (HutchPlusPlus(1, 1, fresh=False), 2)], ids=repr
 )
 def test_a_plan_is_what_its_numbers_say(n: int, divergence: Any) -> None:
     sde, model = PATHS["rectified"], CountCalls(mixture((3,)))
     x = on_the_path(mixture((3,)), sde, n, 3)
     plan = choose_solver(model, sde, x, 1e-2, divergence=divergence, noise=PerSampleNoise(0, range(n)))
     assert plan.met
-    assert plan.error <= plan.tolerance == 1e-2
-    assert abs(plan.bias) <= plan.error
-    assert plan.nfe == plan.solver.evaluations(len(plan.ts) - 1)
+    assert plan.tolerance == 1e-2
     assert plan.trial_nfe == model.samples - (CHECK * (n + min(n - 1, 2)) if n > 1 else 0)
-    result = log_likelihood(
-        mixture((3,)), sde, x, divergence=divergence, tolerance=1e-2, noise=PerSampleNoise(0, range(n))
+    settings: dict[str, Any] = {"divergence": divergence}
+    chosen, given = (
+        log_likelihood(mixture((3,)), sde, x, noise=PerSampleNoise(0, range(n)), **settings, **how)
+        for how in ({"tolerance": 1e-2}, {"plan": plan})
     )
-    assert (result.nfe, result.solver_error) == (plan.nfe, plan.error)
+    assert torch.equal(chosen.log_prob, given.log_prob)
+    assert chosen.nfe == given.nfe >= plan.solver.evaluations(plan.steps)
 
 
 def test_the_plan_of_a_run_does_not_depend_on_its_later_samples_or_the_streams_that_were_used() -> None:
-    """The pilots read their streams from the beginning, and leave the run's own where they are."""
+    """The trials read their streams from the beginning, and leave the run's own where they are."""
     sde, model = PATHS["vp"], mixture((3,))
     x, noise = on_the_path(model, sde, 34, 3), PerSampleNoise(0, range(34))
     plans = [
         choose_solver(model, sde, x, 1e-1, noise=noise),
-        choose_solver(model, sde, x[:32], 1e-1, noise=PerSampleNoise(0, range(32))),
+        choose_solver(model, sde, x[:6], 1e-1, noise=PerSampleNoise(0, range(6))),
     ]
     assert torch.equal(plans[0].ts, plans[1].ts)
     assert replace(plans[0], ts=plans[1].ts) == plans[1]
-    settings: dict[str, Any] = {"solver": plans[0].solver, "ts": plans[0].ts}
-    used, new = (log_likelihood(model, sde, x, noise=n, **settings) for n in (noise, PerSampleNoise(0, range(34))))
+    used, new = (log_likelihood(model, sde, x, noise=n, plan=plans[0]) for n in (noise, PerSampleNoise(0, range(34))))
     assert torch.equal(used.log_prob, new.log_prob)
 
 
+@pytest.mark.parametrize("divergence", [Hutchinson(), Hutchinson(fresh=False), Exact()], ids=repr)
+def test_a_sample_that_is_solved_again_does_not_depend_on_its_batch(divergence: Divergence) -> None:
+    """Some of 40 samples take more steps; alone and in the batch they have the same value and error."""
+    sde, model = PATHS["vp"], narrow(2)
+    x = on_the_path(model, sde, 40, 1)
+    plan = choose_solver(model, sde, x, 1e-2, divergence=divergence)
+    plan = replace(plan, ts=plan.grid(sde, 20))
+    together = log_likelihood(model, sde, x, divergence=divergence, plan=plan, noise=PerSampleNoise(0, range(40)))
+    assert together.nfe < together.nfe_max  # type: ignore[operator]
+    for i in (0, 17, 39):
+        alone = log_likelihood(model, sde, x[i : i + 1], divergence=divergence, plan=plan, noise=PerSampleNoise(0, [i]))
+        assert_close(alone.log_prob[0], together.log_prob[i], rtol=1e-9, atol=1e-9)
+        assert_close(alone.solver_error[0], together.solver_error[i], rtol=1e-6, atol=1e-9)  # type: ignore[index]
+
+
+def test_gradients_flow_through_samples_that_are_solved_again() -> None:
+    """By x, against the mixture's own score."""
+    sde, model = PATHS["vp"], narrow(2)
+    x = on_the_path(model, sde, 40, 1)
+    plan = replace(choose_solver(model, sde, x, 1e-2, divergence=Exact()))
+    plan = replace(plan, ts=plan.grid(sde, 20))
+    x.requires_grad_()
+    result = log_likelihood(
+        model, sde, x, divergence=Exact(), plan=plan, differentiable=True, prior_log_prob=at_the_end(model, sde)
+    )
+    assert result.nfe < result.nfe_max  # type: ignore[operator]
+    assert result.solver_error is not None
+    assert not result.solver_error.requires_grad
+    (gradient,) = torch.autograd.grad(result.log_prob.sum(), x)
+    score = model.score(x.detach(), *sde.scales(sde.t_min))
+    assert float((gradient - score).norm(dim=1).median() / score.norm(dim=1).median()) < 0.02
+
+
 @pytest.mark.parametrize("name", ["ve"])
-def test_a_plan_for_less_error_takes_no_fewer_evaluations(name: str) -> None:
+def test_a_plan_for_less_error_takes_no_fewer_steps(name: str) -> None:
     sde, model = PATHS[name], mixture((2,))
     x = on_the_path(model, sde, 2, 4)
     plans = [choose_solver(model, sde, x, tolerance, divergence=Exact()) for tolerance in (1e-1, 1e-2)]
-    counts = [plan.nfe for plan in plans]
+    counts = [plan.steps for plan in plans]
     assert counts == sorted(counts)
     assert all(plan.met for plan in plans)
 
@@ -436,8 +513,9 @@ def test_a_plan_that_makes_no_sense_is_refused() -> None:
     for tolerance in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="expected a positive tolerance"):
             choose_solver(model, sde, x, tolerance)
-    for settings in ({"solver": Adaptive()}, {"ts": grids.uniform(sde, 5).flip(0)}):
-        with pytest.raises(ValueError, match="a tolerance, or a solver and its grid, got both"):
+    plan = choose_solver(model, sde, x, 1e-1, divergence=Exact())
+    for settings in ({"solver": Adaptive()}, {"ts": grids.uniform(sde, 5).flip(0)}, {"plan": plan}):
+        with pytest.raises(ValueError, match="a tolerance, a plan, or a solver and its grid, got several"):
             log_likelihood(model, sde, x, tolerance=1e-2, **settings)  # type: ignore[arg-type]
 
 
@@ -470,9 +548,9 @@ def test_the_density_of_a_trained_model_integrates_to_one(learned: tuple[int, De
     line = (torch.arange(points, dtype=torch.float64) + 0.5) / points * 2 * half - half
     x = torch.cartesian_prod(*[line] * dims).reshape(-1, dims)
     scored = torch.Generator().manual_seed(1)
-    pilots = x[torch.randperm(len(x), generator=scored)[:32]]
-    plan = choose_solver(model, sde, pilots, 1e-2, divergence=Exact())
-    density = log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=plan.ts).log_prob.exp()
+    trials = x[torch.randperm(len(x), generator=scored)[:6]]
+    plan = choose_solver(model, sde, trials, 1e-2, divergence=Exact())
+    density = log_likelihood(model, sde, x, divergence=Exact(), plan=plan).log_prob.exp()
     cell = (2 * half / points) ** dims
     assert float(density.sum() * cell) == pytest.approx(1, abs=0.01)
     # Something was learned: the mean of 0.4 at 0.8 and 0.6 at -0.8.
@@ -494,19 +572,18 @@ def test_a_choice_and_the_density_after_it_tell_their_progress_and_print_in_a_li
     assert values[-1] == 1.0
     assert repr(result).startswith("Density(log_prob (12,), mean ")
     assert result.solver_error is not None
-    in_nats = f"{result.solver_error * math.log(2):.2g} nats/dim"
-    assert f"solver_error {result.solver_error:.2g} bits/dim ({in_nats}), nfe {result.nfe:g}, " in repr(result)
+    assert f"solver_error {float(result.solver_error.max()):.2g} nats (largest), nfe {result.nfe:g}, " in repr(result)
     assert "latent (12, 3), parts ['prior', 'change']" in repr(result)
     plan = choose_solver(mixture((3,)), sde, x, 1e-2, divergence=Exact())
-    assert f"{len(plan.ts) - 1} steps, {plan.nfe} evaluations" in repr(plan)
+    assert f"{plan.steps} steps, tolerance 0.01 bits/dim, {plan.trial_nfe} evaluations to choose" in repr(plan)
     assert "tensor" not in repr(plan) + repr(result)
 
 
-def test_a_choice_costs_no_more_than_a_few_times_what_sixty_four_samples_do() -> None:
-    """Its evaluations over those of 64 samples under the plan; 8 and 11 before a ranking ended at a good candidate."""
+def test_a_choice_costs_a_few_hundred_evaluations() -> None:
+    """In all, over its 6 samples. Earlier versions took 13,000."""
     for name, tolerance in (("cosine", 1e-2), ("rectified", 1e-3)):
         sde, model = PATHS[name], mixture((2,))
         x = on_the_path(model, sde, 32, 1)
         plan = choose_solver(model, sde, x, tolerance, divergence=Exact(), prior_log_prob=at_the_end(model, sde))
         assert plan.met
-        assert plan.trial_nfe < 3 * 64 * plan.nfe
+        assert plan.trial_nfe < 1000

@@ -64,14 +64,14 @@ def test_of_continuous_values_tolerance_and_errors_are_in_nats_for_each_dimensio
     shares = list[float]()
     facts = score.choose(0.02, True, shares.append)
     assert_close(score.unit, 3.0)
-    assert facts["tolerance_met"]
-    exact = MODEL.log_prob(x.double(), alpha, sigma)
-    worst = float((score.ode(slice(0, 8))["ode"] - exact).abs().max()) / 3
-    assert 0.3 * facts["solver_error"] < worst < 2 * facts["solver_error"] <= 0.04
+    assert facts["trial_images"] == 6
+    assert score.plan is not None
+    assert_close(score.plan.tolerance, 0.02 / math.log(2))
+    exact, columns = MODEL.log_prob(x.double(), alpha, sigma), score.ode(slice(0, 8))
+    worst = float((columns["ode"] - exact).abs().max()) / 3
+    assert worst < 0.02
+    assert 0.3 * worst < float(columns["ode_solver_error"].max()) / 3 < 0.02
     assert shares == sorted(shares)
-    # What chose the solver is not said to be another, unless an earlier command chose it.
-    assert score.check_choice() == {}
-    assert score.check_choice(False)["others"] == 4
 
 
 def test_estimators_and_neighbouring_seeds_share_no_random_number() -> None:

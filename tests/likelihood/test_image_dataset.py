@@ -76,8 +76,12 @@ def test_the_tolerance_is_in_units_of_the_image() -> None:
     of_levels = scorer(model, stored=k, levels=256)
     assert of_levels.unit_of_points == pytest.approx(SIDE**2 / CODES)
     torch.testing.assert_close(of_levels.images(slice(0, 2)), cell_centres(k[:2], 256))
-    facts = scorer(model, solver=None, ts=None).choose(1e-3, choose_divergence=True)
-    assert facts["tolerance_met"]
+    score = scorer(model, solver=None, ts=None)
+    score.choose(1e-3, choose_divergence=True)
+    assert score.plan is not None
+    assert score.plan.met
+    errors = score.ode(slice(0, BATCH))["ode_solver_error"] / score.unit
+    assert bool((errors <= 1e-3).all())
 
 
 def test_integers_are_probabilities_of_their_cells() -> None:
