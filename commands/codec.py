@@ -18,12 +18,13 @@ from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.trained import Trained
 from scorefield.compression import BitsBack, Codec, Coded, Plan, choose_plan
-from scorefield.likelihood import mean_and_error, vlb
+from scorefield.likelihood import vlb
+from scorefield.likelihood.progress import part_of
 from scorefield.sde_lib.denoiser import take_rows
 from scorefield.solvers import PerSampleNoise
 
-PLAN_VALUES = 2**14  # about as many values of images choose the chain
-LEAST_IMAGES, MOST_IMAGES = 16, 256  # that choose it
+PLAN_VALUES = 2**14  # about as many values of images choose the chain, of one batch
+LEAST_IMAGES = 16  # that choose it
 BOUND_STREAM, PLAN_STREAM = 8, 9  # of random numbers, beside the other streams of the seed
 CHAIN, TOGETHER, DRAWS = 100, 64, 32  # defaults: steps, images coded together, evaluations of the bound
 RATE_IMAGES = 100  # whose rate a likelihood reports
@@ -53,7 +54,7 @@ class RunCodec:
         """With the chain of `steps` steps that suits some images (N, *D) best; see `choose_plan`."""
         run = trained.run
         dims = math.prod(run.shape)
-        count = min(len(stored), max(LEAST_IMAGES, min(MOST_IMAGES, PLAN_VALUES // dims)))
+        count = min(len(stored), batch, max(LEAST_IMAGES, PLAN_VALUES // dims))
         some = take_rows(cond, slice(0, count), len(stored))
         with progress_bar("choosing the chain", count, unit="image", leave=False) as bar:
             plan = choose_plan(
@@ -100,22 +101,28 @@ class RunCodec:
             return self.codec.decompress(coded, of_rows(cond, self.trained.run.device), bar.part(count))
 
     def bound(self, stored: Tensor, cond: Mapping[str, Any], draws: int, seed: int) -> tuple[float, float]:
-        """The chain's bound of stored values in bits/dim by `likelihood.vlb`, and its error from the draws."""
+        """The chain's bound of stored values in bits/dim by `likelihood.vlb`, and its error from the draws.
+
+        More draws than steps are rounded down to a whole number of passes over all steps.
+        """
         run, values, variances = self.trained.run, list[Tensor](), list[Tensor]()
+        passes = max(1, draws // self.plan.steps)
         coder, unit = self.codec.coder, math.prod(run.shape) * math.log(2)
         with progress_bar("bound", len(stored), unit="image") as bar:
             for first in range(0, len(stored), self.batch):
                 rows = slice(first, min(first + self.batch, len(stored)))
                 noise = PerSampleNoise(seed, range(rows.start, rows.stop), (BOUND_STREAM,))
-                bound = vlb(
-                    self.trained.denoiser, run.sde, run.centred(stored[rows]).to(run.device),
-                    cond=of_rows(cond, run.device, rows), decoder=coder.decoder.decoder, ts=coder.chain.ts, draws=draws,
-                    noise=noise, uniform=noise.uniform, progress=bar.part(rows.stop - rows.start),
-                )  # fmt: skip
-                values.append(-bound.log_prob.double().cpu() / unit)
-                error = bound.std_error if bound.std_error is not None else torch.full_like(bound.log_prob, math.nan)
-                variances.append((error.double().cpu() / unit).square())
-        return mean_and_error(torch.cat(values))[0], float(torch.cat(variances).sum().sqrt()) / len(stored)
+                x0, progress = run.centred(stored[rows]).to(run.device), bar.part(rows.stop - rows.start)
+                for i in range(passes):
+                    bound = vlb(
+                        self.trained.denoiser, run.sde, x0, cond=of_rows(cond, run.device, rows), draws=draws,
+                        decoder=coder.decoder.decoder, ts=coder.chain.ts, noise=noise, uniform=noise.uniform,
+                        progress=part_of(progress, i / passes, (i + 1) / passes),
+                    )  # fmt: skip
+                    values.append(-bound.log_prob.double().cpu() / unit)
+                    error = torch.tensor([math.nan]) if bound.std_error is None else bound.std_error
+                    variances.append((error.double().cpu() / unit).square())
+        return float(torch.cat(values).mean()), float(torch.cat(variances).sum().sqrt()) / (passes * len(stored))
 
 
 def rate_of(trained: Trained, stored: Tensor, cond: Mapping[str, Any], seed: int, batch: int) -> dict[str, Any]:

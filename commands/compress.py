@@ -80,7 +80,7 @@ def compress(
         label: the class of all images, in place of their own.
         chain: steps of the chain. Each is an evaluation of the network; more make the file shorter.
         batch: the most images that are coded together.
-        draws: evaluations of the bound for each image; 0 for no bound.
+        draws: evaluations of the bound for each image; 0 for no bound, and a multiple of `chain` for an exact one.
         verify: decode the file and compare.
         ema: use the averaged weights.
         checkpoint: see `find_checkpoint`.
