@@ -105,11 +105,11 @@ def score(
     return {**lines_of(table), "files": write(path, report, run, sets)}
 
 
-def _estimators(run: Run, given: Sequence[str] | None, tolerance: float | None) -> list[str]:
-    """A bound, and "ode" where it is asked for."""
+def _estimators(run: Run, options: Sequence[str] | None, tolerance: float | None) -> list[str]:
+    """A bound, and "ode" if it is among the options."""
     dequantised = run.levels is not None and bool(run.config.transform.get("dequantise"))
     own = "dsm" if dequantised else "elbo"
-    names = [own] if given is None else [given] if isinstance(given, str) else list(given)
+    names = [own] if options is None else [options] if isinstance(options, str) else list(options)
     bounds = [name for name in names if name in BOUNDS] or [own]
     if not set(names) <= {*BOUNDS, "ode"} or len(bounds) > 1 or len(set(names)) < len(names):
         raise ValueError(
@@ -131,13 +131,13 @@ def _opened(
     """Images of a split of `data`, by default of the data before, and their scorer."""
     run = trained.run.on(data)
     images = Images.of(run.dataset(split), num, settings["seed"])
-    given = data_conditioning(run, images.data, label)
+    conditioning = data_conditioning(run, images.data, label)
     scorer = DatasetScorer(
         trained.denoiser, run.sde, images.stored if run.autoencoder is None else run.centred(images.stored),
-        run.levels, GaussianPrior.standard(run.sde), cond=of_rows(given.cond, run.device), low=run.low, high=run.high,
-        device=run.device, details=True, **settings,
+        run.levels, GaussianPrior.standard(run.sde), cond=of_rows(conditioning.cond, run.device), low=run.low,
+        high=run.high, device=run.device, details=True, **settings,
     )  # fmt: skip
-    return Scored(name, images, scorer, given.described)
+    return Scored(name, images, scorer, conditioning.described)
 
 
 def _evaluate(sets: Sequence[Scored], names: Sequence[str], batch: int, tolerance: float) -> None:
@@ -157,12 +157,12 @@ def _evaluate(sets: Sequence[Scored], names: Sequence[str], batch: int, toleranc
 
 def _columns(each: Scored, name: str, batch: int, bar: Bar) -> dict[str, NDArray[Any]]:
     """An estimator's columns, of which only those of maps have a number for each value of the data."""
-    wanted = {name, f"{name}_error", f"{name}_errors"} | ({f"{name}_each"} if each.name != "training" else set())
+    keys = {name, f"{name}_error", f"{name}_errors"} | ({f"{name}_each"} if each.name != "training" else set())
     parts, total = list[dict[str, NDArray[Any]]](), len(each.scorer.stored)
     for start in range(0, total, batch):
         rows = slice(start, min(start + batch, total))
         columns = getattr(each.scorer, name)(rows, bar.part(rows.stop - rows.start))
-        parts.append({key: column.numpy() for key, column in columns.items() if key in wanted})
+        parts.append({key: column.numpy() for key, column in columns.items() if key in keys})
         if f"{name}_each" in parts[-1]:
             parts[-1][f"{name}_each"] = parts[-1][f"{name}_each"].astype(np.float32)
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

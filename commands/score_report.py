@@ -18,10 +18,10 @@ from scorefield.evaluation.anomaly import auroc
 from scorefield.likelihood import DatasetScorer
 from scorefield.sde_lib.level_density import log_snr_ends
 
-BANDS = 8  # of noise levels, equally wide in the log-SNR
-RARE = 0.99  # share of the training images below the bar for "flagged"
-SHOWN = 10  # images in a row of the picture
-ENDS = 0.005, 0.995  # the points of the shown maps' values that are black and white
+BANDS = 8  # of noise levels, equally wide in the log-SNR.
+RARE = 0.99  # Share of the training images that are not flagged.
+SHOWN = 10  # Images in a row of the picture.
+ENDS = 0.005, 0.995  # The points of the shown maps' values that are black and white.
 MEANINGS = {
     "bits": "the negative of the bound of the log-likelihood",
     "typicality": "the distance of `bits` from its mean over training images (Nalisnick et al. 2019)",
@@ -93,16 +93,16 @@ def table_of(sets: Sequence[Scored]) -> dict[str, dict[str, Any]]:
 
     "flagged" is the share of each set above `RARE` of the training images.
     """
-    found = {each.name: each.scores for each in sets}
+    by_set = {each.name: each.scores for each in sets}
     errors, table = sets[1].errors, dict[str, dict[str, Any]]()
-    for key in found["data"]:
-        table[key] = {"kind": MEANINGS[key], "mean": {name: float(each[key].mean()) for name, each in found.items()}}
-        bar = np.quantile(found["training"][key], RARE)
-        table[key]["flagged"] = {name: float((each[key] > bar).mean()) for name, each in found.items()}
+    for key in by_set["data"]:
+        table[key] = {"kind": MEANINGS[key], "mean": {name: float(each[key].mean()) for name, each in by_set.items()}}
+        bar = np.quantile(by_set["training"][key], RARE)
+        table[key]["flagged"] = {name: float((each[key] > bar).mean()) for name, each in by_set.items()}
         if key in errors:
             table[key]["error_of_a_value"] = float(np.sqrt(np.square(errors[key]).mean()))
-        if "against" in found:
-            area = auroc(found["data"][key], found["against"][key])
+        if "against" in by_set:
+            area = auroc(by_set["data"][key], by_set["against"][key])
             known = np.isfinite(area.standard_error)
             table[key] |= {"auroc": area.value, "auroc_standard_error": area.standard_error if known else None}
     return table
