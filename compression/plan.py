@@ -20,7 +20,7 @@ from scorefield.sde_lib.sde import Noise
 
 POINTS = 48  # intervals of the log-SNR in which the denoiser's error is measured
 BYTES = 32  # steps of the density that a file keeps
-STARTS = (0.15, 0.2, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)  # noise levels at which the chain may begin, in cells
+STARTS = (0.15, 0.2, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # noise levels at which the chain may begin, in cells
 STDS = (0.5, 0.7, 1.0, 1.4)  # of the discretised decoder, in units of the noise at the beginning
 LEAST_DENSITY = 0.1  # of its mean
 Curve = NDArray[np.float64]
@@ -73,7 +73,7 @@ def choose_plan(
 
     With m(SNR) = E|x0 - D|^2 / 2 a chain costs sum_i (SNR_s - SNR_t) m(SNR_t) nats. Its excess over the integral of m
     is least where steps have the density sqrt(SNR |dm / d log-SNR|) over the log-SNR. m is measured at 49 noise levels.
-    For each start among the path's own and eight noise levels near the cell's width, and each decoder, the bound of
+    For each start among the path's own and ten noise levels near the cell's width, and each decoder, the bound of
     such a chain is computed; the least is taken.
     """
     model, cell = BoundDenoiser(denoiser, cond, len(x0)), cell_width(levels, low=low, high=high)

@@ -11,11 +11,14 @@ from PIL import Image
 from scipy.stats import entropy
 from training_runs import configuration, new_state
 
+from scorefield.commands.codec import check_codec
 from scorefield.commands.command_line import run as command_line
 from scorefield.commands.compress import compress, decompress
 from scorefield.commands.likelihood import likelihood
 from scorefield.commands.run import DataFacts, Run
+from scorefield.commands.trained import Trained
 from scorefield.configs import build
+from scorefield.configs import digits as digits_config
 from scorefield.training import save
 from scorefield.training.data import Dataset, digits
 
@@ -95,6 +98,19 @@ def test_a_likelihood_reports_the_rate_beside_the_bound(workdir: Path, monkeypat
     assert said["codec, bits/dim"].startswith(f"{rate['net']:.4f} net of {rate['n']} images, decoded to the bit; ")
     said = likelihood(workdir, num=1, estimators=["vlb"], chain=2, codec=True, device="cpu")
     assert said["codec, bits/dim"].startswith("none: too few images")
+
+
+def test_codes_and_paths_with_a_noise_level_for_each_dimension_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = digits_config.get_config("mulan")
+    run = Run(tmp_path, config, DataFacts.of(digits("train")), torch.device("cpu"))
+    trained = Trained(run, run.new_denoiser(), tmp_path, ema=True)
+    with pytest.raises(ValueError, match="one noise level for all dimensions for --mode=compress, got MultivariateVP"):
+        check_codec(trained, "compress")
+    monkeypatch.setitem(vars(run), "autoencoder", "one")
+    with pytest.raises(ValueError, match="without an autoencoder for --mode=compress, got a latent run"):
+        check_codec(trained, "compress")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
