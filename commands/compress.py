@@ -28,6 +28,7 @@ from scorefield.commands.codec import (
 )
 from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.images import Images, read_input
+from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.run import Run
 from scorefield.commands.trained import open_trained
@@ -201,7 +202,8 @@ def _images(
         return images, {"dtype": stored_dtype(path).str, "names": None}
     files = image_files(path) if path.is_dir() else [path]
     root = path if path.is_dir() else path.parent
-    names = [files[i].relative_to(root).with_suffix(".png").as_posix() for i in images.index]
+    names = [files[i].relative_to(root).as_posix() for i in images.index]
+    names = [name if name.lower().endswith(".png") else f"{name}.png" for name in names]  # beside a.png there is a.jpg
     return images, {"dtype": images.data.x.dtype.str, "names": names}
 
 
@@ -256,7 +258,9 @@ def _write(workdir: Path, output: str | None, x: NDArray[Any], kept: Container) 
     names = kept.header["names"]
     as_files = names is not None and kept.header["levels"] == 256
     if (output is None and not as_files) or (output is not None and not _is_folder(output)):
-        path = output_path(output, workdir / "decompressed.npz")
+        path = Path(output) if output else workdir / "decompressed.npz"
+        if path.exists():
+            on_stderr(f"replaces {path}")
         label = kept.arrays.get("label")
         write_arrays(path, x=x, label=label, name=names)
         return [str(path)]

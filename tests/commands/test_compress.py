@@ -79,10 +79,10 @@ def test_images_in_files_come_back_as_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     data = Dataset("rgb", "train", rng.integers(0, 256, (9, 3, 6, 5), dtype=np.uint8), 256)
     workdir = new_run(tmp_path / "rgb", DataFacts.of(data))
-    images = {f"{name}.png": rng.integers(0, 256, (6, 5, 3), dtype=np.uint8) for name in ("a", "deep/b", "c")}
+    images = {f"{name}.png": rng.integers(0, 256, (6, 5, 3), dtype=np.uint8) for name in ("a", "deep/b", "a.bmp")}
     for name, image in images.items():
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(tmp_path / "in" / name)
+        Image.fromarray(image).save(tmp_path / "in" / name.replace(".bmp.png", ".bmp"))
     compress(workdir, input=str(tmp_path / "in"), chain=2, draws=0, device="cpu")
     decompress(workdir, device="cpu")
     for name, image in images.items():
