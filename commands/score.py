@@ -183,7 +183,8 @@ def _score(sets: Sequence[Scored], names: Sequence[str]) -> None:
             }
     fit = GaussianFit.of(training.log_errors)
     for each in sets:
-        scores = {**each.scores, "errors": fit(each.log_errors)}
+        distance = fit.left_out if each is training else fit
+        scores = {**each.scores, "errors": distance(each.log_errors)}
         scores["typicality"] = typicality(scores["bits"], training.scores["bits"])
         if "ode" in scores:
             scores["ode_typicality"] = typicality(scores["ode"], training.scores["ode"])

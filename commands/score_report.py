@@ -26,7 +26,7 @@ MEANINGS = {
     "bits": "the negative of the bound of the log-likelihood",
     "typicality": "the distance of `bits` from its mean over training images (Nalisnick et al. 2019)",
     "errors": "squared Mahalanobis distance of the network's log-errors by noise level from a Gaussian fitted to those "
-    f"of training images (after Mahmood et al. 2021); the mean over that Gaussian is {BANDS}",
+    f"of training images (after Mahmood et al. 2021), of which each is left out for its own; the mean of it is {BANDS}",
     "codec": "`bits` less those of the shorter of PNG and xz (Serra et al. 2020)",
     "ode": "the negative log-likelihood of the probability flow",
     "ode_typicality": "the distance of `ode` from its mean over training images",

@@ -114,6 +114,17 @@ class GaussianFit:
         squares: Values = np.square(white).sum(1)
         return squares
 
+    def left_out(self, features: Values) -> Values:
+        """Of the training features themselves, (N, F): each one's distance from the fit of the others, (N,).
+
+            d_i^2 / (1 - d_i^2 / (N - 1)) N / (N - 1),   d_i^2 the distance from the fit of all
+
+        It is as large as that of a new sample, where `__call__` is smaller: the fit has seen each sample.
+        """
+        others, distance = len(features) - 1, self(features)
+        apart: Values = distance / (1 - distance / others) * (1 + 1 / others)
+        return apart
+
 
 def _checked(values: Values, axes: int) -> Values:
     values = np.asarray(values, np.float64)

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from training_runs import configuration, new_run
 
 from scorefield.commands.score import score
+from scorefield.evaluation.anomaly import GaussianFit, log_errors
 from scorefield.likelihood import DatasetScorer, Plan
 from scorefield.solvers import AdamsMoulton, grids
 from scorefield.training.checkpoints.atomic import atomic_dir, write_tensors
@@ -100,8 +101,8 @@ def test_a_set_against_itself_gives_a_half_exactly_and_maps_sum_to_the_bits(digi
     assert arrays["map"].shape == (20, 1, 8, 8) and arrays["error_by_level"].shape == (20, 16)
     np.testing.assert_allclose(arrays["map"].mean((1, 2, 3)), arrays["bits"], rtol=1e-5)
     assert len(report["bands"]["log_snr"]) == 9 and len(report["bands"]["error"]["against"]) == 8
-    # The mean distance of the images that were fitted is the number of bands.
-    assert report["scores"]["errors"]["mean"]["training"] == pytest.approx(8)
+    fit = GaussianFit.of(log_errors(arrays["training_error_by_level"], 8))
+    np.testing.assert_allclose(arrays["errors"], fit(log_errors(arrays["error_by_level"], 8)))
     whole, more = scored(digits_run, tmp_path / "b.json", num=24, training_images=30, draws=16, batch=100)
     assert "auroc" not in whole["scores"]["bits"] and "against" not in whole
     for key in ("bits", "typicality", "errors", "codec", "map"):  # the first images are the same, and so is their noise

@@ -56,6 +56,12 @@ def test_a_fit_gives_scikit_learns_distances_whose_mean_is_the_number_of_feature
     assert GaussianFit.of(constant)(constant + np.array([0, 0, 0, 0.1])).min() > 1e9
 
 
+def test_a_training_sample_is_as_far_as_from_a_fit_without_it() -> None:
+    features = np.random.default_rng(4).standard_normal((12, 3)) * [1.0, 5.0, 0.1]
+    without = [GaussianFit.of(np.delete(features, i, 0))(features[i : i + 1])[0] for i in range(12)]
+    np.testing.assert_allclose(GaussianFit.of(features).left_out(features), without, rtol=1e-8)
+
+
 def test_errors_by_level_are_logs_of_means_of_neighbours() -> None:
     errors = np.array([[1.0, 3.0, 4.0, 4.0, 9.0], [0.0, 0.0, 1.0, 1.0, 1.0]])
     np.testing.assert_allclose(np.exp(log_errors(errors, 2)), [[8 / 3, 6.5], [1 / 3, 1]], rtol=1e-12)
