@@ -6,10 +6,12 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from image_files import refused
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
 
+from scorefield.evaluation import plot_histograms
 from scorefield.evaluation.anomaly import GaussianFit, auroc, log_errors, typicality
 from scorefield.evaluation.plain_codecs import XZ, plain_lengths
 
@@ -98,3 +100,15 @@ def test_what_are_no_scores_is_refused() -> None:
     refused("with 1 axes", auroc, np.ones((3, 1)), np.ones(3))
     refused("1 to 4 bands", log_errors, np.ones((2, 4)), 5)
     refused("expected more than 3 training samples", GaussianFit.of, np.ones((3, 3)))
+
+
+def test_histograms_share_their_bins_and_lose_no_value() -> None:
+    rng = torch.Generator().manual_seed(5)
+    batches = {"one": torch.randn(400, generator=rng), "two": torch.cat([torch.full((99,), 2.0), torch.tensor([1e6])])}
+    figure = plot_histograms({"x": batches, "y": {"same": torch.ones(3)}}, bins=20)
+    outlines = figure.axes[0].patches
+    ends = [outline.get_xy()[:, 0] for outline in outlines]
+    assert len(figure.axes) == 2 and len(outlines) == 2 and ends[0].max() == ends[1].max() < 1e6
+    for outline in outlines:  # a polygon around bars, by the shoelace formula
+        x, y = outline.get_xy().T
+        assert abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 == pytest.approx(1)
