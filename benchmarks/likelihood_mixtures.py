@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scorefield.benchmarks.solvers import image_like, isotropic
 from scorefield.likelihood import Exact
-from scorefield.likelihood.choose_solver import solver_for
+from scorefield.likelihood.choose_solver import solvers_for
 from scorefield.likelihood.flow import FlowWithDivergence
 from scorefield.likelihood.plan import grid_of
 from scorefield.models.analytic import GaussianMixture
@@ -122,7 +122,7 @@ def analytic(name: str, sde: SDE, count: int) -> list[str]:
     flow = mixture(name)
     x, dims = drawn(flow, sde, count, 2), flow.means.shape[1]
     truth, ends = flow.log_prob(x, sde.scales(sde.t_min)), torch.tensor([sde.t_min, sde.t_max])
-    solver = solver_for(sde, x)
+    solver = solvers_for(sde, x)[0]
     start = x, x.new_zeros(count, 1)
 
     def ours(solver: FlowSolver, ts: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ are not named by their estimate. Errors are in bits/dim.
 import argparse
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import torch
@@ -19,7 +19,15 @@ from torch import Tensor
 
 from scorefield.benchmarks.held_out import random_mixture
 from scorefield.benchmarks.likelihood_mixtures import PATHS, MixtureFlow, drawn
-from scorefield.likelihood.choose_solver import TRIAL_SAMPLES, Solved, choose_steps, first_steps, solver_for
+from scorefield.likelihood.choose_solver import (
+    ALIKE,
+    MAX_STEPS,
+    TRIAL_SAMPLES,
+    Trials,
+    choose_steps,
+    first_steps,
+    solvers_for,
+)
 from scorefield.likelihood.divergence import Exact
 from scorefield.likelihood.flow import FlowWithDivergence
 from scorefield.likelihood.flow_integral import FlowIntegral
@@ -59,7 +67,7 @@ class MixtureIntegral(FlowIntegral):
 def integral_of(mixture: MixtureFlow, sde: SDE, x: Tensor) -> MixtureIntegral:
     bound = BoundDenoiser(mixture.denoiser, None, len(x))
     return MixtureIntegral(
-        bound, sde, x, Exact(), solver_for(sde, x[:TRIAL_SAMPLES]), torch.randn_like,
+        bound, sde, x, Exact(), solvers_for(sde, x[:TRIAL_SAMPLES])[0], torch.randn_like,
         lambda y: mixture.log_prob(y, sde.scales(sde.t_max)), mixture=mixture,
     )  # fmt: skip
 
@@ -68,19 +76,12 @@ def measure(mixture: MixtureFlow, sde: SDE, count: int, tolerance: float) -> dic
     """Numbers of a row."""
     x = drawn(mixture, sde, count, 1)
     unit = x.shape[1] * math.log(2)
-    integral = integral_of(mixture, sde, x)
-    trials, spent = integral_of(mixture, sde, x[:TRIAL_SAMPLES]), list[int]()
-    solver = integral.solver
-
-    def solve(steps: int) -> Solved:
-        solution = trials.solve(grid_of(solver, sde, steps))  # type: ignore[arg-type]
-        spent.append(int(solution.counts.sum()))
-        assert solution.estimate is not None
-        return Solved(solution.log_prob, solution.estimate)
-
-    choice = choose_steps(solve, tolerance * unit, first_steps(tolerance), 512)
-    ts = grid_of(solver, sde, choice.steps)  # type: ignore[arg-type]
-    plan = Plan(solver, ts, tolerance, choice.ratio, choice.met, sum(spent))  # type: ignore[arg-type]
+    trials, first = Trials(integral_of(mixture, sde, x[:TRIAL_SAMPLES]), TRIAL_SAMPLES), first_steps(tolerance)
+    solver = min(solvers_for(sde, x[:TRIAL_SAMPLES]), key=lambda each: float(trials(each, first).estimate.sum()))
+    smallest = min(1.0, ALIKE / x.shape[1])
+    choice = choose_steps(lambda steps: trials(solver, steps), tolerance * unit, first, MAX_STEPS, smallest)
+    plan = Plan(solver, grid_of(solver, sde, choice.steps), tolerance, choice.ratio, choice.met, trials.nfe)
+    integral = replace(integral_of(mixture, sde, x), solver=solver)
     solution = integral.solve_within(plan)
     assert solution.estimate is not None
     error = (solution.log_prob - mixture.log_prob(x, sde.scales(sde.t_min))).abs() / unit

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from scorefield.likelihood.divergence import Divergence, Hutchinson, HutchPlusPlus
-from scorefield.likelihood.flow_integral import FlowIntegral, LogProb, Solution
+from scorefield.likelihood.flow import draws_fresh
+from scorefield.likelihood.flow_integral import FINEST, FlowIntegral, LogProb, Solution
 from scorefield.likelihood.plan import Plan, grid_of
 from scorefield.likelihood.progress import ShareDone
 from scorefield.sde_lib import SDE
@@ -20,13 +21,18 @@ from scorefield.solvers.solver import check_splittable
 from scorefield.solvers.variables import SoftClippedLogSNR
 
 TRIAL_SAMPLES = 6
-MIN_STEPS, MAX_STEPS = 10, 512
+MIN_STEPS, MAX_STEPS = 10, 448
 FIRST_STEPS = 12  # of the trials at 1e-2 bits/dim. The error falls with the fourth power of the steps.
-SMALLEST_RATIO = 1.0  # of errors to their estimates
+# A sample's estimate is multiplied by the ratio of the trials' errors to their estimates, at least by 1 in few
+# dimensions, where samples differ. In D > 64 their errors differ less, and at least by 64 / D: estimates of networks
+# are 10 to 50 times the errors, because their answer is not the score of the flow's own density.
+ALIKE = 64
 MARGIN = 1.2  # of steps: some of the other samples need more than six tell
+SAFETY = 1.5  # of the mean ratio of errors to estimates: the largest ones are so much above it
 RICHARDSON = 8 / 7  # from the change by twice the steps to the error, at third order
-# In units of the data's deviation: noise levels between which steps are equal in log-SNR. Data has no detail below.
-LOW, HIGH, TIME_WEIGHT = 0.1, 10.0, 0.5
+# Noise levels between which steps are equal in log-SNR, in units of the data's deviation: data has no detail below the
+# first of `LOWS`, and networks of dequantised images have some down to the second.
+LOWS, HIGH = (0.1, 0.02), 10.0
 
 
 def choose_solver(
@@ -45,11 +51,12 @@ def choose_solver(
 ) -> Plan:
     """The number of steps of `AdamsMoulton(3)` with which most samples are within a tolerance.
 
-    Steps are equal in `SoftClippedLogSNR`, whose constants are those of the data's deviation. Six samples are solved in
-    n and in 2n steps, with the same probes: the change is the error of n steps. The ratio of its sum to that of
-    `AdamsMoulton.integrate_with_error` makes the latter an estimate for every sample. Twice as many steps follow, until
-    the trials tell how many are best: those of the fewest evaluations, where samples above the tolerance begin again
-    with twice the steps. `log_likelihood(plan=...)` does that.
+    Steps are equal in `SoftClippedLogSNR`, whose constants are those of the data's deviation; its lower end is one of
+    two, by the estimates of `AdamsMoulton.integrate_with_error` on six samples. These are solved in n and in 2n steps,
+    with the same probes: the change is the error of n steps. Its ratio to the estimates makes them errors of
+    all samples. Twice as many steps follow, until the trials tell how many are best: those of the fewest
+    evaluations, where samples above the tolerance begin again with twice the steps. `log_likelihood(plan=...)` does
+    that.
 
     Args:
         denoiser: E[x0 | x].
@@ -72,53 +79,36 @@ def choose_solver(
         raise ValueError(
             f"expected a positive tolerance in bits/dim, and max_steps of 1 or more, got {tolerance} and {max_steps}"
         )
-    solver = solver_for(sde, x[:TRIAL_SAMPLES])
+    solvers = solvers_for(sde, x[:TRIAL_SAMPLES])
     if len(x) == 0:
-        return Plan(solver, grid_of(solver, sde, 1), tolerance, SMALLEST_RATIO, True, 0)
+        return Plan(solvers[0], grid_of(solvers[0], sde, 1), tolerance, 1.0, True, 0)
     ends = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
     check_splittable(BoundDenoiser(denoiser, cond, len(x)), x, Schedule(sde, ends, x))
     divergence = divergence or Hutchinson()
+    fresh = draws_fresh(divergence, solvers[0])
     if isinstance(divergence, Hutchinson | HutchPlusPlus):
         divergence = replace(divergence, fresh=False)
     integral = FlowIntegral(
-        BoundDenoiser(denoiser, cond, len(x)), sde, x, divergence, solver, noise, prior_log_prob or sde.prior_log_prob
-    ).take(torch.arange(min(len(x), TRIAL_SAMPLES)))
+        BoundDenoiser(denoiser, cond, len(x)), sde, x, divergence, solvers[0], noise,
+        prior_log_prob or sde.prior_log_prob, integrals=not fresh,
+    ).take(torch.arange(min(len(x), TRIAL_SAMPLES)))  # fmt: skip
     integral = replace(integral, directions=divergence.directions(integral.x0, integral.noise))
-    parts = [integral.take(rows) for rows in torch.split(torch.arange(len(integral.x0)), batch)]
-    spent, shown = 0, 0.0
-
-    def solve(steps: int) -> Solved:
-        nonlocal spent
-        solutions, planned = list[Solution](), spent + 2 * solver.evaluations(steps) * len(integral.x0)
-        for part in parts:
-            evaluations = solver.evaluations(steps) * len(part.x0)
-
-            def on_step(state: Progress, before: int = spent, evaluations: int = evaluations) -> None:
-                nonlocal shown
-                if progress is not None:
-                    now = before + evaluations * state.step / state.steps
-                    shown = max(shown, now / (now + planned))
-                    progress(shown)
-
-            with torch.no_grad():
-                solutions.append(part.solve(grid_of(solver, sde, steps), on_step))
-            spent += evaluations
-        estimates = [each.estimate for each in solutions if each.estimate is not None]
-        log_prob = torch.cat([each.log_prob for each in solutions])
-        return Solved(log_prob.double().cpu(), torch.cat(estimates).double().cpu())
-
-    nats = tolerance * x[0].numel() * math.log(2)
-    choice = choose_steps(solve, nats, first_steps(tolerance, max_steps), max_steps)
+    trials, dims = Trials(integral, batch, progress), x[0].numel()
+    first = first_steps(tolerance, max_steps)
+    solver = min(solvers, key=lambda each: float(trials(each, first).estimate.nan_to_num(math.inf).sum()))
+    choice = choose_steps(
+        lambda steps: trials(solver, steps), tolerance * dims * math.log(2), first, max_steps, min(1.0, ALIKE / dims)
+    )
     if progress is not None:
         progress(1.0)
-    return Plan(solver, grid_of(solver, sde, choice.steps), tolerance, choice.ratio, choice.met, spent)
+    return Plan(solver, grid_of(solver, sde, choice.steps), tolerance, choice.ratio, choice.met, trials.nfe)
 
 
-def solver_for(sde: SDE, x: Tensor) -> AdamsMoulton:
-    """The solver and the integration variable for data x (B, *D) of the path at t_min."""
-    spread = max(float(x.double().square().mean().sqrt()), 1e-3) if len(x) else 0.5
-    weight = TIME_WEIGHT / (sde.t_max - sde.t_min)
-    return AdamsMoulton(3, SoftClippedLogSNR(LOW * spread, HIGH * spread, spread, weight))
+def solvers_for(sde: SDE, x: Tensor) -> list[AdamsMoulton]:
+    """Solvers with two integration variables, for data x (B, *D) of the path at t_min."""
+    x = x.double() if len(x) else torch.tensor([-0.5, 0.5])
+    deviation, size = (max(float(each), 1e-3) for each in (x.std(), x.square().mean().sqrt()))
+    return [AdamsMoulton(3, SoftClippedLogSNR(low * deviation, HIGH * size, deviation)) for low in LOWS]
 
 
 def first_steps(tolerance: float, max_steps: int = MAX_STEPS) -> int:
@@ -134,6 +124,38 @@ class Solved(NamedTuple):
     estimate: Tensor
 
 
+class Trials:
+    """A few samples that are solved by several solvers in several numbers of steps. `nfe` counts evaluations."""
+
+    def __init__(self, integral: FlowIntegral, batch: int, progress: ShareDone = None) -> None:
+        self.parts = [integral.take(rows) for rows in torch.split(torch.arange(len(integral.x0)), batch)]
+        self.progress, self.nfe, self._shown = progress, 0, 0.0
+        self._known = dict[tuple[AdamsMoulton, int], Solved]()
+
+    def __call__(self, solver: AdamsMoulton, steps: int) -> Solved:
+        """The samples by this solver in so many steps."""
+        if (solver, steps) not in self._known:
+            solutions = [self._solve(replace(part, solver=solver), solver, steps) for part in self.parts]
+            estimates = [each.estimate for each in solutions if each.estimate is not None]
+            log_prob = torch.cat([each.log_prob for each in solutions])
+            self._known[solver, steps] = Solved(log_prob.double().cpu(), torch.cat(estimates).double().cpu())
+        return self._known[solver, steps]
+
+    def _solve(self, part: FlowIntegral, solver: AdamsMoulton, steps: int) -> Solution:
+        evaluations, before = solver.evaluations(steps) * len(part.x0), self.nfe
+
+        def on_step(state: Progress) -> None:
+            if self.progress is not None:
+                now = before + evaluations * state.step / state.steps
+                self._shown = max(self._shown, now / (now + 2 * len(self.parts) * evaluations))
+                self.progress(self._shown)
+
+        with torch.no_grad():
+            solution = part.solve(grid_of(solver, part.sde, steps), on_step)
+        self.nfe += evaluations
+        return solution
+
+
 class StepChoice(NamedTuple):
     """A number of steps, the ratio of errors to estimates, and whether the tolerance is met in that many steps."""
 
@@ -142,38 +164,34 @@ class StepChoice(NamedTuple):
     met: bool
 
 
-def choose_steps(solve: Callable[[int], Solved], tolerance: float, first: int, most: int) -> StepChoice:
+def choose_steps(
+    solve: Callable[[int], Solved], tolerance: float, first: int, most: int, smallest_ratio: float = 1.0
+) -> StepChoice:
     """See `choose_solver`. `solve` gives the trial samples in a number of steps, and the tolerance is in nats."""
-    steps, coarse = first, solve(first)
+    steps = first
     while True:
         finer = min(2 * steps, most)
-        fine = solve(finer) if finer > steps else coarse
+        coarse, fine = solve(steps), solve(finer)
         error = (RICHARDSON * (fine.log_prob - coarse.log_prob).abs()).nan_to_num(math.inf)
-        ratio = max(SMALLEST_RATIO, float(error.sum() / coarse.estimate.sum().clamp(min=tolerance)))
+        measured, last = (SAFETY * float(error.sum() / each.estimate.sum()) for each in (coarse, fine))
+        ratio = max(smallest_ratio, measured)
         if math.isfinite(ratio):
-            needed = _steps_needed(steps, coarse.estimate, fine.estimate, ratio, tolerance)
+            power = (coarse.estimate / fine.estimate).log2().nan_to_num(4.0).clamp(1.0, 6.0)
+            needed = MARGIN * steps * (ratio * coarse.estimate / tolerance) ** (1 / power)
             best = _cheapest(needed, most)
             if best <= finer and float(needed.median()) <= finer:
-                growth = max(1.0, best / steps) if ratio > SMALLEST_RATIO else 1.0
-                return StepChoice(best, ratio * growth, True)
-        if finer == most:
-            last = float(error.sum() / fine.estimate.sum().clamp(min=tolerance))
-            return StepChoice(most, max(SMALLEST_RATIO, last), False)
-        steps, coarse = finer, fine
-
-
-def _steps_needed(steps: int, coarse: Tensor, fine: Tensor, ratio: float, tolerance: float) -> Tensor:
-    """For each trial sample the steps at which ratio times estimate is the tolerance, by a power of the steps."""
-    power = (coarse / fine).log2().nan_to_num(4.0).clamp(1.0, 6.0)
-    excess = (ratio * coarse / tolerance).nan_to_num(math.inf)
-    # The ratio itself grows with the number of steps: the error is of a lower order than the estimate.
-    power = torch.where((excess > 1) & torch.tensor(ratio > SMALLEST_RATIO), (power - 1).clamp(min=1.0), power)
-    return MARGIN * steps * excess ** (1 / power)
+                # The ratio grows with the number of steps: the error is of a lower order than the estimate.
+                return StepChoice(best, max(smallest_ratio, measured * max(1.0, best / steps)), True)
+            if float(needed.median()) > 4 * finer:
+                finer = max(finer, most // 2)
+        if steps == finer or finer == most:
+            return StepChoice(most, max(smallest_ratio, last) if math.isfinite(last) else math.inf, False)
+        steps = finer
 
 
 def _cheapest(needed: Tensor, most: int) -> int:
     """The first number of steps of least cost, where a sample that needs more begins again with twice the steps."""
     candidates = torch.arange(min(MIN_STEPS, most), most + 1, dtype=torch.float64)
-    again = (needed.double() / candidates[:, None]).clamp(1, 2**10).log2().ceil()
+    again = (needed.clamp(max=FINEST).double() / candidates[:, None]).clamp(min=1).log2().ceil()
     cost = candidates * (2 ** (again + 1) - 1).mean(1)
     return int(candidates[cost.argmin()])

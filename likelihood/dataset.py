@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.likelihood.bounds import dsm_bound, elbo, vlb, with_code
-from scorefield.likelihood.choose_solver import TRIAL_SAMPLES, choose_solver, first_steps, solver_for
+from scorefield.likelihood.choose_solver import TRIAL_SAMPLES, choose_solver, first_steps, solvers_for
 from scorefield.likelihood.columns import Columns, of_bound, of_flow
 from scorefield.likelihood.decoders import DiscretisedDecoder, GaussianDecoder, LevelDecoder
 from scorefield.likelihood.density import Density, log_likelihood
@@ -211,7 +211,7 @@ class DatasetScorer:
         """The smallest number of probes, up to 16, whose variance is below a hundredth of that between samples."""
         assert isinstance(self.divergence, Hutchinson)
         several, densities = replace(self.divergence, probes=max(3, self.divergence.probes)), list[Density]()
-        solver = solver_for(self.sde, self.dequantised(slice(0, TRIAL_SAMPLES), self.dequantisation)[0])
+        solver = solvers_for(self.sde, self.dequantised(slice(0, TRIAL_SAMPLES), self.dequantisation)[0])[-1]
         count = min(PROBE_SAMPLES, len(self.stored))
         for start in range(0, count, batch):
             rows = slice(start, min(start + batch, count))

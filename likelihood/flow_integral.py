@@ -65,7 +65,11 @@ class Solution:
 
 @dataclass(frozen=True)
 class FlowIntegral:
-    """A flow to integrate from x0: see `log_likelihood`. `directions` are probes that stay the same."""
+    """A flow to integrate from x0: see `log_likelihood`.
+
+    `directions` are probes that stay the same. Without `integrals` the estimate of an error is the one that is left by
+    fresh probes: see `AdamsMoulton.integrate_with_error`.
+    """
 
     denoiser: BoundDenoiser
     sde: SDE
@@ -76,6 +80,7 @@ class FlowIntegral:
     prior_log_prob: LogProb
     differentiable: bool | Literal["adjoint"] = False
     directions: Tensor | None = None
+    integrals: bool = True
 
     def take(self, rows: Tensor) -> "FlowIntegral":
         """The same for some samples, with their random numbers from the beginning."""
@@ -106,7 +111,7 @@ class FlowIntegral:
                 latent, change = _by_adjoint(self.solver, flow, start, schedule, self.denoiser)
             elif isinstance(self.solver, AdamsMoulton):
                 (latent, change), estimate = self.solver.integrate_with_error(
-                    flow, start, schedule, on_step, integrals=not flow.fresh
+                    flow, start, schedule, on_step, integrals=self.integrals and not flow.fresh
                 )
             else:
                 latent, change = self.solver.integrate(flow, start, schedule, on_step)
