@@ -16,7 +16,17 @@ from typing import Any
 
 import ml_collections
 
-from scorefield.configs.build import CONDITIONERS, DATASETS, NETWORKS, PRECONDITIONS, SDES, SOLVERS, TIMES, spec
+from scorefield.configs.build import (
+    CONDITIONERS,
+    DATASETS,
+    NETWORKS,
+    PRECONDITIONS,
+    SDES,
+    SOLVERS,
+    TIMES,
+    WEIGHTINGS,
+    spec,
+)  # fmt: skip
 from scorefield.configs.defaults import check_variant, defaults
 from scorefield.configs.latent_papers import LATENT_PAPERS, latent_diffusion
 
@@ -77,22 +87,17 @@ def _inpainting(config: ml_collections.ConfigDict) -> None:
 def _canvas(config: ml_collections.ConfigDict) -> None:
     config.data = spec(DATASETS, "canvas")
     config.net = spec(
-        NETWORKS,
-        "adm",
-        width=64,
-        multipliers=(1, 2),
-        blocks=1,
-        attention=(1,),
-        head_width=32,
-        transformer_depth=1,
-        dropout=0.0,
-        resample_blocks=False,
-    )
+        NETWORKS, "adm", width=32, multipliers=(1, 2), blocks=1, attention=(1,), head_width=16, transformer_depth=1,
+        dropout=0.0, resample_blocks=False, positions=True,
+    )  # fmt: skip
+    config.training.images = 150_000
+    # The error in v. That in eps hardly counts the levels of much noise, where it is decided which digit comes.
+    config.training.weight = spec(WEIGHTINGS, "edm", sigma_data=1.0)
 
 
 def _text(config: ml_collections.ConfigDict) -> None:
     _canvas(config)
-    config.conditioner = spec(CONDITIONERS, "text", width=64, layers=2, heads=4, head_width=16, length=12)
+    config.conditioner = spec(CONDITIONERS, "text", width=64, layers=2, heads=4, head_width=16, length=12, masked=True)
 
 
 def _layout(config: ml_collections.ConfigDict) -> None:

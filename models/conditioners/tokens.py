@@ -1,5 +1,6 @@
 """A transformer over tokens by their numbers, and conditioners that are made of it."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,7 +50,9 @@ class TokenConditioner(Conditioner):
         self.layers = nn.ModuleList(Layer(width, heads, head_width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         for table in (self.token, self.position):
-            nn.init.normal_(table.weight, std=0.02)
+            # Both together have unit variance, as what a layer adds. With 0.02 the mean over tokens, which attention
+            # adds to each, would hide them: normalised tokens of a caption would start nearly alike.
+            nn.init.normal_(table.weight, std=math.sqrt(0.5))
         row = torch.full((length,), padding)
         row[: len(empty)] = torch.tensor(tuple(empty), dtype=torch.int64)
         self.register_buffer("empty", row, persistent=False)

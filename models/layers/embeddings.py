@@ -1,4 +1,4 @@
-"""Embeddings of the noise level and the class, and Fourier features of the input."""
+"""Embeddings of the noise level, the class and the place, and Fourier features of the input."""
 
 import math
 from collections.abc import Sequence
@@ -102,6 +102,19 @@ class NoiseEmbedding(nn.Module):
         assert self.labels is not None
         unknown = self.labels.num_embeddings - 1
         return torch.full((batch,), unknown, device=self.labels.weight.device) if label is None else label
+
+
+def positions_of(rows: int, columns: int, width: int, like: Tensor) -> Tensor:
+    """What tells tokens at places apart, (rows columns, width): sines and cosines of the column, and then of the row.
+
+    Frequencies are geometric from 1 down to one before 1/10,000 radians a place (Peebles and Xie 2023, Section 3.2).
+    """
+    quarter, dtype = width // 4, torch.promote_types(like.dtype, torch.float32)
+    line = torch.arange(max(rows, columns, quarter), device=like.device, dtype=dtype)
+    phases = line[:, None] * 10_000.0 ** (-line[:quarter] / quarter)
+    waves = torch.cat([phases.sin(), phases.cos()], 1).to(like.dtype)
+    across, down = waves[:columns].expand(rows, -1, -1), waves[:rows, None].expand(-1, columns, -1)
+    return torch.cat([across, down], 2).flatten(0, 1)
 
 
 def fourier_features(x: Tensor, powers: Sequence[int]) -> list[Tensor]:

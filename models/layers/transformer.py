@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from scorefield.models.layers.attention import CrossAttention
+from scorefield.models.layers.embeddings import positions_of
 from scorefield.models.layers.initial import zeroed
 from scorefield.models.layers.norm import norms
 
@@ -13,20 +14,25 @@ class SpatialTransformer(nn.Module):
 
         x + W_out blocks(W_in GN(x)),    with 1x1 convolutions W_in, and W_out of zeros
 
-    Every pixel is a token. Pixels attend to each other and to the context, and carry no positions.
+    Every pixel is a token. Pixels attend to each other and to the context. The published one gives them no positions.
 
     Args:
         channels: of the images.
         heads: of each attention, which share the channels.
         context: width d of the context's tokens.
         depth: how many blocks.
+        positions: add sines and cosines of a pixel's column and row to its token, so that a place can ask the context
+            for what is said of it. The channels must divide by 4.
 
     Raises:
-        ValueError: if the heads do not divide the channels.
+        ValueError: if the heads, or 4 with positions, do not divide the channels.
     """
 
-    def __init__(self, channels: int, heads: int, context: int, depth: int = 1) -> None:
+    def __init__(self, channels: int, heads: int, context: int, depth: int = 1, positions: bool = False) -> None:
         super().__init__()
+        if positions and channels % 4:
+            raise ValueError(f"expected channels that divide by 4 with net.positions, got {channels}: change net.width")
+        self.positions = positions
         self.norm = norms(smallest=1, eps=1e-6)(channels)
         self.expand = nn.Conv2d(channels, channels, 1)
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context) for _ in range(depth))
@@ -36,6 +42,8 @@ class SpatialTransformer(nn.Module):
         """The images, (B, C, H, W); see `TransformerBlock` for the context `(B, M, d)` and its mask `(B, M)`."""
         height, width = x.shape[2:]
         tokens = self.expand(self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2)
+        if self.positions:
+            tokens = tokens + positions_of(height, width, x.shape[1], like=x)
         for block in self.blocks:
             tokens = block(tokens, context, mask)
         output: Tensor = self.project(tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)).add_(x)

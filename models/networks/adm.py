@@ -46,6 +46,7 @@ class ADM(nn.Module):
         context: width d of the tokens that it takes as `context (B, M, d)`, None for none.
         transformer_depth: blocks of each spatial transformer, where there is a context.
         concat: channels of the further images that it takes as `concat (B, concat, H, W)`, beside x.
+        positions: pixels in the spatial transformers know their column and row; the published ones do not.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ADM(nn.Module):
         context: int | None = None,
         transformer_depth: int = 1,
         concat: int = 0,
+        positions: bool = False,
     ) -> None:
         super().__init__()
         self.channels, self.context, self.concat = channels, context, concat
@@ -83,7 +85,7 @@ class ADM(nn.Module):
             count = heads if head_width is None else max(channels // head_width, 1)
             if context is None:
                 return Attention(channels, count, norm=norm)
-            return SpatialTransformer(channels, count, context, transformer_depth)
+            return SpatialTransformer(channels, count, context, transformer_depth, positions)
 
         def resampling(channels: int, up: bool) -> nn.Module:
             if resample_blocks:

@@ -6,7 +6,7 @@ from torch.nn.functional import gelu, layer_norm, silu
 
 from scorefield.models.hyperparameters import save_hyperparameters
 from scorefield.models.layers.attention import TokenAttention
-from scorefield.models.layers.embeddings import NoiseEmbedding
+from scorefield.models.layers.embeddings import NoiseEmbedding, positions_of
 from scorefield.models.layers.initial import other_than_images, zeroed
 
 # Peebles and Xie 2023, Table 1: DiT(4, patch=2, num_classes=1000, **SIZES["XL"]) is their DiT-XL/2.
@@ -91,7 +91,7 @@ class DiT(nn.Module):
         h = self.patchify(x)
         rows, columns = h.shape[2:]
         # In x's dtype, so that under autocast what the residuals add to has all its digits.
-        h = h.flatten(2).transpose(1, 2) + positions(rows, columns, h.shape[1], like=x)
+        h = h.flatten(2).transpose(1, 2) + positions_of(rows, columns, h.shape[1], like=x)
         for block in self.blocks:
             h = block(h, emb)
         shift, scale = self.modulate(emb)[:, None].chunk(2, -1)
@@ -146,19 +146,6 @@ class DiTBlock(nn.Module):
 def modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LN(h) (1 + scale) + shift, of tokens (B, N, width)."""
     return torch.addcmul(shift, layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)
-
-
-def positions(rows: int, columns: int, width: int, like: Tensor) -> Tensor:
-    """What tells the tokens apart, (rows columns, width): sines and cosines of the column, and then of the row.
-
-    Frequencies are geometric from 1 down to one before 1/10,000 radians a patch (Peebles and Xie 2023, Section 3.2).
-    """
-    quarter, dtype = width // 4, torch.promote_types(like.dtype, torch.float32)
-    line = torch.arange(max(rows, columns, quarter), device=like.device, dtype=dtype)
-    phases = line[:, None] * 10_000.0 ** (-line[:quarter] / quarter)
-    waves = torch.cat([phases.sin(), phases.cos()], 1).to(like.dtype)
-    across, down = waves[:columns].expand(rows, -1, -1), waves[:rows, None].expand(-1, columns, -1)
-    return torch.cat([across, down], 2).flatten(0, 1)
 
 
 def _xavier(layer: nn.Linear | nn.Conv2d) -> None:

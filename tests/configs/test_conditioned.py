@@ -12,9 +12,11 @@ from torch.testing import assert_close
 from scorefield.commands.configuration import override
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
+from scorefield.configs.latent import get_config
 from scorefield.models import ADM, ClassifierFree, Denoiser
 from scorefield.models.conditioned import ConditionedNetwork
 from scorefield.models.conditioners import READY
+from scorefield.models.layers.transformer import SpatialTransformer
 
 SHAPE = (2, 4, 4)
 ADM_SMALL: dict[str, Any] = {
@@ -138,3 +140,19 @@ def test_the_conditioner_is_trained_with_its_network() -> None:
     loss: Tensor = model(X, *AT, tokens=TOKENS, known=torch.tensor([True, True, False])).square().sum()
     loss.backward()
     assert all(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters() if weight.ndim > 1)
+
+
+def test_canvases_weigh_the_error_in_v_and_places_ask_the_caption() -> None:
+    t = torch.linspace(0.01, 0.99, 7, dtype=torch.float64)
+    for variant, classes in (("canvas_text", "vocabulary"), ("canvas_layout", "classes"), ("canvas_map", "classes")):
+        made = get_config(variant)
+        made.conditioner[classes] = 9
+        sde, weight = build.build(build.SDES, made.sde), build.build(build.WEIGHTINGS, made.training.weight)
+        # v = (alpha x - x0) / sigma, so an error in v is one in x0 over sigma.
+        assert_close(weight(sde, t), sde.scales(t).sigma ** -2)
+        with torch.device("meta"):
+            net = build.denoiser(made, (4, 8, 8), None).net
+        assert isinstance(net, ConditionedNetwork)
+        spatial = [layer for layer in net.modules() if isinstance(layer, SpatialTransformer)]
+        assert bool(spatial) == (variant != "canvas_map") and all(layer.positions for layer in spatial)
+        assert variant != "canvas_text" or made.conditioner.masked

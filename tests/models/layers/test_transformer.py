@@ -97,6 +97,18 @@ def test_a_spatial_transformer_by_its_equation() -> None:
     assert_close(layer(x, context, mask), expected, rtol=0, atol=1e-11)
 
 
+def test_positions_are_sines_and_cosines_of_the_column_and_then_of_the_row() -> None:
+    layer = SpatialTransformer(8, 2, 6, depth=0, positions=True)
+    with torch.no_grad():
+        layer.project.weight.copy_(torch.eye(8)[:, :, None, None])
+        layer.expand.weight.zero_(), layer.expand.bias.zero_()
+        found = layer(torch.zeros(1, 8, 2, 3))[0]
+    for row in range(2):
+        for column in range(3):
+            of_place = [f(place * rate) for place in (column, row) for f in (math.sin, math.cos) for rate in (1, 0.01)]
+            assert_close(found[:, row, column], torch.tensor(of_place), rtol=0, atol=1e-6)
+
+
 def test_a_spatial_transformer_starts_as_nothing() -> None:
     x = normal("x", 2, 8, 3, 5).float()
     assert torch.equal(SpatialTransformer(8, 2, 6)(x, normal("context", 2, 5, 6).float()), x)
@@ -120,3 +132,5 @@ def test_derivatives_are_difference_quotients_in_both_modes() -> None:
 def test_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="expected heads that divide 8 channels, got 3"):
         SpatialTransformer(8, 3, 6)
+    with pytest.raises(ValueError, match=r"expected channels that divide by 4 with net\.positions, got 6: change"):
+        SpatialTransformer(6, 3, 6, positions=True)

@@ -16,7 +16,8 @@ from scorefield.models.checkpoints import dit
 from scorefield.models.checkpoints.report import fitted
 from scorefield.models.checkpoints.spec import CheckpointSpec
 from scorefield.models.denoiser import Denoiser
-from scorefield.models.networks.dit import SIZES, DiT, positions
+from scorefield.models.layers.embeddings import positions_of
+from scorefield.models.networks.dit import SIZES, DiT
 from scorefield.sde_lib import DiscreteVPSDE
 
 pytestmark = pytest.mark.agreement
@@ -84,7 +85,7 @@ def test_outputs_are_those_of_the_original(dtype: torch.dtype, tolerance: float)
 def test_positions_are_those_of_the_original() -> None:
     fixture, state = original()
     assert_close(
-        positions(4, 4, fixture["architecture"]["hidden_size"], like=state["pos_embed"]),
+        positions_of(4, 4, fixture["architecture"]["hidden_size"], like=state["pos_embed"]),
         state["pos_embed"][0],
         rtol=0,
         atol=1e-7,
@@ -207,7 +208,7 @@ def test_patches_come_back_where_they_were() -> None:
         net.patchify.weight.zero_().view(32, 8)[:8] = torch.eye(8)
         for c, p, q in product(range(2), repeat=3):
             net.head.weight[4 * p + 2 * q + c, 4 * c + 2 * p + q] = 1
-    patches = pad(unfold(x, 2, stride=2).mT, (0, 24)) + positions(2, 3, 32, like=x)
+    patches = pad(unfold(x, 2, stride=2).mT, (0, 24)) + positions_of(2, 3, 32, like=x)
     expected = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, correction=0, keepdim=True) + 1e-6).sqrt()
     assert_close(unfold(net(x, c_noise), 2, stride=2).mT, expected[..., :8], rtol=0, atol=1e-12)
 
