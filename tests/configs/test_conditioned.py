@@ -149,7 +149,7 @@ def test_canvases_weigh_the_error_in_v_and_places_ask_the_caption() -> None:
         made.conditioner[classes] = 9
         sde, weight = build.build(build.SDES, made.sde), build.build(build.WEIGHTINGS, made.training.weight)
         # v = (alpha x - x0) / sigma, so an error in v is one in x0 over sigma.
-        assert_close(weight(sde, t), sde.scales(t).sigma ** -2)
+        assert_close(weight(sde, t), sde.scales(t)[1] ** -2)
         with torch.device("meta"):
             net = build.denoiser(made, (4, 8, 8), None).net
         assert isinstance(net, ConditionedNetwork)
