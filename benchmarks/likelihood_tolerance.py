@@ -21,6 +21,7 @@ from scorefield.benchmarks.held_out import random_mixture
 from scorefield.benchmarks.likelihood_mixtures import PATHS, MixtureFlow, drawn
 from scorefield.likelihood.choose_solver import (
     ALIKE,
+    FINEST,
     MAX_STEPS,
     TRIAL_SAMPLES,
     Trials,
@@ -80,7 +81,15 @@ def measure(mixture: MixtureFlow, sde: SDE, count: int, tolerance: float) -> dic
     solver = min(solvers_for(sde, x[:TRIAL_SAMPLES]), key=lambda each: float(trials(each, first).estimate.sum()))
     smallest = min(1.0, ALIKE / x.shape[1])
     choice = choose_steps(lambda steps: trials(solver, steps), tolerance * unit, first, MAX_STEPS, smallest)
-    plan = Plan(solver, grid_of(solver, sde, choice.steps), tolerance, choice.ratio, choice.met, trials.nfe)
+    plan = Plan(
+        solver,
+        grid_of(solver, sde, choice.steps),
+        tolerance,
+        choice.ratio,
+        choice.met,
+        trials.nfe,
+        FINEST if x.shape[1] <= ALIKE else MAX_STEPS,
+    )
     integral = replace(integral_of(mixture, sde, x), solver=solver)
     solution = integral.solve_within(plan)
     assert solution.estimate is not None

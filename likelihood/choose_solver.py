@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scorefield.likelihood.divergence import Divergence, Hutchinson, HutchPlusPlus
 from scorefield.likelihood.flow import draws_fresh
-from scorefield.likelihood.flow_integral import FINEST, FlowIntegral, LogProb, Solution
+from scorefield.likelihood.flow_integral import FlowIntegral, LogProb, Solution
 from scorefield.likelihood.plan import Plan, grid_of
 from scorefield.likelihood.progress import ShareDone
 from scorefield.sde_lib import SDE
@@ -22,6 +22,7 @@ from scorefield.solvers.variables import SoftClippedLogSNR
 
 TRIAL_SAMPLES = 6
 MIN_STEPS, MAX_STEPS = 10, 448
+FINEST = 4096  # steps of the samples that need most, in few dimensions
 FIRST_STEPS = 12  # of the trials at 1e-2 bits/dim. The error falls with the fourth power of the steps.
 # A sample's estimate is multiplied by the ratio of the trials' errors to their estimates, at least by 1 in few
 # dimensions, where samples differ. In D > 64 their errors differ less, and at least by 64 / D: estimates of networks
@@ -101,7 +102,8 @@ def choose_solver(
     )
     if progress is not None:
         progress(1.0)
-    return Plan(solver, grid_of(solver, sde, choice.steps), tolerance, choice.ratio, choice.met, trials.nfe)
+    finest = choice.steps if not choice.met else FINEST if dims <= ALIKE else max(max_steps, choice.steps)
+    return Plan(solver, grid_of(solver, sde, choice.steps), tolerance, choice.ratio, choice.met, trials.nfe, finest)
 
 
 def solvers_for(sde: SDE, x: Tensor) -> list[AdamsMoulton]:
@@ -179,7 +181,8 @@ def choose_steps(
             power = (coarse.estimate / fine.estimate).log2().nan_to_num(4.0).clamp(1.0, 6.0)
             needed = MARGIN * steps * (ratio * coarse.estimate / tolerance) ** (1 / power)
             best = _cheapest(needed, most)
-            if best <= finer and float(needed.median()) <= finer:
+            falls = tolerance * max(1.0, best / steps) ** 2  # at second order; rough networks have none
+            if best <= finer and float(needed.median()) <= finer and float(error.median()) <= falls:
                 # The ratio grows with the number of steps: the error is of a lower order than the estimate.
                 return StepChoice(best, max(smallest_ratio, measured * max(1.0, best / steps)), True)
             if float(needed.median()) > 4 * finer:

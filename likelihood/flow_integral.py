@@ -20,7 +20,6 @@ from scorefield.solvers.ode.flow import State
 from scorefield.solvers.solver import OnStep, check_splittable
 
 LogProb = Callable[[Tensor], Tensor]  # (B, *D) -> (B,), nats
-FINEST = 4096  # steps of the samples that need most, where the trial samples were within the tolerance
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class FlowIntegral:
         """Integrate by a plan: samples whose error is above its tolerance begin again, with twice the steps."""
         solution, steps = self.solve(plan.ts, on_step), plan.steps
         nats = plan.tolerance * math.prod(self.x0.shape[1:]) * math.log(2)
-        while plan.met and 2 * steps <= FINEST:
+        while 2 * steps <= plan.finest:
             assert solution.estimate is not None
             error = plan.ratio * solution.estimate
             rows = (~(error <= nats)).nonzero().flatten()

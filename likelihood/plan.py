@@ -18,8 +18,9 @@ class Plan:
         ts: its rising grid, with which each sample begins.
         tolerance: the requested one, in bits/dim.
         ratio: of the error of a value to the estimate of `AdamsMoulton.integrate_with_error`.
-        met: whether the trial samples are within the tolerance in `max_steps` steps. If not, samples are not refined.
+        met: whether the trial samples are within the tolerance in `max_steps` steps.
         trial_nfe: evaluations that the choice took, over all trial samples.
+        finest: the most steps of a sample that is solved again.
     """
 
     solver: AdamsMoulton
@@ -28,6 +29,7 @@ class Plan:
     ratio: float
     met: bool
     trial_nfe: int
+    finest: int = 0
 
     @property
     def steps(self) -> int:

@@ -26,6 +26,7 @@ from scorefield.solvers import AdamsMoulton, FlowSolver
 from scorefield.solvers.variables import SoftClippedLogSNR
 from scorefield.training.distributed.ranks import Ranks
 
+FIELDS = {"adams_moulton", "ts", "ratio", "finest", "met_in_trials", "trial_images", "trial_evaluations"}  # of a plan
 TOLERANCE = 1e-2  # bits/dim, or nats/dim, where neither a tolerance nor a solver is given
 
 
@@ -84,7 +85,7 @@ class KeptPlan:
     def load(self, count: int) -> dict[str, Any] | None:
         """The plan, or None if there is none that was chosen on so many samples."""
         plan = self._all().get(self._key, {}).get("plan", {})
-        return plan if plan.get("trial_images", 0) >= count else None
+        return plan if FIELDS <= plan.keys() and plan["trial_images"] >= count else None
 
     def save(self, plan: dict[str, Any]) -> None:
         """Add the plan to the file."""
@@ -111,7 +112,7 @@ def choose(
 
     The choice is saved with the partial results, so that all of them are made by one plan.
     """
-    if ranks.first and results.load_plan() is None:
+    if ranks.first and not FIELDS <= (results.load_plan() or {}).keys():
         plan = kept.load(min(TRIAL_SAMPLES, len(scorer.stored)))
         if plan is None:
             plan = _chosen(scorer, tolerance, choose_divergence, batch)
@@ -130,7 +131,9 @@ def choose(
     solver = build.build(build.SOLVERS, facts.pop("adams_moulton"))
     ts = torch.tensor(facts.pop("ts"), dtype=torch.float64)
     points = tolerance * scorer.unit_of_points
-    scorer.plan = Plan(solver, ts, points, facts["ratio"], facts["met_in_trials"], facts["trial_evaluations"])
+    scorer.plan = Plan(
+        solver, ts, points, facts["ratio"], facts["met_in_trials"], facts["trial_evaluations"], facts["finest"]
+    )
     if choose_divergence:
         scorer.divergence = Hutchinson(probes=facts["probes"]) if "probes" in facts else Exact()
     return facts
@@ -148,7 +151,13 @@ def _chosen(scorer: DatasetScorer, tolerance: float, choose_divergence: bool, ba
     assert plan is not None
     assert isinstance(plan.solver.variable, SoftClippedLogSNR)
     written = build.unparse({"name": "adams_moulton", "order": plan.solver.order, **asdict(plan.solver.variable)})
-    chosen = {"adams_moulton": written, "steps": plan.steps, "ts": plan.ts.tolist(), "ratio": plan.ratio}
+    chosen = {
+        "adams_moulton": written,
+        "steps": plan.steps,
+        "ts": plan.ts.tolist(),
+        "ratio": plan.ratio,
+        "finest": plan.finest,
+    }
     return {**facts, **chosen, "met_in_trials": plan.met}
 
 

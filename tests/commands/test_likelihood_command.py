@@ -234,6 +234,12 @@ def test_a_choice_is_kept_for_the_run_and_made_again_for_another_tolerance(
     assert chosen == [0.3, 0.5, 0.3]
     report_of(workdir, tmp_path / "4.json", **{**options, "num": 6})  # four images chose, six are to be tried
     assert chosen == [0.3, 0.5, 0.3, 0.3]
+    plans = json.loads((workdir / "likelihood_plans.json").read_text())
+    for plan in plans.values():
+        plan["plan"] = {"pilots": 32, "adams_moulton": "adams_moulton", "ts": [0.1, 0.9]}  # an earlier version's
+    (workdir / "likelihood_plans.json").write_text(json.dumps(plans))
+    report_of(workdir, tmp_path / "old.json", **options)
+    assert chosen.pop() == 0.3
     (workdir / "likelihood_plans.json").write_text("[]")
     report_of(workdir, tmp_path / "5.json", **options)
     assert chosen == [0.3, 0.5, 0.3, 0.3, 0.3]

@@ -373,7 +373,7 @@ def test_an_estimate_costs_no_evaluation() -> None:
     sde, model = PATHS["vp"], CountCalls(mixture((2,)))
     x = on_the_path(mixture((2,)), sde, 3, 1)
     plan = choose_solver(mixture((2,)), sde, x, 1e-2, divergence=Exact())
-    result = log_likelihood(model, sde, x, divergence=Exact(), plan=replace(plan, met=False))
+    result = log_likelihood(model, sde, x, divergence=Exact(), plan=replace(plan, finest=0))
     assert result.nfe == result.nfe_max == plan.solver.evaluations(plan.steps)
     assert model.samples == 3 * plan.solver.evaluations(plan.steps)
 
