@@ -103,7 +103,7 @@ class RunCodec:
     def bound(self, stored: Tensor, cond: Mapping[str, Any], draws: int, seed: int) -> tuple[float, float]:
         """The chain's bound of stored values in bits/dim by `likelihood.vlb`, and its error from the draws.
 
-        More draws than steps are rounded down to a whole number of passes over all steps.
+        More draws than steps are taken as several passes over all steps; what remains is left out.
         """
         run, values, variances = self.trained.run, list[Tensor](), list[Tensor]()
         passes = max(1, draws // self.plan.steps)

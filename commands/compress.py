@@ -89,8 +89,8 @@ def compress(
         output: the file, .scorefield.
 
     Raises:
-        ValueError: if there is no trained run of levels with one noise level for all dimensions and without an
-            autoencoder, the images do not fit it, or the file does not decode to them.
+        ValueError: if there is no trained run, or one that `check_codec` refuses. Also if the images do not fit it, or
+            the file does not decode to them.
     """
     at_least(1, num=num, chain=chain, batch=batch)
     at_least(0, seed=seed, draws=draws)

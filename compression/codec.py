@@ -1,4 +1,4 @@
-"""Whole sets of images: a plain code of the first ones, and bits back for the others, on one stack."""
+"""Sets of images: a plain code of the first ones, and bits back for the others, on one stack."""
 
 import math
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Coded:
 
     @property
     def net_bits(self) -> float:
-        """Of one image, in the mean over those that bits-back codes: without its initial bits. NaN if there is none."""
+        """Of one image that bits-back codes, in the mean: without the initial bits. NaN if there is none."""
         return (self.bits - self.plain_bits) / sum(self.batches) if self.batches else math.nan
 
 

@@ -80,7 +80,7 @@ class ByLevel:
         return min(2 * reach + 1, self.levels, MOST)
 
     def _parts(self, count: int) -> list[slice]:
-        """Of `count` rows, as many as fit into memory at once."""
+        """Parts of `count` rows, each of which fits into memory."""
         size = max(1, CHUNK // self._width)
         return [slice(first, first + size) for first in range(0, count, size)]
 

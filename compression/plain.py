@@ -16,8 +16,8 @@ LARGEST = 2**23  # probabilities of an image; in a larger one all levels are tak
 class Adaptive:
     """A code that learns from the images before, for a few small images.
 
-    Three predictions of the next level are mixed by how well each has done: the frequencies of levels, their
-    frequencies where the neighbours to the left and above are alike, and a Laplace distribution about these two.
+    Three predictions of the next level are mixed by how well each has done. These are the frequencies of levels, their
+    frequencies after neighbours that are alike, and a Laplace distribution about these (to the left and above).
 
     Args:
         levels: the number of values of a dimension.
