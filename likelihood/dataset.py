@@ -15,6 +15,7 @@ from scorefield.likelihood.decoders import DiscretisedDecoder, GaussianDecoder, 
 from scorefield.likelihood.density import Density, log_likelihood
 from scorefield.likelihood.dequantisation import Dequantisation, Uniform
 from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
+from scorefield.likelihood.flow import draws_fresh
 from scorefield.likelihood.plan import Plan, grid_of
 from scorefield.likelihood.prior import GaussianPrior
 from scorefield.likelihood.progress import ShareDone, part_of
@@ -224,6 +225,8 @@ class DatasetScorer:
         errors = torch.cat([density.std_error for density in densities if density.std_error is not None]).double()
         values = torch.cat([density.log_prob for density in densities]).double()
         one_probe = float(errors.square().mean()) * several.probes  # its variance, in nats^2
+        if self.plan is not None and draws_fresh(self.divergence, solver):
+            one_probe *= solver.evaluations(steps) / solver.evaluations(self.plan.steps)  # one a step, independent
         between = float(values.var()) if count > 1 else math.inf
         if choose:
             probes = math.ceil(100 * one_probe / between) if between > 0 else 1

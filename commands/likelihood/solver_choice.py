@@ -85,7 +85,7 @@ class KeptPlan:
     def load(self, count: int) -> dict[str, Any] | None:
         """The plan, or None if there is none that was chosen on so many samples."""
         plan = self._all().get(self._key, {}).get("plan", {})
-        return plan if FIELDS <= plan.keys() and plan["trial_images"] >= count else None
+        return plan if plan.keys() >= FIELDS and plan["trial_images"] >= count else None
 
     def save(self, plan: dict[str, Any]) -> None:
         """Add the plan to the file."""
@@ -112,7 +112,7 @@ def choose(
 
     The choice is saved with the partial results, so that all of them are made by one plan.
     """
-    if ranks.first and not FIELDS <= (results.load_plan() or {}).keys():
+    if ranks.first and not (results.load_plan() or {}).keys() >= FIELDS:
         plan = kept.load(min(TRIAL_SAMPLES, len(scorer.stored)))
         if plan is None:
             plan = _chosen(scorer, tolerance, choose_divergence, batch)
