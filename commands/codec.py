@@ -100,8 +100,8 @@ class RunCodec:
         with progress_bar(name, count, unit="image") as bar:
             return self.codec.decompress(coded, of_rows(cond, self.trained.run.device), bar.part(count))
 
-    def bound(self, stored: Tensor, cond: Mapping[str, Any], draws: int, seed: int) -> tuple[float, float]:
-        """The chain's bound of stored values in bits/dim by `likelihood.vlb`, and its error from the draws.
+    def bound(self, stored: Tensor, cond: Mapping[str, Any], draws: int, seed: int) -> tuple[float, float | None]:
+        """The chain's bound of stored values in bits/dim by `likelihood.vlb`, and its error, None for a single draw.
 
         More draws than steps are taken as several passes over all steps; what remains is left out.
         """
@@ -122,7 +122,8 @@ class RunCodec:
                     values.append(-bound.log_prob.double().cpu() / unit)
                     error = torch.tensor([math.nan]) if bound.std_error is None else bound.std_error
                     variances.append((error.double().cpu() / unit).square())
-        return float(torch.cat(values).mean()), float(torch.cat(variances).sum().sqrt()) / (passes * len(stored))
+        error_of_mean = float(torch.cat(variances).sum().sqrt()) / (passes * len(stored))
+        return float(torch.cat(values).mean()), error_of_mean if math.isfinite(error_of_mean) else None
 
 
 def rate_of(trained: Trained, stored: Tensor, cond: Mapping[str, Any], seed: int, batch: int) -> dict[str, Any]:
@@ -149,9 +150,10 @@ def rate_line(rate: Mapping[str, Any]) -> str:
     """A rate as it is printed."""
     if rate["net"] is None:
         return "none: too few images to lend the first bits; give a larger --num"
+    error = "" if rate["bound_error"] is None else f" +- {rate['bound_error']:.4f}"
     return (
         f"{rate['net']:.4f} net of {rate['n']} images, decoded to the bit; the bound of its {rate['chain']} steps for "
-        f"them is {rate['bound']:.4f} +- {rate['bound_error']:.4f}"
+        f"them is {rate['bound']:.4f}{error}"
     )
 
 

@@ -243,7 +243,8 @@ def _lines(lengths: Mapping[str, float | None], coded: Coded, packed: bytes) -> 
     else:
         lines["net"] = "none: there are too few images to lend the model bits, so a plain code has all of them"
     if lengths["bound"] is not None:
-        lines["bound of the chain"] = f"{lengths['bound']:.4f} +- {lengths['bound_error']:.4f} bits/dim"
+        error = "" if lengths["bound_error"] is None else f" +- {lengths['bound_error']:.4f}"
+        lines["bound of the chain"] = f"{lengths['bound']:.4f}{error} bits/dim"
     others = {"PNG": lengths["png"], "xz": lengths["xz"], "entropy of values": lengths["entropy"]}
     shown = [f"{name} {value:.4f}" for name, value in others.items() if value is not None]
     return {**lines, "others": f"{', '.join(shown)} bits/dim"}

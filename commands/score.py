@@ -78,7 +78,7 @@ def score(
         ValueError: if there is no trained run, an option is invalid, or a data set does not fit the run.
     """
     at_least(1, num=num, batch=batch)
-    at_least(BANDS + 1, training_images=training_images)
+    at_least(BANDS + 2, training_images=training_images)  # one is left out
     at_least(BANDS, draws=draws)
     at_least(0, seed=seed)
     check_output(output, ".json")

@@ -120,9 +120,17 @@ class GaussianFit:
             d_i^2 / (1 - d_i^2 / (N - 1)) N / (N - 1),   d_i^2 the distance from the fit of all
 
         It is as large as that of a new sample, where `__call__` is smaller: the fit has seen each sample.
+
+        Raises:
+            ValueError: unless the others alone are more samples than features.
         """
         others, distance = len(features) - 1, self(features)
-        apart: Values = distance / (1 - distance / others) * (1 + 1 / others)
+        if others <= len(self.mean):
+            raise ValueError(
+                f"expected at least {len(self.mean) + 2} training samples to leave one out of {len(self.mean)} "
+                f"features, got {len(features)}: take more"
+            )
+        apart: Values = distance / np.maximum(1 - distance / others, SMALLEST) * (1 + 1 / others)
         return apart
 
 

@@ -85,7 +85,8 @@ class KeptPlan:
     def load(self, count: int) -> dict[str, Any] | None:
         """The plan, or None if there is none that was chosen on so many samples."""
         plan = self._all().get(self._key, {}).get("plan", {})
-        return plan if plan.keys() >= FIELDS and plan["trial_images"] >= count else None
+        usable = isinstance(plan, dict) and plan.keys() >= FIELDS and plan["trial_images"] >= count
+        return plan if usable else None
 
     def save(self, plan: dict[str, Any]) -> None:
         """Add the plan to the file."""

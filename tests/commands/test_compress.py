@@ -40,6 +40,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return new_run(folder / "run", DataFacts.of(digits("train")), labels=True)
 
 
+def test_a_bound_of_a_single_draw_has_no_error(made: Path, tmp_path: Path) -> None:
+    said = compress(made, num=6, chain=1, draws=1, verify=False, output=str(tmp_path / "x.scorefield"), device="cpu")
+    assert json.loads((tmp_path / "x.json").read_text())["bound_error"] is None
+    assert "+-" not in said["bound of the chain"]
+
+
 @pytest.fixture
 def workdir(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "run")

@@ -240,6 +240,11 @@ def test_a_choice_is_kept_for_the_run_and_made_again_for_another_tolerance(
     (workdir / "likelihood_plans.json").write_text(json.dumps(plans))
     report_of(workdir, tmp_path / "old.json", **options)
     assert chosen.pop() == 0.3
+    for plan in plans.values():
+        plan["plan"] = None
+    (workdir / "likelihood_plans.json").write_text(json.dumps(plans))
+    report_of(workdir, tmp_path / "none.json", **options)
+    assert chosen.pop() == 0.3
     (workdir / "likelihood_plans.json").write_text("[]")
     report_of(workdir, tmp_path / "5.json", **options)
     assert chosen == [0.3, 0.5, 0.3, 0.3, 0.3]

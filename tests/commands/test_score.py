@@ -85,7 +85,7 @@ def test_an_exact_run_gives_closed_forms_in_nats(exact: Path, tmp_path: Path) ->
 
 
 def test_labels_count_as_in_a_likelihood(exact: Path, tmp_path: Path) -> None:
-    report, _ = scored(exact / "run", tmp_path / "s.json", num=8, training_images=9, label=1)
+    report, _ = scored(exact / "run", tmp_path / "s.json", num=8, training_images=10, label=1)
     assert report["data"]["label"] == report["training"]["label"]
     # Points of class 0 are 40 deviations from that of class 1: 800 nats, half of them for each dimension.
     assert report["scores"]["bits"]["mean"]["data"] > 100
@@ -118,7 +118,7 @@ def test_the_flow_is_scored_where_it_is_asked_for(
         return {}
 
     monkeypatch.setattr(DatasetScorer, "choose", choose)
-    how: dict[str, Any] = {"num": 4, "training_images": 9, "draws": 8, "estimators": ["elbo", "ode"], "tolerance": 0.2}
+    how: dict[str, Any] = {"num": 4, "training_images": 10, "draws": 8, "estimators": ["elbo", "ode"], "tolerance": 0.2}
     report, arrays = scored(digits_run, tmp_path / "s.json", **how)
     assert list(report["scores"]) == [
         "bits", "typicality", "errors", "codec", "ode", "ode_typicality", "ode_codec"
@@ -128,7 +128,7 @@ def test_the_flow_is_scored_where_it_is_asked_for(
 
 def test_a_latent_run_is_scored_by_its_codes(tmp_path: Path) -> None:
     run = untrained(tmp_path / "run", latent_configuration(write_random_autoencoder(tmp_path / "autoencoder")))
-    report, arrays = scored(run, tmp_path / "s.json", num=4, training_images=9, draws=8)
+    report, arrays = scored(run, tmp_path / "s.json", num=4, training_images=10, draws=8)
     assert report["unit"] == "nats/dim" and report["levels"] is None and "codec" not in report["scores"]
     assert arrays["map"].shape == (4, 3, 4, 4)
 
@@ -140,7 +140,7 @@ def test_a_latent_run_is_scored_by_its_codes(tmp_path: Path) -> None:
         ({"estimators": ["elbo", "dsm"]}, "one bound, elbo or dsm"),
         ({"estimators": ["vlb"]}, "for this run dsm or dsm,ode"),
         ({"tolerance": 0.1}, "the solver of ode"),
-        ({"training_images": 8}, "--training_images of at least 9"),
+        ({"training_images": 9}, "--training_images of at least 10"),
         ({"draws": 7}, "--draws of at least 8"),
         ({"output": "s.npz"}, ".json file"),
     ],

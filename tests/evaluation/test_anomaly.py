@@ -62,6 +62,10 @@ def test_a_training_sample_is_as_far_as_from_a_fit_without_it() -> None:
     features = np.random.default_rng(4).standard_normal((12, 3)) * [1.0, 5.0, 0.1]
     without = [GaussianFit.of(np.delete(features, i, 0))(features[i : i + 1])[0] for i in range(12)]
     np.testing.assert_allclose(GaussianFit.of(features).left_out(features), without, rtol=1e-8)
+    few = features[:4]  # a fit of three others has no spread in one direction
+    with pytest.raises(ValueError, match="expected at least 5 training samples"):
+        GaussianFit.of(few).left_out(few)
+    assert np.isfinite(GaussianFit.of(features[:5]).left_out(features[:5])).all()
 
 
 def test_errors_by_level_are_logs_of_means_of_neighbours() -> None:
