@@ -113,7 +113,7 @@ def test_the_flow_is_scored_where_it_is_asked_for(
     digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def choose(self: DatasetScorer, tolerance: float, *_: object, **__: object) -> dict[str, Any]:
-        assert tolerance == 0.2 and len(self.stored) == 9
+        assert tolerance == 0.2 and len(self.stored) == 10
         self.plan = Plan(AdamsMoulton(), grids.soft_clipped(self.sde, 4).flip(0), tolerance, 1.0, False, 0)
         return {}
 

@@ -200,7 +200,8 @@ def test_a_wrong_command_gets_one_line(
     (tmp_path / "text.txt").write_text("hello")
     assert run(["scorefield", "--mode=train_autoencoder", "--workdir=new", "--device=cpu", *words.split()]) == 2
     out, err = capsys.readouterr()
-    assert re.search(says, err) and err.count("\n") == 1 and len(err) <= 330 and not out, err
+    assert re.search(says, err) and err.count("\n") == 1 and len(err) <= 330, err
+    assert all(line.startswith(("train_autoencoder new: ", "reads the train split")) for line in out.splitlines())
     assert not (tmp_path / "new").exists()
 
 

@@ -96,12 +96,12 @@ def test_a_run_is_sampled_and_scored_as_by_hand(workdir: Path) -> None:
         ts=grids.uniform(sde, 4).flip(0), divergence=Exact(),
     )  # fmt: skip
     rows, x0 = slice(0, 3), scorer.values(slice(0, 3))
-    noise = PerSampleNoise(3, range(3))
+    noise = PerSampleNoise(0, range(3), (3,))
     bound = elbo(
         trained.denoiser, sde, x0, decoder=LevelDecoder(17), draws=4, noise=noise, uniform=noise.uniform
     )  # fmt: skip
     assert torch.equal(scorer.elbo(rows)["elbo"], bound.log_prob.double())
-    code, kl = sde.infer(x0, PerSampleNoise(7, range(3)).uniform)
+    code, kl = sde.infer(x0, PerSampleNoise(0, range(3), (7,)).uniform)
     dequantised, log_q = scorer.dequantised(rows, scorer.dequantisation)
     density = log_likelihood(
         trained.denoiser, sde.given(code), dequantised, cond={"code": code}, divergence=Exact(), solver=RK4(),

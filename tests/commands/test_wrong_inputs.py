@@ -206,7 +206,7 @@ likelihood --workdir=vp --tolerance=0            | expected --tolerance above 0
 score --workdir=vp --against=array:path=wide.npz,levels=17 | expected data of shape \\(1, 8, 8\\).*got \\(1, 9, 9\\)
 score --workdir=vp --against=nothing             | expected one of .*got 'nothing'
 score --workdir=vp --estimators=vlb              | expected --estimators of one bound, elbo or dsm.*got 'vlb'
-score --workdir=vp --training_images=3           | expected --training_images of at least 9, got 3$
+score --workdir=vp --training_images=3           | expected --training_images of at least 10, got 3$
 score --workdir=vp --draws=2                     | expected --draws of at least 8, got 2$
 score --workdir=vp --tolerance=0.1               | expected a --tolerance above 0 for the solver of ode
 likelihood --workdir=vp --num=0                  | expected --num of at least 1, got 0$
