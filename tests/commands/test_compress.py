@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import entropy
 from training_runs import configuration, new_state
 
-from scorefield.commands.codec import check_codec
+from scorefield.commands.codec import RunCodec, check_codec
 from scorefield.commands.command_line import run as command_line
 from scorefield.commands.compress import compress, decompress
 from scorefield.commands.likelihood import likelihood
@@ -117,6 +117,22 @@ def test_codes_and_paths_with_a_noise_level_for_each_dimension_are_refused(
     monkeypatch.setitem(vars(run), "autoencoder", "one")
     with pytest.raises(ValueError, match="without an autoencoder for --mode=compress, got a latent run"):
         check_codec(trained, "compress")
+
+
+def test_images_that_come_back_otherwise_are_refused(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--mode=compress", f"--workdir={workdir}", "--num=6", "--chain=2", "--draws=0")
+    right = RunCodec.decompress
+    compress(workdir, num=6, chain=2, draws=0, verify=False, output=str(workdir / "x.scorefield"), device="cpu")
+    monkeypatch.setattr(RunCodec, "decompress", lambda *args, **named: 1 - right(*args, **named))  # a wrong machine
+    capsys.readouterr()
+    assert command_line(["scorefield", *flags, "--device=cpu"]) == 2
+    assert "got others: the network's answers are not the same" in capsys.readouterr().err
+    assert not (workdir / "compressed.scorefield").exists()
+    with pytest.raises(ValueError, match="this machine rounds another way"):
+        decompress(workdir, input=str(workdir / "x.scorefield"), device="cpu")
+    assert not (workdir / "decompressed.npz").exists()
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
