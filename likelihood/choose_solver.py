@@ -188,7 +188,12 @@ def choose_steps(
             if float(needed.median()) > 4 * finer:
                 finer = max(finer, most // 2)
         if steps == finer or finer == most:
-            return StepChoice(most, max(smallest_ratio, last) if math.isfinite(last) else math.inf, False)
+            if not bool(error.isfinite().all()):
+                raise ValueError(
+                    f"expected finite log-densities of the trial samples, got NaN or infinity in {most} steps: look "
+                    "for NaN in the weights, or for values far outside those of training"
+                )
+            return StepChoice(most, max(smallest_ratio, last), False)
         steps = finer
 
 

@@ -234,7 +234,7 @@ class DatasetScorer:
         return {
             "probe_error_of_one": one_probe**0.5 / self.unit,
             "probes": self.divergence.probes,
-            "probe_share_of_variance": one_probe / self.divergence.probes / between,
+            "probe_share_of_variance": one_probe / self.divergence.probes / between if between > 0 else None,
             "probe_evaluations": solver.evaluations(steps) * count,
         }
 

@@ -20,6 +20,7 @@ from scorefield.solvers.ode.flow import State
 from scorefield.solvers.solver import OnStep, check_splittable
 
 LogProb = Callable[[Tensor], Tensor]  # (B, *D) -> (B,), nats
+HOPE = 3  # doublings of the steps: estimates of samples between two modes may stay as large for two
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,14 @@ class FlowIntegral:
         """Integrate by a plan: samples whose error is above its tolerance begin again, with twice the steps."""
         solution, steps = self.solve(plan.ts, on_step), plan.steps
         nats = plan.tolerance * math.prod(self.x0.shape[1:]) * math.log(2)
+        estimates = list[Tensor]()
         while 2 * steps <= plan.finest:
             assert solution.estimate is not None
-            error = plan.ratio * solution.estimate
-            rows = (~(error <= nats)).nonzero().flatten()
+            estimates.append(solution.estimate)
+            again = ~(plan.ratio * solution.estimate <= nats)
+            if len(estimates) > HOPE:  # a sample whose estimate has not fallen for so long is at the limit of its dtype
+                again &= solution.estimate < estimates[-1 - HOPE] / 2
+            rows = again.nonzero().flatten()
             if len(rows) == 0:
                 break
             steps *= 2

@@ -13,7 +13,7 @@ from scipy.integrate import quad
 from torch import Tensor
 from torch.testing import assert_close
 
-from scorefield.likelihood import Divergence, Exact, Hutchinson, HutchPlusPlus, choose_solver, log_likelihood
+from scorefield.likelihood import Divergence, Exact, Hutchinson, HutchPlusPlus, Plan, choose_solver, log_likelihood
 from scorefield.likelihood.divergence import orthonormal
 from scorefield.likelihood.flow import FlowWithDivergence
 from scorefield.models import MLP, Denoiser, precondition
@@ -473,10 +473,32 @@ def test_a_sample_that_is_solved_again_does_not_depend_on_its_batch(divergence: 
     plan = replace(plan, ts=plan.grid(sde, 20))
     together = log_likelihood(model, sde, x, divergence=divergence, plan=plan, noise=PerSampleNoise(0, range(40)))
     assert together.nfe < together.nfe_max  # type: ignore[operator]
+    assert together.nfe_max in (23 + 43, 23 + 43 + 83, 23 + 43 + 83 + 163, 23 + 43 + 83 + 163 + 323)
     for i in (0, 17, 39):
         alone = log_likelihood(model, sde, x[i : i + 1], divergence=divergence, plan=plan, noise=PerSampleNoise(0, [i]))
+        assert alone.nfe in (23, 23 + 43, 23 + 43 + 83, 23 + 43 + 83 + 163)  # all of its solutions
         assert_close(alone.log_prob[0], together.log_prob[i], rtol=1e-9, atol=1e-9)
         assert_close(alone.solver_error[0], together.solver_error[i], rtol=1e-6, atol=1e-9)  # type: ignore[index]
+
+
+def test_a_tolerance_below_rounding_ends_where_more_steps_do_not_help() -> None:
+    """In float32, with 4,096 steps allowed: not all of them are taken, and the samples are named."""
+    sde, model = PATHS["vp"], mixture((2,))
+    x = on_the_path(model, sde, 6, 1).float()
+    plan = Plan(choose_solver(model, sde, x, 1e-2, divergence=Exact()).solver, torch.zeros(0), 1e-9, 1.0, True, 0, 4096)
+    plan = replace(plan, ts=plan.grid(sde, 32))
+    result = log_likelihood(model, sde, x, divergence=Exact(), plan=plan)
+    assert result.nfe_max is not None
+    assert result.nfe_max < 4096
+    assert result.solver_error is not None
+    assert bool((bits(result.solver_error, x) > 1e-9).all())
+
+
+def test_trials_that_are_not_finite_are_refused() -> None:
+    sde = PATHS["vp"]
+    x = batch(mixture((2,)), 3)
+    with pytest.raises(ValueError, match="expected finite log-densities of the trial samples, got NaN or infinity"):
+        choose_solver(lambda x, alpha, sigma: x * math.nan, sde, x, 1e-2, divergence=Hutchinson())
 
 
 def test_gradients_flow_through_samples_that_are_solved_again() -> None:
