@@ -25,8 +25,8 @@ MIN_STEPS, MAX_STEPS = 10, 448
 FINEST = 4096  # steps of the samples that need most, in few dimensions
 FIRST_STEPS = 12  # of the trials at 1e-2 bits/dim. The error falls with the fourth power of the steps.
 # A sample's estimate is multiplied by the ratio of the trials' errors to their estimates, at least by 1 in few
-# dimensions, where samples differ. In D > 64 their errors differ less, and at least by 64 / D: estimates of networks
-# are 10 to 50 times the errors, because their answer is not the score of the flow's own density.
+# dimensions, where samples differ. In D > 64 their errors differ less, and it is at least 64 / D. Estimates of networks
+# are 10 to 50 times the errors: their answer is not the score of the flow's own density.
 ALIKE = 64
 MARGIN = 1.2  # of steps: some of the other samples need more than six tell
 SAFETY = 1.5  # of the mean ratio of errors to estimates: the largest ones are so much above it
@@ -200,6 +200,6 @@ def choose_steps(
 def _cheapest(needed: Tensor, most: int) -> int:
     """The first number of steps of least cost, where a sample that needs more begins again with twice the steps."""
     candidates = torch.arange(min(MIN_STEPS, most), most + 1, dtype=torch.float64)
-    again = (needed.clamp(max=FINEST).double() / candidates[:, None]).clamp(min=1).log2().ceil()
-    cost = candidates * (2 ** (again + 1) - 1).mean(1)
+    doublings = (needed.clamp(max=FINEST).double() / candidates[:, None]).clamp(min=1).log2().ceil()
+    cost = candidates * (2 ** (doublings + 1) - 1).mean(1)
     return int(candidates[cost.argmin()])

@@ -20,7 +20,7 @@ from scorefield.solvers.ode.flow import State
 from scorefield.solvers.solver import OnStep, check_splittable
 
 LogProb = Callable[[Tensor], Tensor]  # (B, *D) -> (B,), nats
-HOPE = 3  # doublings of the steps: estimates of samples between two modes may stay as large for two
+PATIENCE = 3  # doublings of the steps: estimates of samples between two modes may stay as large for two
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,12 @@ class FlowIntegral:
         while 2 * steps <= plan.finest:
             assert solution.estimate is not None
             estimates.append(solution.estimate)
-            again = ~(plan.ratio * solution.estimate <= nats)
-            if len(estimates) > HOPE:  # a sample whose estimate has not fallen for so long is at the limit of its dtype
-                again &= solution.estimate < estimates[-1 - HOPE] / 2
-            rows = again.nonzero().flatten()
+            unsolved = ~(plan.ratio * solution.estimate <= nats)
+            if (
+                len(estimates) > PATIENCE
+            ):  # a sample whose estimate has not fallen for so long is at the limit of its dtype
+                unsolved &= solution.estimate < estimates[-1 - PATIENCE] / 2
+            rows = unsolved.nonzero().flatten()
             if len(rows) == 0:
                 break
             steps *= 2
