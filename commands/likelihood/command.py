@@ -30,6 +30,7 @@ from scorefield.commands.likelihood.solver_choice import (
     images_at_once,
     unit_of,
 )
+from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import Bar, progress_bar, tell
 from scorefield.commands.trained import open_trained
@@ -139,6 +140,12 @@ def likelihood(
         trained, stored, of_rows(conditioning.cond, run.device), dequantisation=dequantisation, prior=prior,
         times=times, code_draws=code_draws, batch=batch, seed=seed, draws=draws, chain=chain, variance=variance,
     )  # fmt: skip
+    on_levels = run.levels is not None and run.autoencoder is None and not run.config.transform.get("dequantise")
+    if ranks.first and on_levels and {"ode", "dsm"} & set(names) and dequantisation in (None, "uniform"):
+        on_stderr(
+            "this run was trained on the levels themselves, and its flow is right near them: uniform dequantisation "
+            "may cost a bit/dim. Take --dequantisation=truncated_normal for ode, or --estimators=elbo"
+        )
     if divergence is not None:
         scorer.divergence = build.build(build.DIVERGENCES, divergence)
     given = given_solver(run, scorer, solver, grid, steps, tolerance)

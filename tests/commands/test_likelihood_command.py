@@ -161,6 +161,18 @@ def test_no_more_images_than_a_batch_are_in_the_network_at_once(
     assert exact["bits_per_dim"] == pytest.approx(more["bits_per_dim"], rel=1e-5)
 
 
+def test_uniform_dequantisation_of_a_run_that_was_trained_on_levels_is_warned_of(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(workdir, tmp_path / "levels")
+    config = json.loads((run / "config.json").read_text())
+    config["config"]["transform"]["dequantise"] = False
+    (run / "config.json").write_text(json.dumps(config))
+    for place, how, warned in ((run, None, True), (run, "truncated_normal", False), (workdir, None, False)):
+        report_of(place, tmp_path / "w.json", num=2, steps=2, dequantisation=how)
+        assert ("was trained on the levels themselves" in capsys.readouterr().err) == warned
+
+
 @pytest.mark.parametrize("how", ["importance:samples=3", "truncated_normal"])
 def test_other_dequantisations_are_reported(how: str, workdir: Path, tmp_path: Path) -> None:
     report = report_of(workdir, tmp_path / "d.json", num=4, steps=4, dequantisation=how)
