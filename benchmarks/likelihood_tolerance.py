@@ -19,20 +19,10 @@ from torch import Tensor
 
 from scorefield.benchmarks.held_out import random_mixture
 from scorefield.benchmarks.likelihood_mixtures import PATHS, MixtureFlow, drawn
-from scorefield.likelihood.choose_solver import (
-    ALIKE,
-    FINEST,
-    MAX_STEPS,
-    TRIAL_SAMPLES,
-    Trials,
-    choose_steps,
-    first_steps,
-    solvers_for,
-)
+from scorefield.likelihood.choose_solver import TRIAL_SAMPLES, plan_by_trials, solvers_for
 from scorefield.likelihood.divergence import Exact
 from scorefield.likelihood.flow import FlowWithDivergence
 from scorefield.likelihood.flow_integral import FlowIntegral
-from scorefield.likelihood.plan import Plan, grid_of
 from scorefield.sde_lib import SDE
 from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.solvers.ode.flow import Rows, State
@@ -77,20 +67,8 @@ def measure(mixture: MixtureFlow, sde: SDE, count: int, tolerance: float) -> dic
     """Numbers of a row."""
     x = drawn(mixture, sde, count, 1)
     unit = x.shape[1] * math.log(2)
-    trials, first = Trials(integral_of(mixture, sde, x[:TRIAL_SAMPLES]), TRIAL_SAMPLES), first_steps(tolerance)
-    solver = min(solvers_for(sde, x[:TRIAL_SAMPLES]), key=lambda each: float(trials(each, first).estimate.sum()))
-    smallest = min(1.0, ALIKE / x.shape[1])
-    choice = choose_steps(lambda steps: trials(solver, steps), tolerance * unit, first, MAX_STEPS, smallest)
-    plan = Plan(
-        solver,
-        grid_of(solver, sde, choice.steps),
-        tolerance,
-        choice.ratio,
-        choice.met,
-        trials.nfe,
-        FINEST if x.shape[1] <= ALIKE else MAX_STEPS,
-    )
-    integral = replace(integral_of(mixture, sde, x), solver=solver)
+    plan = plan_by_trials(integral_of(mixture, sde, x[:TRIAL_SAMPLES]), tolerance)
+    integral = replace(integral_of(mixture, sde, x), solver=plan.solver)
     solution = integral.solve_within(plan)
     assert solution.estimate is not None
     error = (solution.log_prob - mixture.log_prob(x, sde.scales(sde.t_min))).abs() / unit

@@ -44,7 +44,6 @@ from scorefield.solvers.variables import SoftClippedLogSNR
 CONSTANT_PROBES = Hutchinson(fresh=False)
 MAX_PROBE_NFE = 103  # of the plan whose probes are compared
 MAX_STEPS = 200  # of a plan
-MAX_CHOSEN_NFE = 60  # up to this, constants are chosen for the number of evaluations
 
 
 class Pass(NamedTuple):

@@ -17,7 +17,7 @@ from scorefield.commands.generate import of_rows
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.trained import Trained
-from scorefield.compression import BitsBack, Codec, Coded, Plan, choose_plan
+from scorefield.compression import BitsBack, ChainPlan, Codec, Coded, choose_plan
 from scorefield.likelihood import vlb
 from scorefield.likelihood.progress import part_of
 from scorefield.sde_lib.denoiser import take_rows
@@ -46,7 +46,7 @@ class RunCodec:
     """
 
     trained: Trained
-    plan: Plan
+    plan: ChainPlan
     batch: int
 
     @classmethod

@@ -27,12 +27,12 @@ from scorefield.commands.codec import (
     same_arithmetic,
 )
 from scorefield.commands.conditioning import data_conditioning
-from scorefield.commands.images import Images, read_input
+from scorefield.commands.images import Images, chosen_images
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.run import Run
 from scorefield.commands.trained import open_trained
-from scorefield.compression import Coded, Container, Plan
+from scorefield.compression import ChainPlan, Coded, Container
 from scorefield.evaluation.plain_codecs import as_png, entropy_bits, png_bits, xz_bits
 from scorefield.sde_lib.denoiser import take_rows
 from scorefield.training.checkpoints.atomic import atomic_file
@@ -171,7 +171,7 @@ def decompress(
             f"expected the run and the weights that compressed {source} (checkpoint {header['checkpoint']}, "
             f"{header['weights']}), got others in {workdir}: give their --workdir or --checkpoint"
         )
-    plan = Plan(**{**header["plan"], "density": tuple(header["plan"]["density"])})
+    plan = ChainPlan(**{**header["plan"], "density": tuple(header["plan"]["density"])})
     began = time.perf_counter()
     k = None
     with same_arithmetic(header, trained.run.device), suppress(ValueError):  # of other bits, which no code has
@@ -191,13 +191,10 @@ def _images(
     run: Run, source: str | None, split: str | None, num: int | None, seed: int
 ) -> tuple[Images, dict[str, Any]]:
     """The images to compress, and what it takes to restore them: their type, and names where they are files."""
+    images = chosen_images(run, source, split, num, seed, default=IMAGES)
     if source is None:
-        images = Images.of(run.dataset(split or "test"), num or IMAGES, seed)
         return images, {"dtype": images.data.x.dtype.str, "names": None}
-    if split is not None:
-        raise ValueError("expected --input or --split, got both")
     path = Path(source)
-    images = Images.of(read_input(run, path), num, seed)
     if not path.is_dir() and path.suffix.lower() not in image_suffixes():
         return images, {"dtype": stored_dtype(path).str, "names": None}
     files = image_files(path) if path.is_dir() else [path]

@@ -17,11 +17,11 @@ from scorefield.commands.flow import (
     rms,
     round_trip,
 )
-from scorefield.commands.images import Images, read_input
+from scorefield.commands.images import chosen_images
 from scorefield.commands.latents import Latents
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, newest, output_path, write_arrays, write_json
-from scorefield.commands.run import Run, open_run
+from scorefield.commands.run import open_run
 from scorefield.commands.trained import Trained, open_trained
 from scorefield.evaluation import plot_rows
 
@@ -62,7 +62,7 @@ def encode(
     run = trained.run.on(data)
     options = {"solver": solver, "grid": grid, "steps": steps}
     ts = checked_times(run, options, batch)
-    images = _images(run, input, split, num, seed)
+    images = chosen_images(run, input, split, num, seed, default=64)
     stored = images.stored
     given = data_conditioning(run, images.data, label)
     made_by = {**options, **trained.described}
@@ -185,14 +185,3 @@ def _differing(made_by: Options, here: Options) -> list[str]:
 
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _images(run: Run, source: str | None, split: str | None, num: int | None, seed: int) -> Images:
-    """The images to encode."""
-    if num is not None and num < 1:
-        raise ValueError(f"expected --num of at least 1, got {num}")
-    if source is not None and split is not None:
-        raise ValueError("expected --input or --split, got both")
-    if source is None:
-        return Images.of(run.dataset(split or "test"), num or 64, seed)
-    return Images.of(read_input(run, Path(source)), num, seed)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scorefield.commands.arguments import at_least
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.run import Run, stored_tensor
 from scorefield.configs import build
@@ -56,6 +57,30 @@ class Images:
     def label(self) -> Tensor | None:
         """The classes, (N,), where the data set has them."""
         return None if self.data.label is None else torch.as_tensor(self.data.label)
+
+
+def chosen_images(
+    run: Run, source: str | None, split: str | None, num: int | None, seed: int, *, default: int
+) -> Images:
+    """The images of --input (see `read_input`), all or `num` of them; or `num` of a split, which is the test split.
+
+    Args:
+        run: that takes them.
+        source: the flag --input.
+        split: the flag --split.
+        num: how many, drawn at random by the seed.
+        seed: of the images.
+        default: how many of a split, if `num` is not given.
+
+    Raises:
+        ValueError: for a number below 1, or both an input and a split.
+    """
+    at_least(1, num=num)
+    if source is None:
+        return Images.of(run.dataset(split or "test"), num or default, seed)
+    if split is not None:
+        raise ValueError("expected --input or --split, got both")
+    return Images.of(read_input(run, Path(source)), num, seed)
 
 
 def read_input(run: Run, path: Path) -> Dataset:

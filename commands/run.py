@@ -96,6 +96,11 @@ class Run:
         return self.data.levels if self.autoencoder is None else None
 
     @property
+    def dequantised(self) -> bool:
+        """Whether it was trained on dequantised levels, and not on the levels themselves or on continuous values."""
+        return self.levels is not None and bool(self.config.transform.get("dequantise"))
+
+    @property
     def low(self) -> float:
         """Where the range of the images begins."""
         return float(self.config.transform.low if self.autoencoder is None else self.autoencoder.low)

@@ -11,6 +11,7 @@ from scorefield.commands.arguments import at_least
 from scorefield.commands.conditioning import data_conditioning
 from scorefield.commands.generate import of_rows
 from scorefield.commands.images import Images
+from scorefield.commands.likelihood.solver_choice import TOLERANCE
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.progress_bar import Bar, progress_bar
 from scorefield.commands.run import Run
@@ -22,7 +23,6 @@ from scorefield.likelihood import DatasetScorer, GaussianPrior
 from scorefield.likelihood.choose_solver import TRIAL_SAMPLES
 
 TRAINING = 9  # the stream of random numbers of training images
-TOLERANCE = 1e-2  # of the ode
 BOUNDS = ("elbo", "dsm")
 
 
@@ -107,8 +107,7 @@ def score(
 
 def _estimators(run: Run, options: Sequence[str] | None, tolerance: float | None) -> list[str]:
     """A bound, and "ode" if it is among the options."""
-    dequantised = run.levels is not None and bool(run.config.transform.get("dequantise"))
-    own = "dsm" if dequantised else "elbo"
+    own = "dsm" if run.dequantised else "elbo"
     names = [own] if options is None else [options] if isinstance(options, str) else list(options)
     bounds = [name for name in names if name in BOUNDS] or [own]
     if not set(names) <= {*BOUNDS, "ode"} or len(bounds) > 1 or len(set(names)) < len(names):

@@ -5,7 +5,7 @@ from scorefield.compression.chain import Chain
 from scorefield.compression.codec import Codec, Coded
 from scorefield.compression.container import Container
 from scorefield.compression.levels import ByLevel
-from scorefield.compression.plan import Plan, choose_plan
+from scorefield.compression.plan import ChainPlan, choose_plan
 from scorefield.compression.stack import Stack
 
-__all__ = ["BitsBack", "ByLevel", "Chain", "Codec", "Coded", "Container", "Plan", "Stack", "choose_plan"]
+__all__ = ["BitsBack", "ByLevel", "Chain", "ChainPlan", "Codec", "Coded", "Container", "Stack", "choose_plan"]

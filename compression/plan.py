@@ -27,7 +27,7 @@ Curve = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChainPlan:
     """A chain with its decoder, as a file keeps it.
 
     Args:
@@ -68,7 +68,7 @@ class Plan:
 def choose_plan(
     denoiser: DenoiserLike, sde: SDE, x0: Tensor, steps: int, levels: int, low: float, high: float, *,
     cond: Cond | None = None, noise: Noise = torch.randn_like, progress: ShareDone = None,
-) -> Plan:  # fmt: skip
+) -> ChainPlan:  # fmt: skip
     """The plan of the shortest bound of a few images x0 (B, *D), at the centres of their levels' cells.
 
     With m(SNR) = E|x0 - D|^2 / 2 a chain costs sum_i (SNR_s - SNR_t) m(SNR_t) nats. Its excess over the integral of m
@@ -90,7 +90,7 @@ def choose_plan(
             if progress is not None:
                 progress((done := done + 1) / calls)
         cost = np.maximum.accumulate(cost)
-        bounds: list[tuple[float, Plan]] = []
+        bounds: list[tuple[float, ChainPlan]] = []
         for start in starts:
             x, _, (alpha, sigma) = _noised(sde, x0, start, noise)
             density = _density(at, cost, start)
@@ -99,7 +99,7 @@ def choose_plan(
             estimate = predict_x0(model, x, alpha, sigma)
             for std in (None, *STDS):
                 std = None if std is None else float(f"{std * math.exp(-start / 2):.3g}")
-                plan = Plan(steps, t, density, std)
+                plan = ChainPlan(steps, t, density, std)
                 coder = plan.decoder(sde, levels, low, high)
                 log_p = coder.log_prob(x0, estimate if coder.calls_denoiser else x / expand(alpha, x))
                 bounds.append((_diffusion(plan, sde, at, cost) - float(log_p.mean()), plan))
@@ -126,7 +126,7 @@ def _density(at: Curve, cost: Curve, start: float) -> tuple[int, ...]:
     return tuple(np.ceil(255 * share / share.max()).astype(int).tolist())
 
 
-def _diffusion(plan: Plan, sde: SDE, at: Curve, cost: Curve) -> float:
+def _diffusion(plan: ChainPlan, sde: SDE, at: Curve, cost: Curve) -> float:
     """Nats for each dimension of the chain's steps and its prior's mismatch, by the measured cost."""
     log_snr = sde.log_snr(plan.ts(sde)).numpy()
     of_step = np.exp(np.interp(-log_snr[1:], -at, np.log(cost + 1e-300)))

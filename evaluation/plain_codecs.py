@@ -31,7 +31,7 @@ def _lengths(item: NDArray[np.integer]) -> list[int]:
     """Bytes by each codec that takes the item."""
     found = [len(lzma.compress(item.tobytes(), lzma.FORMAT_RAW, filters=XZ))]
     if item.dtype == np.uint8 and item.ndim == 3 and item.shape[0] in (1, 3):
-        found.append(len(as_png(item.astype(np.uint8))))
+        found.append(len(as_png(item)))
     return found
 
 

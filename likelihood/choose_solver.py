@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scorefield.likelihood.divergence import Divergence, Hutchinson, HutchPlusPlus
-from scorefield.likelihood.flow import draws_fresh
+from scorefield.likelihood.divergence import Divergence, Hutchinson
+from scorefield.likelihood.flow import draws_fresh, with_kept_probes
 from scorefield.likelihood.flow_integral import FlowIntegral, LogProb, Solution
 from scorefield.likelihood.plan import Plan, grid_of
 from scorefield.likelihood.progress import ShareDone
@@ -28,9 +28,9 @@ FIRST_STEPS = 12  # of the trials at 1e-2 bits/dim. The error falls with the fou
 # dimensions, where samples differ. In D > 64 their errors differ less, and it is at least 64 / D. Estimates of networks
 # are 10 to 50 times the errors: their answer is not the score of the flow's own density.
 ALIKE = 64
-MARGIN = 1.2  # of steps: some of the other samples need more than six tell
-SAFETY = 1.5  # of the mean ratio of errors to estimates: the largest ones are so much above it
-RICHARDSON = 8 / 7  # from the change by twice the steps to the error, at third order
+MARGIN = 1.2  # factor of the steps: other samples may need more than the six of the trials
+SAFETY = 1.5  # factor of the mean ratio of errors to estimates, which is below the largest
+RICHARDSON = 8 / 7  # factor from the change by twice the steps to the error, at third order
 # Noise levels between which steps are equal in log-SNR, in units of the data's deviation: data has no detail below the
 # first of `LOWS`, and networks of dequantised images have some down to the second.
 LOWS, HIGH = (0.1, 0.02), 10.0
@@ -54,10 +54,9 @@ def choose_solver(
 
     Steps are equal in `SoftClippedLogSNR`, whose constants are those of the data's deviation; its lower end is one of
     two, by the estimates of `AdamsMoulton.integrate_with_error` on six samples. These are solved in n and in 2n steps,
-    with the same probes: the change is the error of n steps. Its ratio to the estimates makes them errors of
-    all samples. Twice as many steps follow, until the trials tell how many are best: those of the fewest
-    evaluations, where samples above the tolerance begin again with twice the steps. `log_likelihood(plan=...)` does
-    that.
+    with the same probes: the change is the error of n steps. Its ratio to the estimates makes them errors of all
+    samples. Twice as many steps follow, until the trials tell the best number. That is the one of the fewest
+    evaluations: samples above the tolerance begin again with twice the steps, see `log_likelihood(plan=...)`.
 
     Args:
         denoiser: E[x0 | x].
@@ -80,23 +79,35 @@ def choose_solver(
         raise ValueError(
             f"expected a positive tolerance in bits/dim, and max_steps of 1 or more, got {tolerance} and {max_steps}"
         )
-    solvers = solvers_for(sde, x[:TRIAL_SAMPLES])
+    solver = solvers_for(sde, x[:TRIAL_SAMPLES])[0]
     if len(x) == 0:
-        return Plan(solvers[0], grid_of(solvers[0], sde, 1), tolerance, 1.0, True, 0)
+        return Plan(solver, grid_of(solver, sde, 1), tolerance, 1.0, True, 0)
+    bound = BoundDenoiser(denoiser, cond, len(x))
     ends = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
-    check_splittable(BoundDenoiser(denoiser, cond, len(x)), x, Schedule(sde, ends, x))
+    check_splittable(bound, x, Schedule(sde, ends, x))
     divergence = divergence or Hutchinson()
-    fresh = draws_fresh(divergence, solvers[0])
-    if isinstance(divergence, Hutchinson | HutchPlusPlus):
-        divergence = replace(divergence, fresh=False)
+    kept, fresh = with_kept_probes(divergence), draws_fresh(divergence, solver)
     integral = FlowIntegral(
-        BoundDenoiser(denoiser, cond, len(x)), sde, x, divergence, solvers[0], noise,
-        prior_log_prob or sde.prior_log_prob, integrals=not fresh,
-    ).take(torch.arange(min(len(x), TRIAL_SAMPLES)))  # fmt: skip
-    integral = replace(integral, directions=divergence.directions(integral.x0, integral.noise))
-    trials, dims = Trials(integral, batch, progress), x[0].numel()
+        bound, sde, x, kept, solver, noise, prior_log_prob or sde.prior_log_prob, integrals=not fresh
+    ).take(torch.arange(min(len(x), TRIAL_SAMPLES)))
+    integral = replace(integral, directions=kept.directions(integral.x0, integral.noise))
+    return plan_by_trials(integral, tolerance, max_steps, batch, progress)
+
+
+def plan_by_trials(
+    integral: FlowIntegral,
+    tolerance: float,
+    max_steps: int = MAX_STEPS,
+    batch: int = TRIAL_SAMPLES,
+    progress: ShareDone = None,
+) -> Plan:
+    """The plan of `choose_solver`, whose trial samples are those of the integral, with probes that stay the same."""
+    sde, dims, trials = integral.sde, integral.x0[0].numel(), Trials(integral, batch, progress)
     first = first_steps(tolerance, max_steps)
-    solver = min(solvers, key=lambda each: float(trials(each, first).estimate.nan_to_num(math.inf).sum()))
+    solver = min(
+        solvers_for(sde, integral.x0),
+        key=lambda each: float(trials(each, first).estimate.nan_to_num(math.inf).sum()),
+    )
     choice = choose_steps(
         lambda steps: trials(solver, steps), tolerance * dims * math.log(2), first, max_steps, min(1.0, ALIKE / dims)
     )

@@ -14,8 +14,8 @@ from scorefield.likelihood.columns import Columns, of_bound, of_flow
 from scorefield.likelihood.decoders import DiscretisedDecoder, GaussianDecoder, LevelDecoder
 from scorefield.likelihood.density import Density, log_likelihood
 from scorefield.likelihood.dequantisation import Dequantisation, Uniform
-from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
-from scorefield.likelihood.flow import draws_fresh
+from scorefield.likelihood.divergence import Divergence, Exact, Hutchinson
+from scorefield.likelihood.flow import draws_fresh, with_kept_probes
 from scorefield.likelihood.plan import Plan, grid_of
 from scorefield.likelihood.prior import GaussianPrior
 from scorefield.likelihood.progress import ShareDone, part_of
@@ -245,10 +245,7 @@ class DatasetScorer:
         """
         if self.solver is None or not self.solver.fixed_grid or self.ts is None or len(self.ts) < 3:
             return None
-        divergence = self.divergence
-        if isinstance(divergence, Hutchinson | HutchPlusPlus):
-            divergence = replace(divergence, fresh=False)
-        fine = replace(self, divergence=divergence)
+        fine = replace(self, divergence=with_kept_probes(self.divergence))
         coarse = replace(fine, ts=torch.cat([self.ts[:-1:2], self.ts[-1:]]))
         count, changes = min(TRIAL_SAMPLES, len(self.stored)), list[Tensor]()
         for start in range(0, count, batch):

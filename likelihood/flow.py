@@ -1,9 +1,11 @@
 """The probability flow together with its divergence, as a field for a solver."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from scorefield.likelihood.divergence import Divergence
+from scorefield.likelihood.divergence import Divergence, Hutchinson, HutchPlusPlus
 from scorefield.sde_lib.denoiser import BoundDenoiser
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers import FlowSolver, Scales, probability_flow
@@ -52,6 +54,11 @@ class FlowWithDivergence:
         else:
             directions = self._directions if self.divergence.shared else self._directions[:, rows]
         return self.divergence(lambda y: probability_flow(model, y, at), x, directions, self.differentiable)
+
+
+def with_kept_probes(divergence: Divergence) -> Divergence:
+    """The divergence with probes that stay the same, where it has probes."""
+    return replace(divergence, fresh=False) if isinstance(divergence, Hutchinson | HutchPlusPlus) else divergence
 
 
 def draws_fresh(divergence: Divergence, solver: FlowSolver) -> bool:

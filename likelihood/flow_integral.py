@@ -127,9 +127,8 @@ class FlowIntegral:
             assert solution.estimate is not None
             estimates.append(solution.estimate)
             unsolved = ~(plan.ratio * solution.estimate <= nats)
-            if (
-                len(estimates) > PATIENCE
-            ):  # a sample whose estimate has not fallen for so long is at the limit of its dtype
+            # A sample whose estimate has not fallen for so long is at the limit of its dtype.
+            if len(estimates) > PATIENCE:
                 unsolved &= solution.estimate < estimates[-1 - PATIENCE] / 2
             rows = unsolved.nonzero().flatten()
             if len(rows) == 0:

@@ -140,7 +140,7 @@ def likelihood(
         trained, stored, of_rows(conditioning.cond, run.device), dequantisation=dequantisation, prior=prior,
         times=times, code_draws=code_draws, batch=batch, seed=seed, draws=draws, chain=chain, variance=variance,
     )  # fmt: skip
-    on_levels = run.levels is not None and run.autoencoder is None and not run.config.transform.get("dequantise")
+    on_levels = run.levels is not None and not run.dequantised
     if ranks.first and on_levels and {"ode", "dsm"} & set(names) and dequantisation in (None, "uniform"):
         on_stderr(
             "this run was trained on the levels themselves, and its flow is right near them: uniform dequantisation "

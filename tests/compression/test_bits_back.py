@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorefield.compression import BitsBack, ByLevel, Codec, Plan, Stack
+from scorefield.compression import BitsBack, ByLevel, ChainPlan, Codec, Stack
 from scorefield.likelihood import vlb
 from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, MultivariateVP, RectifiedSDE
@@ -40,7 +40,7 @@ def coder(
 ) -> BitsBack:
     """From half a cell of noise on; with a std the last decoder is the discretised Gaussian."""
     start = float(sde.time(torch.tensor(-2 * math.log(1 / LEVELS), dtype=torch.float64)))
-    plan = Plan(steps, start, std=std)
+    plan = ChainPlan(steps, start, std=std)
     return BitsBack(model, plan.chain(sde), plan.decoder(sde, LEVELS, -1.0, 1.0), shape, torch.float64)
 
 
@@ -127,7 +127,7 @@ def test_a_denoiser_that_is_not_finite_is_refused() -> None:
 
 def test_a_path_with_a_noise_level_for_each_dimension_is_refused() -> None:
     with pytest.raises(ValueError, match="one noise level for all dimensions for a chain of steps"):
-        Plan(4, 0.0).chain(MultivariateVP((3,)))
+        ChainPlan(4, 0.0).chain(MultivariateVP((3,)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])

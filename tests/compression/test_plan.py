@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scorefield.compression import Plan, choose_plan
+from scorefield.compression import ChainPlan, choose_plan
 from scorefield.likelihood import vlb
 from scorefield.models.analytic import GaussianMixture
 from scorefield.sde_lib import SDE, VESDE, VPSDE, RectifiedSDE
@@ -16,7 +16,7 @@ LEVELS, STEPS = 32, 25
 PATHS = (VPSDE(), VESDE(sigma_min=0.002, sigma_max=20.0), RectifiedSDE())
 
 
-def bits(plan: Plan, model: GaussianMixture, sde: SDE, x0: Tensor) -> float:
+def bits(plan: ChainPlan, model: GaussianMixture, sde: SDE, x0: Tensor) -> float:
     torch.manual_seed(1)
     decoder = plan.decoder(sde, LEVELS, -1.0, 1.0).decoder
     bound = vlb(model, sde, x0, decoder=decoder, ts=plan.ts(sde))
@@ -35,8 +35,8 @@ def test_the_chosen_chain_is_shorter_than_plain_ones(sde: SDE) -> None:
     torch.manual_seed(0)
     plan = choose_plan(model, sde, x0[:200], STEPS, LEVELS, -1.0, 1.0)
     chosen = bits(plan, model, sde, x0)
-    assert chosen < 0.98 * bits(Plan(STEPS, plan.start, (1,), plan.std), model, sde, x0)
-    assert chosen < 0.5 * bits(Plan(STEPS, sde.t_min), model, sde, x0)
+    assert chosen < 0.98 * bits(ChainPlan(STEPS, plan.start, (1,), plan.std), model, sde, x0)
+    assert chosen < 0.5 * bits(ChainPlan(STEPS, sde.t_min), model, sde, x0)
     ts = plan.ts(sde)
     assert (len(ts), float(ts[0]), float(ts[-1])) == (STEPS + 1, plan.start, sde.t_max)
     assert bool((ts.diff() > 0).all())
