@@ -1,4 +1,4 @@
-"""Denoisers that wrap a denoiser: solvers, encoding and likelihood take them unchanged."""
+"""Classifier-free guidance."""
 
 from collections.abc import Sequence
 from typing import Any
