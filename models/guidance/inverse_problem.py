@@ -60,7 +60,7 @@ class InverseProblem(nn.Module):
         """
         if self.noise_std == 0:
             raise ValueError("expected a noise_std above 0 for a likelihood, got 0: give a small one, as 0.01")
-        square = ((y - self.measurement(x0)) / self.noise_std).square().flatten(1).sum(1)
+        square: Tensor = ((y - self.measurement(x0)) / self.noise_std).square().flatten(1).sum(1)
         return -square / 2 - y[0].numel() * (math.log(self.noise_std) + math.log(2 * math.pi) / 2)
 
 

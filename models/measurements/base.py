@@ -137,4 +137,5 @@ class Linear(Measurement):
     def matrix(self) -> Tensor:
         """A as a matrix (m, d) in float64, column by column: for small problems."""
         identity = torch.eye(math.prod(self.shape), dtype=torch.float64)
-        return self(identity.reshape(-1, *self.shape)).flatten(1).T
+        columns: Tensor = self(identity.reshape(-1, *self.shape)).flatten(1)
+        return columns.T
