@@ -23,6 +23,7 @@ from scorefield.solvers.sde.langevin import AnnealedLangevin
 from scorefield.solvers.sde.predictor_corrector import PredictorCorrector
 from scorefield.solvers.solver import History, Progress, Solver
 from scorefield.solvers.trajectory import Trajectory
+from scorefield.solvers.twisted import Particles, Twisted, effective_sample_size
 
 __all__ = [
     "BELM",
@@ -45,6 +46,7 @@ __all__ = [
     "History",
     "LinearMultistep",
     "Midpoint",
+    "Particles",
     "PerSampleNoise",
     "PredictorCorrector",
     "Progress",
@@ -57,7 +59,9 @@ __all__ = [
     "StochasticAdams",
     "StochasticDPMSolver",
     "Trajectory",
+    "Twisted",
     "UniPC",
+    "effective_sample_size",
     "grids",
     "probability_flow",
     "sample",

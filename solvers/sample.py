@@ -80,7 +80,7 @@ def sample(
                 path = sde.given(part["code"])
         x = path.prior((rows.stop - rows.start, *shape[1:]), noise=noise, dtype=dtype, device=device)
         x = solver(denoiser, path, x, ts, cond=part, noise=noise, on_step=on_step)
-        if denoise:
+        if denoise and not solver.returns_x0:
             with torch.no_grad():
                 x = predict_x0(denoiser, x, *path.scales(float(ts[-1])), **part)
         samples.append(x)

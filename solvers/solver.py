@@ -82,6 +82,11 @@ class Solver(abc.ABC):
         """Whether it takes a path with a noise level for each dimension: its steps are in time and by f and g alone."""
         return False
 
+    @property
+    def returns_x0(self) -> bool:
+        """Whether its result is an estimate of x0, which is not denoised again."""
+        return False
+
     def without_denoising(self) -> "Solver":
         """The solver without a last step x <- D(x), for callers that take one themselves."""
         return self

@@ -110,6 +110,14 @@ class Guided(InverseProblem):
         guided = x0 + expand(_shift(alpha, sigma), x) * gradient
         return Twist(guided.detach(), ((1.0, x0),), potential.detach())
 
+    def finish(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The prior's D(x), and log p(y | x0 = D(x)) in nats; without noise D_y(x), and the method's log p(y | x)."""
+        if self.noise_std == 0:
+            last = self.twist(x, alpha, sigma, y=y, **cond)
+            return last.guided, last.log_potential
+        x0 = predict_x0(self.prior, x, alpha, sigma, **cond)
+        return x0, self.log_likelihood(x0, y)
+
     def _guided(
         self, predict: DenoiserLike, x: Tensor, alpha: Scale, sigma: Scale, y: Tensor, cond: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,266 @@
+"""Sequential Monte Carlo around guided ancestral steps: samples of a posterior, with its evidence.
+
+References:
+    Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models" (TDS), Algorithm 1.
+    Skreta et al. 2025, "Feynman-Kac Correctors in Diffusion", for tilted laws.
+    Douc and Cappe 2005, "Comparison of Resampling Schemes for Particle Filtering", for systematic resampling.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scorefield.sde_lib import SDE
+from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike
+from scorefield.sde_lib.sde import Noise
+from scorefield.sde_lib.twist import Twist, as_twisting
+from scorefield.solvers.multistep.ddim import Ancestral
+from scorefield.solvers.multistep.exponential import Coefficients
+from scorefield.solvers.multistep.linear_multistep import combine
+from scorefield.solvers.schedule import Schedule
+from scorefield.solvers.solver import History, OnStep, Progress, Solver
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Weighted samples of x0 for each of B samples.
+
+    Args:
+        x: estimates of x0, (B, K, *D).
+        log_weights: whose exponentials sum to one for each sample, (B, K).
+        log_evidence: of each sample, in nats, (B,):  log p(y)  for a measurement y. The estimate of p(y) is unbiased
+            for the discretised model.
+        least_ess: the least effective sample size on the way, (B,).
+        resampled: how many times each sample's particles were drawn anew, (B,).
+    """
+
+    x: Tensor
+    log_weights: Tensor
+    log_evidence: Tensor
+    least_ess: Tensor
+    resampled: Tensor
+
+    @property
+    def ess(self) -> Tensor:
+        """The effective sample size of the final weights, (B,)."""
+        return effective_sample_size(self.log_weights)
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """One particle for each sample by its weights, (B, *D), from uniform numbers (B,)."""
+        chosen = _quantiles(self.log_weights, uniform[:, None].to(self.log_weights))[:, 0]
+        return self.x[torch.arange(len(self.x), device=self.x.device), chosen]
+
+
+@dataclass(frozen=True)
+class Twisted(Solver):
+    """Ancestral steps of K particles for each sample, weighted and resampled: exact as K and the steps grow.
+
+    A particle at x_t proposes x_s by the ancestral step with the guided estimate D_y. Its weight is multiplied by
+
+        p(x_s | x_t) pi_s(x_s) / (q(x_s | x_t) pi_t(x_t)),
+
+    where p is the prior's ancestral step, q the proposal, and pi_t(x_t) the method's p(y | x_t)  (TDS, Eq. 11). The
+    last pi is the likelihood  p(y | x0)  itself, at x0 = D(x). So guidance only has to be good, and not exact.
+    Particles are resampled systematically where their effective sample size falls below a share of K.
+
+    The denoiser has a method `twist`: `PiGDM` and `DPS` of `models.guidance` for measurements, and `ClassifierFree` for
+    the tilted law  p(x)^(1 - w) p(x | c)^w,  whose weights are those of its two estimates. Each sample has its own K
+    particles, and noise from its own stream. It returns one particle for each sample; `sample_particles` returns all.
+
+    Args:
+        particles: K. With one there is nothing to weigh: it is the guided ancestral sampler.
+        threshold: the share of K below which particles are resampled; 0 for never.
+
+    Raises:
+        ValueError: for no particle, or a threshold that is no share.
+    """
+
+    particles: int = 8
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.particles < 1 or not 0 <= self.threshold <= 1:
+            raise ValueError(
+                f"expected 1 particle or more and a threshold within [0, 1], got {self.particles} and "
+                f"{self.threshold}: use 8 to 20 particles and 0.5"
+            )
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    @property
+    def returns_x0(self) -> bool:
+        return True
+
+    def sample_particles(
+        self,
+        denoiser: DenoiserLike,
+        sde: SDE,
+        x: Tensor,
+        ts: Tensor,
+        *,
+        cond: Cond | None = None,
+        noise: Noise = torch.randn_like,
+        on_step: OnStep = None,
+    ) -> Particles:
+        """All particles with their weights, and the evidence; arguments as those of any solver."""
+        kept = _Kept(self.particles, self.threshold)
+        kept(denoiser, sde, x, ts, cond=cond, noise=noise, on_step=on_step)
+        return kept.results[0]
+
+    def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
+        """One particle for each sample, drawn by the weights, (B, *D)."""
+        uniforms = self._uniforms(x, len(schedule), noise)
+        return self._all(denoiser, x, schedule, noise, on_step, uniforms).draw(next(uniforms))
+
+    def step(
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
+    ) -> tuple[Tensor, History | None]:
+        """One guided ancestral step, of one particle."""
+        at = schedule[i]
+        twist = as_twisting(denoiser.denoiser).twist(x, at.alpha, at.sigma, **denoiser.cond)
+        step = _step(schedule, i)
+        return combine(step, x, (twist.guided,), step.noise * noise(x)), None
+
+    def _uniforms(self, x: Tensor, steps: int, noise: Noise) -> Iterator[Tensor]:
+        """Uniform numbers (B,) of each sample's own stream: one for each step, and one for the last draw."""
+        if self.particles == 1:  # which needs none: the streams are those of an ancestral sampler
+            return iter([x.new_zeros(len(x))] * (steps + 1))
+        normals = noise(x.new_empty(len(x), steps + 1))
+        return iter(torch.special.ndtr(normals.double()).clamp(max=1 - 1e-12).unbind(1))
+
+    def _all(
+        self,
+        denoiser: BoundDenoiser,
+        x: Tensor,
+        schedule: Schedule,
+        noise: Noise,
+        on_step: OnStep,
+        uniforms: Iterator[Tensor],
+    ) -> Particles:
+        twisting, count = as_twisting(denoiser.denoiser), self.particles
+        rows = torch.arange(len(x), device=x.device).repeat_interleave(count)
+        cond = denoiser.take(rows).cond
+        x = self._start(x, schedule, noise)
+        weights = _Weights(len(x) // count, count, x.device)
+        for i in range(len(schedule) - 1):
+            at, step = schedule[i], _step(schedule, i)
+            twist = twisting.twist(x, at.alpha, at.sigma, **cond)
+            weights.add(twist.log_potential)
+            chosen = weights.resample(next(uniforms), self.threshold)
+            if chosen is not None:
+                x, twist = x[chosen], _take(twist, chosen)
+            z = noise(x.reshape(-1, count, *x.shape[1:])).reshape(x.shape)
+            x = combine(step, x, (twist.guided,), step.noise * z)
+            weights.add(_log_ratio(step, twist, z) - twist.log_potential)
+            if on_step is not None:
+                first = x.reshape(-1, count, *x.shape[1:])[:, 0]
+                on_step(Progress(i + 1, len(schedule) - 1, float(schedule.ts[i + 1]), first))
+        last = schedule[-1]
+        x0, log_likelihood = twisting.finish(x, last.alpha, last.sigma, **cond)
+        weights.add(log_likelihood)
+        return weights.particles(x0)
+
+    def _start(self, x: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
+        """The state of all particles at the first time, (B * K, *D): the first is x, the others are of the prior."""
+        if self.particles == 1:
+            return x
+        shape = (len(x), self.particles - 1, *x.shape[1:])
+        more = schedule.sde.prior(shape, noise=noise, dtype=x.dtype, device=x.device)
+        return torch.cat([x.unsqueeze(1), more], 1).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept(Twisted):
+    """Keeps all particles of its run."""
+
+    results: list[Particles] = field(default_factory=list)
+
+    def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
+        uniforms = self._uniforms(x, len(schedule), noise)
+        self.results[:] = [self._all(denoiser, x, schedule, noise, on_step, uniforms)]
+        return x
+
+
+class _Weights:
+    """The particles' weights in float64, and what they have told of the evidence so far."""
+
+    def __init__(self, batch: int, count: int, device: torch.device) -> None:
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.log = torch.zeros(batch, count, dtype=dtype, device=device)
+        self.log_evidence = self.log.new_zeros(batch)
+        self.least = torch.full_like(self.log_evidence, count)
+        self.resampled = torch.zeros_like(self.log_evidence, dtype=torch.long)
+
+    def add(self, log_factor: Tensor) -> None:
+        self.log = self.log + log_factor.to(self.log).reshape(self.log.shape)
+
+    def resample(self, uniform: Tensor, threshold: float) -> Tensor | None:
+        """The rows (B * K) that go on, or None if all do. Samples with enough different particles keep theirs."""
+        batch, count = self.log.shape
+        ess = effective_sample_size(self.log)
+        self.least = torch.minimum(self.least, ess)
+        needed = ess < threshold * count
+        if count == 1 or not bool(needed.any()):
+            return None
+        comb = (torch.arange(count, device=uniform.device) + uniform[:, None]) / count
+        own = torch.arange(count, device=uniform.device).expand(batch, count)
+        chosen = torch.where(needed[:, None], _quantiles(self.log, comb.to(self.log)), own)
+        self.log_evidence = self.log_evidence + torch.where(needed, self._log_mean(), 0.0)
+        self.log = torch.where(needed[:, None], 0.0, self.log)
+        self.resampled = self.resampled + needed
+        return (chosen + count * torch.arange(batch, device=chosen.device)[:, None]).flatten()
+
+    def particles(self, x0: Tensor) -> Particles:
+        """The result, for estimates of x0 (B * K, *D)."""
+        ess = effective_sample_size(self.log)
+        return Particles(
+            x0.reshape(*self.log.shape, *x0.shape[1:]),
+            self.log.log_softmax(1),
+            self.log_evidence + self._log_mean(),
+            torch.minimum(self.least, ess),
+            self.resampled,
+        )
+
+    def _log_mean(self) -> Tensor:
+        return self.log.logsumexp(1) - math.log(self.log.shape[1])
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 over the last axis, (B, K) -> (B,)  (Kong 1992)."""
+    return (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()
+
+
+def _quantiles(log_weights: Tensor, at: Tensor) -> Tensor:
+    """The particles (B, N) at shares `at` (B, N) of the summed weights."""
+    total = log_weights.softmax(1).cumsum(1)
+    return torch.searchsorted(total / total[:, -1:], at.contiguous(), right=True).clamp(max=log_weights.shape[1] - 1)
+
+
+def _step(schedule: Schedule, i: int) -> Coefficients:
+    return schedule.cached(("ancestral", i), lambda: Ancestral().coefficients(schedule, i, 1))
+
+
+def _take(twist: Twist, rows: Tensor) -> Twist:
+    factors = tuple(
+        (power[rows] if isinstance(power, Tensor) and power.ndim else power, estimate[rows])
+        for power, estimate in twist.factors
+    )
+    return Twist(twist.guided[rows], factors, twist.log_potential[rows])
+
+
+def _log_ratio(step: Coefficients, twist: Twist, z: Tensor) -> Tensor:
+    """Log of the product of the factors' steps over the proposal's, at the state that z has led to, (B * K,).
+
+    All are Gaussians of the variance tau^2, with means that differ by d_j:  -sum_j power_j (|d_j|^2 / 2 + d_j z),
+    in units of tau.
+    """
+    total = torch.zeros(len(z), dtype=torch.float64 if z.device.type != "mps" else z.dtype, device=z.device)
+    for power, estimate in twist.factors:
+        apart = step.weights[0] / step.noise * (twist.guided - estimate)
+        total = total - power * (apart * (apart / 2 + z)).flatten(1).sum(1).to(total)
+    return total
