@@ -161,7 +161,7 @@ def _weights(samples: Tensor, log_weights: Tensor | None) -> Tensor:
 
 
 def _wasserstein(x: Tensor, r: Tensor, weights: Tensor) -> Tensor:
-    """The squared W2 of columns, (S, L) and (R, L) -> (L,), exact: between the ends of all steps both quantiles rest."""
+    """The squared W2 of columns, (S, L) and (R, L) -> (L,), exact. Both quantile functions are steps."""
     x, order = x.sort(0)
     w = weights.expand(len(x))[order.T].T
     ends = w.cumsum(0)
