@@ -4,7 +4,7 @@ from scorefield.models import precondition
 from scorefield.models.analytic import Empirical, Gaussian, GaussianMixture
 from scorefield.models.counting import CountCalls
 from scorefield.models.denoiser import Denoiser
-from scorefield.models.guidance import ClassifierFree
+from scorefield.models.guidance import DPS, MMPS, ClassifierFree, Guided, InverseProblem, PiGDM
 from scorefield.models.networks.adm import ADM
 from scorefield.models.networks.autoencoder import KLAutoencoder, VQAutoencoder
 from scorefield.models.networks.dequantiser import Dequantiser
@@ -19,7 +19,9 @@ from scorefield.models.networks.vdm import VDM
 
 __all__ = [
     "ADM",
+    "DPS",
     "MLP",
+    "MMPS",
     "NCSN",
     "VDM",
     "ClassifierFree",
@@ -30,9 +32,12 @@ __all__ = [
     "Empirical",
     "Gaussian",
     "GaussianMixture",
+    "Guided",
+    "InverseProblem",
     "KLAutoencoder",
     "NCSNpp",
     "NCSNv2",
+    "PiGDM",
     "TinyAutoencoder",
     "UNet",
     "VQAutoencoder",

@@ -52,6 +52,18 @@ class InverseProblem(nn.Module):
         """E[x0 | x] of the prior, (B, *D)."""
         return predict_x0(self.prior, x, alpha, sigma, **cond)
 
+    def meet(self, x0: Tensor, y: Tensor) -> Tensor:
+        """The nearest x0 that a measurement without noise allows,  x0 + A^T (A A^T)^-1 (y - A x0),  (B, *D).
+
+        Linear measurements alone, and noise_std of 0; all else is left as it is. The second round takes away what the
+        first has rounded, so that known pixels are those of y to the bit.
+        """
+        if self.noise_std > 0 or not isinstance(self.measurement, Linear):
+            return x0
+        for _ in range(2):
+            x0 = x0 + self.measurement.adjoint(self.measurement.solve(y - self.measurement(x0), 0.0, 1.0))
+        return x0
+
     def log_likelihood(self, x0: Tensor, y: Tensor) -> Tensor:
         """Log N(y; A(x0), noise_std^2) in nats, (B,).
 
@@ -68,7 +80,7 @@ class Guided(InverseProblem):
     """D_y(x) = D(x) + (sigma^2 / alpha) grad log p(y | x),  for an approximation of p(y | x).
 
     A subclass defines `log_potential`, or `gradient` where that is no gradient of it. Gradients with respect to x flow
-    through the answer where x requires them.
+    through the answer where x requires them. D_y of a linear measurement without noise is the nearest that it allows.
     """
 
     def log_potential(self, x0: Tensor, alpha: Scale, sigma: Scale, y: Tensor) -> Tensor:
@@ -93,12 +105,16 @@ class Guided(InverseProblem):
     def forward(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> Tensor:
         """E[x0 | x, y] as the method has it, (B, *D)."""
         x0, gradient = self._guided(predict_x0, x, alpha, sigma, y, cond)
-        return x0 + expand(_shift(alpha, sigma), x) * gradient
+        return self.meet(x0 + expand(_shift(alpha, sigma), x) * gradient, y)
 
     def noise(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> Tensor:
         """E[eps | x, y] = eps - sigma grad log p(y | x), (B, *D)."""
         eps, gradient = self._guided(predict_noise, x, alpha, sigma, y, cond)
-        return eps - expand(sigma, x) * gradient
+        eps = eps - expand(sigma, x) * gradient
+        if self.noise_std > 0:
+            return eps
+        a, s = expand(alpha, x), expand(sigma, x)
+        return (x - a * self.meet((x - s * eps) / a, y)) / s
 
     def twist(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> Twist:
         """The proposal and the potential of `Twisted`, by one evaluation and one vector-Jacobian product."""
@@ -107,7 +123,7 @@ class Guided(InverseProblem):
             x0 = predict_x0(self.prior, x, alpha, sigma, **cond)
             potential, gradient = self._potential_and_gradient(x, x0, alpha, sigma, y, False)
         x0 = x0.detach()
-        guided = x0 + expand(_shift(alpha, sigma), x) * gradient
+        guided = self.meet(x0 + expand(_shift(alpha, sigma), x) * gradient, y)
         return Twist(guided.detach(), ((1.0, x0),), potential.detach())
 
     def finish(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
@@ -147,3 +163,19 @@ def _shift(alpha: Scale, sigma: Scale) -> Tensor:
 def ratio(alpha: Scale, sigma: Scale) -> Tensor:
     """rho^2 = sigma^2 / alpha^2, the variance of the noise on x / alpha."""
     return (precise(sigma) / precise(alpha)).square()
+
+
+def isotropic_variance(alpha: Scale, sigma: Scale, data_std: float) -> Tensor:
+    """r^2 = s^2 rho^2 / (s^2 + rho^2), the variance of x0 given x where the data are N(m, s^2 I)."""
+    rho2 = ratio(alpha, sigma)
+    return data_std**2 * rho2 / (data_std**2 + rho2)
+
+
+def check_data_std(data_std: float) -> None:
+    """Refuses what is no standard deviation.
+
+    Raises:
+        ValueError: for 0, less, or no number.
+    """
+    if not (data_std > 0 and math.isfinite(data_std)):
+        raise ValueError(f"expected a data_std above 0, got {data_std}: give the standard deviation of the data")

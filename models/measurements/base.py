@@ -111,9 +111,10 @@ class Linear(Measurement):
         if svd is None:
             return conjugate_gradients(lambda p: c * p + d * self(self.adjoint(p)), r, steps=50, tolerance=1e-6)
         rows = (-1, 1)
-        c, d = c.reshape(rows), d.reshape(rows)
-        spectral, variance = svd.u_t(r), d * svd.s.to(r).square()
-        within = svd.u(spectral / (c + variance).clamp(min=torch.finfo(r.dtype).tiny))
+        c, d, s = c.reshape(rows), d.reshape(rows), svd.s.to(r)
+        spectral, variance = svd.u_t(r), c + d * s.square()
+        known = (variance > 0) & ((c > 0) | (s > 1e-6 * s.max()))
+        within = svd.u(torch.where(known, spectral / torch.where(known, variance, 1.0), 0.0))
         outside = r - svd.u(spectral)  # where A A^T is zero
         c = expand(noise, r)
         return within + torch.where(c > 0, outside / c.clamp(min=torch.finfo(r.dtype).tiny), 0.0)
