@@ -13,6 +13,10 @@ from scorefield.solvers.ode.adams_moulton import AdamsMoulton
 from scorefield.solvers.ode.adaptive import Adaptive
 from scorefield.solvers.ode.flow import FlowSolver, probability_flow
 from scorefield.solvers.ode.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
+from scorefield.solvers.restoration.daps import DAPS
+from scorefield.solvers.restoration.ddrm import DDRM
+from scorefield.solvers.restoration.repaint import RePaint
+from scorefield.solvers.restoration.split_gibbs import SplitGibbs
 from scorefield.solvers.sample import sample
 from scorefield.solvers.scales import Scales
 from scorefield.solvers.schedule import Schedule
@@ -27,7 +31,9 @@ from scorefield.solvers.twisted import Particles, Twisted, effective_sample_size
 
 __all__ = [
     "BELM",
+    "DAPS",
     "DDIM",
+    "DDRM",
     "DEIS",
     "RK4",
     "Adams",
@@ -50,12 +56,14 @@ __all__ = [
     "PerSampleNoise",
     "PredictorCorrector",
     "Progress",
+    "RePaint",
     "ReverseDiffusion",
     "RungeKutta",
     "SASolver",
     "Scales",
     "Schedule",
     "Solver",
+    "SplitGibbs",
     "StochasticAdams",
     "StochasticDPMSolver",
     "Trajectory",
