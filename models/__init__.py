@@ -4,7 +4,18 @@ from scorefield.models import precondition
 from scorefield.models.analytic import Empirical, Gaussian, GaussianMixture
 from scorefield.models.counting import CountCalls
 from scorefield.models.denoiser import Denoiser
-from scorefield.models.guidance import DPS, MMPS, ClassifierFree, Guided, InverseProblem, PiGDM
+from scorefield.models.guidance import (
+    DDNM,
+    DPS,
+    MMPS,
+    TMPD,
+    ClassifierFree,
+    DiffPIR,
+    Guided,
+    InverseProblem,
+    JacobianFree,
+    PiGDM,
+)
 from scorefield.models.networks.adm import ADM
 from scorefield.models.networks.autoencoder import KLAutoencoder, VQAutoencoder
 from scorefield.models.networks.dequantiser import Dequantiser
@@ -19,21 +30,25 @@ from scorefield.models.networks.vdm import VDM
 
 __all__ = [
     "ADM",
+    "DDNM",
     "DPS",
     "MLP",
     "MMPS",
     "NCSN",
+    "TMPD",
     "VDM",
     "ClassifierFree",
     "CountCalls",
     "Denoiser",
     "Dequantiser",
     "DiT",
+    "DiffPIR",
     "Empirical",
     "Gaussian",
     "GaussianMixture",
     "Guided",
     "InverseProblem",
+    "JacobianFree",
     "KLAutoencoder",
     "NCSNpp",
     "NCSNv2",

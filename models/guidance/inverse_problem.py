@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import jvp
 
 from scorefield.models.measurements.base import Linear, Measurement
 from scorefield.sde_lib.broadcast import Scale, expand, precise
@@ -101,6 +102,19 @@ class Guided(InverseProblem):
             graph: whether the answer is to be differentiated.
         """
         return self._potential_and_gradient(x, x0, alpha, sigma, y, graph)[1]
+
+    def pull(self, predicted: Tensor, x: Tensor, weights: Tensor, graph: bool) -> Tensor:
+        """J^T A^T of weights (B, *M), where predicted = A(D(x)), (B, *D)."""
+        back: Tensor = torch.autograd.grad(predicted, x, weights, retain_graph=True, create_graph=graph)[0]
+        return back
+
+    def push(self, x0: Tensor, direction: Tensor, graph: bool) -> Tensor:
+        """The derivative of A at x0 in a direction (B, *D), (B, *M)."""
+        if self.measurement.linear:
+            pushed: Tensor = self.measurement(direction)
+        else:
+            pushed = jvp(self.measurement, (x0 if graph else x0.detach(),), (direction,))[1]
+        return pushed
 
     def forward(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> Tensor:
         """E[x0 | x, y] as the method has it, (B, *D)."""

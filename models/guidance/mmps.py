@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from scorefield.models.guidance.inverse_problem import Guided
 from scorefield.models.measurements.base import Measurement
@@ -15,8 +14,8 @@ from scorefield.sde_lib.denoiser import DenoiserLike
 class MMPS(Guided):
     """p(y | x) = N(y; A D(x), noise_std^2 I + A V A^T),  V = Cov[x0 | x] = (sigma^2 / alpha) dD/dx.
 
-    Rozet et al. 2024, "Learning Diffusion Priors from Observations by Expectation Maximization", Eq. 12 to 14. Its
-    covariance is that of the exact denoiser. It is held fixed where the gradient is taken. It is exact for Gaussian
+    Rozet et al. 2024, "Learning Diffusion Priors from Observations by Expectation Maximization". The covariance
+    is that of the exact denoiser. It is held fixed where the gradient is taken. It is exact for Gaussian
     data of any covariance.
 
     The linear system of each sample is solved by GMRES (Saad and Schultz 1986), as dD/dx of a network is not quite
@@ -57,10 +56,9 @@ class MMPS(Guided):
         pulled = []  # J^T A^T of each direction, of which the answer is a sum
 
         def product(direction: Tensor) -> Tensor:
-            direction_y = direction.reshape(y.shape)
-            (back,) = torch.autograd.grad(predicted, x, direction_y, retain_graph=True, create_graph=graph)
+            back = self.pull(predicted, x, direction.reshape(y.shape), graph)
             pulled.append(back)
-            return self.noise_std**2 * direction + gamma * self._push(x0, back, graph).flatten(1)
+            return self.noise_std**2 * direction + gamma * self.push(x0, back, graph).flatten(1)
 
         if self.iterations >= residual.shape[1]:
             weights = _direct(product, residual)
@@ -70,14 +68,6 @@ class MMPS(Guided):
         for weight, back in zip(weights.unbind(1), pulled, strict=True):
             answer = answer + weight.reshape(-1, *(1,) * (x.ndim - 1)) * back
         return answer
-
-    def _push(self, x0: Tensor, direction: Tensor, graph: bool) -> Tensor:
-        """The measurement's derivative at x0 in a direction (B, *D), (B, *M)."""
-        if self.measurement.linear:
-            pushed: Tensor = self.measurement(direction)
-        else:
-            pushed = jvp(self.measurement, (x0 if graph else x0.detach(),), (direction,))[1]
-        return pushed
 
 
 def _direct(product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from scorefield.sde_lib.denoiser import DenoiserLike
 class PiGDM(Guided):
     """p(y | x) = N(y; A D(x), noise_std^2 I + r^2 A A^T),  r^2 = s^2 rho^2 / (s^2 + rho^2),  rho = sigma / alpha.
 
-    Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", Eq. 7 and Appendix A.3, with its
-    gradient taken as it is. (The published step weighs it by r^2 and has no measurement noise.) It is exact for data
+    Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", Eq. 7, with its gradient
+    taken as it is. (The published step weighs it by r^2 and has no measurement noise.) It is exact for data
     of N(m, s^2 I).
 
     Args:
