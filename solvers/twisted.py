@@ -17,7 +17,7 @@ from scorefield.sde_lib import SDE
 from scorefield.sde_lib.denoiser import BoundDenoiser, Cond, DenoiserLike
 from scorefield.sde_lib.sde import Noise
 from scorefield.sde_lib.twist import Twist, as_twisting
-from scorefield.solvers.multistep.ddim import Ancestral
+from scorefield.solvers.multistep.dpm import StochasticDPMSolver
 from scorefield.solvers.multistep.exponential import Coefficients
 from scorefield.solvers.multistep.linear_multistep import combine
 from scorefield.solvers.schedule import Schedule
@@ -80,6 +80,7 @@ class Twisted(Solver):
 
     particles: int = 8
     threshold: float = 0.5
+    solver: StochasticDPMSolver = StochasticDPMSolver()
 
     def __post_init__(self) -> None:
         if self.particles < 1 or not 0 <= self.threshold <= 1:
@@ -108,23 +109,20 @@ class Twisted(Solver):
         on_step: OnStep = None,
     ) -> Particles:
         """All particles with their weights, and the evidence; arguments as those of any solver."""
-        kept = _Kept(self.particles, self.threshold)
+        kept = _Kept(self.particles, self.threshold, self.solver)
         kept(denoiser, sde, x, ts, cond=cond, noise=noise, on_step=on_step)
         return kept.results[0]
+
+    def step(
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
+    ) -> tuple[Tensor, History | None]:
+        """One step of the proposal, without weights."""
+        return self.solver.step(denoiser, x, schedule, i, noise, memory)
 
     def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
         """One particle for each sample, drawn by the weights, (B, *D)."""
         uniforms = self._uniforms(x, len(schedule), noise)
         return self._all(denoiser, x, schedule, noise, on_step, uniforms).draw(next(uniforms))
-
-    def step(
-        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, i: int, noise: Noise, memory: History | None
-    ) -> tuple[Tensor, History | None]:
-        """One guided ancestral step, of one particle."""
-        at = schedule[i]
-        twist = as_twisting(denoiser.denoiser).twist(x, at.alpha, at.sigma, **denoiser.cond)
-        step = _step(schedule, i)
-        return combine(step, x, (twist.guided,), step.noise * noise(x)), None
 
     def _uniforms(self, x: Tensor, steps: int, noise: Noise) -> Iterator[Tensor]:
         """Uniform numbers (B,) of each sample's own stream: one for each step, and one for the last draw."""
@@ -146,22 +144,24 @@ class Twisted(Solver):
         rows = torch.arange(len(x), device=x.device).repeat_interleave(count)
         cond = denoiser.take(rows).cond
         x = self._start(x, schedule, noise)
+        last: list[Twist] = []
         weights = _Weights(len(x) // count, count, x.device)
         for i in range(len(schedule) - 1):
-            at, step = schedule[i], _step(schedule, i)
-            twist = twisting.twist(x, at.alpha, at.sigma, **cond)
-            weights.add(twist.log_potential)
+            at = schedule[i]
+            last = [twisting.twist(x, at.alpha, at.sigma, **cond), *last][: self.solver.order]
+            weights.add(last[0].log_potential)
             chosen = weights.resample(next(uniforms), self.threshold)
             if chosen is not None:
-                x, twist = x[chosen], _take(twist, chosen)
+                x, last = x[chosen], [_take(twist, chosen) for twist in last]
             z = noise(x.reshape(-1, count, *x.shape[1:])).reshape(x.shape)
-            x = combine(step, x, (twist.guided,), step.noise * z)
-            weights.add(_log_ratio(step, twist, z) - twist.log_potential)
+            step = self.solver.coefficients(schedule, i, len(last))
+            x = combine(step, x, [twist.guided for twist in last], step.noise * z)
+            weights.add(_log_ratio(step, last, z) - last[0].log_potential)
             if on_step is not None:
                 first = x.reshape(-1, count, *x.shape[1:])[:, 0]
                 on_step(Progress(i + 1, len(schedule) - 1, float(schedule.ts[i + 1]), first))
-        last = schedule[-1]
-        x0, log_likelihood = twisting.finish(x, last.alpha, last.sigma, **cond)
+        end = schedule[-1]
+        x0, log_likelihood = twisting.finish(x, end.alpha, end.sigma, **cond)
         weights.add(log_likelihood)
         return weights.particles(x0)
 
@@ -241,10 +241,6 @@ def _quantiles(log_weights: Tensor, at: Tensor) -> Tensor:
     return torch.searchsorted(total / total[:, -1:], at.contiguous(), right=True).clamp(max=log_weights.shape[1] - 1)
 
 
-def _step(schedule: Schedule, i: int) -> Coefficients:
-    return schedule.cached(("ancestral", i), lambda: Ancestral().coefficients(schedule, i, 1))
-
-
 def _take(twist: Twist, rows: Tensor) -> Twist:
     factors = tuple(
         (power[rows] if isinstance(power, Tensor) and power.ndim else power, estimate[rows])
@@ -253,14 +249,16 @@ def _take(twist: Twist, rows: Tensor) -> Twist:
     return Twist(twist.guided[rows], factors, twist.log_potential[rows])
 
 
-def _log_ratio(step: Coefficients, twist: Twist, z: Tensor) -> Tensor:
+def _log_ratio(step: Coefficients, last: list[Twist], z: Tensor) -> Tensor:
     """Log of the product of the factors' steps over the proposal's, at the state that z has led to, (B * K,).
 
     All are Gaussians of the variance tau^2, with means that differ by d_j:  -sum_j power_j (|d_j|^2 / 2 + d_j z),
     in units of tau.
     """
     total = torch.zeros(len(z), dtype=torch.float64 if z.device.type != "mps" else z.dtype, device=z.device)
-    for power, estimate in twist.factors:
-        apart = step.weights[0] / step.noise * (twist.guided - estimate)
+    for j, (power, _) in enumerate(last[0].factors):
+        apart = torch.zeros_like(z)
+        for weight, twist in zip(step.weights, last, strict=True):
+            apart = torch.add(apart, twist.guided - twist.factors[j][1], alpha=weight / step.noise)
         total = total - power * (apart * (apart / 2 + z)).flatten(1).sum(1).to(total)
     return total
