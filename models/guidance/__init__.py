@@ -8,6 +8,7 @@ from scorefield.models.guidance.inverse_problem import Guided, InverseProblem
 from scorefield.models.guidance.jacobian_free import JacobianFree
 from scorefield.models.guidance.mmps import MMPS
 from scorefield.models.guidance.pigdm import PiGDM
+from scorefield.models.guidance.posterior_variance import PosteriorVariance
 from scorefield.models.guidance.tmpd import TMPD
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "InverseProblem",
     "JacobianFree",
     "PiGDM",
+    "PosteriorVariance",
 ]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.guidance.inverse_problem import Guided, check_data_std, isotropic_variance
+from scorefield.models.guidance.posterior_variance import PosteriorVariance
 from scorefield.models.measurements.base import Measurement
 from scorefield.sde_lib.broadcast import Scale, expand, precise
 from scorefield.sde_lib.denoiser import DenoiserLike
@@ -32,7 +33,7 @@ class DPS(Guided):
         noise_std: of the measurement.
         scale: the published zeta, or None for the formula.
         spread: the share of x0's own variance, 0 or more.
-        data_std: s, the standard deviation of the data in a dimension, of which the spread is a share.
+        data_std: s, the standard deviation of the data in a dimension. Or r^2 itself, as measured.
         log_snr_step: the grid's step in  log(alpha^2 / sigma^2),  of which the scale is a rate.
 
     Raises:
@@ -46,7 +47,7 @@ class DPS(Guided):
         noise_std: float,
         scale: float | None = None,
         spread: float = 0.0,
-        data_std: float = 1.0,
+        data_std: float | PosteriorVariance = 1.0,
         log_snr_step: float = 0.2,
     ) -> None:
         if min(spread, 0.0 if scale is None else scale) < 0 or not log_snr_step > 0:

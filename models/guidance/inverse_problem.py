@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp
 
+from scorefield.models.guidance.posterior_variance import PosteriorVariance
 from scorefield.models.measurements.base import Linear, Measurement
 from scorefield.sde_lib.broadcast import Scale, expand, precise
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise, predict_x0
@@ -179,17 +180,19 @@ def ratio(alpha: Scale, sigma: Scale) -> Tensor:
     return (precise(sigma) / precise(alpha)).square()
 
 
-def isotropic_variance(alpha: Scale, sigma: Scale, data_std: float) -> Tensor:
-    """r^2 = s^2 rho^2 / (s^2 + rho^2), the variance of x0 given x where the data are N(m, s^2 I)."""
+def isotropic_variance(alpha: Scale, sigma: Scale, data_std: float | PosteriorVariance) -> Tensor:
+    """r^2 = s^2 rho^2 / (s^2 + rho^2), the variance of x0 given x where the data are N(m, s^2 I), or a measured one."""
+    if isinstance(data_std, PosteriorVariance):
+        return data_std(alpha, sigma)
     rho2 = ratio(alpha, sigma)
     return data_std**2 * rho2 / (data_std**2 + rho2)
 
 
-def check_data_std(data_std: float) -> None:
+def check_data_std(data_std: float | PosteriorVariance) -> None:
     """Refuses what is no standard deviation.
 
     Raises:
         ValueError: for 0, less, or no number.
     """
-    if not (data_std > 0 and math.isfinite(data_std)):
+    if not isinstance(data_std, PosteriorVariance) and not (data_std > 0 and math.isfinite(data_std)):
         raise ValueError(f"expected a data_std above 0, got {data_std}: give the standard deviation of the data")

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from scorefield.models.guidance.inverse_problem import Guided, check_data_std, isotropic_variance
+from scorefield.models.guidance.posterior_variance import PosteriorVariance
 from scorefield.models.measurements.base import Linear, Measurement
 from scorefield.sde_lib.broadcast import Scale
 from scorefield.sde_lib.denoiser import DenoiserLike
@@ -19,7 +20,7 @@ class PiGDM(Guided):
         denoiser: E[x0 | x] of the prior.
         measurement: A, linear.
         noise_std: of the measurement; 0 is allowed.
-        data_std: s, the standard deviation of the data in a dimension; the paper has 1.
+        data_std: s, the standard deviation of the data in a dimension; the paper has 1. Or r^2 itself, as measured.
 
     Raises:
         ValueError: for measurements that are not linear, and what is no standard deviation.
@@ -29,7 +30,11 @@ class PiGDM(Guided):
     measurement: Linear
 
     def __init__(
-        self, denoiser: DenoiserLike, measurement: Measurement, noise_std: float, data_std: float = 1.0
+        self,
+        denoiser: DenoiserLike,
+        measurement: Measurement,
+        noise_std: float,
+        data_std: float | PosteriorVariance = 1.0,
     ) -> None:
         super().__init__(denoiser, measurement, noise_std)
         check_data_std(data_std)
