@@ -1,5 +1,6 @@
 """Denoisers that wrap a denoiser: solvers, encoding and likelihood take them unchanged."""
 
+from scorefield.models.guidance.autoguidance import Auto
 from scorefield.models.guidance.classifier_free import ClassifierFree
 from scorefield.models.guidance.ddnm import DDNM
 from scorefield.models.guidance.diffpir import DiffPIR
@@ -16,6 +17,7 @@ __all__ = [
     "DPS",
     "MMPS",
     "TMPD",
+    "Auto",
     "ClassifierFree",
     "DiffPIR",
     "Guided",

@@ -74,6 +74,7 @@ class ADM(nn.Module):
         self.channels, self.context, self.concat = channels, context, concat
         widths = [round(width * m) for m in multipliers]
         self.stride = 2 ** (len(widths) - 1)
+        self.unknown_label = num_classes
         self.embed = NoiseEmbedding(width, 4 * width, num_classes, frequencies)
 
         norm = norms(smallest=smallest_group, eps=1e-5)

@@ -66,6 +66,7 @@ class DiT(nn.Module):
             )
         self.channels, self.patch = channels, patch
         self.patchify = nn.Conv2d(channels, width, patch, stride=patch)
+        self.unknown_label = num_classes
         self.embed = NoiseEmbedding(256, width, num_classes, frequencies)
         self.blocks = nn.ModuleList(DiTBlock(width, heads, round(mlp_ratio * width)) for _ in range(depth))
         self.modulate = nn.Linear(width, 2 * width)

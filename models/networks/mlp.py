@@ -33,6 +33,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         dims = math.prod(shape)
+        self.unknown_label = num_classes
         self.embed = NoiseEmbedding(64, width, num_classes, code_size=code_size)
         self.stem = nn.Linear(dims, width)
         self.blocks = nn.ModuleList(MLPBlock(width) for _ in range(blocks))

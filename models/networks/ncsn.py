@@ -63,6 +63,7 @@ class NCSN(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.unit_range, self.depth = channels, unit_range, depth
+        self.unknown_label = num_classes
         self.condition = Condition(sigmas, num_classes)
         norm = partial(InstanceNormPlus, len(sigmas), self.condition.labels)
 

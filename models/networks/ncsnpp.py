@@ -80,6 +80,7 @@ class NCSNpp(nn.Module):
         self.stride = 2**deepest
         norm, gain, embedding = norms(), RESCALED if rescale else 1.0, 4 * width if conditional else None
         features = 2 * width if frequencies == "gaussian" else width
+        self.unknown_label = num_classes if conditional else None
         self.embed = NoiseEmbedding(features, 4 * width, num_classes, frequencies, label_first) if conditional else None
 
         residual = partial(ResidualBlock, embedding=embedding, dropout=dropout, norm=norm, rescale=rescale)

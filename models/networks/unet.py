@@ -84,6 +84,7 @@ class UNet(nn.Module):
         self.concat = concat
         widths = [round(width * m) for m in multipliers]
         self.stride = 2 ** (len(widths) - 1)
+        self.unknown_label = num_classes
         self.embed = NoiseEmbedding(width, 4 * width, num_classes, frequencies, code_size=code_size)
         norm = norms(smallest=smallest_group, eps=eps)
 

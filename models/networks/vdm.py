@@ -69,6 +69,7 @@ class VDM(nn.Module):
         self.channels, self.inputs, self.fourier = channels, inputs, tuple(fourier)
         self.span = None if span is None else (float(span[0]), float(span[1]))
         unit = "smooth" if span is None else "timesteps"
+        self.unknown_label = num_classes
         self.embed = NoiseEmbedding(width, 4 * width, num_classes, unit, code_size=code_size)
         self.stem = nn.Conv2d(channels * (inputs + 2 * len(self.fourier)), width, 3, padding=1)
         self.down = nn.ModuleList(VDMBlock(width, width, dropout, attention) for _ in range(blocks))

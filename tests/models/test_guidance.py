@@ -1,12 +1,15 @@
 """Classifier-free guidance, and denoisers that count."""
 
+import numpy as np
 import pytest
 import torch
 from oracles import gaussian
+from seeded import seeded
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from scorefield.models import ClassifierFree, CountCalls, Denoiser, precondition
+from scorefield.models import ADM, MLP, NCSN, VDM, ClassifierFree, CountCalls, Denoiser, DiT, NCSNpp, UNet, precondition
+from scorefield.models.guidance import Auto
 from scorefield.sde_lib import VPSDE, predict_noise
 from scorefield.sde_lib.broadcast import expand
 from scorefield.sde_lib.denoiser import predict_x0
@@ -155,3 +158,93 @@ def test_guidance_leaves_out_the_keywords_that_it_is_told() -> None:
         ClassifierFree(Both(), 2.0, ("a", "b"))(X, 0.8, 0.6)
     with pytest.raises(ValueError, match=r"0 <= low < high, got \(2.0, 1.0\)"):
         ClassifierFree(Both(), 2.0, interval=(2.0, 1.0))
+
+
+def random_weights(net: nn.Module) -> nn.Module:
+    net.load_state_dict({name: seeded(name, value.shape) for name, value in net.state_dict().items()})
+    return net
+
+
+NETWORKS = {
+    "mlp": lambda: MLP((3, 2), width=16, blocks=1, num_classes=3),
+    "unet": lambda: UNet(1, width=4, multipliers=(1,), blocks=1, attention=(), middle_attention=False, num_classes=3),
+    "dit": lambda: DiT(1, patch=4, width=12, depth=1, heads=1, num_classes=3),
+    "vdm": lambda: VDM(1, width=4, blocks=1, num_classes=3),
+    "adm": lambda: ADM(1, width=4, multipliers=(1,), blocks=1, attention=(), num_classes=3),
+    "ncsnpp": lambda: NCSNpp(1, width=4, multipliers=(1,), blocks=1, attention=(), num_classes=3),
+    "ncsn": lambda: NCSN(1, width=4, sigmas=(1.0, 0.1), num_classes=3),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_evaluations_are_one_batch(name: str) -> None:
+    """Of 2B samples, with the numbers of two calls; a class for each sample, and a noise level each."""
+    net = random_weights(NETWORKS[name]()).double().eval().requires_grad_(False)
+    x = X if name == "mlp" else torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=X.dtype)
+    denoiser = Denoiser(net, precondition.eps)
+    alpha, sigma = torch.full((4,), 0.8, dtype=X.dtype), torch.tensor([0.6, 0.5, 0.4, 0.3], dtype=X.dtype)
+    low, high = denoiser(x, alpha, sigma), denoiser(x, alpha, sigma, label=LABEL)
+    counted = CountCalls(denoiser)
+    found = ClassifierFree(counted, 3.0)(x, alpha, sigma, label=LABEL)
+    assert (counted.calls, counted.samples) == (1, 8)
+    assert float((high - low).abs().max()) > 1e-3
+    assert_close(found, low + 3 * (high - low), rtol=1e-11, atol=1e-11)
+
+
+AT = (X, torch.full((4,), 0.8, dtype=X.dtype), torch.tensor([0.6, 0.4, 0.2, 0.1], dtype=X.dtype))
+
+
+@pytest.mark.parametrize(("phi", "eta", "r"), [(0.7, 1.0, None), (0.0, 0.0, None), (0.0, 1.0, 0.5), (0.5, 0.3, 0.5)])
+def test_corrections_are_those_of_their_papers(phi: float, eta: float, r: float | None) -> None:
+    """By the formulae, sample by sample in numpy; x0 and noise agree, and scales 0 and 1 have no correction."""
+    denoiser, scale = TwoGaussians(), torch.tensor([0.0, 1.0, 3.0, 2.0], dtype=X.dtype)
+    guided = ClassifierFree(denoiser, 9.0, rescale=phi, parallel=eta, norm=r)
+    found = guided(*AT, label=LABEL, guidance=scale)
+    weak, strong = denoiser(*AT).numpy(), denoiser(*AT, label=LABEL).numpy()
+    assert np.array_equal(found[0], weak[0]) and np.array_equal(found[1], strong[1])
+    for i in (2, 3):
+        d, unit = strong[i] - weak[i], strong[i] / np.sqrt((strong[i] ** 2).sum())
+        d = d if r is None else d * min(1.0, r / np.sqrt((d**2).sum()))
+        along = (d * unit).sum() * unit
+        one = strong[i] + (float(scale[i]) - 1) * (d - along + eta * along)
+        one = one * (phi * strong[i].std() / one.std() + 1 - phi)
+        assert_close(found[i], torch.as_tensor(one), rtol=1e-12, atol=1e-12)
+    noise = predict_noise(guided, *AT, label=LABEL, guidance=scale)
+    x, _, sigma = AT
+    assert_close(noise, (x - 0.8 * found) / expand(sigma, x), rtol=1e-11, atol=1e-11)
+
+
+def test_a_sample_inside_of_the_interval_has_both_evaluations_for_all() -> None:
+    level, alpha = Level(), torch.full((4,), 0.5)
+    guided = ClassifierFree(level, 3.0, interval=(0.5, 2.0))
+    for sigma, calls in (([0.1, 0.2, 1.1, 3.0], 1), ([0.1, 0.2, 0.9, 3.0], 2)):
+        level.calls = 0
+        guided(X, alpha, torch.tensor(sigma), label=LABEL)
+        assert level.calls == calls
+
+
+def test_autoguidance_leads_away_from_the_bad_denoiser() -> None:
+    good, bad, at = gaussian((3, 2)), TwoGaussians(), (X, 0.8, 0.6)
+    d1, d0 = good(*at), bad(*at, far=0.4)
+    assert_close(Auto(good, lambda *a: bad(*a, far=0.4), 2.5)(*at), d1 + 1.5 * (d1 - d0), rtol=1e-12, atol=1e-12)
+    assert torch.equal(Auto(good, good, 2.5)(*at), d1)
+    counted = CountCalls(bad)
+    assert torch.equal(Auto(good, counted, 2.5, interval=(1.0, 2.0))(*at), d1) and counted.calls == 0
+
+
+def test_the_twist_of_a_tilted_law_has_both_estimates_and_their_powers() -> None:
+    denoiser, scale = TwoGaussians(), torch.tensor([0.0, 1.0, 3.0, 2.0], dtype=X.dtype)
+    guided, cond = ClassifierFree(denoiser, 3.0), {"label": LABEL, "guidance": scale}
+    twist = guided.twist(*AT, **cond)
+    assert torch.equal(twist.guided, guided(*AT, **cond)) and torch.equal(twist.log_potential, torch.zeros(4).to(X))
+    (p0, d0), (p1, d1) = twist.factors
+    assert_close((p0, p1), (1 - scale, scale))
+    assert_close((d0, d1), (denoiser(*AT), denoiser(*AT, label=LABEL)))
+    end, potential = guided.finish(*AT, **cond)
+    assert torch.equal(end, twist.guided) and not potential.any()
+
+
+@pytest.mark.parametrize("wrong", [{"rescale": 1.5}, {"parallel": float("nan")}, {"norm": 0.0}])
+def test_corrections_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"^expected [^\n]*got[^\n]*$"):
+        ClassifierFree(TwoGaussians(), 2.0, **wrong)
