@@ -73,6 +73,10 @@ class GaussianMixture:
         """Log p(x) of the path's marginal, in nats, shape (B,)."""
         return self._components(x, alpha, sigma)[3].logsumexp(1)
 
+    def responsibilities(self, x: Tensor, alpha: Scale = 1.0, sigma: Scale = 0.0) -> Tensor:
+        """p(k | x) of each component, shape (B, K)."""
+        return self._components(x, alpha, sigma)[3].softmax(1)
+
     def sample(self, shape: tuple[int, ...] | int, generator: torch.Generator | None = None) -> Tensor:
         """Draws of x0, shape (n, *D)."""
         n = shape if isinstance(shape, int) else math.prod(shape)
