@@ -95,8 +95,8 @@ class GaussianMixture:
 
             C_k^(1/2) V diag(std^2 / (s^2 + std^2)) V^T C_k^(1/2)  about  m_k + C_k^(1/2) V diag(s / (s^2 + std^2)) r,
 
-        where r = U^T (y - A m_k), and its weight is multiplied by  N(r; 0, diag(s^2 + std^2)).  No small difference
-        of large numbers is taken, so it holds to rounding for the least noise too.
+        where r = U^T (y - A m_k), and its weight is multiplied by  N(r; 0, diag(s^2 + std^2)).  There is no small
+        difference of large numbers in it, so it holds to rounding for the least noise too.
 
         Args:
             matrix: A, (m, d), as `matrix()` of a linear measurement.

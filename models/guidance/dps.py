@@ -20,8 +20,8 @@ class DPS(Guided):
     of PiGDM for an A of orthonormal rows, and is what `Twisted` needs.
 
     With a `scale` it is the published Algorithm 1, whose ancestral steps end with  x <- x - scale grad |y - A(D(x))|.
-    The norm is not squared, and is each sample's own. A denoiser knows no steps, so the log-SNR between two of them is
-    told as `log_snr_step`:
+    The norm is not squared, and is each sample's own. A denoiser knows no steps, so `log_snr_step` is the
+    log-SNR between two of them:
 
         log p(y | x) = -scale / (sigma^2 (1 - exp(-log_snr_step))) |y - A(D(x))|.
 

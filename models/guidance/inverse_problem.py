@@ -57,8 +57,8 @@ class InverseProblem(nn.Module):
     def meet(self, x0: Tensor, y: Tensor) -> Tensor:
         """The nearest x0 that a measurement without noise allows,  x0 + A^T (A A^T)^-1 (y - A x0),  (B, *D).
 
-        Linear measurements alone, and noise_std of 0; all else is left as it is. The second round takes away what the
-        first has rounded, so that known pixels are those of y to the bit.
+        It moves x0 for linear measurements with a noise_std of 0, and for no others. The second round takes
+        away what the first has rounded, so that known pixels are those of y to the bit.
         """
         if self.noise_std > 0 or not isinstance(self.measurement, Linear):
             return x0
@@ -192,7 +192,7 @@ def check_data_std(data_std: float | PosteriorVariance) -> None:
     """Refuses what is no standard deviation.
 
     Raises:
-        ValueError: for 0, less, or no number.
+        ValueError: for any number that is not above 0.
     """
     if not isinstance(data_std, PosteriorVariance) and not (data_std > 0 and math.isfinite(data_std)):
         raise ValueError(f"expected a data_std above 0, got {data_std}: give the standard deviation of the data")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.guidance.inverse_problem import InverseProblem, check_data_std, isotropic_variance
+from scorefield.models.guidance.posterior_variance import PosteriorVariance
 from scorefield.models.measurements.base import Linear, Measurement
 from scorefield.sde_lib.broadcast import Scale, expand
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise, predict_x0
@@ -15,7 +16,7 @@ from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise, predict_x0
 class GradientFree(InverseProblem):
     """D_y(x) = D(x) + C (y - A D(x)),  for a matrix C of the method, as a linear measurement has it.
 
-    No derivative of the denoiser is taken, so an evaluation costs no more than the denoiser's. These methods restore:
+    They need no derivative of the denoiser, so an evaluation costs no more than the denoiser's. These methods restore:
     they are no samplers of a posterior. D_y of a measurement without noise is the nearest that it allows.
     """
 
@@ -54,14 +55,18 @@ class JacobianFree(GradientFree):
         denoiser: E[x0 | x] of the prior.
         measurement: A, linear.
         noise_std: of the measurement; 0 is allowed.
-        data_std: s, the standard deviation of the data in a dimension.
+        data_std: s, the standard deviation of the data in a dimension. Or r^2 itself, as measured.
 
     Raises:
         ValueError: for measurements that are not linear, and what is no standard deviation.
     """
 
     def __init__(
-        self, denoiser: DenoiserLike, measurement: Measurement, noise_std: float, data_std: float = 1.0
+        self,
+        denoiser: DenoiserLike,
+        measurement: Measurement,
+        noise_std: float,
+        data_std: float | PosteriorVariance = 1.0,
     ) -> None:
         super().__init__(denoiser, measurement, noise_std)
         check_data_std(data_std)
