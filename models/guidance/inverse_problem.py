@@ -1,5 +1,6 @@
 """A denoiser with a measurement, and the base of its posterior denoisers."""
 
+import abc
 import math
 from typing import Any
 
@@ -78,7 +79,23 @@ class InverseProblem(nn.Module):
         return -square / 2 - y[0].numel() * (math.log(self.noise_std) + math.log(2 * math.pi) / 2)
 
 
-class Guided(InverseProblem):
+class Weighing(InverseProblem):
+    """A method that `Twisted` takes: it guides particles, and weighs them by a p(y | x) of its own."""
+
+    @abc.abstractmethod
+    def twist(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> Twist:
+        """The proposal and the potential of `Twisted`, at a noise level."""
+
+    def finish(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The prior's D(x), and log p(y | x0 = D(x)) in nats; without noise D_y(x), and the method's log p(y | x)."""
+        if self.noise_std == 0:
+            last = self.twist(x, alpha, sigma, y=y, **cond)
+            return last.guided, last.log_potential
+        x0 = predict_x0(self.prior, x, alpha, sigma, **cond)
+        return x0, self.log_likelihood(x0, y)
+
+
+class Guided(Weighing):
     """D_y(x) = D(x) + (sigma^2 / alpha) grad log p(y | x),  for an approximation of p(y | x).
 
     A subclass defines `log_potential`, or `gradient` where that is no gradient of it. Gradients with respect to x flow
@@ -88,7 +105,7 @@ class Guided(InverseProblem):
     def log_potential(self, x0: Tensor, alpha: Scale, sigma: Scale, y: Tensor) -> Tensor:
         """The method's log p(y | x) by x0 = D(x), up to what all samples of a noise level share, in nats, (B,)."""
         raise ValueError(
-            f"expected a method with a density of y given x, got {type(self).__name__}: use pigdm or dps for twisted"
+            f"expected a method with a density of y given x, got {type(self).__name__}: use jacobian_free, pigdm or dps"
         )
 
     def gradient(self, x: Tensor, x0: Tensor, alpha: Scale, sigma: Scale, y: Tensor, graph: bool) -> Tensor:
@@ -141,14 +158,6 @@ class Guided(InverseProblem):
         guided = self.meet(x0 + expand(_shift(alpha, sigma), x) * gradient, y)
         return Twist(guided.detach(), ((1.0, x0),), potential.detach())
 
-    def finish(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The prior's D(x), and log p(y | x0 = D(x)) in nats; without noise D_y(x), and the method's log p(y | x)."""
-        if self.noise_std == 0:
-            last = self.twist(x, alpha, sigma, y=y, **cond)
-            return last.guided, last.log_potential
-        x0 = predict_x0(self.prior, x, alpha, sigma, **cond)
-        return x0, self.log_likelihood(x0, y)
-
     def _guided(
         self, predict: DenoiserLike, x: Tensor, alpha: Scale, sigma: Scale, y: Tensor, cond: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
@@ -168,6 +177,17 @@ class Guided(InverseProblem):
     ) -> tuple[Tensor, Tensor]:
         potential = self.log_potential(x0, alpha, sigma, y)
         return potential, torch.autograd.grad(potential.sum(), x, create_graph=graph)[0]
+
+
+def gaussian_potential(
+    measurement: Linear, residual: Tensor, noise_std: float, variance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log N(residual; 0, S) in nats up to its normaliser, (B,), and S^-1 residual,  S = noise_std^2 I + variance A A^T.
+
+    All samples of a noise level share the normaliser.
+    """
+    solved = measurement.solve(residual, noise_std**2, variance)
+    return -(residual * solved).flatten(1).sum(1) / 2, solved
 
 
 def _shift(alpha: Scale, sigma: Scale) -> Tensor:

@@ -6,11 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.models.guidance.inverse_problem import InverseProblem, check_data_std, isotropic_variance
+from scorefield.models.guidance.inverse_problem import (
+    InverseProblem,
+    Weighing,
+    check_data_std,
+    gaussian_potential,
+    isotropic_variance,
+)
 from scorefield.models.guidance.posterior_variance import PosteriorVariance
 from scorefield.models.measurements.base import Linear, Measurement
 from scorefield.sde_lib.broadcast import Scale, expand
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise, predict_x0
+from scorefield.sde_lib.twist import Twist
 
 
 class GradientFree(InverseProblem):
@@ -44,7 +51,7 @@ class GradientFree(InverseProblem):
         return self.meet(x0 + self.correction(y - self.measurement(x0), alpha, sigma), y)
 
 
-class JacobianFree(GradientFree):
+class JacobianFree(GradientFree, Weighing):
     """D_y = D + r^2 A^T (noise_std^2 I + r^2 A A^T)^-1 (y - A D),  r^2 = s^2 rho^2 / (s^2 + rho^2).
 
     rho is sigma / alpha. This is the posterior mean of x0 under N(D, r^2 I), as if the denoiser had no part in the
@@ -71,6 +78,14 @@ class JacobianFree(GradientFree):
         super().__init__(denoiser, measurement, noise_std)
         check_data_std(data_std)
         self.data_std = data_std
+
+    def twist(self, x: Tensor, alpha: Scale, sigma: Scale, *, y: Tensor, **cond: Any) -> Twist:
+        """The proposal D_y, and PiGDM's log N(y; A D, noise_std^2 I + r^2 A A^T), by one evaluation and no gradient."""
+        x0 = predict_x0(self.prior, x, alpha, sigma, **cond)
+        variance = isotropic_variance(alpha, sigma, self.data_std)
+        potential, solved = gaussian_potential(self.measurement, y - self.measurement(x0), self.noise_std, variance)
+        guided = x0 + expand(variance, x0) * self.measurement.adjoint(solved)
+        return Twist(self.meet(guided, y), ((1.0, x0),), potential)
 
     def correction(self, residual: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         variance = isotropic_variance(alpha, sigma, self.data_std)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from scorefield.models.guidance.inverse_problem import Guided, check_data_std, isotropic_variance
+from scorefield.models.guidance.inverse_problem import Guided, check_data_std, gaussian_potential, isotropic_variance
 from scorefield.models.guidance.posterior_variance import PosteriorVariance
 from scorefield.models.measurements.base import Linear, Measurement
 from scorefield.sde_lib.broadcast import Scale
@@ -42,7 +42,5 @@ class PiGDM(Guided):
 
     def log_potential(self, x0: Tensor, alpha: Scale, sigma: Scale, y: Tensor) -> Tensor:
         """Log p(y | x) up to its normaliser, which all samples of a noise level share, in nats, (B,)."""
-        residual = y - self.measurement(x0)
-        weighted = self.measurement.solve(residual, self.noise_std**2, isotropic_variance(alpha, sigma, self.data_std))
-        square: Tensor = (residual * weighted).flatten(1).sum(1)
-        return -square / 2
+        variance = isotropic_variance(alpha, sigma, self.data_std)
+        return gaussian_potential(self.measurement, y - self.measurement(x0), self.noise_std, variance)[0]

@@ -1,5 +1,6 @@
 """Particles around guided steps: against closed forms, and against the samplers that they contain."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -86,7 +87,7 @@ def test_the_evidence_is_unbiased_for_the_discretised_model() -> None:
     ts = grids.log_snr(SDE, steps)
     scales = [tuple(map(float, SDE.scales(float(t)))) for t in ts]
     mean, variance = 0.0, scales[0][1] ** 2
-    for (a, s), (a_next, s_next) in zip(scales, scales[1:], strict=False):
+    for (a, s), (a_next, s_next) in itertools.pairwise(scales):
         keep = a / s**2 * s_next**2 / a_next  # the ancestral step: x' = keep x + weight D(x) + tau z
         weight = a_next - keep * a
         gain = a * 0.64 / (a**2 * 0.64 + s**2)
