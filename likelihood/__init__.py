@@ -1,6 +1,7 @@
 """Log-likelihoods and their bounds, `(denoiser, sde, x0) -> nats`, and from them bits/dim."""
 
 from scorefield.likelihood.bounds import dsm_bound, elbo, vlb
+from scorefield.likelihood.certificate import Certificate, certify
 from scorefield.likelihood.choose_solver import choose_solver
 from scorefield.likelihood.dataset import DatasetScorer
 from scorefield.likelihood.decoders import Decoder, DiscretisedDecoder, GaussianDecoder, LevelDecoder
@@ -16,6 +17,7 @@ from scorefield.likelihood.through_autoencoder import ImageTerms, image_bound
 from scorefield.sde_lib.quantise import dequantise, quantise
 
 __all__ = [
+    "Certificate",
     "DatasetScorer",
     "Decoder",
     "Density",
@@ -37,6 +39,7 @@ __all__ = [
     "Uniform",
     "Variational",
     "bits_per_dim",
+    "certify",
     "choose_solver",
     "dequantise",
     "dsm_bound",
