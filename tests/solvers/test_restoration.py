@@ -142,7 +142,7 @@ def test_daps_has_the_law_of_its_recursion_on_a_gaussian() -> None:
 
 
 def test_split_gibbs_tends_to_the_posterior_of_a_measurement_with_rho_more_noise() -> None:
-    prior, std, least, y, count = plain((2,)), 0.3, 0.4, 1.2, 4000
+    prior, std, least, y, count = plain((2,)), 0.3, 0.4, 3.0, 4000
     solver = SplitGibbs(steps=60, least=least)
     x0 = solve(solver, InverseProblem(prior, Gathered([0], 2), std), [y], count)[:, :1]
     m, s = prior.means[0, :1], prior.stds[0, :1]
