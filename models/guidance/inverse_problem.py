@@ -119,7 +119,7 @@ class Guided(Weighing):
             y: the measurement.
             graph: whether the answer is to be differentiated.
         """
-        return self._potential_and_gradient(x, x0, alpha, sigma, y, graph)[1]
+        return self.potential_and_gradient(x, x0, alpha, sigma, y, graph)[1]
 
     def pull(self, predicted: Tensor, x: Tensor, weights: Tensor, graph: bool) -> Tensor:
         """J^T A^T of weights (B, *M), where predicted = A(D(x)), (B, *D)."""
@@ -153,7 +153,7 @@ class Guided(Weighing):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             x0 = predict_x0(self.prior, x, alpha, sigma, **cond)
-            potential, gradient = self._potential_and_gradient(x, x0, alpha, sigma, y, False)
+            potential, gradient = self.potential_and_gradient(x, x0, alpha, sigma, y, False)
         x0 = x0.detach()
         guided = self.meet(x0 + expand(_shift(alpha, sigma), x) * gradient, y)
         return Twist(guided.detach(), ((1.0, x0),), potential.detach())
@@ -172,9 +172,10 @@ class Guided(Weighing):
             gradient = self.gradient(start, x0, alpha, sigma, y, graph)
         return (answer, gradient) if graph else (answer.detach(), gradient.detach())
 
-    def _potential_and_gradient(
+    def potential_and_gradient(
         self, x: Tensor, x0: Tensor, alpha: Scale, sigma: Scale, y: Tensor, graph: bool
     ) -> tuple[Tensor, Tensor]:
+        """Both for `twist`, (B,) and (B, *D); arguments as those of `gradient`."""
         potential = self.log_potential(x0, alpha, sigma, y)
         return potential, torch.autograd.grad(potential.sum(), x, create_graph=graph)[0]
 

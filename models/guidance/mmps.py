@@ -20,8 +20,8 @@ class MMPS(Guided):
 
     The linear system of each sample is solved by GMRES (Saad and Schultz 1986), as dD/dx of a network is not quite
     symmetric. Each iteration is a vector-Jacobian product. Where `iterations` reach the number m of measured values,
-    the matrix is built from m products and the solution is exact. Other measurements than linear ones are linearised
-    at D(x).
+    the matrix is built from m products and the solution is exact; `Twisted` needs that. Nonlinear measurements are
+    linearised at D(x).
 
     Args:
         denoiser: E[x0 | x] of the prior, differentiable.
@@ -49,37 +49,72 @@ class MMPS(Guided):
 
     def gradient(self, x: Tensor, x0: Tensor, alpha: Scale, sigma: Scale, y: Tensor, graph: bool) -> Tensor:
         """J^T A^T (noise_std^2 I + A V A^T)^-1 (y - A D), (B, *D)."""
+        product, residual, pulled = self._system(x, x0, alpha, sigma, y, graph)
+        if self.iterations >= residual.shape[1]:
+            weights = _solution(_matrix(product, residual), residual)
+        else:
+            weights = _gmres(product, residual, self.iterations, self.tolerance)
+        return _combined(weights, pulled, x)
+
+    def potential_and_gradient(
+        self, x: Tensor, x0: Tensor, alpha: Scale, sigma: Scale, y: Tensor, graph: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Log p(y | x) in nats, (B,), with its determinant, and the gradient; for `Twisted`.
+
+        Raises:
+            ValueError: for fewer iterations than measured values, which leave the determinant unknown.
+        """
+        product, residual, pulled = self._system(x, x0, alpha, sigma, y, graph)
+        if self.iterations < residual.shape[1]:
+            raise ValueError(
+                f"expected as many iterations of MMPS for twisted as the {residual.shape[1]} measured values, got "
+                f"{self.iterations}: raise them, or use pigdm"
+            )
+        matrix = _matrix(product, residual)
+        weights = _solution(matrix, residual)
+        square: Tensor = (residual * weights).sum(1)
+        log_determinant: Tensor = torch.linalg.slogdet(matrix)[1].to(square)
+        return -(square + log_determinant) / 2, _combined(weights, pulled, x)
+
+    def _system(
+        self, x: Tensor, x0: Tensor, alpha: Scale, sigma: Scale, y: Tensor, graph: bool
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor, list[Tensor]]:
+        """The matrix as a product (B, m) -> (B, m), the residual (B, m), and J^T A^T of what will be multiplied."""
         predicted = self.measurement(x0)
         residual = (y - predicted).flatten(1)
-        residual = residual if graph else residual.detach()
         gamma = expand(precise(sigma).square() / precise(alpha), residual)
-        pulled = []  # J^T A^T of each direction, of which the answer is a sum
+        pulled: list[Tensor] = []
 
         def product(direction: Tensor) -> Tensor:
             back = self.pull(predicted, x, direction.reshape(y.shape), graph)
             pulled.append(back)
             return self.noise_std**2 * direction + gamma * self.push(x0, back, graph).flatten(1)
 
-        if self.iterations >= residual.shape[1]:
-            weights = _direct(product, residual)
-        else:
-            weights = _gmres(product, residual, self.iterations, self.tolerance)
-        answer = torch.zeros_like(x)
-        for weight, back in zip(weights.unbind(1), pulled, strict=True):
-            answer = answer + weight.reshape(-1, *(1,) * (x.ndim - 1)) * back
-        return answer
+        return product, residual if graph else residual.detach(), pulled
 
 
-def _direct(product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-    """The solution (B, m) of  product(w) = b,  by the matrix itself.
+def _combined(weights: Tensor, pulled: list[Tensor], x: Tensor) -> Tensor:
+    """The sum of the vectors (B, *D) by their weights (B, n)."""
+    answer = torch.zeros_like(x)
+    for weight, back in zip(weights.unbind(1), pulled, strict=True):
+        answer = answer + weight.reshape(-1, *(1,) * (x.ndim - 1)) * back
+    return answer
+
+
+def _matrix(product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
+    """The matrix itself, (B, m, m), in float64."""
+    identity = torch.eye(b.shape[1], dtype=b.dtype, device=b.device)
+    return precise(torch.stack([product(row.expand_as(b)) for row in identity], 2))
+
+
+def _solution(matrix: Tensor, b: Tensor) -> Tensor:
+    """The solution (B, m) of  matrix w = b.
 
     Raises:
         ValueError: for a matrix that is singular.
     """
-    identity = torch.eye(b.shape[1], dtype=b.dtype, device=b.device)
-    matrix = torch.stack([product(row.expand_as(b)) for row in identity], 2)
     solution: Tensor
-    solution, info = torch.linalg.solve_ex(precise(matrix), precise(b))
+    solution, info = torch.linalg.solve_ex(matrix, precise(b))
     if bool((info != 0).any()):
         raise ValueError(
             "expected measured values that noise or x0 can move independently for MMPS, got a singular covariance: "
