@@ -27,6 +27,7 @@ from scorefield.configs.tables import (
     SDES,
     SOLVERS,
     TABLES,
+    TASKS,
     TIMES,
     WEIGHTINGS,
 )  # fmt: skip
@@ -39,10 +40,10 @@ from scorefield.models.networks.autoencoder import ImageAutoencoder
 
 __all__ = [
     "AUTOENCODERS", "CONDITIONERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "OPTIONAL",
-    "PARTS", "PERCEPTUAL", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TIMES", "WEIGHTINGS", "Table",
-    "autoencoder", "autoencoder_spec", "build", "conditioning_keywords", "denoiser", "is_autoencoder", "label_required",
-    "modern", "modern_config", "name_of", "network", "parse", "parts_of", "precondition_spec", "sde_spec", "spec",
-    "unparse",
+    "PARTS", "PERCEPTUAL", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TASKS", "TIMES", "WEIGHTINGS",
+    "Table", "autoencoder", "autoencoder_spec", "build", "conditioning_keywords", "denoiser", "is_autoencoder",
+    "label_required", "modern", "modern_config", "name_of", "network", "parse", "parts_of", "precondition_spec",
+    "sde_spec", "spec", "unparse",
 ]  # fmt: skip
 
 IMAGE_READERS = ("folder", "archive", "shards", "huggingface")  # the data sets with all keywords of `Decoding`

@@ -9,7 +9,7 @@ from torch import nn
 from scorefield import likelihood, models, sde_lib, solvers
 from scorefield.configs import constructors
 from scorefield.configs.specs import Table, build
-from scorefield.models import conditioners, precondition
+from scorefield.models import conditioners, measurements, precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
 from scorefield.models.networks.autoencoder import ImageAutoencoder
 from scorefield.models.networks.quantisers import FSQ, LFQ, Codebook, Quantiser
@@ -239,6 +239,25 @@ AUTOENCODERS = Table(
     base=ImageAutoencoder,
 )
 PERCEPTUAL = Table("perceptual", {"laplacian": LaplacianPyramid, "lpips": LPIPS, "none": constructors.no_distance})
+TASKS = Table(
+    "tasks",
+    {
+        "inpaint": measurements.tasks.inpaint,
+        "half": measurements.tasks.half,
+        "outpaint": measurements.tasks.outpaint,
+        "sense": measurements.tasks.sense,
+        "colourise": measurements.tasks.colourise,
+        "super_resolve": measurements.tasks.super_resolve,
+        "deblur": measurements.tasks.deblur,
+        "fourier": measurements.Fourier,
+        "phase": measurements.tasks.phase,
+        "clip": measurements.tasks.clip,
+        "gamma": measurements.tasks.gamma,
+        "quantise": measurements.tasks.quantise,
+        "matrix": measurements.tasks.matrix,
+    },
+    base=measurements.Measurement,
+)
 # The specs in a configuration, by their keys.
 PARTS = {
     "data": DATASETS,
@@ -253,4 +272,4 @@ PARTS = {
 }
 AUTOENCODER_PARTS = {"data": DATASETS, "net": AUTOENCODERS}
 OPTIONAL = ("conditioner",)  # Parts that may be None.
-TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS, PERCEPTUAL)
+TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS, PERCEPTUAL, TASKS)

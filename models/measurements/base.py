@@ -1,36 +1,17 @@
 """What a measurement is, and what follows for a linear one."""
 
 import abc
+import functools
+import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scorefield.models.measurements.conjugate_gradients import conjugate_gradients
-from scorefield.sde_lib.broadcast import Scale, expand
-
-
-@dataclass(frozen=True)
-class SVD:
-    """A = U diag(s) V^T by its four maps. U and V have orthonormal columns.
-
-    Spectral values may be complex, as a Fourier transform's are. They are then those of real images.
-
-    Args:
-        s: the singular values, (r,), zeros included or left out.
-        v_t: V^T, x (B, *D) -> (B, r).
-        v: (B, r) -> (B, *D).
-        u_t: U^T, y (B, *M) -> (B, r).
-        u: (B, r) -> (B, *M).
-    """
-
-    s: Tensor
-    v_t: Callable[[Tensor], Tensor]
-    v: Callable[[Tensor], Tensor]
-    u_t: Callable[[Tensor], Tensor]
-    u: Callable[[Tensor], Tensor]
+from scorefield.models.measurements.svd import SVD, is_small, of_matrix
+from scorefield.sde_lib.broadcast import Scale, expand, precise
 
 
 class Measurement(nn.Module, abc.ABC):
@@ -69,8 +50,21 @@ class Measurement(nn.Module, abc.ABC):
         return self.measure(x0)
 
     def picture(self, y: Tensor) -> Tensor | None:
-        """Y as images of the data's range (B, C, H, W), for pictures, or None where it is none."""
-        return y if len(self.measured_shape) == 3 and self.measured_shape[0] in (1, 3) else None
+        """Y as images of the data's size and range, (B, C, H, W), for pictures, or None where it is none."""
+        if len(self.shape) != 3 or len(self.measured_shape) != 3 or self.measured_shape[0] not in (1, 3):
+            return None
+        if y.shape[2:] != self.shape[1:]:
+            y = functional.interpolate(y, self.shape[1:], mode="nearest")
+        return y.expand(-1, self.shape[0], -1, -1) if y.shape[1] == 1 and self.shape[0] == 3 else y
+
+    def probes(self, count: int) -> Tensor:
+        """Samples of zeros, (count, *D), on the device and in the dtype of the measurement's own tensors.
+
+        They are of float64 where it has none.
+        """
+        own = next((t for t in itertools.chain(self.parameters(), self.buffers()) if t.is_floating_point()), None)
+        like = torch.zeros((), dtype=torch.float64) if own is None else own
+        return torch.zeros(count, *self.shape, dtype=like.dtype, device=like.device)
 
     def _check(self, x: Tensor, shape: tuple[int, ...], what: str) -> None:
         if tuple(x.shape[1:]) != shape:
@@ -95,29 +89,33 @@ class Linear(Measurement):
         return self.transpose(y)
 
     def svd(self) -> SVD | None:
-        """The singular value decomposition, where it is known in closed form or small."""
-        return None
+        """The singular value decomposition, where it is known in closed form or small, or else None."""
+        return self._dense_svd
 
     def solve(self, r: Tensor, noise: Scale, signal: Scale) -> Tensor:
         """(noise I + signal A A^T)^-1 r, (B, *M): exact with singular values, or else by conjugate gradients.
 
+        It is computed in float64, so that a small noise keeps the digits of float32. Without noise it is the
+        pseudo-inverse.
+
         Args:
             r: (B, *M).
-            noise: a variance of the measurements, () or (B,); 0 is allowed where A A^T is regular.
+            noise: a variance of the measurements, () or (B,), of 0 or more.
             signal: a variance of x0, () or (B,).
         """
-        c, d = expand(noise, r), expand(signal, r)
         svd = self.svd()
         if svd is None:
+            c, d = expand(noise, r), expand(signal, r)
             return conjugate_gradients(lambda p: c * p + d * self(self.adjoint(p)), r, steps=50, tolerance=1e-6)
-        rows = (-1, 1)
-        c, d, s = c.reshape(rows), d.reshape(rows), svd.s.to(r)
-        spectral, variance = svd.u_t(r), c + d * s.square()
-        known = (variance > 0) & ((c > 0) | (s > 1e-6 * s.max()))
-        within = svd.u(torch.where(known, spectral / torch.where(known, variance, 1.0), 0.0))
-        outside = r - svd.u(spectral)  # where A A^T is zero
-        c = expand(noise, r)
-        return within + torch.where(c > 0, outside / c.clamp(min=torch.finfo(r.dtype).tiny), 0.0)
+        wide = precise(r)
+        spectral = svd.u_t(wide)
+        c, d = expand(precise(noise), spectral), expand(precise(signal), spectral)
+        s = svd.s.to(wide)
+        hidden = (c == 0) & (svd.values(r).to(wide) == 0)  # what r's own rounding would fill
+        answer = svd.u(_quotient(spectral, torch.where(hidden, 0.0, c + d * s.square())))
+        if len(s) < self.size:  # where A A^T is zero
+            answer = answer + _quotient(wide - svd.u(spectral), expand(precise(noise), wide))
+        return answer.to(r)
 
     def pinv(self, y: Tensor) -> Tensor:
         """A^+ y, (B, *D), of measurements (B, *M).
@@ -131,12 +129,22 @@ class Linear(Measurement):
                 f"expected a measurement with known singular values for its pseudo-inverse, got {type(self).__name__}: "
                 "use a method that needs none, as mmps or pigdm"
             )
-        s = svd.s.to(y)
-        small = s <= 1e-6 * s.max()
-        return svd.v(torch.where(small, 0.0, 1 / torch.where(small, 1.0, s)) * svd.u_t(y))
+        return svd.v(svd.inverse(y) * svd.u_t(y))
 
     def matrix(self) -> Tensor:
         """A as a matrix (m, d) in float64, column by column: for small problems."""
-        identity = torch.eye(math.prod(self.shape), dtype=torch.float64)
-        columns: Tensor = self(identity.reshape(-1, *self.shape)).flatten(1)
-        return columns.T
+        size = math.prod(self.shape)
+        identity = self.probes(size).reshape(size, size).fill_diagonal_(1.0)
+        columns: Tensor = self(identity.reshape(-1, *self.shape)).detach().flatten(1)
+        return columns.T.double().cpu()
+
+    @functools.cached_property
+    def _dense_svd(self) -> SVD | None:
+        if not is_small(self.shape, self.measured_shape):
+            return None
+        return of_matrix(self.matrix(), self.shape, self.measured_shape)
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    """A / b, and 0 where b is zero."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1.0), 0.0)

@@ -22,7 +22,7 @@ class Function(Measurement):
 
     @property
     def measured_shape(self) -> tuple[int, ...]:
-        return tuple(self.function(torch.zeros(1, *self.shape)).shape[1:])
+        return tuple(self.function(self.probes(1)).shape[1:])
 
     def measure(self, x0: Tensor) -> Tensor:
         return self.function(x0)
