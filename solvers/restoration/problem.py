@@ -41,7 +41,7 @@ class Problem:
         if not self.measurement.linear:
             return None
         adjoint = self.measurement.adjoint
-        mask = adjoint(torch.ones_like(self.y[:1]))
+        mask = adjoint(self.y.new_ones(1, *self.measurement.measured_shape))
         probe = torch.arange(1.0, mask.numel() + 1, dtype=mask.dtype, device=mask.device).reshape(mask.shape)
         gathers = torch.equal(adjoint(self.measurement(probe)), mask * probe)
         return mask[0] == 1 if gathers and bool(((mask == 0) | (mask == 1)).all()) else None
@@ -140,7 +140,8 @@ def denoised(
         first, last = (-sde.log_snr(ends) / 14).exp()
         between = torch.linspace(0, 1, steps, dtype=torch.float64)[1:-1]
         times = sde.time(-14 * torch.lerp(first, last, between).log())
-        return Schedule(sde, torch.cat([ends[:1], times, ends[1:]]) if steps > 1 and t > end else ends[:1], x)
+        apart = t - end > 1e-9 * (sde.t_max - sde.t_min)
+        return Schedule(sde, torch.cat([ends[:1], times, ends[1:]]) if steps > 1 and apart else ends[:1], x)
 
     inner = schedule.cached(("denoised", t, steps), levels)
     for j in range(len(inner) - 1):

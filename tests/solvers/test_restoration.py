@@ -13,7 +13,7 @@ from scorefield.models.guidance import InverseProblem
 from scorefield.models.measurements import SVD, Function, Linear
 from scorefield.sde_lib import SDE, VPSDE, DiscreteVPSDE
 from scorefield.sde_lib.denoiser import BoundDenoiser
-from scorefield.solvers import DAPS, DDRM, RePaint, Schedule, Solver, SplitGibbs, grids, sample
+from scorefield.solvers import DAPS, DDRM, Progress, RePaint, Schedule, Solver, SplitGibbs, grids, sample
 from scorefield.solvers.restoration.conditional import draw
 from scorefield.solvers.restoration.problem import problem_of
 
@@ -57,6 +57,30 @@ class Gathered(Dense):
 
     def measure(self, x0: Tensor) -> Tensor:
         return x0[:, self.places]
+
+
+class Corner(Linear):
+    """The upper left corner of an image, in float32."""
+
+    def __init__(self) -> None:
+        super().__init__((3, 4, 4))
+
+    @property
+    def measured_shape(self) -> tuple[int, ...]:
+        return (3, 2, 2)
+
+    def measure(self, x0: Tensor) -> Tensor:
+        return x0[:, :, :2, :2]
+
+    def transpose(self, y: Tensor) -> Tensor:
+        return torch.nn.functional.pad(y, (0, 2, 0, 2))
+
+    def svd(self) -> SVD:
+        s = torch.ones(12, dtype=torch.float64)
+        as_image = lambda c: self.transpose(c.reshape(-1, 3, 2, 2))  # noqa: E731
+        return SVD(
+            s, lambda x: self.measure(x).flatten(1), as_image, lambda y: y.flatten(1), lambda c: c.reshape(-1, 3, 2, 2)
+        )
 
 
 def solve(
@@ -163,7 +187,7 @@ def test_repaint_tends_to_the_conditional_of_correlated_values_and_replacement_d
 
 
 def test_repaint_with_noise_is_right_for_a_known_value() -> None:
-    prior, std, y, count = plain((1,)), 0.3, 1.2, 4000
+    prior, std, y, count = plain((1,)), 0.3, 1.2, 2000
     x0 = solve(RePaint(2, 2), InverseProblem(prior, Gathered([0], 1), std), [y], count, steps=400)
     variance = 1 / (1 / prior.stds[0] ** 2 + 1 / std**2)
     mean = variance * (prior.means[0] / prior.stds[0] ** 2 + y / std**2)
@@ -208,6 +232,21 @@ def test_ddrm_starts_from_the_marginal_given_the_measurement() -> None:
     # y = x0 + 0.5 n has a part of the level's noise already.
     std = torch.tensor([math.sqrt(sigma**2 - (0.5 * alpha) ** 2)], dtype=torch.float64)
     assert_moments(start[:, :1], torch.tensor([2 * alpha], dtype=torch.float64), std)
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_images_progress_and_an_empty_batch(solver: Solver) -> None:
+    problem = InverseProblem(plain((3, 4, 4)), Corner(), 0.1)
+    seen: list[Progress] = []
+    cond = {"y": torch.zeros(2, 3, 2, 2)}
+    x0 = sample(problem, VP, (2, 3, 4, 4), solver=solver, steps=6, cond=cond, on_step=seen.append)
+    assert x0.shape == (2, 3, 4, 4)
+    assert x0.dtype == torch.float32
+    assert [each.step for each in seen] == list(range(1, seen[-1].steps + 1))
+    assert seen[-1].t == VP.t_min
+    assert all(each.x0 is not None for each in seen)
+    cond = {"y": torch.zeros(0, 3, 2, 2)}
+    assert len(sample(problem, VP, (0, 3, 4, 4), solver=solver, steps=3, cond=cond)) == 0
 
 
 def test_bad_input_is_refused_in_one_line() -> None:
