@@ -13,10 +13,7 @@ from scorefield.solvers.ode.adams_moulton import AdamsMoulton
 from scorefield.solvers.ode.adaptive import Adaptive
 from scorefield.solvers.ode.flow import FlowSolver, probability_flow
 from scorefield.solvers.ode.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
-from scorefield.solvers.restoration.daps import DAPS
-from scorefield.solvers.restoration.ddrm import DDRM
-from scorefield.solvers.restoration.repaint import RePaint
-from scorefield.solvers.restoration.split_gibbs import SplitGibbs
+from scorefield.solvers.restoration import DAPS, DDRM, RePaint, SplitGibbs
 from scorefield.solvers.sample import sample
 from scorefield.solvers.scales import Scales
 from scorefield.solvers.schedule import Schedule
