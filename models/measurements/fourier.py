@@ -11,10 +11,10 @@ from scorefield.models.measurements.svd import SVD, of_equal_values
 
 
 class Fourier(Linear):
-    """y = the Hartley coefficients of the measured columns of frequencies, (C, H, columns) or (columns,).
+    """y = some columns of an image's Fourier coefficients, as real numbers, (C, H, columns) or (columns,).
 
-    A frequency f is measured together with -f. Their two real numbers are  Re -+ Im  of the unitary Fourier transform,
-    so they say the same as the complex coefficient, and white noise on them is white noise on both its parts.
+    A frequency f is measured together with -f. Their two real numbers are  Re -+ Im  of the unitary Fourier transform.
+    They say the same as the complex coefficient. White noise on them is white noise on both its parts.
 
     Args:
         shape: of images (C, H, W), or of vectors (n,).

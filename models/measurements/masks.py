@@ -130,7 +130,7 @@ def random(shape: tuple[int, ...], share: float, seed: int = 0) -> Tensor:
 
 
 def border(shape: tuple[int, ...], width: int) -> Tensor:
-    """A mask (H, W) that hides a border of so many pixels: what is inside is to be continued outwards.
+    """A mask (H, W) that hides a border of `width` pixels: what is inside is to be continued outwards.
 
     Raises:
         ValueError: for samples that are no images, and a border that hides all.

@@ -120,7 +120,7 @@ class Gamma(Measurement):
 
 
 class Quantise(Measurement):
-    """y = the nearest of so many values from low to high, the same distance apart.
+    """y = the nearest of `levels` values from low to high, the same distance apart.
 
     The gradient passes as if values were not rounded (straight through), and is 0 outside of the range.
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scorefield.models.measurements.constants import Constant
+
+BLOCK = 16  # vectors of a product
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,15 @@ def of_matrix(matrix: Tensor, shape: tuple[int, ...], measured_shape: tuple[int,
 
 
 def times(matrix: Tensor, x: Tensor, copies: int = 1) -> Tensor:
-    """The matrix (m, d) times each part of each sample, (B, copies m): a product for each, not one of all.
+    """The matrix (m, d) times each part of each sample, (B, copies m).
 
-    A sample's result then does not depend on the size of its batch. One vector alone would be multiplied by another
-    routine, with other rounding, so it is multiplied twice.
+    Each product has `BLOCK` vectors, with zeros where there are fewer. A product of another size has other rounding,
+    and a sample's result would depend on the size of its batch.
     """
-    parts = x.reshape(len(x) * copies, -1, 1)
-    count = max(len(parts), 2) if len(parts) else 0
-    products = torch.bmm(matrix.expand(count, -1, -1), parts.expand(count, -1, -1))
-    return products[: len(parts)].reshape(len(x), copies * len(matrix))
+    parts = x.reshape(len(x) * copies, matrix.shape[1])
+    padded = functional.pad(parts, (0, 0, 0, -len(parts) % BLOCK))
+    products = [(matrix @ block.mT).mT for block in padded.reshape(-1, BLOCK, matrix.shape[1]).unbind()]
+    return torch.cat(products)[: len(parts)].reshape(len(x), copies * len(matrix))
 
 
 def is_small(shape: tuple[int, ...], measured_shape: tuple[int, ...]) -> bool:

@@ -38,7 +38,7 @@ def half(shape: Shape, cells: Cells = RANGE, side: str = "right") -> Mask:
 
 
 def outpaint(shape: Shape, cells: Cells = RANGE, border: int = 4) -> Mask:
-    """A border of so many pixels is hidden."""
+    """A border of `border` pixels is hidden."""
     return _masked(masks.border(shape, border), shape, cells)
 
 
@@ -102,7 +102,7 @@ def gamma(shape: Shape, cells: Cells = RANGE, exponent: float = 2.2) -> Gamma:
 
 
 def quantise(shape: Shape, cells: Cells = RANGE, levels: int = 4) -> Quantise:
-    """Values rounded to so many levels of the data's range."""
+    """Values rounded to `levels` values of the data's range."""
     return Quantise(shape, levels, *cells)
 
 
