@@ -80,7 +80,7 @@ def certify(
     Args:
         denoiser: a posterior denoiser that can be differentiated, as `MMPS` or `PiGDM`.
         sde: the path.
-        ts: a falling grid; 40 steps of `grids.log_snr` leave some 1e-3 nats.
+        ts: a falling grid; 40 steps of `grids.log_snr` leave a few 1e-3 nats in a weight.
         cond: `{"y": y}` with y (B, *M), and the prior's own conditioning.
         draws: n, for each measurement.
         solver: a solver of a fixed grid; RK4 by default.

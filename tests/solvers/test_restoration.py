@@ -27,7 +27,7 @@ SOLVERS: dict[str, Solver] = {
 
 
 class Dense(Linear):
-    """A matrix, (m, d), whose products are sums of each sample alone."""
+    """A matrix, (m, d), whose products are sums within a sample."""
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__((matrix.shape[1],))
@@ -104,7 +104,7 @@ def assert_moments(x: Tensor, mean: Tensor, std: Tensor) -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
-def test_known_values_are_exact_hidden_ones_have_no_influence_and_samples_are_alone(solver: Solver) -> None:
+def test_known_values_are_exact_hidden_ones_have_no_influence_and_samples_do_not_meet(solver: Solver) -> None:
     measurement, count = Gathered([0, 2, 3], 5), 3
     problem = InverseProblem(plain((5,)), measurement, 0.0)
     truth = torch.randn(count, 5, generator=torch.Generator().manual_seed(1))
@@ -116,9 +116,9 @@ def test_known_values_are_exact_hidden_ones_have_no_influence_and_samples_are_al
     assert bool(x0.isfinite().all())
     for std in (0.0, 0.2):
         noisy = InverseProblem(plain((5,)), measurement, std)
-        whole = sample(noisy, VP, (count, 5), solver=solver, steps=6, cond={"y": y}, seed=3)
-        alone = sample(noisy, VP, (1, 5), solver=solver, steps=6, cond={"y": y[1:2]}, seed=3, first=1)
-        assert torch.equal(whole[1:2], alone)
+        batch = sample(noisy, VP, (count, 5), solver=solver, steps=6, cond={"y": y}, seed=3)
+        single = sample(noisy, VP, (1, 5), solver=solver, steps=6, cond={"y": y[1:2]}, seed=3, first=1)
+        assert torch.equal(batch[1:2], single)
 
 
 @pytest.mark.parametrize("solver", [DAPS(steps=2), SplitGibbs(steps=2), DDRM()], ids=["daps", "split_gibbs", "ddrm"])
