@@ -102,19 +102,22 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "narrow16": lambda: sixteen(True, 0.25, 0.04, 0.1, SEED + 2),  # modes of very unequal axes, and less noise
 }
 
+STOCHASTIC = DDIM(1.0)
 Made = tuple[InverseProblem, Solver, int]  # the denoiser, its solver, and the number of steps
 
 
-def twisted(particles: int, order: int) -> Callable[[DenoiserLike, Problem, PosteriorVariance, int], Made]:
+def twisted(
+    particles: int, kind: type[PiGDM] | type[JacobianFree] = JacobianFree, cost: int = 1, order: int = 1
+) -> Callable[[DenoiserLike, Problem, PosteriorVariance, int], Made]:
     def made(prior: DenoiserLike, problem: Problem, variance: PosteriorVariance, budget: int) -> Made:
-        guided = PiGDM(prior, problem.measurement, problem.noise_std, variance.times(2.0))
-        return guided, Twisted(particles, order=order), budget // 2
+        guided = kind(prior, problem.measurement, problem.noise_std, variance.times(2.0))
+        return guided, Twisted(particles, order=order), budget // cost
 
     return made
 
 
 def guided(
-    wrap: Callable[[DenoiserLike, Problem, PosteriorVariance], InverseProblem], cost: float, solver: Solver = DDIM(1.0)
+    wrap: Callable[[DenoiserLike, Problem, PosteriorVariance], InverseProblem], cost: float, solver: Solver = STOCHASTIC
 ) -> Callable[[DenoiserLike, Problem, PosteriorVariance, int], Made]:  # fmt: skip
     return lambda prior, problem, variance, budget: (
         wrap(prior, problem, variance), solver, max(2, int(budget / cost)),
@@ -136,9 +139,10 @@ def with_std(kind: Callable[..., InverseProblem], **settings: float) -> Callable
 
 
 METHODS = {
-    "twisted, 20 particles": twisted(20, 1),
-    "twisted, 20 particles, order 2": twisted(20, 2),
-    "twisted, 8 particles": twisted(8, 1),
+    "twisted, 20 particles": twisted(20),
+    "twisted, 20 particles, order 2": twisted(20, order=2),
+    "twisted, 8 particles": twisted(8),
+    "twisted, 20 particles by pigdm": twisted(20, PiGDM, 2),
     "mmps, exact solve": guided(of(MMPS, iterations=16), 5.0),
     "mmps, 3 iterations": guided(of(MMPS, iterations=3), 5.0),
     "mmps, 1 iteration": guided(of(MMPS, iterations=1), 3.0),
