@@ -1,7 +1,7 @@
 """How right is each posterior sampler? Against exact posteriors of mixtures, at equal cost.
 
     python -m scorefield.benchmarks.posterior [--problems ring2 mask16 ...] [--methods twisted mmps ...]
-                                              [--budgets 40 100 400] [--count 300] [--write docs/control.md]
+                                              [--budgets 25 50 100] [--count 150] [--write docs/control.md]
 
 The denoisers are exact, so that what is measured is the method alone. Each problem has three measurements, and the
 numbers are their means. "distance" is the sliced Wasserstein distance to exact samples in the posterior's standard
@@ -43,11 +43,21 @@ from scorefield.models.guidance import (
 from scorefield.models.measurements import Linear, Mask, Matrix
 from scorefield.sde_lib import VPSDE
 from scorefield.sde_lib.denoiser import DenoiserLike
-from scorefield.solvers import DDIM, PerSampleNoise, Solver, Twisted, UniPC, grids
-from scorefield.solvers.restoration import DAPS, DDRM, RePaint, SplitGibbs
+from scorefield.solvers import (
+    DAPS,
+    DDIM,
+    DDRM,
+    PerSampleNoise,
+    RePaint,
+    Solver,
+    SplitGibbs,
+    Twisted,
+    UniPC,
+    grids,
+)
 
 SDE = VPSDE(t_min=1e-3)
-BUDGETS = (40, 100, 400)
+BUDGETS = (25, 50, 100)
 SEED, MEASUREMENTS, EXACT = 4001, 3, 4000
 MARKS = ("<!-- posterior table -->", "<!-- end of the posterior table -->")
 
@@ -103,72 +113,60 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 }
 
 STOCHASTIC = DDIM(1.0)
-Made = tuple[InverseProblem, Solver, int]  # the denoiser, its solver, and the number of steps
+Wrap = Callable[[DenoiserLike, Problem, PosteriorVariance], InverseProblem]
 
 
-def twisted(
-    particles: int, kind: type[PiGDM] | type[JacobianFree] = JacobianFree, cost: int = 1, order: int = 1
-) -> Callable[[DenoiserLike, Problem, PosteriorVariance, int], Made]:
-    def made(prior: DenoiserLike, problem: Problem, variance: PosteriorVariance, budget: int) -> Made:
-        guided = kind(prior, problem.measurement, problem.noise_std, variance.times(2.0))
-        return guided, Twisted(particles, order=order), budget // cost
-
-    return made
-
-
-def guided(
-    wrap: Callable[[DenoiserLike, Problem, PosteriorVariance], InverseProblem], cost: float, solver: Solver = STOCHASTIC
-) -> Callable[[DenoiserLike, Problem, PosteriorVariance, int], Made]:  # fmt: skip
-    return lambda prior, problem, variance, budget: (
-        wrap(prior, problem, variance), solver, max(2, int(budget / cost)),
-    )  # fmt: skip
-
-
-def plain(prior: DenoiserLike, problem: Problem, _: PosteriorVariance) -> InverseProblem:
-    return InverseProblem(prior, problem.measurement, problem.noise_std)
-
-
-def of(kind: Callable[..., InverseProblem], **settings: float) -> Callable[..., InverseProblem]:
+def of(kind: Callable[..., InverseProblem], **settings: float) -> Wrap:
     return lambda prior, problem, _: kind(prior, problem.measurement, problem.noise_std, **settings)
 
 
-def with_std(kind: Callable[..., InverseProblem], **settings: float) -> Callable[..., InverseProblem]:
-    return lambda prior, problem, _: kind(
-        prior, problem.measurement, problem.noise_std, data_std=problem.std, **settings
+def with_std(kind: Callable[..., InverseProblem]) -> Wrap:
+    return lambda prior, problem, _: kind(prior, problem.measurement, problem.noise_std, data_std=problem.std)
+
+
+def measured(kind: Callable[..., InverseProblem], factor: float = 1.0) -> Wrap:
+    return lambda prior, problem, variance: kind(
+        prior, problem.measurement, problem.noise_std, data_std=variance.times(factor)
     )
 
 
-METHODS = {
-    "twisted, 20 particles": twisted(20),
-    "twisted, 20 particles, order 2": twisted(20, order=2),
-    "twisted, 8 particles": twisted(8),
-    "twisted, 20 particles by pigdm": twisted(20, PiGDM, 2),
-    "mmps, exact solve": guided(of(MMPS, iterations=16), 5.0),
-    "mmps, 3 iterations": guided(of(MMPS, iterations=3), 5.0),
-    "mmps, 1 iteration": guided(of(MMPS, iterations=1), 3.0),
-    "mmps, 3 iterations, UniPC": guided(of(MMPS, iterations=3), 5.0, UniPC(2)),
-    "pigdm, std of the data": guided(with_std(PiGDM), 2.0),
-    "pigdm, measured variance": guided(
-        lambda prior, problem, variance: PiGDM(prior, problem.measurement, problem.noise_std, variance), 2.0
-    ),
-    "dps, scale 0.3": guided(of(DPS, scale=0.3), 2.0),
-    "dps, formula": guided(of(DPS), 2.0),
-    "tmpd": guided(of(TMPD), 3.0),
-    "jacobian_free": guided(with_std(JacobianFree), 1.0),
-    "diffpir": guided(of(DiffPIR), 1.0),
-    "ddnm": guided(of(DDNM), 1.0),
-    "ddrm": guided(plain, 1.0, DDRM()),
-    "daps, 1 step": guided(plain, 1.0, DAPS(1)),
-    "daps, 5 steps": guided(plain, 5.0, DAPS(5)),
-    "split_gibbs": guided(plain, 10.0, SplitGibbs()),
-    "repaint": guided(plain, 5.0, RePaint(jump=5, times=5)),
-    "replacement": guided(plain, 1.0, RePaint(times=1)),
+METHODS: dict[str, tuple[Wrap, Solver]] = {
+    "twisted, 20 particles": (measured(JacobianFree, 2.0), Twisted(20)),
+    "twisted, 20 particles, order 2": (measured(JacobianFree, 2.0), Twisted(20, order=2)),
+    "twisted, 8 particles": (measured(JacobianFree, 2.0), Twisted(8)),
+    "twisted, 20 particles by pigdm": (measured(PiGDM, 2.0), Twisted(20)),
+    "mmps, exact solve": (of(MMPS, iterations=16), STOCHASTIC),
+    "mmps, 3 iterations": (of(MMPS, iterations=3), STOCHASTIC),
+    "mmps, 1 iteration": (of(MMPS, iterations=1), STOCHASTIC),
+    "mmps, 3 iterations, UniPC": (of(MMPS, iterations=3), UniPC(2)),
+    "pigdm, std of the data": (with_std(PiGDM), STOCHASTIC),
+    "pigdm, measured variance": (measured(PiGDM), STOCHASTIC),
+    "dps, scale 0.3": (of(DPS, scale=0.3), STOCHASTIC),
+    "dps, formula": (of(DPS), STOCHASTIC),
+    "tmpd": (of(TMPD), STOCHASTIC),
+    "jacobian_free": (with_std(JacobianFree), STOCHASTIC),
+    "diffpir": (of(DiffPIR), STOCHASTIC),
+    "ddnm": (of(DDNM), STOCHASTIC),
+    "ddrm": (of(InverseProblem), DDRM()),
+    "daps, 1 step": (of(InverseProblem), DAPS(1)),
+    "daps, 5 steps": (of(InverseProblem), DAPS(5)),
+    "split_gibbs": (of(InverseProblem), SplitGibbs()),
+    "repaint": (of(InverseProblem), RePaint(jump=1, times=5)),
+    "replacement": (of(InverseProblem), RePaint(times=1)),
 }
+
+
+def steps_within(name: str, problem: Problem, variance: PosteriorVariance, budget: int) -> int:
+    """The steps that cost about so many evaluations a sample, by trials of 4 and 8 steps."""
+    costs = [run(name, problem, variance, steps, 1, torch.zeros(1, problem.measurement.size).double(), 0)[1]
+             for steps in (4, 8)]  # fmt: skip
+    return max(2, 4 + round(4 * (budget - costs[0]) / (costs[1] - costs[0])))
 
 
 def measure(name: str, problem: Problem, variance: PosteriorVariance, budget: int, count: int) -> dict[str, float]:
     """A row: the means over the measurements."""
     rows = []
+    steps = 0 if name == "exact samples" else steps_within(name, problem, variance, budget)
     for number in range(MEASUREMENTS):
         generator = torch.Generator().manual_seed(100 + number)
         x0 = problem.prior.sample(1, generator)
@@ -176,10 +174,13 @@ def measure(name: str, problem: Problem, variance: PosteriorVariance, budget: in
         y = y + problem.noise_std * torch.randn(y.shape, generator=generator, dtype=y.dtype)
         posterior, log_evidence = problem.prior.posterior(problem.measurement.matrix(), y[0], problem.noise_std)
         exact = posterior.sample(EXACT, generator)
-        if name == "exact samples":
-            x, extra = posterior.sample(count, generator), {}
+        extra = dict[str, float]()
+        if steps == 0:
+            x = posterior.sample(count, generator)
         else:
-            x, extra = drawn(name, problem, variance, budget, count, y, number, float(log_evidence))
+            x, extra["cost"], evidence = run(name, problem, variance, steps, count, y, number)
+            if evidence is not None:
+                extra["evidence"] = abs(float(evidence.exp().mean().log() - log_evidence))
         finite = x.isfinite().all(1)  # a method that diverges is measured on what is left, and says how much
         shares = [mode_masses(posterior.responsibilities(each)) for each in (x[finite], exact)]
         rows.append(
@@ -194,26 +195,28 @@ def measure(name: str, problem: Problem, variance: PosteriorVariance, budget: in
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
 
-def drawn(
-    name: str, problem: Problem, variance: PosteriorVariance, budget: int, count: int, y: Tensor, number: int,
-    log_evidence: float,
-) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
-    """Samples (count, d) of a method, with its cost, and the error of its evidence."""
+def run(
+    name: str, problem: Problem, variance: PosteriorVariance, steps: int, count: int, y: Tensor, number: int
+) -> tuple[Tensor, float, Tensor | None]:
+    """Samples (count, d) of a method, evaluations for each of them or of its particles, and log p(y) of each run."""
     counted = CountCalls(problem.prior)
-    denoiser, solver, steps = METHODS[name](counted, problem, variance, budget)
+    wrap, solver = METHODS[name]
+    denoiser = wrap(counted, problem, variance)
+    if isinstance(denoiser, DPS):
+        denoiser.log_snr_step = float(SDE.log_snr(SDE.t_min) - SDE.log_snr(SDE.t_max)) / steps
     noise = PerSampleNoise(number, range(count))
     x = SDE.prior((count, *problem.measurement.shape), noise=noise, dtype=torch.float64)
     cond, ts = {"y": y.expand(count, -1)}, grids.soft_clipped(SDE, steps)
+    evidence, copies = None, 1
     with torch.no_grad():
-        if not isinstance(solver, Twisted):
+        if isinstance(solver, Twisted):
+            particles = solver.sample_particles(denoiser, SDE, x, ts, cond=cond, noise=noise)
+            x, evidence = particles.draw(noise.uniform(y.new_empty(count))), particles.log_evidence
+            copies = solver.particles
+        else:
             x = solver(denoiser, SDE, x, ts, cond=cond, noise=noise)
-            if not solver.returns_x0:
-                x = denoiser(x, *SDE.scales(float(ts[-1])), **cond)
-            return x, {"cost": (counted.samples + counted.vjps) / count}
-        particles = solver.sample_particles(denoiser, SDE, x, ts, cond=cond, noise=noise)
-    cost = (counted.samples + counted.vjps) / count / solver.particles
-    error = abs(float(particles.log_evidence.exp().mean().log()) - log_evidence)
-    return particles.draw(noise.uniform(y.new_empty(count))), {"cost": cost, "evidence": error}
+            x = x if solver.returns_x0 else denoiser(x, *SDE.scales(float(ts[-1])), **cond)
+    return x, (counted.samples + counted.vjps) / count / copies, evidence
 
 
 def table(args: argparse.Namespace) -> list[str]:
@@ -244,7 +247,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--methods", nargs="+", default=[], help="beginnings of their names")
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
-    parser.add_argument("--count", type=int, default=300, help="samples for each measurement")
+    parser.add_argument("--count", type=int, default=150, help="samples for each measurement")
     parser.add_argument("--write", type=Path, help="page whose table is replaced, between its two marks")
     args = parser.parse_args()
     began = time.perf_counter()
