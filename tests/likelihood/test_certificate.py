@@ -40,35 +40,35 @@ def certified(problem: InverseProblem, rows: list[int], draws: int, steps: int) 
 
 
 def test_weights_bring_a_guided_flow_to_the_posterior_of_a_ring() -> None:
-    found = certified(MMPS(RING, MEASUREMENT, STD), [0, 1], 200, 16)
+    result = certified(MMPS(RING, MEASUREMENT, STD), [0, 1], 200, 16)
     distances = torch.zeros(2, 3)
     for i in range(2):
         posterior, evidence = RING.posterior(A, Y[i], STD)
         exact, floor = (posterior.sample((n,), torch.Generator().manual_seed(n)) for n in (4000, 200))
-        weights = (None, found.log_weights[i], None)
-        samples = zip((found.x[i], found.x[i], floor), weights, strict=True)
+        weights = (None, result.log_weights[i], None)
+        samples = zip((result.x[i], result.x[i], floor), weights, strict=True)
         distances[i] = torch.tensor([sliced_wasserstein(x, exact, w) for x, w in samples])
         # Four standard errors are a false alarm of 6e-5. The solver and the prior at t_max leave less than 0.01 nats.
-        assert abs(float(found.log_evidence[i] - evidence)) < 4 * float(found.std_error[i]) + 0.01
+        assert abs(float(result.log_evidence[i] - evidence)) < 4 * float(result.std_error[i]) + 0.01
         # The mean has the error of as many exact draws as the effective sample size, here 4.5 of them.
-        error = (found.mean()[i] - exact.mean(0)) / exact.std(0)
-        assert float(error.abs().max()) < 4.5 / float(found.ess[i]) ** 0.5
-    assert bool((found.share > 0.7).all())
+        error = (result.mean()[i] - exact.mean(0)) / exact.std(0)
+        assert float(error.abs().max()) < 4.5 / float(result.ess[i]) ** 0.5
+    assert bool((result.share > 0.7).all())
     comb = (torch.arange(20000, dtype=torch.float64) + 0.5).expand(2, -1) / 20000
     # Each of 200 draws comes once too often or too rarely at most, and is no farther than 2 from 0.
-    assert_close(found.resample(comb).mean(1), found.mean(), rtol=0, atol=200 / 20000 * 2)
+    assert_close(result.resample(comb).mean(1), result.mean(), rtol=0, atol=200 / 20000 * 2)
     flow, weighted, least = distances.mean(0).tolist()
     assert flow > 2.5 * least
     assert weighted < 1.6 * least  # 160 effective draws of a law with two to four modes
 
 
 def test_weights_are_equal_and_the_evidence_exact_where_the_guidance_is() -> None:
-    found = certified(MMPS(CORRELATED, MEASUREMENT, STD), [0, 1], 4, 24)
+    result = certified(MMPS(CORRELATED, MEASUREMENT, STD), [0, 1], 4, 24)
     exact = torch.stack([CORRELATED.posterior(A, y, STD)[1] for y in Y])
-    # alpha = 0.0066 at t_max, where the path's prior has none of the data: it is what is left of both.
-    assert bool((found.share > 1 - 1e-4).all())
-    assert_close(found.log_evidence, exact, rtol=0, atol=0.003)
-    assert bool((found.std_error < 0.005).all())
+    # alpha = 0.0066 at t_max. The path's prior has none of the data, which is the error that is left.
+    assert bool((result.share > 1 - 1e-4).all())
+    assert_close(result.log_evidence, exact, rtol=0, atol=0.003)
+    assert bool((result.std_error < 0.005).all())
 
 
 def test_a_measurement_has_its_own_draws_in_any_batch() -> None:
