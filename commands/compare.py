@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.arguments import at_least
-from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.generate import generate
 from scorefield.commands.generate import grid as grid_of
+from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.run import Run
@@ -39,6 +39,11 @@ def compare(
     caption: str | None = None,
     guidance: float = 1.0,
     guidance_interval: Sequence[float] | None = None,
+    guidance_rescale: float | None = None,
+    guidance_parallel: float | None = None,
+    guidance_norm: float | None = None,
+    guide: str | None = None,
+    classifier: float | None = None,
     tile: int = 0,
     ema: bool = True,
     checkpoint: str | None = None,
@@ -64,7 +69,11 @@ def compare(
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
     trained.check_one_level("compare")
     run = trained.run.in_tiles_of(tile)
-    conditioning = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
+    guiding = guidance_of(
+        trained, guidance=guidance, interval=guidance_interval, rescale=guidance_rescale, parallel=guidance_parallel,
+        norm=guidance_norm, guide=guide, classifier=classifier,
+    )  # fmt: skip
+    conditioning = guiding.conditioning(num, label, caption)
     sampling = {
         **run.config.sampling,
         **({"grid": grid} if grid else {}),
@@ -75,7 +84,7 @@ def compare(
         with progress_bar(f"{chosen['solver']}, {chosen['steps']} steps", num, leave=False) as bar:
             return generate(
                 run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, cond=conditioning.cond,
-                guidance=guidance, interval=guidance_interval, bar=bar,
+                guide=guiding, bar=bar,
             )  # fmt: skip
 
     flows: dict[tuple[float, float], Tensor] = {}  # by the first and last time of a grid
@@ -98,7 +107,7 @@ def compare(
         "denoise": sampling["denoise"], "seed": seed, **conditioning.described, "guidance": guidance,
         **trained.described,
     }  # fmt: skip
-    settings |= {} if guidance_interval is None else {"guidance_interval": guidance_interval}
+    settings |= guiding.described
     path = output_path(output, workdir / "compare.npz", settings)
     write_arrays(path, **{name: run.to_stored(x) for name, x in arrays.items()})
     picture = _picture(run, arrays, path.with_suffix(".png"))

@@ -1,8 +1,8 @@
 """From noise to samples, in batches of bounded memory, with a noise source for each sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,18 @@ from scorefield.training.distributed.ranks import Ranks
 ALONE = Ranks()
 
 
+class Guide(Protocol):
+    """What makes a guided denoiser.
+
+    `prepares` says whether the run's conditioner may make tokens once for all steps.
+    """
+
+    @property
+    def prepares(self) -> bool: ...
+
+    def __call__(self, denoiser: DenoiserLike) -> DenoiserLike: ...
+
+
 def generate(
     run: Run,
     denoiser: DenoiserLike,
@@ -29,8 +41,7 @@ def generate(
     seed: int,
     batch: int = 256,
     cond: Cond | None = None,
-    guidance: float = 1.0,
-    interval: Sequence[float] | None = None,
+    guide: Guide | None = None,
     show: bool = True,
     bar: Bar | None = None,
     trajectory: OnStep = None,
@@ -49,8 +60,7 @@ def generate(
         seed: seed of the noise.
         batch: samples in one batch.
         cond: keywords of the denoiser, with a row for each sample, (N, ...).
-        guidance: scale of classifier-free guidance.
-        interval: the noise levels that are guided, see `guided`.
+        guide: makes the guided denoiser.
         show: whether to show the progress.
         bar: which counts the samples in place of one of its own.
         trajectory: called after each step of the first batch, as `on_step` of a solver.
@@ -60,8 +70,13 @@ def generate(
         ValueError: if a sample is not finite, or for a solver or a grid that is none.
     """
     solver: Solver = build.build(build.SOLVERS, sampling["solver"])
-    ts, model = grid(run, sampling), guided(denoiser, guidance, interval)
+    ts, model = grid(run, sampling), denoiser if guide is None else guide(denoiser)
+    prepares = guide is None or guide.prepares
     samples: dict[int, Tensor] = {}
+
+    def given(cond: dict[str, Any]) -> dict[str, Any]:
+        return prepared(denoiser, cond, run.shape) if prepares else cond
+
     firsts = ranks.shard(range(0, num, batch))
     own = sum(min(batch, num - first) for first in firsts)
     shown = nullcontext(bar) if bar is not None else progress_bar("sample", own, show and ranks.first)
@@ -74,7 +89,7 @@ def generate(
                 (count, *run.shape),
                 solver=solver,
                 grid=ts,
-                cond=prepared(denoiser, of_rows(cond, run.device, slice(first, first + count)), run.shape),
+                cond=given(of_rows(cond, run.device, slice(first, first + count))),
                 denoise=sampling["denoise"],
                 seed=seed,
                 first=first,
@@ -97,25 +112,22 @@ def grid(run: Run, sampling: Mapping[str, Any]) -> Tensor:
     return ts
 
 
-def guided(denoiser: DenoiserLike, guidance: float, interval: Sequence[float] | None = None) -> DenoiserLike:
+def guided(denoiser: DenoiserLike, guidance: float, **settings: Any) -> DenoiserLike:
     """The denoiser with classifier-free guidance, if the scale is not 1, by all of its conditioning.
 
     Args:
         denoiser: E[x0 | x].
         guidance: the scale.
-        interval: the noise levels sigma / alpha that are guided, all by default.
+        settings: other keywords of `ClassifierFree`.
 
     Raises:
-        ValueError: if these are not two.
+        ValueError: if these are not of one.
     """
     if guidance == 1.0:
         return denoiser
-    if interval is not None and len(interval) != 2:
-        raise ValueError(f"expected --guidance_interval of two noise levels, as 0.2,5, got {interval}: give two")
     network = conditioned_network(denoiser)
     without = ("label",) if network is None else ("label", *network.conditioning)
-    levels = None if interval is None else (float(interval[0]), float(interval[1]))
-    return models.ClassifierFree(denoiser, guidance, without, levels)
+    return models.ClassifierFree(denoiser, guidance, without, **settings)
 
 
 def of_rows(cond: Cond | None, device: torch.device, rows: slice = slice(None)) -> dict[str, Any]:

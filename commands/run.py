@@ -227,6 +227,23 @@ class Run:
         return workdir / "config.json"
 
 
+def with_labels(run: Run) -> Run:
+    """The run as one whose network is given classes: those of its data, for a classifier.
+
+    Raises:
+        ValueError: if its data have none.
+    """
+    if run.data.num_classes is None:
+        raise ValueError(
+            f"expected data with classes for a classifier, got {run.data.name}, which has none: train a run on data "
+            "with labels"
+        )
+    config = ml_collections.ConfigDict(json.loads(run.config.to_json()))
+    config.training.update(labels=True, label_dropout=0.0)
+    config.conditioner = None
+    return Run(run.workdir, config, run.data, run.device, run.tile)
+
+
 def device_of(name: str | None) -> torch.device:
     """The device of this name, or by default the GPU of this process, or the CPU.
 

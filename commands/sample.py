@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from scorefield.commands.arguments import at_least
-from scorefield.commands.conditioning import sampled_conditioning
 from scorefield.commands.generate import generate
+from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.run import Run
 from scorefield.commands.trained import open_trained
@@ -34,6 +34,11 @@ def sample(
     caption: str | None = None,
     guidance: float = 1.0,
     guidance_interval: Sequence[float] | None = None,
+    guidance_rescale: float | None = None,
+    guidance_parallel: float | None = None,
+    guidance_norm: float | None = None,
+    guide: str | None = None,
+    classifier: float | None = None,
     trajectory: int | None = None,
     tile: int = 0,
     ema: bool = True,
@@ -57,6 +62,8 @@ def sample(
 
     Classes are `label`, or each in turn. A run with a conditioner is given `caption`, or the captions, boxes, maps or
     images of the test split. `guidance` is by all conditioning, at the noise levels of `guidance_interval`.
+    With `guide`, another run or an earlier checkpoint of this one, it is autoguidance. `classifier` is the scale of
+    guidance by the run's noisy classifier (--mode=train_classifier). docs/guidance.md explains them all.
 
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
@@ -73,7 +80,11 @@ def sample(
         trained.check_one_level("sample --trajectory")
     chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
     sampling = {**run.config.sampling, **{key: value for key, value in chosen.items() if value is not None}}
-    conditioning = sampled_conditioning(run, num, label=label, caption=caption, guidance=guidance)
+    guiding = guidance_of(
+        trained, guidance=guidance, interval=guidance_interval, rescale=guidance_rescale, parallel=guidance_parallel,
+        norm=guidance_norm, guide=guide, classifier=classifier,
+    )  # fmt: skip
+    conditioning = guiding.conditioning(num, label, caption)
     settings = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
     settings |= {
         "label": None,
@@ -83,14 +94,14 @@ def sample(
         "seed": seed,
         **trained.described,
     }
-    settings |= {} if guidance_interval is None else {"guidance_interval": guidance_interval}
+    settings |= guiding.described
 
     began = time.perf_counter()
     kept, counted = None if trajectory is None else Trajectory(min(trajectory, num)), CountCalls(trained.denoiser)
     with ranks.failing_together():
         x = generate(
-            run, counted, num, sampling=sampling, seed=seed, batch=batch, cond=conditioning.cond, guidance=guidance,
-            interval=guidance_interval, trajectory=kept, ranks=ranks,
+            run, counted, num, sampling=sampling, seed=seed, batch=batch, cond=conditioning.cond, guide=guiding,
+            trajectory=kept, ranks=ranks,
         )  # fmt: skip
         nfe = ranks.world * float(ranks.mean(torch.tensor(float(counted.samples), dtype=torch.float64))) / num
     if not ranks.first:

@@ -24,6 +24,7 @@ from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsn import NCSN
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.ncsnv2 import NCSNv2
+from scorefield.models.networks.noisy_classifier import NoisyClassifier
 from scorefield.models.networks.tiny_autoencoder import TinyAutoencoder
 from scorefield.models.networks.unet import UNet
 from scorefield.models.networks.vdm import VDM
@@ -52,6 +53,7 @@ __all__ = [
     "KLAutoencoder",
     "NCSNpp",
     "NCSNv2",
+    "NoisyClassifier",
     "PiGDM",
     "TinyAutoencoder",
     "UNet",

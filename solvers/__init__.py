@@ -2,6 +2,7 @@
 
 from scorefield.solvers import grids, variables
 from scorefield.solvers.adaptive_grid import step_density
+from scorefield.solvers.edit import recondition, sdedit, time_of_strength
 from scorefield.solvers.multistep.adams import DEIS, Adams, SASolver, StochasticAdams
 from scorefield.solvers.multistep.belm import BELM
 from scorefield.solvers.multistep.ddim import DDIM, Ancestral, ConsistentAnnealed
@@ -69,7 +70,10 @@ __all__ = [
     "effective_sample_size",
     "grids",
     "probability_flow",
+    "recondition",
     "sample",
+    "sdedit",
     "step_density",
+    "time_of_strength",
     "variables",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from scorefield.training.distributed.sharding import Shards, shard
 from scorefield.training.engine import Objective, Step, run
 from scorefield.training.model import Model
 from scorefield.training.monitor.loss_guard import LossGuard
+from scorefield.training.objectives.classifier import train_classifier
 from scorefield.training.objectives.dequantiser import dequantiser_gain, train_dequantiser
 from scorefield.training.objectives.dsm import dsm_loss, train
 from scorefield.training.state import TrainingState
@@ -19,5 +20,5 @@ __all__ = [
     "EMA", "Batches", "DiskFullError", "LossGuard", "Model", "Objective", "PowerEMA", "Ranks", "Shards", "Step",
     "ToModelRange", "TrainingState", "atomic_dir", "dequantiser_gain", "dsm_loss", "latest", "latest_valid",
     "load", "load_weights", "reconstruct", "remove_partial", "run", "save", "shard", "snapshots", "times", "train",
-    "train_dequantiser", "weighting",
+    "train_classifier", "train_dequantiser", "weighting",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from scorefield.sde_lib import SDE
 from scorefield.sde_lib.broadcast import Scale
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise
 
-PARTS = ("denoiser", "sde", "autoencoder", "dequantiser", "discriminator")
+PARTS = ("denoiser", "sde", "autoencoder", "dequantiser", "discriminator", "classifier")
 WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into the names of tensors
 
 
@@ -26,6 +26,7 @@ class Model(nn.Module):
         autoencoder: maps images to codes and back.
         dequantiser: q(u | k).
         discriminator: tells images from an autoencoder's.
+        classifier: tells the classes of noisy data, for guidance.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Model(nn.Module):
         autoencoder: nn.Module | None = None,
         dequantiser: nn.Module | None = None,
         discriminator: nn.Module | None = None,
+        classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.denoiser: Any = denoiser
@@ -43,6 +45,7 @@ class Model(nn.Module):
         self.autoencoder = autoencoder
         self.dequantiser = dequantiser
         self.discriminator = discriminator
+        self.classifier = classifier
 
     def forward(self, x: Tensor, alpha: Scale, sigma: Scale, **cond: Any) -> Tensor:
         """E[x0 | x], shape (B, *D)."""

@@ -1,6 +1,7 @@
 """Denoisers that wrap a denoiser: solvers, encoding and likelihood take them unchanged."""
 
 from scorefield.models.guidance.autoguidance import Auto
+from scorefield.models.guidance.classifier import ClassifierGuidance
 from scorefield.models.guidance.classifier_free import ClassifierFree
 from scorefield.models.guidance.ddnm import DDNM
 from scorefield.models.guidance.diffpir import DiffPIR
@@ -19,6 +20,7 @@ __all__ = [
     "TMPD",
     "Auto",
     "ClassifierFree",
+    "ClassifierGuidance",
     "DiffPIR",
     "Guided",
     "InverseProblem",

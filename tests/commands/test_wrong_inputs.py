@@ -114,6 +114,22 @@ sample --workdir=vp --trajectory=0               | expected --trajectory of at l
 sample --workdir=vp --trajectory=8 --batch=4     | expected --trajectory within one batch, got 8
 sample --workdir=vp --solver=adaptive --trajectory=2 | a solver on a fixed grid
 sample --workdir=vp --guidance=nan               | expected --guidance to be a finite number, got 'nan'
+sample --workdir=vp --guide=32                   | expected --guidance beside --guide, got none or 1
+sample --workdir=vp --guide=wider --guidance=2   | of another architecture: .*\\(4,\\) there and \\(16,\\) here
+sample --workdir=vp --guide=other_path --guidance=2 | expected --guide to be a run with the same path as vp
+sample --workdir=vp --guide=77 --guidance=2      | got '77': the newest are 0000000032
+sample --workdir=vp --guidance=0.5 --guidance_rescale=2 | expected rescale to be a share within \\[0, 1\\], got 2
+sample --workdir=vp --guidance=0.5 --guidance_norm=0 | a norm above 0, got 1.0 and 0.0: APG takes
+sample --workdir=vp --guidance_parallel=0        | expected --guidance beside --guidance_parallel
+sample --workdir=vp --label=3 --classifier=1     | expected a classifier in vp, found no classifier.safetensors
+train_classifier --workdir=vp --num=0            | expected --num of at least 1, got 0
+edit --workdir=vp --strength=1.5                 | expected --strength within 0 .. 1, got 1.5
+edit --workdir=vp --samples=0                    | expected --samples of at least 1, got 0
+edit --workdir=vp --from_label=3                 | expected --to_label beside --from_label
+edit --workdir=vp --to_label=3 --strength=0.5    | expected no --strength beside --to_label
+edit --workdir=vp --to_label=flower              | class of this run .*got 'flower'
+edit --workdir=vp --to_label=3 --solver=ancestral | adds noise and cannot encode
+edit --workdir=vp --input=nowhere.png            | expected nowhere.png, which is not there
 sample --workdir=vp --label=                     | expected a value of --label, got none
 sample --workdir=vp --label=10                   | 0 \\.\\. 9.*10
 sample --workdir=vp --label=flower               | class of this run .*got 'flower'
