@@ -29,6 +29,7 @@ MODES = {
     ),
     "sample": ("sample", "sample", "draw samples"),
     "compare": ("compare", "compare", "compare solvers and numbers of steps on the same noise"),
+    "restore": ("restore", "restore", "restore images from measurements: posterior samples, with their error"),
     "grid": ("grid", "grid", "measure the grid of steps that suits a run, for --grid=optimal"),
     "encode": ("encode", "encode", "images to latents"),
     "decode": ("encode", "decode", "latents to images"),
@@ -51,7 +52,7 @@ MODES = {
 # Keywords that a flag cannot have as its name.
 KEYWORDS = {"from": "source", "for": "purpose"}
 TRAINING = ("train", "train_autoencoder")  # resume a run that --workdir alone names
-SEVERAL = ("solver", "steps")  # may be given several times
+SEVERAL = ("solver", "steps", "method")  # may be given several times
 ALWAYS = {"mode": str, "workdir": str, "config": str}
 OPTIONS: dict[str, tuple[type, str]] = {
     "num": (int, "number of samples, of interpolated images, or of images of a data set"),
@@ -86,7 +87,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "guide": (str, "worse run for autoguidance by --guidance: a workdir, RUN/checkpoints/NAME, or a checkpoint's name"),
     "classifier": (float, "scale of guidance by the run's noisy classifier (see --mode=train_classifier)"),
     "strength": (float, "how much --mode=edit forgets, 0 to 1 in log-SNR; 0.5 is as much noise as signal"),
-    "samples": (int, "samples of each image"),
+    "samples": (int, "samples of each image, for restore of its posterior"),
     "from_label": (str, "class under which --mode=edit encodes, by number or name; by default the images' own"),
     "to_label": (str, "class under which --mode=edit decodes, by number or name"),
     "split": (str, "split of the data set: train or test"),
@@ -121,6 +122,14 @@ OPTIONS: dict[str, tuple[type, str]] = {
         "images to encode or compress (folder, .npy, .npz), latents to decode (.npz), or a compressed file",
     ),
     "output": (str, "file to write; the picture and the report go beside it"),
+    "task": (
+        str,
+        "what is measured, as inpaint:box='(8,8,20,20)', colourise, super_resolve:factor=4, deblur, ... (--mode=list)",
+    ),
+    "noise": (float, "standard deviation of the measurement's noise, in the model's values; 0 for none"),
+    "method": (str, "twisted, mmps, pigdm, dps, ... (--mode=list), with settings as in twisted:particles=20"),
+    "mask": (str, "image that is white where pixels of --input are unknown: the other pixels are the measurement"),
+    "measured": (bool, "--input is the measurement itself, and no noise is added to it"),
     "tile": (int, "decode codes in square tiles of this side, for large images; 0 for none"),
     "flip": (bool, "also the mirrored images, for runs with transform.flip"),
     "ema": (bool, "use the averaged weights (default) or the raw ones"),

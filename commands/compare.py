@@ -14,6 +14,7 @@ from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import progress_bar
+from scorefield.commands.restore_compare import compare_methods
 from scorefield.commands.run import Run
 from scorefield.commands.trained import open_trained
 from scorefield.configs import build
@@ -23,13 +24,18 @@ from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import Solver
 
 REFERENCE, FINE = "unipc", 250
+SOLVERS, STEPS = ("ddim", "heun", "dpm", "unipc", "adams", "ancestral"), (5, 10, 20, 50)
 
 
 def compare(
     workdir: Path,
     *,
-    solver: tuple[str, ...] = ("ddim", "heun", "dpm", "unipc", "adams", "ancestral"),
-    steps: tuple[int, ...] = (5, 10, 20, 50),
+    solver: tuple[str, ...] = SOLVERS,
+    steps: tuple[int, ...] = STEPS,
+    method: tuple[str, ...] = (),
+    task: str | None = None,
+    noise: float = 0.05,
+    samples: int = 8,
     grid: str | None = None,
     num: int = 16,
     denoise: bool | None = None,
@@ -59,9 +65,20 @@ def compare(
 
     Guidance, its noise levels and the tiles of a latent run are as in `sample`.
 
+    With --task and one --method or more it compares methods that restore the same measurements: see
+    `restore_compare`. There --steps is 50 by default.
+
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
     """
+    if method or task is not None:
+        if solver != SOLVERS:
+            raise ValueError("expected no --solver beside --method, got one: each method has its own")
+        return compare_methods(
+            workdir, method=method, task=task, noise=noise, samples=samples, num=num, steps=None if steps == STEPS else
+            steps, grid=grid, seed=seed, batch=batch, label=label, caption=caption, tile=tile, ema=ema,
+            checkpoint=checkpoint, device=device, output=output,
+        )  # fmt: skip
     at_least(1, num=num, batch=batch, steps=min(steps, default=0))
     at_least(0, seed=seed)
     solvers: dict[str, Solver] = {name: build.build(build.SOLVERS, name) for name in solver}

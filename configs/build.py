@@ -18,6 +18,7 @@ from scorefield.configs.tables import (
     DEQUANTISATIONS,
     DIVERGENCES,
     GRIDS,
+    METHODS,
     NETWORKS,
     OPTIONAL,
     PARTS,
@@ -39,11 +40,11 @@ from scorefield.models.levels import Levels, Parameterisation
 from scorefield.models.networks.autoencoder import ImageAutoencoder
 
 __all__ = [
-    "AUTOENCODERS", "CONDITIONERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "NETWORKS", "OPTIONAL",
-    "PARTS", "PERCEPTUAL", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TASKS", "TIMES", "WEIGHTINGS",
-    "Table", "autoencoder", "autoencoder_spec", "build", "conditioning_keywords", "denoiser", "is_autoencoder",
-    "label_required", "modern", "modern_config", "name_of", "network", "parse", "parts_of", "precondition_spec",
-    "sde_spec", "spec", "unparse",
+    "AUTOENCODERS", "CONDITIONERS", "DATASETS", "DEQUANTISATIONS", "DIVERGENCES", "GRIDS", "METHODS", "NETWORKS",
+    "OPTIONAL", "PARTS", "PERCEPTUAL", "PRECONDITIONS", "QUANTISERS", "SDES", "SOLVERS", "TABLES", "TASKS", "TIMES",
+    "WEIGHTINGS", "Table", "autoencoder", "autoencoder_spec", "build", "conditioning_keywords", "denoiser",
+    "is_autoencoder", "label_required", "modern", "modern_config", "name_of", "network", "parse", "parts_of",
+    "precondition_spec", "sde_spec", "spec", "unparse",
 ]  # fmt: skip
 
 IMAGE_READERS = ("folder", "archive", "shards", "huggingface")  # the data sets with all keywords of `Decoding`

@@ -7,7 +7,7 @@
 from torch import nn
 
 from scorefield import likelihood, models, sde_lib, solvers
-from scorefield.configs import constructors
+from scorefield.configs import constructors, methods
 from scorefield.configs.specs import Table, build
 from scorefield.models import conditioners, measurements, precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
@@ -258,6 +258,25 @@ TASKS = Table(
     },
     base=measurements.Measurement,
 )
+METHODS = Table(
+    "methods",
+    {
+        "twisted": methods.twisted,
+        "mmps": methods.mmps,
+        "pigdm": methods.pigdm,
+        "dps": methods.dps,
+        "tmpd": methods.tmpd,
+        "jacobian_free": methods.jacobian_free,
+        "diffpir": methods.diffpir,
+        "ddnm": methods.ddnm,
+        "ddrm": methods.ddrm,
+        "repaint": methods.repaint,
+        "replacement": methods.replacement,
+        "daps": methods.daps,
+        "split_gibbs": methods.split_gibbs,
+    },
+    base=methods.Method,
+)
 # The specs in a configuration, by their keys.
 PARTS = {
     "data": DATASETS,
@@ -272,4 +291,4 @@ PARTS = {
 }
 AUTOENCODER_PARTS = {"data": DATASETS, "net": AUTOENCODERS}
 OPTIONAL = ("conditioner",)  # Parts that may be None.
-TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS, PERCEPTUAL, TASKS)
+TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS, PERCEPTUAL, TASKS, METHODS)

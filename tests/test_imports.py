@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "training": {"training", "models", "likelihood", "sde_lib"},
     "evaluation": {"evaluation"},
     "configs": {"configs"},
-    **{file: {*LIBRARY, "configs"} for file in ("configs/build.py", "configs/constructors.py", "configs/tables.py")},
+    **{f"configs/{file}.py": {*LIBRARY, "configs"} for file in ("build", "constructors", "methods", "tables")},
     "commands": {*LIBRARY, "configs", "commands"},
     "main": {"commands"},
     "__init__": set(LIBRARY),

@@ -20,6 +20,7 @@ FREE = (
     "config.data.cache",
     "config.sampling.",
     "data.class_",  # newer than the file, perhaps; the fingerprint is of the labels too
+    "data.std",
     "config.training.log_",
     "config.training.sample_",
     "config.training.checkpoint_",

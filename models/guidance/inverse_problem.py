@@ -48,6 +48,7 @@ class InverseProblem(nn.Module):
                 f"expected a linear measurement with an adjoint for {type(self).__name__}, got "
                 f"{type(measurement).__name__}: use dps, daps or twisted"
             )
+        self.bounds: tuple[float, float] | None = None
         self.prior = denoiser
         self.measurement, self.noise_std = measurement, float(noise_std)
 
@@ -58,9 +59,12 @@ class InverseProblem(nn.Module):
     def meet(self, x0: Tensor, y: Tensor) -> Tensor:
         """The nearest x0 that a measurement without noise allows,  x0 + A^T (A A^T)^-1 (y - A x0),  (B, *D).
 
-        It moves x0 for linear measurements with a noise_std of 0, and for no others. The second round takes
-        away what the first has rounded, so that known pixels are those of y to the bit.
+        Linear measurements alone, and noise_std of 0; all else is left as it is. The second round takes away what the
+        first has rounded, so that known pixels are those of y to the bit. Where `bounds` are set, as the range of
+        images, x0 is first kept within them: at high noise a network's derivative is wrong by far more than its answer.
         """
+        if self.bounds is not None:
+            x0 = x0.clamp(*self.bounds)
         if self.noise_std > 0 or not isinstance(self.measurement, Linear):
             return x0
         for _ in range(2):
@@ -143,7 +147,7 @@ class Guided(Weighing):
         """E[eps | x, y] = eps - sigma grad log p(y | x), (B, *D)."""
         eps, gradient = self._guided(predict_noise, x, alpha, sigma, y, cond)
         eps = eps - expand(sigma, x) * gradient
-        if self.noise_std > 0:
+        if self.noise_std > 0 and self.bounds is None:
             return eps
         a, s = expand(alpha, x), expand(sigma, x)
         return (x - a * self.meet((x - s * eps) / a, y)) / s
