@@ -12,7 +12,7 @@ from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.configs.methods import Method
 
-METHOD, GRID, STEPS, SAMPLES = "twisted", "log_snr", 50, 8
+METHOD, GRID, STEPS, SAMPLES = "twisted", "soft_clipped", 50, 8
 SAID = 4  # digits of a number that is printed
 
 

@@ -20,6 +20,7 @@ from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import DDIM, Solver, Twisted
 from scorefield.solvers.restoration import DAPS, DDRM, RePaint, SplitGibbs
 
+WIDER = 2.0  # a potential that is too narrow loses modes for good (docs/control.md)
 ANCESTRAL = DDIM(eta=1.0)  # nearer to exact posteriors than the solvers of the probability flow (docs/control.md)
 
 
@@ -87,22 +88,24 @@ class Method:
 def twisted(
     particles: int = 8, threshold: float = 0.5, order: int = 1, guide: str = "", data_std: float | None = None
 ) -> Method:
-    """Sequential Monte Carlo (Wu et al. 2023): weighted particles, by default guided by pigdm, or dps if nonlinear.
+    """Sequential Monte Carlo (Wu et al. 2023): weighted particles, guided by jacobian_free, or dps if nonlinear.
 
-    `guide` is another: pigdm, dps, mmps or jacobian_free.
+    `guide` is another: jacobian_free, pigdm, dps or mmps.
     """
     guides: dict[str, Callable[..., InverseProblem]] = {
-        "pigdm": PiGDM, "jacobian_free": JacobianFree, "mmps": MMPS, "dps": DPS,
+        "jacobian_free": JacobianFree, "pigdm": PiGDM, "dps": DPS, "mmps": MMPS,
     }  # fmt: skip
     if guide and guide not in guides:
         raise ValueError(f"expected a guide of {', '.join(guides)}, got {guide!r}: leave it out for the default")
 
     def wrap(denoiser: DenoiserLike, measurement: Measurement, noise_std: float, facts: Facts) -> InverseProblem:
-        name = guide or ("pigdm" if measurement.linear else "dps")
+        name = guide or ("jacobian_free" if measurement.linear else "dps")
         if name == "mmps":
             return MMPS(denoiser, measurement, noise_std, iterations=measurement.size)
         more = {"spread": 1.0} if name == "dps" else {}
-        return guides[name](denoiser, measurement, noise_std, data_std=_spread(data_std, facts), **more)
+        spread = _spread(data_std, facts)
+        spread = spread.times(WIDER) if isinstance(spread, PosteriorVariance) else spread
+        return guides[name](denoiser, measurement, noise_std, data_std=spread, **more)
 
     return Method(wrap, Twisted(particles, threshold, order), own_run=True, uses_variance=data_std is None)
 
