@@ -5,7 +5,7 @@ from typing import Any
 
 from scorefield.commands.arguments import at_least
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
-from scorefield.commands.restore_draws import draw, measured_variance
+from scorefield.commands.restore_draws import certified, draw, measured_variance
 from scorefield.commands.restore_problem import measured as measured_images
 from scorefield.commands.restore_report import picture, restored, rows_of_samples
 from scorefield.commands.trained import open_trained
@@ -36,6 +36,7 @@ def restore(
     steps: int = STEPS,
     seed: int = 0,
     batch: int = 64,
+    certify: bool = False,
     tile: int = 0,
     ema: bool = True,
     checkpoint: str | None = None,
@@ -55,6 +56,9 @@ def restore(
     truth PSNR, SSIM and the coverage of 90% intervals (0.9 is right), and the network's evaluations of a sample.
     Classes and captions are the images' own, unless --label or --caption gives one for all.
 
+    With --certify the samples are those of a guided flow, with exact `log_weights`, for at most 300 dimensions. All
+    numbers but the residual are then weighted, and the effective sample size says how good the guidance was.
+
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
     """
@@ -71,18 +75,22 @@ def restore(
     )  # fmt: skip
     settings = {
         **problem.described, "method": method, "samples": samples, "solver": solver, "grid": grid, "steps": steps,
-        "seed": seed, **trained.described,
+        "seed": seed, "certify": certify, **trained.described,
     }  # fmt: skip
-    draws = draw(
-        trained.denoiser, problem, chosen, grid=grid, steps=steps, samples=samples, seed=seed, batch=batch,
-        solver=solver, variance=measured_variance(run, trained.denoiser) if chosen.uses_variance else None,
-    )  # fmt: skip
-    found = restored(problem, draws, seed)
+    variance = measured_variance(run, trained.denoiser) if chosen.uses_variance else None
+    by: dict[str, Any] = {"grid": grid, "steps": steps, "samples": samples, "seed": seed, "batch": batch}
+    log_weights = None
+    if certify:
+        draws, log_weights = certified(trained.denoiser, problem, chosen, **by, variance=variance)
+    else:
+        draws = draw(trained.denoiser, problem, chosen, **by, solver=solver, variance=variance)
+    found = restored(problem, draws, seed, log_weights)
 
     path = output_path(output, workdir / "restored.npz", settings)
     write_arrays(
         path, x=found.stored[:, 0], samples=found.stored, mean=found.mean, std=found.std, y=problem.y,
-        truth=problem.truth, log_evidence=draws.log_evidence, label=problem.given.label, index=problem.index,
+        truth=problem.truth, log_evidence=draws.log_evidence, log_weights=log_weights, label=problem.given.label,
+        index=problem.index,
     )  # fmt: skip
     drawn = picture(problem, rows_of_samples(problem, found), path.with_suffix(".png"))
     report = write_json(path.with_suffix(".json"), {**settings, **found.numbers})

@@ -16,6 +16,7 @@ from scorefield.commands.restore_problem import OF_VARIANCE, Measured, rows_of
 from scorefield.commands.run import Run, stored_tensor
 from scorefield.configs import build
 from scorefield.configs.methods import Facts, Method
+from scorefield.likelihood import Certificate, certify
 from scorefield.models import CountCalls
 from scorefield.models.guidance import InverseProblem, PosteriorVariance
 from scorefield.sde_lib.denoiser import DenoiserLike
@@ -79,16 +80,7 @@ def draw(
         ValueError: for a method that cannot take the measurement, or values that are not finite.
     """
     run, counted = problem.run, CountCalls(denoiser)
-    ts = grid_of(run, {"grid": grid, "steps": steps})
-    along = run.sde.log_snr(ts[[0, -1]].double())
-    ranged = run.autoencoder is None and run.data.levels is not None
-    facts = Facts(
-        data_std(run),
-        variance if method.uses_variance else None,
-        (run.low, run.high) if ranged else None,
-        float((along[1] - along[0]).abs()) / (len(ts) - 1),
-    )
-    bound = method.problem(counted, problem.of_model, problem.noise_std, facts)
+    ts, bound = _bound(counted, problem, method, grid, steps, variance)
     by = method.solved_by(None if solver is None else build.build(build.SOLVERS, solver))
     total, began = len(problem.y) * samples, time.perf_counter()
     xs, evidences, leasts = list[Tensor](), list[Tensor](), list[Tensor]()
@@ -114,6 +106,67 @@ def draw(
     cost = (counted.samples + counted.vjps) / total
     shaped = x.reshape(-1, samples, *x.shape[1:])
     return Draws(shaped, log_evidence, least, cost, time.perf_counter() - began)
+
+
+def certified(
+    denoiser: DenoiserLike,
+    problem: Measured,
+    method: Method,
+    *,
+    grid: str,
+    steps: int,
+    samples: int,
+    seed: int = 0,
+    batch: int = 64,
+    variance: PosteriorVariance | None = None,
+) -> tuple[Draws, Tensor]:
+    """Draws of the flow that a method guides, and their exact log weights (N, S); see `likelihood.certify`.
+
+    Raises:
+        ValueError: for a method that guides no flow, more than 300 dimensions, or no noise.
+    """
+    if method.own_run:
+        raise ValueError(
+            f"expected a method that guides a flow beside --certify, got one with a run of its own, "
+            f"{type(method.solver).__name__}: give --method=mmps or --method=pigdm"
+        )
+    run, counted = problem.run, CountCalls(denoiser)
+    ts, bound = _bound(counted, problem, method, grid, steps, variance)
+    began, size, found = time.perf_counter(), max(1, batch // samples), list[Certificate]()
+    with progress_bar("certify", len(problem.y) * samples) as bar:
+        for first in range(0, len(problem.y), size):
+            images = torch.arange(first, min(first + size, len(problem.y)))
+            cond = prepared(denoiser, rows_of(problem.given.cond, images, run.device), run.shape)
+            cond["y"] = problem.y[images].to(run.device)
+            noise = PerSampleNoise(seed, images.tolist())
+            on_step = bar.steps(len(images) * samples)
+            found.append(certify(bound, run.sde, ts, cond=cond, draws=samples, noise=noise, on_step=on_step))
+    x, log_weights = (torch.cat([getattr(each, name).cpu() for each in found]) for name in ("x", "log_weights"))
+    evidence = torch.cat([each.log_evidence.cpu() for each in found])[:, None]
+    cost = (counted.samples + counted.vjps) / (len(problem.y) * samples)
+    return Draws(x, evidence, None, cost, time.perf_counter() - began), log_weights
+
+
+def _bound(
+    denoiser: DenoiserLike,
+    problem: Measured,
+    method: Method,
+    grid: str,
+    steps: int,
+    variance: PosteriorVariance | None,
+) -> tuple[Tensor, InverseProblem]:
+    """The falling times, and the denoiser with the measurement."""
+    run = problem.run
+    ts = grid_of(run, {"grid": grid, "steps": steps})
+    along = run.sde.log_snr(ts[[0, -1]].double())
+    ranged = run.autoencoder is None and run.data.levels is not None
+    facts = Facts(
+        data_std(run),
+        variance if method.uses_variance else None,
+        (run.low, run.high) if ranged else None,
+        float((along[1] - along[0]).abs()) / (len(ts) - 1),
+    )
+    return ts, method.problem(denoiser, problem.of_model, problem.noise_std, facts)
 
 
 def data_std(run: Run) -> float:

@@ -170,6 +170,22 @@ sample --workdir=vp --grid=sigmas:levels=abc     | levels=\\(10,1,0.1\\)
 sample --workdir=vp --grid=optimal               | measure one with --mode=grid
 compare --workdir=vp --steps=0                   | expected --steps of at least 1, got 0
 compare --workdir=vp --solver=ddim --solver=dppm | did you mean 'dpm'
+restore --workdir=vp                             | expected a --task, as inpaint
+restore --workdir=vp --task=inpant               | got 'inpant': did you mean 'inpaint'
+restore --workdir=vp --task=inpaint:box=(0,0,9,9) | expected a box .*inside of 8 x 8
+restore --workdir=vp --task=inpaint --noise=-1   | expected --noise of 0 or more, got -1
+restore --workdir=vp --task=inpaint --samples=0  | expected --samples of at least 1, got 0
+restore --workdir=vp --task=inpaint --method=twistd | got 'twistd': did you mean 'twisted'
+restore --workdir=vp --task=inpaint --method=twisted:guide=no | expected a guide of pigdm
+restore --workdir=vp --task=inpaint --method=tmpd --noise=0 | expected a noise_std above 0 for TMPD
+restore --workdir=vp --task=phase --method=ddnm  | expected a linear measurement with an adjoint for DDNM
+restore --workdir=vp --task=deblur --method=repaint | expected a mask for RePaint
+restore --workdir=vp --task=inpaint --solver=ddim | expected no --solver for a method with a run of its own
+restore --workdir=vp --task=inpaint --certify    | expected a method that guides a flow beside --certify
+restore --workdir=vp --task=inpaint --measured   | expected --input beside --measured
+restore --workdir=vp --task=deblur --mask=0.png  | expected --mask with --task=inpaint
+restore --workdir=vp --mask=wide_images/0.png --input=one_image | expected a mask of shape \\(8, 8\\)
+compare --workdir=vp --task=inpaint --solver=ddim | expected no --solver beside --method
 grid --workdir=vp --order=9                      | expected --order of 1 to 4, got 9
 grid --workdir=vp --for=fun                      | expected --for of sampling or training, got 'fun'
 likelihood --workdir=vp --times=fast             | expected --times of log_snr or measured, got 'fast'
