@@ -53,7 +53,7 @@ def arrays(path: Path) -> dict[str, Any]:
 
 
 def test_files_do_not_depend_on_the_batch_nor_on_further_images(workdir: Path) -> None:
-    method = "twisted:particles=2"
+    method = "twisted:particles=2,guide=pigdm"
     restore(workdir, **SMALL, method=method, batch=64, output=str(workdir / "a.npz"))
     restore(workdir, **SMALL, method=method, batch=2, output=str(workdir / "b.npz"))
     restore(workdir, **{**SMALL, "num": 2}, method=method, output=str(workdir / "c.npz"))

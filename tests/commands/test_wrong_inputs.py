@@ -176,7 +176,7 @@ restore --workdir=vp --task=inpaint:box=(0,0,9,9) | expected a box .*inside of 8
 restore --workdir=vp --task=inpaint --noise=-1   | expected --noise of 0 or more, got -1
 restore --workdir=vp --task=inpaint --samples=0  | expected --samples of at least 1, got 0
 restore --workdir=vp --task=inpaint --method=twistd | got 'twistd': did you mean 'twisted'
-restore --workdir=vp --task=inpaint --method=twisted:guide=no | expected a guide of pigdm
+restore --workdir=vp --task=inpaint --method=twisted:guide=no | expected a guide of jacobian_free
 restore --workdir=vp --task=inpaint --method=tmpd --noise=0 | expected a noise_std above 0 for TMPD
 restore --workdir=vp --task=phase --method=ddnm  | expected a linear measurement with an adjoint for DDNM
 restore --workdir=vp --task=deblur --method=repaint | expected a mask for RePaint
