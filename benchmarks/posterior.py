@@ -132,9 +132,9 @@ def measured(kind: Callable[..., InverseProblem], factor: float = 1.0) -> Wrap:
 
 METHODS: dict[str, tuple[Wrap, Solver]] = {
     "twisted, 20 particles": (measured(JacobianFree, 2.0), Twisted(20)),
-    "twisted, 20 particles, order 2": (measured(JacobianFree, 2.0), Twisted(20, order=2)),
-    "twisted, 8 particles": (measured(JacobianFree, 2.0), Twisted(8)),
+    "twisted, 20 particles, order 1": (measured(JacobianFree, 2.0), Twisted(20, order=1)),
     "twisted, 20 particles by pigdm": (measured(PiGDM, 2.0), Twisted(20)),
+    "twisted, 8 particles": (measured(JacobianFree, 2.0), Twisted(8)),
     "mmps, exact solve": (of(MMPS, iterations=16), STOCHASTIC),
     "mmps, 3 iterations": (of(MMPS, iterations=3), STOCHASTIC),
     "mmps, 1 iteration": (of(MMPS, iterations=1), STOCHASTIC),

@@ -86,7 +86,7 @@ class Method:
 
 
 def twisted(
-    particles: int = 8, threshold: float = 0.5, order: int = 1, guide: str = "", data_std: float | None = None
+    particles: int = 8, threshold: float = 0.5, order: int = 2, guide: str = "", data_std: float | None = None
 ) -> Method:
     """Sequential Monte Carlo (Wu et al. 2023): weighted particles, guided by jacobian_free, or dps if nonlinear.
 

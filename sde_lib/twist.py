@@ -11,7 +11,7 @@ from scorefield.sde_lib.broadcast import Scale
 class Twist(NamedTuple):
     """A proposal and its target at a noise level.
 
-    The next state is proposed by an ancestral step with `guided`. The target is the product of the ancestral steps
+    The next state is proposed by a solver's step with `guided`. The target is the product of the solver's steps
     with the estimates in `factors`, to their powers, times the ratio of the next potential and this one.
 
     Args:

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo around guided ancestral steps: samples of a posterior, with its evidence.
+"""Sequential Monte Carlo around guided stochastic steps: samples of a posterior, with its evidence.
 
 References:
     Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models" (TDS), Algorithm 1.
@@ -56,13 +56,13 @@ class Particles:
 
 @dataclass(frozen=True)
 class Twisted(Solver):
-    """Ancestral steps of K particles for each sample, weighted and resampled: exact as K and the steps grow.
+    """Reverse steps of K particles for each sample, weighted and resampled: exact as K and the steps grow.
 
-    A particle at x_t proposes x_s by the ancestral step with the guided estimate D_y. Its weight is multiplied by
+    A particle at x_t proposes x_s by the prior's step, with the guided estimate D_y in it. Its weight is multiplied by
 
         p(x_s | x_t) pi_s(x_s) / (q(x_s | x_t) pi_t(x_t)),
 
-    where p is the prior's ancestral step, q the proposal, and pi_t(x_t) the method's p(y | x_t)  (TDS, Eq. 11). The
+    where p is the prior's own step, q the proposal, and pi_t(x_t) the method's p(y | x_t)  (TDS, Eq. 11). The
     last pi is the likelihood  p(y | x0)  itself, at x0 = D(x). So guidance only has to be good, and not exact.
     Particles are resampled systematically where their effective sample size falls below a share of K.
 
@@ -71,10 +71,10 @@ class Twisted(Solver):
     particles, and noise from its own stream. It returns one particle for each sample; `sample_particles` returns all.
 
     Args:
-        particles: K. With one there is nothing to weigh: it is the guided ancestral sampler.
+        particles: K. With one there is nothing to weigh: it is the guided `StochasticDPMSolver`.
         threshold: the share of K below which particles are resampled; 0 for never.
-        order: of the steps' drift, 1 to 3; 1 are ancestral steps, others those of `StochasticDPMSolver`. Order 2 has
-            less error in the evidence, and order 1 finds more of the modes (docs/control.md).
+        order: of the steps' drift, 1 to 3, as of `StochasticDPMSolver`; 1 are ancestral steps. Order 2 has less error
+            in the evidence than 1, and equal samples (docs/control.md).
 
     Raises:
         ValueError: for no particle, or a threshold that is no share.
@@ -82,7 +82,7 @@ class Twisted(Solver):
 
     particles: int = 8
     threshold: float = 0.5
-    order: int = 1
+    order: int = 2
 
     def __post_init__(self) -> None:
         if self.particles < 1 or not 0 <= self.threshold <= 1:
@@ -133,7 +133,7 @@ class Twisted(Solver):
 
     def _uniforms(self, x: Tensor, steps: int, noise: Noise) -> Iterator[Tensor]:
         """Uniform numbers (B,) of each sample's own stream: one for each step, and one for the last draw."""
-        if self.particles == 1:  # which needs none: the streams are those of an ancestral sampler
+        if self.particles == 1:  # which needs none: the streams are those of the solver alone
             return iter([x.new_zeros(len(x))] * (steps + 1))
         normals = noise(x.new_empty(len(x), steps + 1))
         return iter(torch.special.ndtr(normals.double()).clamp(max=1 - 1e-12).unbind(1))
