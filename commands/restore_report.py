@@ -14,6 +14,7 @@ from scorefield.commands.restore_draws import Draws
 from scorefield.commands.restore_problem import OF_RANKS, Measured
 from scorefield.evaluation import plot_rows, posterior
 from scorefield.evaluation.reconstruction import psnr, ssim
+from scorefield.solvers import effective_sample_size
 from scorefield.solvers.noise import PerSampleNoise
 
 SHOWN, SAMPLES = 16, 3  # images and samples of each in a picture
@@ -62,7 +63,7 @@ def restored(problem: Measured, draws: Draws, seed: int, log_weights: Tensor | N
     if problem.truth is not None:
         numbers |= _with_truth(problem, stored, mean, log_weights, where, unit, seed)
     if log_weights is not None:
-        numbers["ess"] = float(posterior.effective_sample_size(log_weights).mean())
+        numbers["ess"] = float(effective_sample_size(log_weights.double()).mean())
     if draws.least_ess is not None:
         numbers["least_particle_ess"] = float(draws.least_ess.mean())
     if draws.log_evidence is not None:

@@ -4,7 +4,6 @@ The S samples of N posteriors are (N, S, *D). Their weights are equal, or `log_w
 
 References:
     Talts et al. 2018, "Validating Bayesian Inference Algorithms with Simulation-Based Calibration", for ranks.
-    Kong 1992, for effective sample sizes.
     Bonneel et al. 2015, "Sliced and Radon Wasserstein Barycenters of Measures", for sliced distances.
 """
 
@@ -44,12 +43,6 @@ def moments(samples: Tensor, log_weights: Tensor | None = None) -> tuple[Tensor,
     variance = (w * (samples - mean[:, None]).square()).sum(1)
     rest = (1 - w.square().sum(1)).clamp(min=0)
     return mean, torch.where(rest > 1e-12, variance / rest.clamp(min=1e-12), 0.0).sqrt()
-
-
-def effective_sample_size(log_weights: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2  of each posterior, (N, S) -> (N,)."""
-    w = log_weights.double()
-    return (2 * w.logsumexp(-1) - (2 * w).logsumexp(-1)).exp()
 
 
 def randomised_ranks(truth: Tensor, samples: Tensor, uniform: Tensor, log_weights: Tensor | None = None) -> Tensor:
@@ -110,7 +103,7 @@ def sliced_wasserstein(
 
         sqrt(mean over directions v of  W2(v x, v reference)^2 / Var(v reference))
 
-    Two exact sets of n samples are about sqrt(4 / n) apart.
+    Exact samples, n of them, are about sqrt(3 / n) from many more (Gaussians of 1, 2 and 16 dimensions, n = 150, 600).
 
     Args:
         samples: (S, *D).

@@ -12,6 +12,7 @@ from scorefield.solvers import grids
 from scorefield.solvers.multistep.belm import BELM
 from scorefield.solvers.multistep.dpm import StochasticDPMSolver
 from scorefield.solvers.solver import OnStep, Solver
+from scorefield.solvers.twisted import Twisted
 
 CLEAN, NOISY = 0.01, 100.0  # sigma / alpha at the strengths 0 and 1
 
@@ -50,11 +51,17 @@ def sdedit(
         on_step: called with a `Progress` after each step.
 
     Raises:
-        ValueError: for a strength that is no share, a path with a noise level for each dimension; see `Solver`.
+        ValueError: for a strength that is no share, a path with a noise level for each dimension, particles; see
+            `Solver`.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"expected a strength within [0, 1], got {strength}: 0.5 is as much noise as signal")
     check_one_level(sde, "sdedit", "use solvers.sample")
+    if isinstance(solver, Twisted):
+        raise ValueError(
+            f"expected a solver of one state for sdedit, got {solver}, whose particles begin in the path's prior: use "
+            "StochasticDPMSolver()"
+        )
     if strength == 0:
         return x0
     ts = grid if isinstance(grid, Tensor) else grid(sde, steps)

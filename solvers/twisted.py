@@ -32,7 +32,8 @@ class Particles:
         x: estimates of x0, (B, K, *D).
         log_weights: whose exponentials sum to one for each sample, (B, K).
         log_evidence: of each sample, in nats, (B,):  log p(y)  for a measurement y. The estimate of p(y) is unbiased
-            for the discretised model.
+            for the discretised model. Of a measurement without noise it has an unknown constant: only differences of
+            one problem, path and grid mean something.
         least_ess: the least effective sample size on the way, (B,).
         resampled: how many times each sample's particles were drawn anew, (B,).
     """
@@ -66,9 +67,11 @@ class Twisted(Solver):
     last pi is the likelihood  p(y | x0)  itself, at x0 = D(x). So guidance only has to be good, and not exact.
     Particles are resampled systematically where their effective sample size falls below a share of K.
 
-    The denoiser has a method `twist`: `PiGDM` and `DPS` of `models.guidance` for measurements, and `ClassifierFree` for
-    the tilted law  p(x)^(1 - w) p(x | c)^w,  whose weights are those of its two estimates. Each sample has its own K
-    particles, and noise from its own stream. It returns one particle for each sample; `sample_particles` returns all.
+    The denoiser has a method `twist`: `JacobianFree`, `PiGDM`, `DPS` and `MMPS` of `models.guidance` for measurements,
+    and `ClassifierFree` for the tilted law  p(x)^(1 - w) p(x | c)^w,  whose weights are those of its two estimates.
+    Each sample has its own K particles, and noise from its own stream. The first particle begins at the given x and
+    the others are drawn from the path's prior, so a grid begins at t_max. It returns one particle for each sample;
+    `sample_particles` returns all.
 
     Args:
         particles: K. With one there is nothing to weigh: it is the guided `StochasticDPMSolver`.

@@ -95,8 +95,8 @@ class Linear(Measurement):
     def solve(self, r: Tensor, noise: Scale, signal: Scale) -> Tensor:
         """(noise I + signal A A^T)^-1 r, (B, *M): exact with singular values, or else by conjugate gradients.
 
-        It is computed in float64, so that a small noise keeps the digits of float32. Without noise it is the
-        pseudo-inverse.
+        With singular values it is computed in float64, so that a small noise keeps the digits of float32. Without
+        noise it is the pseudo-inverse.
 
         Args:
             r: (B, *M).

@@ -8,7 +8,6 @@ from torch import Generator, Tensor
 
 from scorefield.evaluation.posterior import (
     coverage,
-    effective_sample_size,
     mode_masses,
     moments,
     randomised_ranks,
@@ -81,12 +80,6 @@ def test_only_the_values_that_count_are_covered() -> None:
     assert coverage(ranks, where).tolist() == [1.0, 0.0, 1.0]
     assert rank_histogram(ranks, 2, where).tolist() == pytest.approx([0.0, 1.0])
     assert bool(coverage(ranks, torch.zeros(1, 2, dtype=torch.bool)).isnan().all())
-
-
-def test_effective_sample_size() -> None:
-    weights = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [3.0, 1.0, 0.0, 0.0]])
-    expected = torch.tensor([4.0, 1.0, 1.6], dtype=torch.float64)
-    torch.testing.assert_close(effective_sample_size(weights.log()), expected)
 
 
 def test_the_sliced_distance_of_a_shift_and_of_weights() -> None:

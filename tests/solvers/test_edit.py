@@ -14,6 +14,7 @@ from scorefield.solvers import (
     BELM,
     PerSampleNoise,
     StochasticDPMSolver,
+    Twisted,
     UniPC,
     grids,
     recondition,
@@ -67,6 +68,8 @@ def test_no_strength_is_the_input_and_all_is_a_sample_of_the_prior() -> None:
     for wrong in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"expected a strength within \[0, 1\], got"):
             sdedit(MODEL, sde, X0, wrong, noise=noise)
+    with pytest.raises(ValueError, match="expected a solver of one state for sdedit"):
+        sdedit(MODEL, sde, X0, 0.5, solver=Twisted(2), noise=noise)
 
 
 class OfClass(nn.Module):
