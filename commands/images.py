@@ -77,6 +77,11 @@ def chosen_images(
     """
     at_least(1, num=num)
     if source is None:
+        if run.config.data.get("path") == "":
+            raise ValueError(
+                "expected images beside a run without a data set, as imported ones are, got no --input: give "
+                "--input=FOLDER, or an image, .npy or .npz"
+            )
         return Images.of(run.dataset(split or "test"), num or default, seed)
     if split is not None:
         raise ValueError("expected --input or --split, got both")

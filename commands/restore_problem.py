@@ -17,6 +17,7 @@ from scorefield.commands.images import Images, chosen_images, read_input
 from scorefield.commands.run import Run, stored_tensor
 from scorefield.configs import build
 from scorefield.models.measurements import Measurement
+from scorefield.models.measurements.files import read_array
 from scorefield.models.measurements.through_decoder import ThroughDecoder
 from scorefield.solvers.noise import PerSampleNoise
 from scorefield.training.data import Dataset
@@ -160,10 +161,10 @@ def _read_measurement(run: Run, path: Path, measurement: Measurement, num: int |
     """Measurements from a file: images of the measured shape, or an .npy of values as the model's."""
     shape = measurement.measured_shape
     if path.suffix.lower() == ".npy" and path.is_file():
-        y = torch.as_tensor(np.load(path, allow_pickle=False)).float()
-        if tuple(y.shape[1:]) != shape or not bool(y.isfinite().all()):
+        y = read_array(path)[0].float()
+        if y.ndim == 0 or tuple(y.shape[1:]) != shape:
             raise ValueError(
-                f"expected finite measurements (N, {', '.join(map(str, shape))}) in {path}, got {tuple(y.shape)}: "
+                f"expected measurements (N, {', '.join(map(str, shape))}) in {path}, got {tuple(y.shape)}: "
                 "give those of this task"
             )
         return y[:num]

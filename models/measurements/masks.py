@@ -1,6 +1,7 @@
 """Masks: some values of a sample are measured, and the others are hidden."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -80,14 +81,15 @@ def box(shape: tuple[int, ...], corners: tuple[int, ...] | None = None) -> Tenso
     _, height, width = as_image(shape, "a box")
     if corners is None:
         corners = (height // 4, width // 4, height // 4 + height // 2, width // 4 + width // 2)
-    top, left, bottom, right = corners if len(corners) == 4 else (0, 0, 0, 0)
-    if not (0 <= top < bottom <= height and 0 <= left < right <= width) or any(c != int(c) for c in corners):
+    whole = isinstance(corners, Sequence) and len(corners) == 4 and all(isinstance(c, int) for c in corners)
+    top, left, bottom, right = corners if whole else (0, 0, 0, 0)
+    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
         raise ValueError(
-            f"expected a box (top, left, bottom, right) inside of {height} x {width} pixels, got {tuple(corners)}: "
+            f"expected a box (top, left, bottom, right) inside of {height} x {width} pixels, got {corners}: "
             f"write whole numbers, as box=(0,0,{max(height // 2, 1)},{width})"
         )
     known = torch.ones(height, width, dtype=torch.bool)
-    known[int(top) : int(bottom), int(left) : int(right)] = False
+    known[top:bottom, left:right] = False
     return known
 
 
@@ -100,7 +102,9 @@ def half(shape: tuple[int, ...], side: str = "right") -> Tensor:
     lengths = spatial(shape)
     sides = SIDES if len(lengths) > 1 else SIDES[:2]
     if side not in sides:
-        raise ValueError(f"expected a side of {', '.join(sides)} for samples of shape {tuple(shape)}, got {side!r}")
+        raise ValueError(
+            f"expected a side of {', '.join(sides)} for samples of shape {tuple(shape)}, got {side!r}: write side=right"
+        )
     axis = -1 if side in ("left", "right") else -2
     length = lengths[axis]
     after = torch.arange(length) >= length // 2

@@ -35,7 +35,9 @@ class DAPS(Restoration):
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.langevin < 1:
-            raise ValueError(f"expected 1 step or more, and 1 of langevin, got {self.steps} and {self.langevin}")
+            raise ValueError(
+                f"expected 1 step or more, and 1 of langevin, got {self.steps} and {self.langevin}: use 5 and 100"
+            )
 
     def check_problem(self, problem: Problem) -> None:
         check_noise(problem, "DAPS")

@@ -42,7 +42,7 @@ class DDRM(Restoration):
 
     def __post_init__(self) -> None:
         if not (0 <= self.eta <= 1 and 0 <= self.eta_b <= 1):
-            raise ValueError(f"expected eta and eta_b within [0, 1], got {self.eta} and {self.eta_b}")
+            raise ValueError(f"expected eta and eta_b within [0, 1], got {self.eta} and {self.eta_b}: use 0.85 and 1")
 
     def check_problem(self, problem: Problem) -> None:
         _svd(problem)

@@ -42,7 +42,9 @@ class RePaint(Restoration):
 
     def __post_init__(self) -> None:
         if self.jump < 1 or self.times < 1:
-            raise ValueError(f"expected a jump of 1 step or more, 1 time or more, got {self.jump} and {self.times}")
+            raise ValueError(
+                f"expected a jump of 1 step or more, 1 time or more, got {self.jump} and {self.times}: use 10 and 10"
+            )
 
     def check_problem(self, problem: Problem) -> None:
         if problem.known is None:

@@ -41,7 +41,7 @@ class SplitGibbs(Restoration):
         if self.steps < 1 or self.langevin < 1 or not self.least >= 0:
             raise ValueError(
                 f"expected 1 step or more, 1 of langevin, and a rho of 0 or more, got {self.steps}, {self.langevin} "
-                f"and {self.least}"
+                f"and {self.least}: use 10, 100 and 0"
             )
 
     def check_problem(self, problem: Problem) -> None:

@@ -39,6 +39,9 @@ def write_arrays(folder: Path) -> None:
         "latents_wide": {"latent": np.zeros((3, 1, 9, 9), np.float32)},
         "latents_classes": {"latent": x.astype(np.float32), "label": np.array([1, 2, 99])},
     }  # fmt: skip
+    np.save(folder / "objects.npy", np.array([{}]))
+    np.save(folder / "complex.npy", x.astype(np.complex64))
+    np.save(folder / "scalar.npy", np.float32(3))
     for name, arrays in save.items():
         np.savez(folder / f"{name}.npz", allow_pickle=True, **arrays)
 
@@ -62,13 +65,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     Image.new("L", (8, 8)).save(folder / "one_image" / "0.png")
     for i, size in enumerate([(12, 8), (8, 8)]):
         Image.new("L", size).save(folder / "wide_images" / f"{i}.png")
-    for name in ("no_checkpoint", "torn_config", "torn_weights", "wider", "other_path"):
+    for name in ("no_checkpoint", "torn_config", "torn_weights", "wider", "other_path", "no_data"):
         shutil.copytree(folder / "vp", folder / name)
     shutil.rmtree(folder / "no_checkpoint" / "checkpoints")
     (folder / "torn_config" / "config.json").write_text("{")
     weights = next((folder / "torn_weights").glob("checkpoints/*/ema.safetensors"))
     save_file({name: weight + 1 for name, weight in load_file(weights).items()}, weights)
-    for name, part, key, value in (("wider", "net", "width", 16), ("other_path", "sde", "beta_max", 9.0)):
+    for name, part, key, value in (
+        ("wider", "net", "width", 16), ("other_path", "sde", "beta_max", 9.0),
+        ("no_data", "data", "name", "folder"), ("no_data", "data", "path", ""),
+    ):  # fmt: skip
         saved = json.loads((folder / name / "config.json").read_text())
         saved["config"][part][key] = value
         (folder / name / "config.json").write_text(json.dumps(saved))
@@ -173,6 +179,12 @@ compare --workdir=vp --solver=ddim --solver=dppm | did you mean 'dpm'
 restore --workdir=vp                             | expected a --task, as inpaint
 restore --workdir=vp --task=inpant               | got 'inpant': did you mean 'inpaint'
 restore --workdir=vp --task=inpaint:box=(0,0,9,9) | expected a box .*inside of 8 x 8
+restore --workdir=vp --task=inpaint:box=3            | inside of 8 x 8 pixels, got 3: write
+restore --workdir=vp --task=fourier --measured --input=objects.npy | expected a picture or an array .npy in objects.npy
+restore --workdir=vp --task=fourier --measured --input=complex.npy | finite real numbers in complex.npy, got complex64
+restore --workdir=vp --task=fourier --measured --input=scalar.npy | measurements \\(N, .*in scalar.npy, got \\(\\)
+restore --workdir=no_data --task=half                | expected images beside a run without a data set.*got no --input
+restore --workdir=vp --task=half --method=daps:steps=0 | got 0 and 100: use
 restore --workdir=vp --task=inpaint --noise=-1   | expected --noise of 0 or more, got -1
 restore --workdir=vp --task=inpaint --samples=0  | expected --samples of at least 1, got 0
 restore --workdir=vp --task=inpaint --method=twistd | got 'twistd': did you mean 'twisted'
