@@ -78,7 +78,7 @@ class PosteriorVariance:
 
 def _interpolate(at: Tensor, x: Sequence[float], y: Sequence[float]) -> Tensor:
     """The line through points (x, y) with rising x, constant beyond its ends."""
-    xs, ys = torch.tensor(x).to(at), torch.tensor(y).to(at)
+    xs, ys = (torch.tensor(each, dtype=at.dtype, device=at.device) for each in (x, y))
     at = at.clamp(xs[0], xs[-1])
     left = (torch.searchsorted(xs, at.contiguous(), right=True) - 1).clamp(0, len(xs) - 2)
     share = (at - xs[left]) / (xs[left + 1] - xs[left])

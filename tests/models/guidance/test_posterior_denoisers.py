@@ -12,7 +12,17 @@ from torch.testing import assert_close
 from scorefield.likelihood import Exact, log_likelihood
 from scorefield.models import CountCalls
 from scorefield.models.analytic import GaussianMixture
-from scorefield.models.guidance import DDNM, DPS, MMPS, TMPD, DiffPIR, InverseProblem, JacobianFree, PiGDM
+from scorefield.models.guidance import (
+    DDNM,
+    DPS,
+    MMPS,
+    TMPD,
+    DiffPIR,
+    InverseProblem,
+    JacobianFree,
+    PiGDM,
+    PosteriorVariance,
+)
 from scorefield.models.measurements import Function, LinearFunction, Measurement
 from scorefield.sde_lib import VPSDE
 from scorefield.sde_lib.broadcast import Scale, expand
@@ -214,6 +224,34 @@ def test_a_twist_by_mmps_is_the_exact_likelihood_of_a_gaussian() -> None:
     assert_close(twist.guided, exact(ONE, X, 0.8, 0.6), rtol=1e-10, atol=1e-10)
     with pytest.raises(ValueError, match="as the 3 measured values, got 2"):
         MMPS(ONE, A, STD, iterations=2).twist(X, 0.8, 0.6, y=Y)
+
+
+def test_the_default_twist_has_the_density_of_pigdm_and_the_priors_own_estimate() -> None:
+    """So that no weight is that of a chain which the guidance has moved."""
+    free, pigdm = (kind(TWO, A, STD, data_std=0.7) for kind in (JacobianFree, PiGDM))
+    twist, other = free.twist(X, ALPHA, SIGMA, y=Y), pigdm.twist(X, ALPHA, SIGMA, y=Y)
+    assert_close(twist.log_potential, other.log_potential, rtol=1e-12, atol=1e-12)
+    assert torch.equal(twist.guided, free(X, ALPHA, SIGMA, y=Y))
+    for each in (twist, other):
+        assert each.factors[0][0] == 1.0
+        assert torch.equal(each.factors[0][1], TWO(X, ALPHA, SIGMA))
+
+
+def test_bounds_keep_the_proposal_and_not_the_prior() -> None:
+    for method in (JacobianFree(TWO, A, STD), PiGDM(TWO, A, STD)):
+        free = method(X, ALPHA, SIGMA, y=Y)
+        method.bounds = (-0.3, 0.3)
+        twist = method.twist(X, ALPHA, SIGMA, y=Y)
+        assert torch.equal(twist.guided, free.clamp(-0.3, 0.3))
+        assert torch.equal(method(X, ALPHA, SIGMA, y=Y), twist.guided)
+        assert torch.equal(twist.factors[0][1], TWO(X, ALPHA, SIGMA))
+
+
+def test_a_measured_variance_falls_as_that_of_x_beyond_its_levels() -> None:
+    variance = PosteriorVariance((-2.0, 4.0), (0.5, 0.01))
+    for log_snr, expected in ((-9.0, 0.5), (1.0, math.sqrt(0.005)), (4.0, 0.01), (6.0, 0.01 * math.exp(-2.0))):
+        found = variance(math.exp(log_snr / 2), 1.0)
+        assert float(found) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_guided_flow_has_the_density_of_the_posterior() -> None:
