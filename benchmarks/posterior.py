@@ -1,13 +1,13 @@
 """How right is each posterior sampler? Against exact posteriors of mixtures, at equal cost.
 
     python -m scorefield.benchmarks.posterior [--problems ring2 mask16 ...] [--methods twisted mmps ...]
-                                              [--budgets 25 50 100] [--count 150] [--write docs/control.md]
+                                              [--budgets 100 500 2000] [--count 150] [--write docs/control.md]
 
 The denoisers are exact, so that what is measured is the method alone. Each problem has three measurements, and the
 numbers are their means. "distance" is the sliced Wasserstein distance to exact samples in the posterior's standard
-deviations. "wrong" is the mass in wrong modes, and "spread" the standard deviation where 1 is right. "log p(y)" is the
-error of the evidence in nats. "cost" counts evaluations of the denoiser for a sample, or for a particle; a
-vector-Jacobian product counts one.
+deviations. "wrong" is the mass in wrong modes, and "spread" the standard deviation where 1 is right. "cost" counts
+evaluations of the denoiser for a sample, with all its particles; a vector-Jacobian product counts one. "log p(y)" is
+the error of the evidence in nats by all runs together, and "of one run" the deviation of a run's.
 
 The problems were drawn by seeds that no default was chosen on.
 """
@@ -57,7 +57,7 @@ from scorefield.solvers import (
 )
 
 SDE = VPSDE(t_min=1e-3)
-BUDGETS = (25, 50, 100)
+BUDGETS = (100, 500, 2000)
 SEED, MEASUREMENTS, EXACT = 4001, 3, 4000
 MARKS = ("<!-- posterior table -->", "<!-- end of the posterior table -->")
 
@@ -158,71 +158,75 @@ METHODS: dict[str, tuple[Wrap, Solver]] = {
 
 def steps_within(name: str, problem: Problem, variance: PosteriorVariance, budget: int) -> int:
     """The steps that cost about so many evaluations a sample, by trials of 4 and 8 steps."""
-    costs = [run(name, problem, variance, steps, 1, torch.zeros(1, problem.measurement.size).double(), 0)[1]
-             for steps in (4, 8)]  # fmt: skip
+    y = torch.zeros(1, problem.measurement.size).double()
+    costs = [run(name, problem, variance, steps, y)[1] for steps in (4, 8)]
     return max(2, 4 + round(4 * (budget - costs[0]) / (costs[1] - costs[0])))
 
 
 def measure(name: str, problem: Problem, variance: PosteriorVariance, budget: int, count: int) -> dict[str, float]:
     """A row: the means over the measurements."""
+    generator = torch.Generator().manual_seed(100)
+    x0 = problem.prior.sample(MEASUREMENTS, generator)
+    y = problem.measurement(x0)
+    y = y + problem.noise_std * torch.randn(y.shape, generator=generator, dtype=y.dtype)
+    if name == "exact samples":
+        found, cost, evidence = None, 0.0, None
+    else:
+        steps = steps_within(name, problem, variance, budget)
+        found, cost, evidence = run(name, problem, variance, steps, y.repeat_interleave(count, 0))
     rows = []
-    steps = 0 if name == "exact samples" else steps_within(name, problem, variance, budget)
     for number in range(MEASUREMENTS):
-        generator = torch.Generator().manual_seed(100 + number)
-        x0 = problem.prior.sample(1, generator)
-        y = problem.measurement(x0)
-        y = y + problem.noise_std * torch.randn(y.shape, generator=generator, dtype=y.dtype)
-        posterior, log_evidence = problem.prior.posterior(problem.measurement.matrix(), y[0], problem.noise_std)
-        exact = posterior.sample(EXACT, generator)
-        extra = dict[str, float]()
-        if steps == 0:
-            x = posterior.sample(count, generator)
-        else:
-            x, extra["cost"], evidence = run(name, problem, variance, steps, count, y, number)
-            if evidence is not None:
-                extra["evidence"] = abs(float(evidence.exp().mean().log() - log_evidence))
-        finite = x.isfinite().all(1)  # a method that diverges is measured on what is left, and says how much
-        shares = [mode_masses(posterior.responsibilities(each)) for each in (x[finite], exact)]
-        rows.append(
-            {
-                "distance": sliced_wasserstein(x[finite], exact),
-                "wrong": total_variation(*shares),
-                "spread": whitened_std(x[finite], exact),
-                "lost": 1 - float(finite.double().mean()),
-                **extra,
+        posterior, exact = problem.prior.posterior(problem.measurement.matrix(), y[number], problem.noise_std)
+        own = slice(number * count, (number + 1) * count)
+        x = posterior.sample(count, generator) if found is None else found[own]
+        rows.append(compare(x, posterior, posterior.sample(EXACT, generator)))
+        if evidence is not None:
+            rows[-1] |= {
+                "evidence": abs(float(evidence[own].exp().mean().log() - exact)),
+                "deviation": float(evidence[own].std()),
             }
-        )
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    return {"cost": cost} | {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+
+def compare(x: Tensor, posterior: GaussianMixture, exact: Tensor) -> dict[str, float]:
+    """Samples of a method against exact ones. One that diverges is measured on what is left, and says how much."""
+    finite = x.isfinite().all(1)
+    shares = [mode_masses(posterior.responsibilities(each)) for each in (x[finite], exact)]
+    return {
+        "distance": sliced_wasserstein(x[finite], exact),
+        "wrong": total_variation(*shares),
+        "spread": whitened_std(x[finite], exact),
+        "lost": 1 - float(finite.double().mean()),
+    }
 
 
 def run(
-    name: str, problem: Problem, variance: PosteriorVariance, steps: int, count: int, y: Tensor, number: int
+    name: str, problem: Problem, variance: PosteriorVariance, steps: int, y: Tensor
 ) -> tuple[Tensor, float, Tensor | None]:
-    """Samples (count, d) of a method, evaluations for each of them or of its particles, and log p(y) of each run."""
+    """A sample for each y (B, m), evaluations for each with all its particles, and their log p(y), (B,)."""
     counted = CountCalls(problem.prior)
     wrap, solver = METHODS[name]
     denoiser = wrap(counted, problem, variance)
     if isinstance(denoiser, DPS):
         denoiser.log_snr_step = float(SDE.log_snr(SDE.t_min) - SDE.log_snr(SDE.t_max)) / steps
-    noise = PerSampleNoise(number, range(count))
-    x = SDE.prior((count, *problem.measurement.shape), noise=noise, dtype=torch.float64)
-    cond, ts = {"y": y.expand(count, -1)}, grids.soft_clipped(SDE, steps)
-    evidence, copies = None, 1
+    noise = PerSampleNoise(0, range(len(y)))
+    x = SDE.prior((len(y), *problem.measurement.shape), noise=noise, dtype=torch.float64)
+    cond, ts = {"y": y}, grids.soft_clipped(SDE, steps)
+    evidence = None
     with torch.no_grad():
         if isinstance(solver, Twisted):
             particles = solver.sample_particles(denoiser, SDE, x, ts, cond=cond, noise=noise)
-            x, evidence = particles.draw(noise.uniform(y.new_empty(count))), particles.log_evidence
-            copies = solver.particles
+            x, evidence = particles.draw(noise.uniform(y.new_empty(len(y)))), particles.log_evidence
         else:
             x = solver(denoiser, SDE, x, ts, cond=cond, noise=noise)
             x = x if solver.returns_x0 else denoiser(x, *SDE.scales(float(ts[-1])), **cond)
-    return x, (counted.samples + counted.vjps) / count / copies, evidence
+    return x, (counted.samples + counted.vjps) / len(y), evidence
 
 
 def table(args: argparse.Namespace) -> list[str]:
     """The lines of the table, printed as they come."""
     named = [name for name in METHODS if not args.methods or any(name.startswith(each) for each in args.methods)]
-    lines = ["| problem | method | budget | cost | distance | wrong | spread | log p(y) |", "|" + "---|" * 8]
+    lines = ["| problem | method | cost | distance | wrong | spread | log p(y) | of one run |", "|" + "---|" * 8]
     print("\n".join(lines))
     for kind in args.problems:
         problem = PROBLEMS[kind]()
@@ -233,10 +237,10 @@ def table(args: argparse.Namespace) -> list[str]:
                 continue
             row = measure(name, problem, variance, budget, args.count)
             lost = f" ({row['lost']:.0%} not finite)" if row["lost"] else ""
-            evidence = f"{row['evidence']:.2f}" if "evidence" in row else ""
+            evidence = f"{row['evidence']:.2f} | {row['deviation']:.2f}" if "evidence" in row else " | "
             lines.append(
-                f"| {kind} | {name} | {budget or ''} | {row.get('cost', 0):.0f} | {row['distance']:.3f}{lost} | "
-                f"{row['wrong']:.3f} | {row['spread']:.2f} | {evidence} |"
+                f"| {kind} | {name} | {row['cost']:.0f} | {row['distance']:.3f}{lost} | {row['wrong']:.3f} | "
+                f"{row['spread']:.2f} | {evidence} |"
             )
             print(lines[-1], flush=True)
     return lines
