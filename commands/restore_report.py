@@ -68,6 +68,8 @@ def restored(problem: Measured, draws: Draws, seed: int, log_weights: Tensor | N
         numbers["least_particle_ess"] = float(draws.least_ess.mean())
     if draws.log_evidence is not None:
         numbers["log_evidence"] = float(_log_mean(draws.log_evidence).mean())
+        if draws.log_evidence.shape[1] > 1:
+            numbers["log_evidence_deviation"] = float(draws.log_evidence.std(1).mean())
     numbers |= {"forwards": draws.forwards, "seconds": round(draws.seconds, 2)}
     return Restored(stored, mean.float(), std.float(), numbers)
 
