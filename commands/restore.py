@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.restore_draws import certified, draw, measured_variance
 from scorefield.commands.restore_problem import measured as measured_images
@@ -13,6 +14,7 @@ from scorefield.configs import build
 from scorefield.configs.methods import Method
 
 METHOD, GRID, STEPS, SAMPLES = "twisted", "soft_clipped", 50, 8
+LEAST_SHARE = 0.05  # of a certificate's samples that its weights should rest on
 SAID = 4  # digits of a number that is printed
 
 
@@ -85,6 +87,11 @@ def restore(
     else:
         draws = draw(trained.denoiser, problem, chosen, **by, solver=solver, variance=variance)
     found = restored(problem, draws, seed, log_weights)
+    if certify and found.numbers["ess"] < LEAST_SHARE * samples:
+        on_stderr(
+            f"the weights rest on {found.numbers['ess']:.1f} of {samples} samples, too few for the evidence: use more "
+            "--samples, --method=jacobian_free, or no --certify"
+        )
 
     path = output_path(output, workdir / "restored.npz", settings)
     write_arrays(

@@ -103,7 +103,7 @@ def test_a_measured_file_is_the_measurement_itself(workdir: Path, tmp_path: Path
     options: dict[str, Any] = {**SMALL, "task": "super_resolve:factor=2", "num": None}
     restore(workdir, **options, input=str(tmp_path / "y.npy"), measured=True, method="ddrm", output=f"{tmp_path}/o.npz")
     np.testing.assert_array_equal(arrays(tmp_path / "o.npz")["y"], y)
-    with pytest.raises(ValueError, match=r"expected finite measurements \(N, 1, 2, 2\) .* got \(2, 1, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"expected measurements \(N, 1, 2, 2\) .* got \(2, 1, 4, 4\)"):
         restore(workdir, **{**options, "task": "super_resolve:factor=4"}, input=f"{tmp_path}/y.npy", measured=True)
 
 
@@ -153,17 +153,21 @@ def test_methods_of_the_table_wrap_a_denoiser_for_their_solver() -> None:
     assert build.build(build.METHODS, "twisted:particles=3").solver == Twisted(3)
 
 
-def test_a_certificate_of_exact_guidance_has_the_evidence_and_all_samples(tmp_path: Path) -> None:
+def test_a_certificate_of_exact_guidance_has_the_evidence_and_all_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One class is an isotropic Gaussian, of which pigdm is exact:  y ~ N(A m, noise^2 + spread^2 |A|^2)."""
     matrix, y, noise = np.array([[1.0, 0.5]]), 0.5, 0.3
     np.savez(tmp_path / "points.npz", **dict(zip(("x", "label"), labelled(20, range(4)), strict=True)))
     run = class_run(tmp_path / "run", tmp_path / "points.npz").workdir
     np.save(tmp_path / "A.npy", matrix)
     np.save(tmp_path / "y.npy", np.array([[y]], np.float32))
-    said = restore(
-        run, task=f"matrix:file='{tmp_path / 'A.npy'}'", input=str(tmp_path / "y.npy"), measured=True, noise=noise,
-        samples=40, steps=20, method=f"pigdm:data_std={SPREAD}", certify=True, label=1, device="cpu",
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "task": f"matrix:file='{tmp_path / 'A.npy'}'", "input": str(tmp_path / "y.npy"), "measured": True,
+        "samples": 40, "certify": True, "label": 1, "device": "cpu",
+    }  # fmt: skip
+    said = restore(run, noise=noise, steps=20, method=f"pigdm:data_std={SPREAD}", **options)
+    assert "rest on" not in capsys.readouterr().err
     kept = arrays(run / "restored.npz")
     assert np.exp(kept["log_weights"][0]).sum() == pytest.approx(1)
     variance = noise**2 + SPREAD**2 * float((matrix**2).sum())
@@ -173,3 +177,5 @@ def test_a_certificate_of_exact_guidance_has_the_evidence_and_all_samples(tmp_pa
     assert said["ess"] > 38
     mean, _ = moments(torch.as_tensor(kept["samples"]), torch.as_tensor(kept["log_weights"]))
     np.testing.assert_allclose(kept["mean"], mean, rtol=1e-5)
+    restore(run, noise=1e-3, steps=3, method="jacobian_free:data_std=1e-3", output=f"{tmp_path}/far.npz", **options)
+    assert "of 40 samples, too few for the evidence: use" in capsys.readouterr().err
