@@ -36,8 +36,11 @@ def compare(
     task: str | None = None,
     noise: float = 0.05,
     samples: int = 8,
+    input: str | None = None,  # noqa: A002 - the flag's name
+    mask: str | None = None,
+    data: str | None = None,
     grid: str | None = None,
-    num: int = 16,
+    num: int | None = None,
     denoise: bool | None = None,
     seed: int = 0,
     batch: int = 256,
@@ -66,7 +69,7 @@ def compare(
     Guidance, its noise levels and the tiles of a latent run are as in `sample`.
 
     With --task and one --method or more it compares methods that restore the same measurements: see
-    `restore_compare`. There --steps is 50 by default.
+    `restore_compare`. There --steps is 50 by default, and --input, --mask and --data are as in `restore`.
 
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
@@ -75,10 +78,15 @@ def compare(
         if solver != SOLVERS:
             raise ValueError("expected no --solver beside --method, got one: each method has its own")
         return compare_methods(
-            workdir, method=method, task=task, noise=noise, samples=samples, num=num, steps=None if steps == STEPS else
-            steps, grid=grid, seed=seed, batch=batch, label=label, caption=caption, tile=tile, ema=ema,
-            checkpoint=checkpoint, device=device, output=output,
+            workdir, method=method, task=task, noise=noise, samples=samples, num=num, source=input, mask=mask,
+            data=data, steps=None if steps == STEPS else steps, grid=grid, seed=seed, batch=batch, label=label,
+            caption=caption, tile=tile, ema=ema, checkpoint=checkpoint, device=device, output=output,
         )  # fmt: skip
+    if input or mask or data:
+        raise ValueError(
+            "expected --input, --mask or --data beside --method alone, got them for solvers: leave them out"
+        )
+    num = 16 if num is None else num
     at_least(1, num=num, batch=batch, steps=min(steps, default=0))
     at_least(0, seed=seed)
     solvers: dict[str, Solver] = {name: build.build(build.SOLVERS, name) for name in solver}

@@ -27,7 +27,10 @@ def compare_methods(
     task: str | None = None,
     noise: float = 0.05,
     samples: int = 8,
-    num: int = 16,
+    num: int | None = None,
+    source: str | None = None,
+    mask: str | None = None,
+    data: str | None = None,
     steps: Sequence[int] | None = None,
     grid: str | None = None,
     seed: int = 0,
@@ -40,7 +43,7 @@ def compare_methods(
     device: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
-    """Every method at every number of steps on the same measurements of test images: a table, a picture and arrays.
+    """Every method at every number of steps on the same measurements: a table, a picture and arrays.
 
     A row of the picture has one sample of each image. An error of one method is written in its row, and the others are
     computed. Options are as in `restore`.
@@ -54,8 +57,10 @@ def compare_methods(
     methods: dict[str, Method] = {name: build.build(build.METHODS, name) for name in method or (METHOD,)}
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     trained.check_one_level("compare")
-    run, counts = trained.run.in_tiles_of(tile), tuple(steps or (STEPS,))
-    problem = measured(run, task=task, noise=noise, num=num, seed=seed, label=label, caption=caption)
+    run, counts = trained.run.on(data).in_tiles_of(tile), tuple(steps or (STEPS,))
+    problem = measured(
+        run, task=task, noise=noise, source=source, mask=mask, num=num, seed=seed, label=label, caption=caption
+    )
     uses = any(one.uses_variance for one in methods.values())
     variance = measured_variance(run, trained.denoiser) if uses else None
 
