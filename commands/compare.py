@@ -84,7 +84,7 @@ def compare(
         )  # fmt: skip
     if input or mask or data:
         raise ValueError(
-            "expected --input, --mask or --data beside --method alone, got them for solvers: leave them out"
+            "expected --input, --mask and --data with --method only, got them for solvers: leave them out"
         )
     num = 16 if num is None else num
     at_least(1, num=num, batch=batch, steps=min(steps, default=0))
