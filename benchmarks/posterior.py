@@ -248,7 +248,7 @@ def table(args: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--problems", nargs="+", default=["ring2", "mask16", "lin16"], choices=list(PROBLEMS))
     parser.add_argument("--methods", nargs="+", default=[], help="beginnings of their names")
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
     parser.add_argument("--count", type=int, default=150, help="samples for each measurement")
