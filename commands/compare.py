@@ -83,9 +83,7 @@ def compare(
             caption=caption, tile=tile, ema=ema, checkpoint=checkpoint, device=device, output=output,
         )  # fmt: skip
     if input or mask or data:
-        raise ValueError(
-            "expected --input, --mask and --data with --method only, got them for solvers: leave them out"
-        )
+        raise ValueError("expected --input, --mask and --data with --method only, got them for solvers: leave them out")
     num = 16 if num is None else num
     at_least(1, num=num, batch=batch, steps=min(steps, default=0))
     at_least(0, seed=seed)
