@@ -15,6 +15,7 @@ from scorefield.sde_lib.inverse_problem import as_inverse_problem, check_measure
 from scorefield.sde_lib.sde import Noise, check_one_level, check_path
 from scorefield.solvers import RK4, FlowSolver, Schedule, effective_sample_size
 from scorefield.solvers.solver import OnStep
+from scorefield.solvers.twisted import chosen_by_weight
 
 MOST_DIMS = 300  # an exact divergence takes one product for each
 
@@ -54,9 +55,7 @@ class Certificate:
 
     def resample(self, uniform: Tensor) -> Tensor:
         """Draws by the weights, (B, k, *D), from uniform numbers (B, k); a draw may come several times."""
-        total = self.log_weights.exp().cumsum(1)
-        at = uniform.to(total) * total[:, -1:]
-        chosen = torch.searchsorted(total, at, right=True).clamp(max=total.shape[1] - 1)
+        chosen = chosen_by_weight(self.log_weights, uniform)
         return self.x[torch.arange(len(chosen), device=chosen.device)[:, None], chosen]
 
 

@@ -51,7 +51,7 @@ class Particles:
 
     def draw(self, uniform: Tensor) -> Tensor:
         """One particle for each sample by its weights, (B, *D), from uniform numbers (B,)."""
-        chosen = _quantiles(self.log_weights, uniform[:, None].to(self.log_weights))[:, 0]
+        chosen = chosen_by_weight(self.log_weights, uniform[:, None])[:, 0]
         return self.x[torch.arange(len(self.x), device=self.x.device), chosen]
 
 
@@ -219,7 +219,7 @@ class _Weights:
             return None
         comb = (torch.arange(count, device=uniform.device) + uniform[:, None]) / count
         own = torch.arange(count, device=uniform.device).expand(batch, count)
-        chosen = torch.where(needed[:, None], _quantiles(self.log, comb.to(self.log)), own)
+        chosen = torch.where(needed[:, None], chosen_by_weight(self.log, comb), own)
         self.log_evidence = self.log_evidence + torch.where(needed, self._log_mean(), 0.0)
         self.log = torch.where(needed[:, None], 0.0, self.log)
         self.resampled = self.resampled + needed
@@ -245,10 +245,11 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     return (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()
 
 
-def _quantiles(log_weights: Tensor, at: Tensor) -> Tensor:
-    """The particles (B, N) at shares `at` (B, N) of the summed weights."""
+def chosen_by_weight(log_weights: Tensor, at: Tensor) -> Tensor:
+    """The numbers (B, N) of the particles at shares `at` (B, N) of the summed weights (B, K)."""
     total = log_weights.softmax(1).cumsum(1)
-    return torch.searchsorted(total / total[:, -1:], at.contiguous(), right=True).clamp(max=log_weights.shape[1] - 1)
+    at = at.to(total).contiguous()
+    return torch.searchsorted(total / total[:, -1:], at, right=True).clamp(max=log_weights.shape[1] - 1)
 
 
 def _take(twist: Twist, rows: Tensor) -> Twist:
