@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from scorefield.models.guidance import DPS, MMPS, TMPD, DiffPIR, InverseProblem, JacobianFree
 from scorefield.sde_lib.broadcast import Scale
 
-FIXTURE = load("azula_guidance")
+FIXTURE = load("guidance/azula")
 MATRIX, NETWORK = seeded_normal("matrix", (4, 6)) / 2, seeded_normal("network", (6, 6)) / 3
 X, Y, EPS = seeded_normal("x", (3, 6)), seeded_normal("y", (3, 4)), seeded_normal("eps", (3, 6))
 A, STD = Dense(MATRIX, (6,)), FIXTURE["std"]
