@@ -19,6 +19,7 @@ from scorefield.configs import build
 from scorefield.models.measurements import Measurement
 from scorefield.models.measurements.files import read_array
 from scorefield.models.measurements.through_decoder import ThroughDecoder
+from scorefield.sde_lib.inverse_problem import known_values
 from scorefield.solvers.noise import PerSampleNoise
 from scorefield.training.data import Dataset
 
@@ -124,17 +125,10 @@ def measured(
 
 
 def hidden_by(measurement: Measurement) -> Tensor | None:
-    """The values that a mask hides, (1, *D) booleans on the CPU; None for a measurement that is no mask.
-
-    A mask is known by its A^T A, which leaves a value as it is or makes it 0.
-    """
-    if not measurement.linear:
-        return None
-    x = torch.rand(1, *measurement.shape, generator=torch.Generator().manual_seed(0)) + 1
+    """The values that a mask hides, (1, *D) booleans on the CPU; None for a measurement that is no mask."""
     device = next((each.device for each in measurement.buffers()), torch.device("cpu"))
-    back: Tensor = measurement.adjoint(measurement(x.to(device))).cpu()  # type: ignore[operator]
-    hidden = back == 0
-    return hidden if bool((hidden | ((back - x).abs() < 1e-6)).all()) and bool(hidden.any()) else None
+    known = known_values(measurement, torch.empty(0, device=device))  # type: ignore[arg-type]
+    return None if known is None or bool(known.all()) else ~known[None].cpu()
 
 
 def _task(run: Run, task: str | None, mask: str | None) -> tuple[str, Measurement]:

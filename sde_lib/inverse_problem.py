@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor
 
 from scorefield.sde_lib.arguments import shown
@@ -13,11 +14,25 @@ from scorefield.sde_lib.denoiser import DenoiserLike
 class SingularValues(Protocol):
     """A = U diag(s) V^T, by its four maps of a batch."""
 
-    s: Tensor
-    v_t: Callable[[Tensor], Tensor]
-    v: Callable[[Tensor], Tensor]
-    u_t: Callable[[Tensor], Tensor]
-    u: Callable[[Tensor], Tensor]
+    @property
+    def s(self) -> Tensor:
+        """The singular values, (r,)."""
+
+    @property
+    def v_t(self) -> Callable[[Tensor], Tensor]:
+        """V^T, (B, *D) -> (B, r)."""
+
+    @property
+    def v(self) -> Callable[[Tensor], Tensor]:
+        """V, (B, r) -> (B, *D)."""
+
+    @property
+    def u_t(self) -> Callable[[Tensor], Tensor]:
+        """U^T, (B, *M) -> (B, r)."""
+
+    @property
+    def u(self) -> Callable[[Tensor], Tensor]:
+        """U, (B, r) -> (B, *M)."""
 
 
 class MeasurementLike(Protocol):
@@ -69,6 +84,33 @@ def as_inverse_problem(denoiser: object, who: str) -> InverseProblemLike:
             "InverseProblem(denoiser, measurement, noise_std)"
         )
     return cast(InverseProblemLike, denoiser)
+
+
+def known_values(measurement: MeasurementLike, like: Tensor) -> Tensor | None:
+    """Which values a measurement gathers, as booleans (*D); None where it is no mask.
+
+    A mask is known by  A^T A x = mask x,  with a mask of zeros and ones.
+
+    Args:
+        measurement: A.
+        like: a tensor of the dtype and the device of its measurements.
+    """
+    if not measurement.linear:
+        return None
+    mask = measurement.adjoint(like.new_ones(1, *measurement.measured_shape))
+    probe = torch.arange(1.0, mask.numel() + 1, dtype=mask.dtype, device=mask.device).reshape(mask.shape)
+    gathers = torch.equal(measurement.adjoint(measurement(probe)), mask * probe)
+    return mask[0] == 1 if gathers and bool(((mask == 0) | (mask == 1)).all()) else None
+
+
+def nearest_consistent(measurement: MeasurementLike, x0: Tensor, y: Tensor) -> Tensor:
+    """The nearest x with  A x = y  of a linear measurement,  x0 + A^T (A A^T)^-1 (y - A x0),  (B, *D).
+
+    The second round takes away what the first has rounded, so that known pixels are those of y to the bit.
+    """
+    for _ in range(2):
+        x0 = x0 + measurement.adjoint(measurement.solve(y - measurement(x0), 0.0, 1.0))
+    return x0
 
 
 def check_measured(y: object, measurement: MeasurementLike, batch: int) -> Tensor:

@@ -131,8 +131,8 @@ class Twisted(Solver):
 
     def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
         """One particle for each sample, drawn by the weights, (B, *D)."""
-        uniforms = self._uniforms(x, len(schedule), noise)
-        return self._all(denoiser, x, schedule, noise, on_step, uniforms).draw(next(uniforms))
+        particles, uniform = self._particles(denoiser, x, schedule, noise, on_step)
+        return particles.draw(uniform)
 
     def _uniforms(self, x: Tensor, steps: int, noise: Noise) -> Iterator[Tensor]:
         """Uniform numbers (B,) of each sample's own stream: one for each step, and one for the last draw."""
@@ -141,15 +141,11 @@ class Twisted(Solver):
         normals = noise(x.new_empty(len(x), steps + 1))
         return iter(torch.special.ndtr(normals.double()).clamp(max=1 - 1e-12).unbind(1))
 
-    def _all(
-        self,
-        denoiser: BoundDenoiser,
-        x: Tensor,
-        schedule: Schedule,
-        noise: Noise,
-        on_step: OnStep,
-        uniforms: Iterator[Tensor],
-    ) -> Particles:
+    def _particles(
+        self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep
+    ) -> tuple[Particles, Tensor]:
+        """All particles, and a uniform number for each sample, (B,), to draw one."""
+        uniforms = self._uniforms(x, len(schedule), noise)
         twisting, count = as_twisting(denoiser.denoiser), self.particles
         rows = torch.arange(len(x), device=x.device).repeat_interleave(count)
         cond = denoiser.take(rows).cond
@@ -173,7 +169,7 @@ class Twisted(Solver):
         end = schedule[-1]
         x0, log_likelihood = twisting.finish(x, end.alpha, end.sigma, **cond)
         weights.add(log_likelihood)
-        return weights.particles(x0)
+        return weights.particles(x0), next(uniforms)
 
     def _start(self, x: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
         """The state of all particles at the first time, (B * K, *D): the first is x, the others are of the prior."""
@@ -191,13 +187,12 @@ class _Kept(Twisted):
     results: list[Particles] = field(default_factory=list)
 
     def run(self, denoiser: BoundDenoiser, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep) -> Tensor:
-        uniforms = self._uniforms(x, len(schedule), noise)
-        self.results[:] = [self._all(denoiser, x, schedule, noise, on_step, uniforms)]
+        self.results[:] = [self._particles(denoiser, x, schedule, noise, on_step)[0]]
         return x
 
 
 class _Weights:
-    """The particles' weights in float64, and what they have told of the evidence so far."""
+    """The particles' weights in float64, and the log evidence of the steps so far."""
 
     def __init__(self, batch: int, count: int, device: torch.device) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64

@@ -46,6 +46,14 @@ def new_state(run: Run | None = None) -> TrainingState:
     return TrainingState(denoiser, torch.optim.Adam(denoiser.parameters(), lr=1e-3), EMA(denoiser, [0.9, 0.5]))
 
 
+def untrained_run(workdir: Path) -> Path:
+    """A run on disk, with a checkpoint of random weights."""
+    run = new_run(workdir)
+    run.save()
+    save(workdir / "checkpoints", new_state(run))
+    return workdir
+
+
 def batches(shape: tuple[int, ...], start: int = 0, size: int = BATCH) -> Iterator[Tensor]:
     for position in itertools.count(start, size):
         yield torch.randn(size, *shape, generator=Generator().manual_seed(position))

@@ -12,6 +12,7 @@ from scorefield.models.guidance.posterior_variance import PosteriorVariance
 from scorefield.models.measurements.base import Linear, Measurement
 from scorefield.sde_lib.broadcast import Scale, expand, precise
 from scorefield.sde_lib.denoiser import DenoiserLike, predict_noise, predict_x0
+from scorefield.sde_lib.inverse_problem import nearest_consistent
 from scorefield.sde_lib.twist import Twist
 
 
@@ -59,17 +60,15 @@ class InverseProblem(nn.Module):
     def meet(self, x0: Tensor, y: Tensor) -> Tensor:
         """The nearest x0 that a measurement without noise allows,  x0 + A^T (A A^T)^-1 (y - A x0),  (B, *D).
 
-        Linear measurements alone, and noise_std of 0; all else is left as it is. The second round takes away what the
-        first has rounded, so that known pixels are those of y to the bit. Where `bounds` are set, as the range of
-        images, x0 is first kept within them: at high noise a network's derivative is wrong by far more than its answer.
+        Linear measurements alone, and noise_std of 0; all else is left as it is. Where `bounds` are set, as the range
+        of images, x0 is first kept within them: at high noise a network's derivative is wrong by far more than its
+        answer.
         """
         if self.bounds is not None:
             x0 = x0.clamp(*self.bounds)
         if self.noise_std > 0 or not isinstance(self.measurement, Linear):
             return x0
-        for _ in range(2):
-            x0 = x0 + self.measurement.adjoint(self.measurement.solve(y - self.measurement(x0), 0.0, 1.0))
-        return x0
+        return nearest_consistent(self.measurement, x0, y)
 
     def log_likelihood(self, x0: Tensor, y: Tensor) -> Tensor:
         """Log N(y; A(x0), noise_std^2) in nats, (B,).

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from scorefield.sde_lib.arguments import shown
 from scorefield.sde_lib.denoiser import BoundDenoiser
-from scorefield.sde_lib.inverse_problem import MeasurementLike, as_inverse_problem, check_measured
+from scorefield.sde_lib.inverse_problem import (
+    MeasurementLike,
+    as_inverse_problem,
+    check_measured,
+    known_values,
+    nearest_consistent,
+)
 from scorefield.sde_lib.sde import Noise
 from scorefield.solvers.schedule import Schedule
 from scorefield.solvers.solver import History, OnStep, Progress, Solver
@@ -34,26 +40,14 @@ class Problem:
 
     @cached_property
     def known(self) -> Tensor | None:
-        """Which values the measurement gathers, as booleans (*D); None where it is no mask.
-
-        A mask is known by  A^T A x = mask x,  with a mask of zeros and ones.
-        """
-        if not self.measurement.linear:
-            return None
-        adjoint = self.measurement.adjoint
-        mask = adjoint(self.y.new_ones(1, *self.measurement.measured_shape))
-        probe = torch.arange(1.0, mask.numel() + 1, dtype=mask.dtype, device=mask.device).reshape(mask.shape)
-        gathers = torch.equal(adjoint(self.measurement(probe)), mask * probe)
-        return mask[0] == 1 if gathers and bool(((mask == 0) | (mask == 1)).all()) else None
+        """Which values the measurement gathers, as booleans (*D); None where it is no mask."""
+        return known_values(self.measurement, self.y)
 
     def consistent(self, x0: Tensor) -> Tensor:
         """x0 as it is, or without noise the nearest one with  A x0 = y,  for a linear measurement, (B, *D)."""
         if self.noise_std > 0 or not self.measurement.linear:
             return x0
-        adjoint = self.measurement.adjoint
-        if self.known is not None:
-            return torch.where(self.known, adjoint(self.y), x0)
-        return x0 + adjoint(self.measurement.solve(self.y - self.measurement(x0), 0.0, 1.0))
+        return nearest_consistent(self.measurement, x0, self.y)
 
 
 def problem_of(denoiser: BoundDenoiser, x: Tensor, who: str) -> Problem:

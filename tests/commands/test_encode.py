@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from said import without_progress
-from training_runs import configuration, new_state
+from training_runs import configuration, new_state, untrained_run
 
 from scorefield.commands.compare import compare
 from scorefield.commands.encode import decode, encode
@@ -25,17 +25,12 @@ from scorefield.commands.sample import sample
 from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.training import save
-from scorefield.training.data import digits, folder
+from scorefield.training.data import folder
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a checkpoint of random weights."""
-    workdir = tmp_path_factory.mktemp("encode") / "run"
-    run = Run(workdir, configuration(), DataFacts.of(digits("train")), torch.device("cpu"))
-    run.save()
-    save(workdir / "checkpoints", new_state(run))
-    return workdir
+    return untrained_run(tmp_path_factory.mktemp("encode") / "run")
 
 
 @pytest.fixture

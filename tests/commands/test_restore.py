@@ -11,7 +11,7 @@ import pytest
 import torch
 from class_gaussians import MEANS, SPREAD, class_run, labelled
 from PIL import Image
-from training_runs import configuration, new_state
+from training_runs import configuration, untrained_run
 
 from scorefield.commands.compare import compare
 from scorefield.commands.data_facts import DataFacts
@@ -25,7 +25,6 @@ from scorefield.evaluation.posterior import moments
 from scorefield.models import GaussianMixture
 from scorefield.models.measurements import LinearFunction
 from scorefield.solvers import DDIM, Twisted
-from scorefield.training import save
 from scorefield.training.data import digits
 
 BOX = "inpaint:box=(2,2,6,6)"
@@ -34,12 +33,7 @@ SMALL: dict[str, Any] = {"task": BOX, "num": 3, "samples": 3, "steps": 3, "devic
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of random weights."""
-    workdir = tmp_path_factory.mktemp("restore") / "run"
-    run = Run(workdir, configuration(), DataFacts.of(digits("train")), torch.device("cpu"))
-    run.save()
-    save(workdir / "checkpoints", new_state(run))
-    return workdir
+    return untrained_run(tmp_path_factory.mktemp("restore") / "run")
 
 
 @pytest.fixture
