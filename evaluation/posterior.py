@@ -74,7 +74,7 @@ def coverage(ranks: Tensor, where: Tensor | None = None, interval: float = INTER
 
     Args:
         ranks: see `randomised_ranks`, (N, *D).
-        where: the values that count, as those that were not measured: booleans that broadcast to the ranks.
+        where: booleans that broadcast to the ranks. True marks a value that counts, such as a hidden one.
         interval: its mass.
     """
     inside = (ranks - 0.5).abs() <= interval / 2

@@ -43,7 +43,7 @@ def sdedit(
         x0: what is edited, in the model's values, (B, *D).
         strength: within [0, 1].
         solver: from t to data.
-        steps: of the whole grid, of which the times below t are taken.
+        steps: of the grid, before its times above t are left out.
         grid: a function of `solvers.grids`, or a falling grid of times.
         cond: keywords for the denoiser, with a row for each sample.
         noise: source of standard normals.

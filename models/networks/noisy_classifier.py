@@ -23,10 +23,10 @@ SMALLEST = 4  # side of an image that is not halved again
 class NoisyClassifier(nn.Module):
     """Logits of p(class | x = alpha x0 + sigma eps), of x / |(alpha, sigma)| and the noise level.
 
-    For images it is the first half of a U-Net, as in Dhariwal and Nichol 2021 (Section 4.1), made smaller: residual
-    blocks whose second norm the noise level scales and shifts, halved until 4 to 7 pixels remain, attention there, and
-    a mean over places. Their pooling by attention gains nothing where so few places are left. For other data it is a
-    residual perceptron.
+    For images it is the first half of a U-Net, as in Dhariwal and Nichol 2021 (Section 4.1), made smaller. Its residual
+    blocks have a second norm that the noise level scales and shifts. They are halved until 4 to 7 pixels remain. There
+    it has attention, and the mean over places, where theirs pools by attention. For other data it is a residual
+    perceptron.
 
     Args:
         shape: of one sample, (C, H, W) or any other (*D).
