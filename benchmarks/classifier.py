@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from scorefield.evaluation.frechet import frechet_distance
+from scorefield.evaluation.metrics.frechet import frechet_distance
 from scorefield.training.data import Batches, Dataset, ToModelRange, fashion_mnist, mnist, whole_array
 from scorefield.training.data.batches import tensor
 

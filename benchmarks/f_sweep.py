@@ -37,7 +37,7 @@ from scorefield.commands.train.command import train
 from scorefield.commands.train_autoencoder.command import train_autoencoder
 from scorefield.commands.trained import open_trained
 from scorefield.configs import autoencoder, build, latent
-from scorefield.evaluation.frechet import frechet_distance
+from scorefield.evaluation.metrics.frechet import frechet_distance
 from scorefield.training import latest
 from scorefield.training.data import Dataset
 

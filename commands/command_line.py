@@ -14,131 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.commands.arguments import sort
+from scorefield.commands.modes import ALWAYS, KEYWORDS, MODES, OPTIONS, SEVERAL, TRAINING, WITHOUT_RUN
 from scorefield.configs.text import few, suggestion
 
 Command = Callable[..., dict[str, Any]]
 LONGEST = 600  # characters of an error
-
-# Of each mode: the file below `commands`, the function in it, and what it does.
-MODES = {
-    "train": ("train.command", "train", "train a run, or resume it"),
-    "train_autoencoder": (
-        "train_autoencoder.command",
-        "train_autoencoder",
-        "train an autoencoder, for runs in its codes, or resume it",
-    ),
-    "sample": ("sample", "sample", "draw samples"),
-    "compare": ("compare", "compare", "compare solvers and numbers of steps on the same noise"),
-    "restore": ("restore", "restore", "restore images from measurements: posterior samples, with their error"),
-    "grid": ("grid", "grid", "measure the grid of steps that suits a run, for --grid=optimal"),
-    "encode": ("encode", "encode", "images to latents"),
-    "decode": ("encode", "decode", "latents to images"),
-    "edit": ("edit", "edit", "edit images: noise and denoise them, or change their class"),
-    "interpolate": ("interpolate", "interpolate", "interpolate between two images in latent space"),
-    "likelihood": ("likelihood.command", "likelihood", "score a data set in bits/dim, or nats/dim if it is continuous"),
-    "score": ("score", "score", "anomaly scores of a data set, and how well they tell a second one from it"),
-    "compress": ("compress", "compress", "compress images to a file, without a loss"),
-    "decompress": ("compress", "decompress", "restore the images of a compressed file"),
-    "train_dequantiser": ("train_dequantiser", "train_dequantiser", "train the flow of variational dequantisation"),
-    "train_classifier": ("train_classifier", "train_classifier", "train a classifier of noisy images, for guidance"),
-    "codes": ("codes", "codes", "encode a data set with an autoencoder once, and measure the scale of its codes"),
-    "posthoc_ema": ("posthoc_ema", "posthoc_ema", "average the weights after training, with another length"),
-    "check_data": ("check_data", "check_data", "describe a data set before training on it"),
-    "import": ("import_checkpoint", "import_checkpoint", "make a run of a published checkpoint"),
-    "export": ("export_run", "export_run", "write the weights of a run for others"),
-    "demo": ("demo", "demo", "train on the embedded digits, sample, encode, interpolate and score"),
-    "list": ("list_names", "list_names", "print every configuration, solver, network and other name"),
-}
-# Keywords that a flag cannot have as its name.
-KEYWORDS = {"from": "source", "for": "purpose"}
-TRAINING = ("train", "train_autoencoder")  # resume a run that --workdir alone names
-SEVERAL = ("solver", "steps", "method")  # may be given several times
-ALWAYS = {"mode": str, "workdir": str, "config": str}
-OPTIONS: dict[str, tuple[type, str]] = {
-    "num": (int, "number of samples, of interpolated images, or of images of a data set"),
-    "solver": (
-        str,
-        "ddim, dpm, unipc, adams, heun, ancestral, pc, ... (--mode=list), with settings as in ddim:eta=1.0",
-    ),
-    "grid": (
-        str,
-        "uniform, log_snr, karras, ... (--mode=list), with settings as in karras:rho=5.0, or optimal (see --mode=grid)",
-    ),
-    "steps": (int, "number of steps of the grid"),
-    "order": (int, "order of the solver for which a grid is measured"),
-    "trajectory": (int, "keep the trajectories of the first N samples"),
-    "compile": (bool, "compile the network with torch.compile: a slow start, then faster"),
-    "denoise": (bool, "end sampling with the denoiser's estimate of x0"),
-    "seed": (
-        int,
-        "seed of the noise and of the images drawn from a data set; for training use --config.seed",
-    ),
-    "batch": (int, "samples in one batch; it changes memory and speed, never the result"),
-    "label": (
-        str,
-        "class by number or name: of all samples (by default each in turn), or of all images in place of their own",
-    ),
-    "caption": (str, "caption of all samples, for a run that is trained with captions"),
-    "guidance": (float, "scale of classifier-free guidance"),
-    "guidance_interval": (list, "noise levels sigma / alpha that are guided, as 0.2,5; all by default"),
-    "guidance_rescale": (float, "share of the deviation that guidance added which is taken back, 0 to 1; 0.7 is usual"),
-    "guidance_parallel": (float, "factor of guidance along the conditional estimate; projected guidance takes 0"),
-    "guidance_norm": (float, "largest norm of the difference that guides a sample, in the model's values"),
-    "guide": (str, "worse run for autoguidance by --guidance: a workdir, RUN/checkpoints/NAME, or a checkpoint's name"),
-    "classifier": (float, "scale of guidance by the run's noisy classifier (see --mode=train_classifier)"),
-    "strength": (float, "how much --mode=edit forgets, 0 to 1 in log-SNR; 0.5 is as much noise as signal"),
-    "samples": (int, "samples of each image, for restore of its posterior"),
-    "from_label": (str, "class under which --mode=edit encodes, by number or name; by default the images' own"),
-    "to_label": (str, "class under which --mode=edit decodes, by number or name"),
-    "split": (str, "split of the data set: train or test"),
-    "pair": (list, "the two images to interpolate between, as 0,1"),
-    "estimators": (list, "estimators of the likelihood: ode, dsm, vlb, elbo"),
-    "tolerance": (float, "largest error of the ODE solver in one value, in bits/dim or nats/dim"),
-    "divergence": (str, "exact, hutchinson or hutchpp, with settings as in hutchinson:probes=4"),
-    "dequantisation": (
-        str,
-        "uniform, importance:samples=8, truncated_normal, or variational (see --mode=train_dequantiser)",
-    ),
-    "prior": (str, "standard, or data: a Gaussian with the mean and variance of the training data"),
-    "draws": (int, "network evaluations of a bound for each image"),
-    "code_draws": (int, "codes of each image of a latent run, over which its likelihood is averaged"),
-    "chain": (int, "number of steps of the variational bound, or of the chain that compresses"),
-    "codec": (bool, "also compress up to 100 of the images, and report the rate"),
-    "verify": (bool, "decode a compressed file once, and compare"),
-    "variance": (str, "variance of the steps of the variational bound: small or large"),
-    "times": (str, "times at which elbo and dsm are evaluated: log_snr, or measured (see --mode=grid --for=training)"),
-    "for": (str, "what is measured: the steps of sampling, or the times of training"),
-    "from": (str, "format of the checkpoint: score_sde_pytorch, ncsnv2, ddim, edm, diffusers, ..."),
-    "architecture": (
-        str,
-        "settings that the weights do not show, with the names of their code, as nf=64,ch_mult=(1,2)",
-    ),
-    "data": (str, "data set in place of the run's own, as folder:path=/data/images"),
-    "against": (str, "second data set, which the anomaly scores should tell from the first; written as --data"),
-    "training_images": (int, "training images from which anomaly scores learn what is typical"),
-    "to": (str, "format to export to: scorefield or diffusers"),
-    "input": (
-        str,
-        "images to encode or compress (folder, .npy, .npz), latents to decode (.npz), or a compressed file",
-    ),
-    "output": (str, "file to write; the picture and the report go beside it"),
-    "task": (
-        str,
-        "what is measured, as inpaint:box='(8,8,20,20)', colourise, super_resolve:factor=4, deblur, ... (--mode=list)",
-    ),
-    "noise": (float, "standard deviation of the measurement's noise, in the model's values; 0 for none"),
-    "method": (str, "twisted, mmps, pigdm, dps, ... (--mode=list), with settings as in twisted:particles=20"),
-    "mask": (str, "image that is white where pixels of --input are unknown: the other pixels are the measurement"),
-    "measured": (bool, "--input is the measurement itself, and no noise is added to it"),
-    "certify": (bool, "exact weights, for vectors: the effective sample size and the evidence of a guided flow"),
-    "tile": (int, "decode codes in square tiles of this side, for large images; 0 for none"),
-    "flip": (bool, "also the mirrored images, for runs with transform.flip"),
-    "ema": (bool, "use the averaged weights (default) or the raw ones"),
-    "checkpoint": (str, "checkpoint by name, as 0000006208, or by path; by default the newest"),
-    "fork_from": (str, "run whose weights a new run starts from"),
-    "sigma_rel": (float, "length of an average after training, relative to the length of training"),
-    "device": (str, "cpu, cuda or cuda:1; by default cuda where there is one"),
-}
 
 
 def run(arguments: list[str]) -> int:
@@ -218,7 +98,7 @@ def _call(arguments: list[str]) -> dict[str, Any]:
         return {}
     if mode is None:
         raise ValueError("expected a mode, as --mode=sample (see --help)")
-    if workdir is None and mode != "list" and not (mode == "check_data" and config):
+    if workdir is None and mode not in WITHOUT_RUN and not (mode == "check_data" and config):
         raise ValueError(f"expected the directory of the run beside --mode={mode}, as --workdir=runs/vp")
     if mode != "list" and os.environ.get("RANK", "0") == "0":  # before torch is imported, which takes seconds
         print(f"{mode}{'' if workdir is None else f' {workdir}'}: {MODES[mode][2]}", flush=True)

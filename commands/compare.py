@@ -16,6 +16,7 @@ from scorefield.commands.outputs import check_output, output_path, write_arrays,
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.restore_compare import compare_methods
 from scorefield.commands.run import Run
+from scorefield.commands.sampling import sampling_of
 from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_rows
@@ -97,11 +98,7 @@ def compare(
         norm=guidance_norm, guide=guide, classifier=classifier,
     )  # fmt: skip
     conditioning = guiding.conditioning(num, label, caption)
-    sampling = {
-        **run.config.sampling,
-        **({"grid": grid} if grid else {}),
-        **({} if denoise is None else {"denoise": denoise}),
-    }
+    sampling = sampling_of(run, grid=grid, denoise=denoise)
 
     def made(model: DenoiserLike, **chosen: Any) -> Tensor:
         with progress_bar(f"{chosen['solver']}, {chosen['steps']} steps", num, leave=False) as bar:

@@ -12,6 +12,7 @@ from scorefield.commands.generate import generate
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.run import Run
+from scorefield.commands.sampling import sampling_of
 from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_rows, plot_samples
@@ -78,8 +79,7 @@ def sample(
     run = trained.run.in_tiles_of(tile)
     if trajectory is not None:
         trained.check_one_level("sample --trajectory")
-    chosen = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
-    sampling = {**run.config.sampling, **{key: value for key, value in chosen.items() if value is not None}}
+    sampling = sampling_of(run, solver=solver, grid=grid, steps=steps, denoise=denoise)
     guiding = guidance_of(
         trained, guidance=guidance, interval=guidance_interval, rescale=guidance_rescale, parallel=guidance_parallel,
         norm=guidance_norm, guide=guide, classifier=classifier,

@@ -21,7 +21,10 @@ from scorefield.configs.text import few, literal, parse, suggestion
 Constructor = Callable[..., Any]
 
 # Parameters that the data set or the caller decides. A spec does not set them.
-FROM_DATA = ("channels", "inputs", "cells", "shape", "num_classes", "code_size", "split", "sde", "workdir", "flow")
+FROM_DATA = (
+    "channels", "inputs", "cells", "shape", "num_classes", "code_size", "split", "sde", "workdir", "flow",
+    "stored_as", "device", "network", "classifier",
+)  # fmt: skip
 
 # Old spellings in config.json files and on command lines. A keyword is renamed where its constructor takes the new one
 # and not the old one.

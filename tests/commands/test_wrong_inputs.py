@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from said import without_progress
 
-from scorefield.commands.command_line import MODES, OPTIONS, run
+from scorefield.commands.command_line import run
+from scorefield.commands.modes import MODES, OPTIONS
 from scorefield.commands.train.command import train
 from scorefield.configs import build, digits
 

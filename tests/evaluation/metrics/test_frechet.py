@@ -6,7 +6,7 @@ import torch
 from image_files import refused
 from scipy.linalg import sqrtm
 
-from scorefield.evaluation.frechet import frechet_distance, frechet_of_moments, moments
+from scorefield.evaluation.metrics.frechet import frechet_distance, frechet_of_moments, moments
 
 
 def covariance(seed: int, d: int = 5, rank: int = 5) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Metrics of samples: of a run's own, or of files."""

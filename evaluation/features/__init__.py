@@ -1,0 +1,1 @@
+"""Features of samples, on which metrics are computed."""
