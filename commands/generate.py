@@ -1,6 +1,6 @@
 """From noise to samples, in batches of bounded memory, with a noise source for each sample."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -69,39 +69,69 @@ def generate(
     Raises:
         ValueError: if a sample is not finite, or for a solver or a grid that is none.
     """
-    solver: Solver = build.build(build.SOLVERS, sampling["solver"])
-    ts, model = grid(run, sampling), denoiser if guide is None else guide(denoiser)
-    prepares = guide is None or guide.prepares
+    draw = batch_sampler(run, denoiser, sampling=sampling, seed=seed, cond=cond, guide=guide)
     samples: dict[int, Tensor] = {}
-
-    def given(cond: dict[str, Any]) -> dict[str, Any]:
-        return prepared(denoiser, cond, run.shape) if prepares else cond
-
     firsts = ranks.shard(range(0, num, batch))
     own = sum(min(batch, num - first) for first in firsts)
     shown = nullcontext(bar) if bar is not None else progress_bar("sample", own, show and ranks.first)
     with shown as counter:
         for first in firsts:
             count = min(batch, num - first)
-            x = solvers.sample(
-                model,
-                run.sde,
-                (count, *run.shape),
-                solver=solver,
-                grid=ts,
-                cond=given(of_rows(cond, run.device, slice(first, first + count))),
-                denoise=sampling["denoise"],
-                seed=seed,
-                first=first,
-                device=run.device,
-                on_step=counter.steps(count, trajectory if first == 0 else None),
-            )
-            samples[first] = x.cpu()  # the device holds one batch at a time
+            samples[first] = draw(first, count, counter.steps(count, trajectory if first == 0 else None))
     samples = ranks.gather(samples)
     if not ranks.first:
         return torch.empty(0, *run.shape)
     x = torch.cat([samples[first] for first in sorted(samples)])
+    return finite(x, sampling)
+
+
+def batch_sampler(
+    run: Run,
+    denoiser: DenoiserLike,
+    *,
+    sampling: Mapping[str, Any],
+    seed: int,
+    cond: Cond | None = None,
+    guide: Guide | None = None,
+) -> Callable[[int, int, OnStep], Tensor]:
+    """A function of `first` and `count` that draws these samples on the CPU, (count, *D); arguments as of `generate`.
+
+    Its third argument is the `on_step` of the solver. The device holds one batch at a time.
+
+    Raises:
+        ValueError: for a solver or a grid that is none.
+    """
+    solver: Solver = build.build(build.SOLVERS, sampling["solver"])
+    ts, model = grid(run, sampling), denoiser if guide is None else guide(denoiser)
+    prepares = guide is None or guide.prepares
+
+    def draw(first: int, count: int, on_step: OnStep) -> Tensor:
+        given = of_rows(cond, run.device, slice(first, first + count))
+        return solvers.sample(
+            model,
+            run.sde,
+            (count, *run.shape),
+            solver=solver,
+            grid=ts,
+            cond=prepared(denoiser, given, run.shape) if prepares else given,
+            denoise=sampling["denoise"],
+            seed=seed,
+            first=first,
+            device=run.device,
+            on_step=on_step,
+        ).cpu()
+
+    return draw
+
+
+def finite(x: Tensor, sampling: Mapping[str, Any]) -> Tensor:
+    """The samples.
+
+    Raises:
+        ValueError: if one is not finite.
+    """
     if not bool(x.isfinite().all()):
+        solver = build.unparse(sampling["solver"])
         raise ValueError(f"{solver} gave values that are not finite: use more --steps, or smaller ones")
     return x
 

@@ -8,17 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scorefield.commands.on_stderr import on_stderr
-from scorefield.commands.outputs import write_arrays, write_json
+from scorefield.commands.outputs import write_json
+from scorefield.commands.parts import Parts
 
-Arrays = dict[str, NDArray[Any]]
 DAYS = 7  # for which the parts of other settings are kept
 
 
-class PartialResults:
+class PartialResults(Parts):
     """A hidden folder beside the output, named by a hash of everything that decides the results.
 
     Another run of the command finds the results only if its settings are the same.
@@ -30,19 +27,8 @@ class PartialResults:
 
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder, self._stem = output.with_name(f".{output.stem}.{digest}.parts"), output.stem
-
-    def __contains__(self, name: str) -> bool:
-        return self._file(name).is_file()
-
-    def save(self, name: str, arrays: Arrays) -> None:
-        """Save a part, completely or not at all."""
-        write_arrays(self._file(name), **arrays)
-
-    def load(self, name: str) -> Arrays:
-        """A saved part."""
-        with np.load(self._file(name)) as stored:
-            return {key: stored[key] for key in stored.files}
+        super().__init__(output.with_name(f".{output.stem}.{digest}.parts"))
+        self._stem = output.stem
 
     def save_plan(self, plan: dict[str, Any]) -> None:
         """Save how the parts are made."""
@@ -73,6 +59,3 @@ class PartialResults:
                     f"keeps {folder}, parts by a command of other settings: that command continues from them, and "
                     f"after {DAYS} days they are removed"
                 )
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name}.npz"
