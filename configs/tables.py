@@ -9,6 +9,7 @@ from torch import nn
 from scorefield import likelihood, models, sde_lib, solvers
 from scorefield.configs import constructors, methods
 from scorefield.configs.specs import Table, build
+from scorefield.evaluation.features.base import Features
 from scorefield.models import conditioners, measurements, precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
 from scorefield.models.networks.autoencoder import ImageAutoencoder
@@ -277,6 +278,7 @@ METHODS = Table(
     },
     base=methods.Method,
 )
+FEATURES = Table("features", {}, base=Features)
 # The specs in a configuration, by their keys.
 PARTS = {
     "data": DATASETS,
@@ -291,4 +293,4 @@ PARTS = {
 }
 AUTOENCODER_PARTS = {"data": DATASETS, "net": AUTOENCODERS}
 OPTIONAL = ("conditioner",)  # Parts that may be None.
-TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS, PERCEPTUAL, TASKS, METHODS)
+TABLES = (*PARTS.values(), DIVERGENCES, DEQUANTISATIONS, AUTOENCODERS, QUANTISERS, PERCEPTUAL, TASKS, METHODS, FEATURES)
