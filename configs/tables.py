@@ -9,7 +9,7 @@ from torch import nn
 from scorefield import likelihood, models, sde_lib, solvers
 from scorefield.configs import constructors, methods
 from scorefield.configs.specs import Table, build
-from scorefield.evaluation.features.base import Features
+from scorefield.evaluation import features
 from scorefield.models import conditioners, measurements, precondition
 from scorefield.models.checkpoints.diffusers.modules import DiffusersUNet
 from scorefield.models.networks.autoencoder import ImageAutoencoder
@@ -278,7 +278,17 @@ METHODS = Table(
     },
     base=methods.Method,
 )
-FEATURES = Table("features", {}, base=Features)
+# A dotted name may also be a module or a function of samples: see `commands.features`.
+FEATURES = Table(
+    "features",
+    {
+        "own": features.Own,
+        "classifier": features.ByClassifier,
+        "random": features.Random,
+        "pixels": features.Pixels,
+        "pca": features.PrincipalComponents,
+    },
+)
 # The specs in a configuration, by their keys.
 PARTS = {
     "data": DATASETS,

@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.svm import SVC
 
 
 class DigitProbe:
@@ -19,6 +18,8 @@ class DigitProbe:
     """
 
     def __init__(self, images: NDArray[np.integer], labels: NDArray[np.int64]) -> None:
+        from sklearn.svm import SVC  # here, because the import takes a second
+
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The `probability` parameter", category=FutureWarning)
             self._classifier = SVC(C=10.0, gamma=0.001, probability=True, random_state=0).fit(_flat(images), labels)

@@ -1,1 +1,20 @@
 """Features of samples, on which metrics are computed."""
+
+from scorefield.evaluation.features.base import Features, StoredAs
+from scorefield.evaluation.features.module import OfModule
+from scorefield.evaluation.features.own import ByClassifier, Own, RunClassifier, RunNetwork
+from scorefield.evaluation.features.plain import Pixels, PrincipalComponents
+from scorefield.evaluation.features.random_network import Random
+
+__all__ = [
+    "ByClassifier",
+    "Features",
+    "OfModule",
+    "Own",
+    "Pixels",
+    "PrincipalComponents",
+    "Random",
+    "RunClassifier",
+    "RunNetwork",
+    "StoredAs",
+]

@@ -24,8 +24,32 @@ class StoredAs:
         """Whether a sample is (C, H, W)."""
         return len(self.shape) == 3
 
+    def check(self, stored: Tensor) -> None:
+        """Refuse what is no batch of such samples.
+
+        Raises:
+            ValueError: unless it is (N, *D) with at least one sample, and every value is a level or a finite number.
+        """
+        shape, kind = ", ".join(map(str, self.shape)), "continuous values" if self.levels is None else "levels"
+        expected = f"expected samples (N, {shape}) of {kind} for features"
+        if tuple(stored.shape[1:]) != self.shape or stored.ndim == 0:
+            raise ValueError(f"{expected}, got {tuple(stored.shape)}: give samples of the shape of the data")
+        if not len(stored):
+            raise ValueError(f"{expected}, got none: give at least one sample")
+        if stored.is_floating_point() and not bool(stored.isfinite().all()):
+            raise ValueError(f"{expected}, got NaN or infinity: leave those samples out, and count them")
+        if self.levels is None:
+            return
+        low, high = float(stored.min()), float(stored.max())
+        if low < 0 or high >= self.levels or (stored.is_floating_point() and bool((stored != stored.round()).any())):
+            raise ValueError(
+                f"{expected}, integers 0 .. {self.levels - 1}, got values of {low:g} .. {high:g}: store them as the "
+                "data set does"
+            )
+
     def unit(self, stored: Tensor) -> Tensor:
-        """Stored values in float32: levels as 0 .. 1, continuous values unchanged."""
+        """Stored values in float32: levels as 0 .. 1, continuous values unchanged. See `check` for what it raises."""
+        self.check(stored)
         return stored.float() if self.levels is None else stored.float() / (self.levels - 1)
 
     def bytes(self, stored: Tensor) -> Tensor:
@@ -39,13 +63,15 @@ class StoredAs:
                 "expected images with levels, such as bytes, for features of an image network, got continuous values: "
                 "take --features=random, pixels or own"
             )
-        return stored.float() if self.levels == 256 else (self.unit(stored) * 255).round()
+        unit = self.unit(stored)
+        return stored.float() if self.levels == 256 else (unit * 255).round()
 
 
 class Features(ABC):
     """A function of stored samples (N, *D) to features (N, d), float32 on the CPU.
 
-    The features of a sample depend on nothing else, so they can be computed in any batches and kept.
+    The features of a sample depend on nothing else, so they can be computed in any batches and kept. Some kinds are
+    fitted to reference samples first; the rest of their life they depend on the sample alone.
     """
 
     @property
@@ -65,6 +91,10 @@ class Features(ABC):
         `features` (N, d) are always there. Networks that have them add `spatial` (N, s), for sFID, and
         `probabilities` (N, C) of classes, for the Inception score.
         """
+
+    def fitted(self, reference: Tensor) -> "Features":
+        """These features, fitted to stored reference samples (M, *D) where their kind needs it; most do not."""
+        return self
 
     def of(self, stored: Tensor, batch: int = 64) -> dict[str, Tensor]:
         """The features of many samples, `batch` at once."""

@@ -60,6 +60,11 @@ class NoisyClassifier(nn.Module):
 
     def forward(self, x: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         """The logits, (B, K)."""
+        output: Tensor = self.head(self.hidden(x, alpha, sigma))
+        return output.to(x.dtype)
+
+    def hidden(self, x: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
+        """What the last layer takes, (B, d): a description of the samples."""
         alpha, sigma = precise(alpha), precise(sigma)
         level = noise_level(alpha, sigma).to(x.device, self.head.weight.dtype)
         emb = self.embed(level.expand(len(x)))
@@ -68,5 +73,4 @@ class NoisyClassifier(nn.Module):
         for block in self.blocks:
             h = block(h, emb)
         h = silu(self.norm(self.attention(h)))
-        output: Tensor = self.head(h.mean((2, 3)) if h.ndim == 4 else h)
-        return output.to(x.dtype)
+        return h.mean((2, 3)) if h.ndim == 4 else h
