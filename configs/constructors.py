@@ -1,15 +1,19 @@
 """Constructors for the tables of names, where a class alone would not do: its keywords are not what a spec says."""
 
 import json
+import os
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from scorefield import likelihood, sde_lib, solvers
+from scorefield.evaluation.features import Inception, StoredAs, inception_weights
 from scorefield.models.levels import Levels
 from scorefield.models.networks.code_encoder import CodeEncoder
 from scorefield.solvers import grids
 from scorefield.solvers.variables import SoftClippedLogSNR
+from scorefield.training.data.files.paths import data_root
 
 
 def levels(cells: tuple[float, float], probabilities: tuple[float, ...] | None = None) -> Levels:
@@ -61,3 +65,12 @@ def optimal(sde: sde_lib.SDE, steps: int, workdir: Path, file: str = "grid.json"
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot read {path} ({error!r}): measure it again with --mode=grid") from None
     return grids.optimal(sde, steps, measured)
+
+
+def inception(stored_as: StoredAs, device: torch.device, resize: str = "tf", weights: str = "") -> Inception:
+    """Inception of 2015-12-05, the network of FID. `weights` is its file, or a folder that has it.
+
+    By default, the file is looked for in $SCOREFIELD_WEIGHTS and in the folder of the data sets.
+    """
+    folders = [Path(os.environ["SCOREFIELD_WEIGHTS"]).expanduser()] if "SCOREFIELD_WEIGHTS" in os.environ else []
+    return Inception(stored_as, inception_weights.find(weights, [*folders, data_root(None)]), resize, device)

@@ -287,6 +287,7 @@ FEATURES = Table(
         "random": features.Random,
         "pixels": features.Pixels,
         "pca": features.PrincipalComponents,
+        "inception": constructors.inception,
     },
 )
 # The specs in a configuration, by their keys.

@@ -1,6 +1,7 @@
 """Features of samples, on which metrics are computed."""
 
 from scorefield.evaluation.features.base import Features, StoredAs
+from scorefield.evaluation.features.inception import Inception
 from scorefield.evaluation.features.module import OfModule
 from scorefield.evaluation.features.own import ByClassifier, Own, RunClassifier, RunNetwork
 from scorefield.evaluation.features.plain import Pixels, PrincipalComponents
@@ -9,6 +10,7 @@ from scorefield.evaluation.features.random_network import Random
 __all__ = [
     "ByClassifier",
     "Features",
+    "Inception",
     "OfModule",
     "Own",
     "Pixels",

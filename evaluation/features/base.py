@@ -1,6 +1,8 @@
 """What features are: a function of stored samples, with the recipe that names it in a report."""
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -100,3 +102,14 @@ class Features(ABC):
         """The features of many samples, `batch` at once."""
         parts = [self(part) for part in torch.split(stored, batch)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def fingerprint_of(state: Mapping[str, Tensor], *settings: object) -> str:
+    """SHA-256 of tensors with their names, in the order of the names, and of the settings."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()
