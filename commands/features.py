@@ -18,8 +18,6 @@ from scorefield.configs.build import build
 from scorefield.configs.specs import FROM_DATA, find, modern, unparse
 from scorefield.configs.tables import FEATURES
 from scorefield.evaluation.features import Features, OfModule, RunClassifier, RunNetwork, StoredAs
-from scorefield.sde_lib.sde import noised
-from scorefield.solvers import PerSampleNoise
 
 SMALL = 1024  # values of a vector whose moments are taken as they are
 
@@ -85,13 +83,10 @@ def network_of(trained: Trained) -> RunNetwork:
         )
     denoiser = copy.deepcopy(trained.denoiser)
     label = run.classes[0] if run.label_required else None
-    eps = PerSampleNoise(0, range(1))(torch.empty(1, *run.shape))
 
-    def call(stored: Tensor, log_snr: float, noise: float) -> object:
-        x0 = run.centred(stored).to(run.device)
-        t = sde.time(torch.tensor(log_snr, dtype=torch.float64))
-        alpha, sigma = sde.scales(t)
-        x = noised(x0, alpha, noise * sigma, eps.to(x0).expand_as(x0))
+    def call(stored: Tensor, log_snr: float) -> object:
+        alpha, sigma = sde.scales(sde.time(torch.tensor(log_snr, dtype=torch.float64)))
+        x = run.centred(stored).to(run.device) * float(alpha)
         cond = {} if label is None else {"label": torch.full((len(x),), label, device=x.device)}
         return denoiser(x, alpha, sigma, **cond)
 

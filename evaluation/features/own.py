@@ -19,14 +19,14 @@ class RunNetwork:
 
     Args:
         module: in which hidden layers are looked for.
-        call: evaluates it on stored samples (N, *D) at a log-SNR and with a share of noise, in 0 .. 1.
+        call: evaluates it on stored samples (N, *D) at a log-SNR: on alpha x0, without noise.
         log_snr: the largest and the smallest of its path.
         recipe: which weights, and what the network is given beside the samples.
         fingerprint: of the weights, and of what goes in beside the samples.
     """
 
     module: nn.Module
-    call: Callable[[Tensor, float, float], object]
+    call: Callable[[Tensor, float], object]
     log_snr: tuple[float, float]
     recipe: str
     fingerprint: str
@@ -50,23 +50,20 @@ class RunClassifier:
 class Own(Features):
     """A hidden layer of the run's own network at a noise level, averaged over places.
 
-    The network sees alpha x0, or alpha x0 + noise sigma eps with the same eps for all samples.
+    The network sees alpha x0 without noise. One noise for all samples told changed samples apart a little less well.
 
     Args:
         stored_as: how samples are stored.
         network: of the run.
         layer: its name, as `net.middle_out`; by default the middle one of those with the fewest places.
         log_snr: of the noise level; it goes to the nearest one of the path.
-        noise: share of the noise that is added, 0 for none.
 
     Raises:
         ValueError: for a layer that the network does not have, or a network without hidden layers.
     """
 
-    def __init__(
-        self, stored_as: StoredAs, network: RunNetwork, layer: str = "", log_snr: float = 2.0, noise: float = 0.0
-    ) -> None:
-        self.stored_as, self.network, self.noise = stored_as, network, float(noise)
+    def __init__(self, stored_as: StoredAs, network: RunNetwork, layer: str = "", log_snr: float = 4.0) -> None:
+        self.stored_as, self.network = stored_as, network
         high, low = network.log_snr
         self.log_snr = min(max(float(log_snr), low), high)
         self.layer = layer or self._middle()
@@ -79,40 +76,39 @@ class Own(Features):
 
     @property
     def recipe(self) -> str:
-        noise = f", {self.noise:g} of the noise" if self.noise else ""
-        return f"own network ({self.network.recipe}), {self.layer} at log-SNR {self.log_snr:g}{noise}"
+        return f"own network ({self.network.recipe}), {self.layer} at log-SNR {self.log_snr:g}"
 
     @property
     def fingerprint(self) -> str:
-        text = f"own {self.stored_as} {self.network.fingerprint} {self.layer} {self.log_snr!r} {self.noise!r}"
+        text = f"own {self.stored_as} {self.network.fingerprint} {self.layer} {self.log_snr!r}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @torch.no_grad()
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:
         self.stored_as.check(stored)
         with _outputs({self.layer: self._hidden}) as outputs:
-            self.network.call(stored, self.log_snr, self.noise)
+            self.network.call(stored, self.log_snr)
         if self.layer not in outputs:
             raise ValueError(f"expected {self.layer} to answer with a tensor, got none: take another layer")
         return {"features": averaged(outputs[self.layer], len(self.stored_as.shape)).float().cpu()}
 
     def _middle(self) -> str:
-        layers = self._layers()
-        fewest = min((places for _, places in layers), default=0)
-        names = [name for name, places in layers if places == fewest]
-        if len(layers) < 2:
+        layers = self._layers()[:-1]  # the last one answers
+        if not layers:
             raise ValueError(
                 "expected a network with modules that compute hidden layers for features own, got none: take "
                 "--features=random, or pixels"
             )
-        return names[(len(names) - 1) // 2]
+        fewest = min(places for _, places in layers)
+        names = [name for name, places in layers if places == fewest]
+        return names[len(names) // 2]
 
     @torch.no_grad()
     def _layers(self) -> list[tuple[str, int]]:
         """Names and numbers of places of the outermost layers whose output depends on the sample, in order."""
         modules = {name: module for name, module in self.network.module.named_modules() if name}
         with _outputs(modules) as outputs:
-            self.network.call(_two(self.stored_as), self.log_snr, self.noise)
+            self.network.call(_two(self.stored_as), self.log_snr)
         known = {name: h for name, h in outputs.items() if h.shape[0] == 2 and not torch.equal(h[0], h[1])}
         found = _outermost(list(known))
         axes = len(self.stored_as.shape)
