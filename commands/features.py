@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from scorefield.commands.conditions import conditions_of
 from scorefield.commands.on_stderr import on_stderr
+from scorefield.commands.run import Run
 from scorefield.commands.train_classifier import load_classifier
 from scorefield.commands.trained import Trained
 from scorefield.configs.build import build
 from scorefield.configs.specs import FROM_DATA, find, modern, unparse
 from scorefield.configs.tables import FEATURES
 from scorefield.evaluation.features import Features, OfModule, RunClassifier, RunNetwork, StoredAs
+from scorefield.evaluation.features.base import fingerprint_of
 
 SMALL = 1024  # values of a vector whose moments are taken as they are
 
@@ -46,12 +48,11 @@ def open_features(
     constructor = find(FEATURES, settings["name"])
     part = _used_as_it_is(constructor, {key: value for key, value in settings.items() if key != "name"})
     if part is None:
-        context: dict[str, Any] = {"stored_as": stored_as, "device": device}
-        taken = inspect.signature(constructor).parameters
-        if "network" in taken:
-            context["network"] = network_of(_needed(trained, settings["name"]))
-        if "classifier" in taken:
-            context["classifier"] = classifier_of(_needed(trained, settings["name"]))
+        shape = stored_as.shape
+        context: dict[str, Any] = {"stored_as": stored_as, "device": device, "shape": shape, "channels": shape[0]}
+        for key, of_run in (("network", network_of), ("classifier", classifier_of)):
+            if key in inspect.signature(constructor).parameters:
+                context[key] = of_run(_needed(trained, stored_as, settings["name"]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a user's module of random weights has the same ones every time
             part = build(FEATURES, settings, **context)
@@ -92,12 +93,11 @@ def network_of(trained: Trained) -> RunNetwork:
 
     with torch.no_grad():
         high, low = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)).tolist()
-    described = trained.described
+    described, digest = trained.described, trained.described["checkpoint_sha256"]
+    weights = f"{described['weights']} weights of {described['checkpoint']}, {digest[:8]}"
     given = f", given class {label}" if label is not None else ""
-    return RunNetwork(
-        denoiser, call, (high, low), f"{described['weights']} of {described['checkpoint']}{given}",
-        f"{described['checkpoint_sha256']} {described['weights']} {label} {run.low} {run.high}",
-    )  # fmt: skip
+    fingerprint = fingerprint_of(_autoencoder(run), digest, label, run.low, run.high, run.data.levels)
+    return RunNetwork(denoiser, call, (high, low), weights + given, fingerprint)
 
 
 def classifier_of(trained: Trained) -> RunClassifier:
@@ -116,9 +116,14 @@ def classifier_of(trained: Trained) -> RunClassifier:
         hidden = classifier.hidden(x, alpha, sigma)
         return hidden, classifier.head(hidden)
 
-    level = f"sigma / alpha = {float(sigma / alpha):.2g}"
-    digest = facts["classifier_sha256"]
-    return RunClassifier(call, f"{digest[:8]}, {level}", f"{digest} {float(alpha)!r} {float(sigma)!r}")
+    level, digest = f"sigma / alpha = {float(sigma / alpha):.2g}", facts["classifier_sha256"]
+    fingerprint = fingerprint_of(_autoencoder(run), digest, float(alpha), float(sigma), run.low, run.high)
+    return RunClassifier(call, f"{digest[:8]} at {level}", fingerprint)
+
+
+def _autoencoder(run: Run) -> dict[str, Tensor]:
+    """The weights that make the codes of a latent run; none for other runs."""
+    return {} if run.autoencoder is None else dict(run.autoencoder.scaled.state_dict())
 
 
 def _default(stored_as: StoredAs, device: torch.device, trained: Trained | None) -> Features:
@@ -133,7 +138,8 @@ def _default(stored_as: StoredAs, device: torch.device, trained: Trained | None)
         others = "--features=NAME takes others (--mode=list)"
         on_stderr(f"features: {features.recipe}; {others}" + "".join(f"; {reason}" for reason in reasons))
         return features
-    raise ValueError(f"expected features for samples of {stored_as.shape}, found none: give --features=PACKAGE.NAME")
+    why = "; ".join(reasons)
+    raise ValueError(f"expected features for samples {stored_as.shape}, found {why}: give --features=PACKAGE.NAME")
 
 
 def _suited(stored_as: StoredAs, trained: Trained | None) -> list[str]:
@@ -146,10 +152,16 @@ def _suited(stored_as: StoredAs, trained: Trained | None) -> list[str]:
     return [*names, "pixels" if math.prod(stored_as.shape) <= SMALL else "pca"]
 
 
-def _needed(trained: Trained | None, name: str) -> Trained:
+def _needed(trained: Trained | None, stored_as: StoredAs, name: str) -> Trained:
     if trained is None:
         raise ValueError(
             f"expected a run for features {name}, got samples without one: give --workdir, or take --features=random"
+        )
+    data = trained.run.data
+    if (data.shape, data.levels) != (stored_as.shape, stored_as.levels):
+        raise ValueError(
+            f"expected samples {data.shape} of {data.levels} levels, as the run of features {name} was trained on, got "
+            f"{stored_as.shape} of {stored_as.levels}: take --features=random"
         )
     return trained
 
@@ -158,7 +170,7 @@ def _used_as_it_is(constructor: Callable[..., Any], keywords: dict[str, Any]) ->
     """A module, or a function of samples alone, with its other keywords bound; None for what makes features."""
     if isinstance(constructor, nn.Module):
         return constructor
-    if not inspect.isfunction(constructor):
+    if isinstance(constructor, type):
         return None
     required = [
         key for key, p in inspect.signature(constructor).parameters.items()

@@ -1,14 +1,13 @@
 """Features of a user's own module or function."""
 
 import contextlib
-import hashlib
 import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from scorefield.evaluation.features.base import Features, StoredAs
+from scorefield.evaluation.features.base import Features, StoredAs, fingerprint_of
 from scorefield.evaluation.features.own import averaged
 
 
@@ -31,22 +30,20 @@ class OfModule(Features):
         self.function = function
         if isinstance(function, nn.Module):
             self.function = function.to(self.device).eval().requires_grad_(False)
+            self._fingerprint = fingerprint_of(function.state_dict(), "module", name, stored_as)
+            return
+        text = ""
+        with contextlib.suppress(OSError, TypeError):  # of a function without a file
+            text = inspect.getsource(getattr(function, "func", function))
+        self._fingerprint = fingerprint_of({}, "function", name, stored_as, text)
 
     @property
     def recipe(self) -> str:
-        return self.name
+        return f"{self.name} ({self.fingerprint[:8]})"
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"module {self.name} {self.stored_as}".encode())
-        if isinstance(self.function, nn.Module):
-            for name, value in sorted(self.function.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        else:
-            with contextlib.suppress(OSError, TypeError):  # of a function without a file
-                digest.update(inspect.getsource(self.function).encode())
-        return digest.hexdigest()
+        return self._fingerprint
 
     @torch.no_grad()
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:

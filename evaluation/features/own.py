@@ -1,6 +1,5 @@
 """Features of the network of a run: a hidden layer of the denoiser, or of the classifier that was trained beside it."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scorefield.evaluation.features.base import Features, StoredAs
+from scorefield.evaluation.features.base import Features, StoredAs, fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ class Own(Features):
 
     @property
     def fingerprint(self) -> str:
-        text = f"own {self.stored_as} {self.network.fingerprint} {self.layer} {self.log_snr!r}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint_of({}, "own", self.stored_as, self.network.fingerprint, self.layer, self.log_snr)
 
     @torch.no_grad()
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:
@@ -133,7 +131,7 @@ class ByClassifier(Features):
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"classifier {self.stored_as} {self.classifier.fingerprint}".encode()).hexdigest()
+        return fingerprint_of({}, "classifier", self.stored_as, self.classifier.fingerprint)
 
     @torch.no_grad()
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:

@@ -1,13 +1,12 @@
 """Features without a network: the values themselves, and their principal components."""
 
-import hashlib
 import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.evaluation.features.base import Features, StoredAs
+from scorefield.evaluation.features.base import Features, StoredAs, fingerprint_of
 
 MOST = 4096  # dimensions of pixels: a covariance of float64 has 128 MiB then
 FITTED = 10_000  # reference samples, evenly spaced, that principal components are fitted to
@@ -36,7 +35,7 @@ class Pixels(Features):
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"pixels {self.stored_as}".encode()).hexdigest()
+        return fingerprint_of({}, "pixels", self.stored_as)
 
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:
         return {"features": self.stored_as.unit(stored).flatten(1).cpu()}
@@ -62,7 +61,7 @@ class PrincipalComponents(Features):
         self.components = min(components, math.prod(stored_as.shape))
         self._mean: Tensor | None = None
         self._axes = torch.empty(0)
-        self._digest = ""
+        self._reference = ""
 
     def fitted(self, reference: Tensor) -> "PrincipalComponents":
         """The components of at most 10,000 reference samples, evenly spaced among these.
@@ -85,16 +84,16 @@ class PrincipalComponents(Features):
         axes = axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
         result = PrincipalComponents(self.stored_as, self.components)
         result._mean, result._axes = torch.from_numpy(found.mean_), torch.from_numpy(axes)
-        result._digest = hashlib.sha256(x.astype(np.float32).tobytes()).hexdigest()
+        result._reference = fingerprint_of({"reference": torch.from_numpy(x)})
         return result
 
     @property
     def recipe(self) -> str:
-        return f"{self.components} principal components of the reference"
+        return f"{self.components} principal components of the reference ({self._reference[:8]})"
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"pca {self.stored_as} {self.components} {self._digest}".encode()).hexdigest()
+        return fingerprint_of({}, "pca", self.stored_as, self.components, self._reference)
 
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:
         if self._mean is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scorefield.evaluation.features.base import Features, StoredAs
+from scorefield.evaluation.features.base import Features, StoredAs, fingerprint_of
 
 SMALLEST = 4  # side of a map that is not halved again
 CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
@@ -83,8 +83,7 @@ class Random(Features):
 
     @property
     def fingerprint(self) -> str:
-        text = f"random {self.stored_as} {self.weights_sha256} {self.centre!r} {self.scale!r}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint_of({}, "random", self.stored_as, self.weights_sha256, self.centre, self.scale)
 
     @torch.no_grad()
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:
