@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scorefield import likelihood, sde_lib, solvers
-from scorefield.evaluation.features import Inception, StoredAs, inception_weights
+from scorefield.evaluation.features import CLIP, DINOV2, Features, Inception, OfTransformer, StoredAs, files
 from scorefield.models.levels import Levels
 from scorefield.models.networks.code_encoder import CodeEncoder
 from scorefield.solvers import grids
@@ -67,10 +67,24 @@ def optimal(sde: sde_lib.SDE, steps: int, workdir: Path, file: str = "grid.json"
     return grids.optimal(sde, steps, measured)
 
 
-def inception(stored_as: StoredAs, device: torch.device, resize: str = "tf", weights: str = "") -> Inception:
+def inception(stored_as: StoredAs, device: torch.device, resize: str = "tf", weights: str = "") -> Features:
     """Inception of 2015-12-05, the network of FID. `weights` is its file, or a folder that has it.
 
     By default, the file is looked for in $SCOREFIELD_WEIGHTS and in the folder of the data sets.
     """
-    folders = [Path(os.environ["SCOREFIELD_WEIGHTS"]).expanduser()] if "SCOREFIELD_WEIGHTS" in os.environ else []
-    return Inception(stored_as, inception_weights.find(weights, [*folders, data_root(None)]), resize, device)
+    return Inception(stored_as, _weights("inception", weights), resize, device)
+
+
+def dino(stored_as: StoredAs, device: torch.device, resize: str = "pil", weights: str = "") -> Features:
+    """DINOv2, the network of FD-DINOv2. `weights` is a file or a folder, as for inception."""
+    return OfTransformer(stored_as, DINOV2, _weights("dino", weights), resize, device)
+
+
+def clip(stored_as: StoredAs, device: torch.device, resize: str = "torch", weights: str = "") -> Features:
+    """CLIP, the network of CMMD. `weights` is a file or a folder, as for inception."""
+    return OfTransformer(stored_as, CLIP, _weights("clip", weights), resize, device)
+
+
+def _weights(kind: str, place: str) -> Path:
+    folders = [Path(os.environ["SCOREFIELD_WEIGHTS"]).expanduser()] if os.environ.get("SCOREFIELD_WEIGHTS") else []
+    return files.find(kind, place, [*folders, data_root(None)])

