@@ -1,53 +1,71 @@
 """The Frechet distance between two sets of features, as Gaussians."""
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+from scorefield.evaluation.metrics.moments import Moments
+from scorefield.evaluation.metrics.rows import float64
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
+def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     """The squared Frechet distance between Gaussians with the moments of two sets of features (Heusel et al. 2017).
 
     d^2 = |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)),  in float64, in the square of the features' unit. It is
     biased upwards for few samples: compare numbers of equal counts, and name the count beside them.
 
     Args:
-        a: features (N, d).
-        b: features (M, d).
+        a: features (N, d), or their moments.
+        b: features (M, d), or their moments.
 
     Raises:
-        ValueError: unless both are finite features of one width, of at least two samples.
+        ValueError: unless both are finite, of one width, and of at least two samples.
     """
-    for features in (a, b):
-        if features.ndim != 2 or len(features) < 2 or features.shape[1] != b.shape[1]:
-            raise ValueError(
-                f"expected features (N, d) of one width, N at least 2, got {tuple(a.shape)} and {tuple(b.shape)}: give "
-                "a row for each sample"
-            )
-        if not bool(features.isfinite().all()):
-            raise ValueError("expected finite features, got NaN or infinity: look at the samples")
-    return frechet_of_moments(moments(a), moments(b))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        x, y = (each.numpy() for each in float64(a, b, least=2))
+        if max(len(x), len(y)) < x.shape[1]:
+            return _from_features(x, y)
+    first, second = (of if isinstance(of, Moments) else Moments.of(float64(of, least=2)[0]) for of in (a, b))
+    if len(first.mean) != len(second.mean):
+        raise ValueError(
+            f"expected moments of one width, got {len(first.mean)} and {len(second.mean)}: take both with the same "
+            "features"
+        )
+    return _from_moments(first, second)
 
 
-def moments(features: Tensor) -> Moments:
-    """The mean (d,) and the covariance (d, d), divided by N - 1, of features (N, d) in float64."""
-    x = features.detach().double().cpu().numpy()
-    return x.mean(0), np.cov(x, rowvar=False).reshape(x.shape[1], x.shape[1])
+def _from_features(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """The distance of features (N, d) and (M, d), N and M below d, without a matrix (d, d).
 
-
-def frechet_of_moments(a: Moments, b: Moments) -> float:
-    """The squared Frechet distance between two Gaussians of these means (d,) and covariances (d, d).
-
-    tr (C_a C_b)^(1/2) is the sum of the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric. So
-    nothing becomes complex, also where a covariance has no full rank.
+    C_a C_b = X^T X Y^T Y / ((N - 1)(M - 1)) for centred features. So the roots of its eigenvalues, whose sum is the
+    trace of its root, are the singular values of X Y^T / sqrt((N - 1)(M - 1)).
     """
-    (mean_a, covariance_a), (mean_b, covariance_b) = a, b
-    values, vectors = np.linalg.eigh(covariance_a)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance_b @ root), 0)).sum()
-    distance = np.square(mean_a - mean_b).sum() + np.trace(covariance_a) + np.trace(covariance_b) - 2 * shared
-    return max(0.0, float(distance)) if math.isfinite(distance) else math.nan
+    shift = x.mean(0) - y.mean(0)
+    x, y = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
+    shared = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    return max(0.0, float(shift @ shift + np.square(x).sum() + np.square(y).sum() - 2 * shared))
+
+
+def _from_moments(a: Moments, b: Moments) -> float:
+    """The distance of moments: the eigenvalues of C_a C_b are those of R^T C_b R, which is symmetric, if C_a = R R^T.
+
+    The set of fewer samples gives R: where both covariances lack rank, no eigenvalue is then a rounded 0, whose root
+    would be an error of 1e-8.
+    """
+    if a.count is None or (b.count is not None and b.count < a.count):
+        a, b = b, a
+    shift, spread = a.mean - b.mean, np.trace(a.covariance) + np.trace(b.covariance)
+    return max(0.0, float(shift @ shift + spread - 2 * trace_of_root(b.through(root(a)).covariance)))
+
+
+def root(moments: Moments) -> NDArray[np.float64]:
+    """R (d, r) with covariance R R^T, where r is the rank of the covariance."""
+    values, vectors = np.linalg.eigh(moments.covariance)
+    kept = values > len(values) * np.finfo(np.float64).eps * max(0.0, values[-1])
+    scaled: NDArray[np.float64] = vectors[:, kept] * np.sqrt(values[kept])
+    return scaled
+
+
+def trace_of_root(symmetric: NDArray[np.float64]) -> float:
+    """Tr A^(1/2) of a symmetric matrix A with no negative eigenvalue."""
+    return float(np.sqrt(np.maximum(np.linalg.eigvalsh(symmetric), 0)).sum())
