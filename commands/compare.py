@@ -5,26 +5,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scorefield.commands.arguments import at_least
 from scorefield.commands.generate import generate
-from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.progress_bar import progress_bar
 from scorefield.commands.restore_compare import compare_methods
 from scorefield.commands.run import Run
-from scorefield.commands.sampling import sampling_of
-from scorefield.commands.trained import open_trained
+from scorefield.commands.sampling import (
+    FINE,
+    REFERENCE,
+    check_alone,
+    ends_of,
+    ends_of_path,
+    flow_between,
+    is_tuned,
+    sampling_of,
+)
+from scorefield.commands.trained import Trained, open_trained
 from scorefield.configs import build
 from scorefield.evaluation import plot_rows
 from scorefield.models import CountCalls
 from scorefield.sde_lib.denoiser import DenoiserLike
 from scorefield.solvers import Solver
 
-REFERENCE, FINE = "unipc", 250
 SOLVERS, STEPS = ("ddim", "heun", "dpm", "unipc", "adams", "ancestral"), (5, 10, 20, 50)
 
 
@@ -67,6 +73,9 @@ def compare(
     mean square distance, in the model's values, to the solution of the probability flow. UniPC in 250 steps computes
     that solution. An error of one pair is written in its row, and the other pairs are computed.
 
+    The solver `tuned` (see `tune`) takes its own grid, steps and denoising: of the largest budget that is not above the
+    number of steps. It is compared with the flow of the configuration.
+
     Guidance, its noise levels and the tiles of a latent run are as in `sample`.
 
     With --task and one --method or more it compares methods that restore the same measurements: see
@@ -88,7 +97,11 @@ def compare(
     num = 16 if num is None else num
     at_least(1, num=num, batch=batch, steps=min(steps, default=0))
     at_least(0, seed=seed)
-    solvers: dict[str, Solver] = {name: build.build(build.SOLVERS, name) for name in solver}
+    for name in solver:
+        if not is_tuned(name):
+            build.build(build.SOLVERS, name)  # refuses a wrong name before anything is computed
+        else:
+            check_alone(grid, denoise)
     check_output(output, ".npz")
     trained = open_trained(workdir, device, ema, compile, checkpoint=checkpoint)
     trained.check_one_level("compare")
@@ -100,23 +113,25 @@ def compare(
     conditioning = guiding.conditioning(num, label, caption)
     sampling = sampling_of(run, grid=grid, denoise=denoise)
 
-    def made(model: DenoiserLike, **chosen: Any) -> Tensor:
-        with progress_bar(f"{chosen['solver']}, {chosen['steps']} steps", num, leave=False) as bar:
+    def made(model: DenoiserLike, chosen: dict[str, Any]) -> Tensor:
+        with progress_bar(f"{build.unparse(chosen['solver'])}, {chosen['steps']} steps", num, leave=False) as bar:
             return generate(
-                run, model, num, sampling={**sampling, **chosen}, seed=seed, batch=batch, cond=conditioning.cond,
-                guide=guiding, bar=bar,
-            )  # fmt: skip
+                run, model, num, sampling=chosen, seed=seed, batch=batch, cond=conditioning.cond, guide=guiding, bar=bar
+            )
 
     flows: dict[tuple[float, float], Tensor] = {}  # by the first and last time of a grid
-    for count in steps:
-        ends = _ends(run, {**sampling, "steps": count})
+
+    def flow(ends: tuple[float, float]) -> Tensor:
         if ends not in flows:
-            flows[ends] = made(trained.denoiser, solver=REFERENCE, grid=_fine(run, ends), steps=FINE)
-    table, arrays = [], {"flow": next(iter(flows.values()))}
-    for name, one in solvers.items():
+            flows[ends] = made(trained.denoiser, flow_between(run, ends, sampling["denoise"]))
+        return flows[ends]
+
+    plain = [count for count in steps if not all(map(is_tuned, solver))]
+    ends = [*(ends_of(run, {**sampling, "steps": count}) for count in plain), ends_of_path(run)]
+    table, arrays = [], {"flow": flow(ends[0])}
+    for name in solver:
         for count in steps:
-            exact = None if one.stochastic else flows[_ends(run, {**sampling, "steps": count})]
-            row, x = _row(trained.denoiser, made, name, count, exact)
+            row, x = _row(trained, run, made, flow, {**sampling, "solver": name, "steps": count})
             table.append(row)
             print(_line(row), flush=True)
             if x is not None:
@@ -135,27 +150,22 @@ def compare(
     return {"files": [str(path), str(picture), str(report)]}
 
 
-def _ends(run: Run, sampling: dict[str, Any]) -> tuple[float, float]:
-    ts = grid_of(run, sampling)
-    return float(ts[0]), float(ts[-1])
-
-
-def _fine(run: Run, ends: tuple[float, float]) -> dict[str, Any]:
-    """The grid of the reference: equal steps in log-SNR between these times."""
-    start, end = (float(run.sde.log_snr(t)) for t in ends)
-    log_snr = torch.linspace(start, end, FINE + 1, dtype=torch.float64)
-    return {"name": "sigmas", "levels": (-log_snr / 2).exp().tolist()}
-
-
 def _row(
-    denoiser: DenoiserLike, made: Any, name: str, steps: int, exact: Tensor | None
+    trained: Trained, run: Run, made: Any, flow: Any, chosen: dict[str, Any]
 ) -> tuple[dict[str, Any], Tensor | None]:
-    counted, began = CountCalls(denoiser), time.perf_counter()
+    """A row of the table, and its samples, unless there are none."""
+    counted, row = CountCalls(trained.denoiser), {"solver": chosen["solver"], "steps": chosen["steps"]}
     try:
-        x = made(counted, solver=name, steps=steps)
+        if tuned := is_tuned(chosen["solver"]):
+            chosen = sampling_of(run, solver=chosen["solver"], steps=chosen["steps"], trained=trained)
+            row["setting"] = {key: chosen[key] for key in ("solver", "grid", "steps", "denoise")}
+        solver: Solver = build.build(build.SOLVERS, chosen["solver"])
+        exact = None if solver.stochastic else flow(ends_of_path(run) if tuned else ends_of(run, chosen))
+        began = time.perf_counter()
+        x = made(counted, chosen)
     except ValueError as error:
-        return {"solver": name, "steps": steps, "failed": str(error)}, None
-    row = {"solver": name, "steps": steps, "nfe": counted.samples / len(x), "seconds": time.perf_counter() - began}
+        return row | {"failed": str(error)}, None
+    row |= {"nfe": counted.samples / len(x), "seconds": time.perf_counter() - began}
     if exact is not None:
         row["distance"] = float((x - exact).square().mean().sqrt())
     return row, x

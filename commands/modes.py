@@ -12,6 +12,7 @@ MODES = {
     "compare": ("compare", "compare", "compare solvers and numbers of steps on the same noise"),
     "restore": ("restore", "restore", "restore images from measurements: posterior samples, with their error"),
     "grid": ("grid", "grid", "measure the grid of steps that suits a run, for --grid=optimal"),
+    "tune": ("tune", "tune", "find the best setting of sampling at a number of evaluations, for --solver=tuned"),
     "encode": ("encode", "encode", "images to latents"),
     "decode": ("encode", "decode", "latents to images"),
     "edit": ("edit", "edit", "edit images: noise and denoise them, or change their class"),
@@ -40,13 +41,16 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "num": (int, "number of samples, of interpolated images, or of images of a data set"),
     "solver": (
         str,
-        "ddim, dpm, unipc, adams, heun, ancestral, pc, ... (--mode=list), with settings as in ddim:eta=1.0",
+        "ddim, dpm, unipc, adams, heun, ancestral, pc, ... (--mode=list), with settings as in ddim:eta=1.0, or tuned "
+        "(see --mode=tune)",
     ),
     "grid": (
         str,
         "uniform, log_snr, karras, ... (--mode=list), with settings as in karras:rho=5.0, or optimal (see --mode=grid)",
     ),
     "steps": (int, "number of steps of the grid"),
+    "budget": (int, "network evaluations of a sample, for which a setting is tuned"),
+    "metric": (str, "what is tuned: distance (from the flow), or kid (of features, from those of the data)"),
     "order": (int, "order of the solver for which a grid is measured"),
     "trajectory": (int, "keep the trajectories of the first N samples"),
     "compile": (bool, "compile the network with torch.compile: a slow start, then faster"),

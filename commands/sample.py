@@ -52,7 +52,8 @@ def sample(
 
     The file also has the `label` or the `caption` of each sample, where they have any.
 
-    Options that are left out have the values of the run's configuration. Sample i of a seed does not depend on `num`
+    Options that are left out have the values of the run's configuration; `--solver=tuned` is the setting that
+    `--mode=tune` found, or that of `tuned:budget=10`. Sample i of a seed does not depend on `num`
     or `batch`. Under torchrun the ranks share the batches, to the same samples; choose `batch` <= num / ranks.
 
     A latent run decodes its codes in tiles of `tile` codes, if that is not 0.
@@ -79,7 +80,7 @@ def sample(
     run = trained.run.in_tiles_of(tile)
     if trajectory is not None:
         trained.check_one_level("sample --trajectory")
-    sampling = sampling_of(run, solver=solver, grid=grid, steps=steps, denoise=denoise)
+    sampling = sampling_of(run, solver=solver, grid=grid, steps=steps, denoise=denoise, trained=trained)
     guiding = guidance_of(
         trained, guidance=guidance, interval=guidance_interval, rescale=guidance_rescale, parallel=guidance_parallel,
         norm=guidance_norm, guide=guide, classifier=classifier,

@@ -1,0 +1,123 @@
+"""The settings of sampling among which `tune` searches, and how many steps of each a budget pays for."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorefield.commands.generate import Guide, batch_sampler
+from scorefield.commands.run import Run
+from scorefield.configs import build
+from scorefield.configs.specs import Table, find, modern, settings_of, unparse
+from scorefield.models import CountCalls
+from scorefield.sde_lib.denoiser import Cond
+from scorefield.solvers import Solver
+
+# Of the probability flow. dpm:order=1 and deis:order=1 are ddim, and the variants of unipc differ in order 2.
+FLOW = (
+    "ddim",
+    "heun:variable=sigma",
+    "dpm:order=2",
+    "dpm:order=3",
+    "unipc:order=2",
+    "unipc:order=2,variant=bh1",
+    "unipc:order=3",
+    "deis:order=2",
+    "deis:order=3",
+    "deis:order=2,variable=soft_clipped",
+    "deis:order=3,variable=soft_clipped",
+    "adams:order=2",
+    "adams:order=3",
+    "adams:order=2,variable=soft_clipped",
+    "adams:order=3,variable=soft_clipped",
+    "adams:order=4,variable=soft_clipped",
+)
+# Of the reverse process. stochastic_dpm:order=1 is ancestral.
+STOCHASTIC = (
+    "ddim:eta=0.5",
+    "ddim:eta=1.0",
+    "ancestral",
+    "stochastic_dpm:order=2",
+    "stochastic_dpm:order=3",
+    "sa_solver",
+    "sa_solver:tau=0.5",
+)
+# From one end of the path to the other. geometric is log_snr, counted in another way.
+GRIDS = (
+    "log_snr",
+    "soft_clipped",
+    "soft_clipped:low=0.05,high=10.0",
+    "karras:rho=3.0",
+    "karras:rho=5.0",
+    "karras:rho=7.0",
+    "quadratic",
+    "uniform",
+)
+PACKAGE = {"solver": "adams:variable=soft_clipped", "grid": "soft_clipped", "denoise": True}
+
+Fitting = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+def fitting(run: Run, budget: int, guide: Guide, cond: Cond) -> Fitting:
+    """A function that gives a setting as many steps as the budget pays for; None where one step is too much.
+
+    Network evaluations are counted, with a denoiser of zeros for one sample. Guidance that needs two counts twice.
+
+    Args:
+        run: the run.
+        budget: network evaluations of a sample.
+        guide: see `generate`.
+        cond: conditioning with a row for each sample.
+    """
+    row = {key: value[:1] for key, value in cond.items()}
+
+    def fitted(sampling: dict[str, Any]) -> dict[str, Any] | None:
+        def evaluations(steps: int) -> int:
+            counted = CountCalls(_zeros)
+            chosen = {**sampling, "steps": steps}
+            with torch.no_grad():
+                batch_sampler(run, counted, sampling=chosen, seed=0, cond=row, guide=guide)(0, 1, None)
+            return counted.samples
+
+        steps = max(1, budget * budget // max(evaluations(budget), 1))
+        while steps > 1 and evaluations(steps) > budget:
+            steps -= 1
+        while steps <= budget and evaluations(steps + 1) <= budget:  # some grids count times, one more than steps
+            steps += 1
+        return {**sampling, "steps": steps} if evaluations(steps) <= budget else None
+
+    return fitted
+
+
+def candidates(run: Run, stochastic: bool) -> Iterator[dict[str, Any]]:
+    """All settings, without their steps; `stochastic` adds solvers that have no distance from the flow."""
+    measured = ("optimal",) if (run.workdir / "grid.json").is_file() else ()
+    solvers = (*FLOW, *STOCHASTIC) if stochastic else FLOW
+    for solver, grid, denoise in itertools.product(solvers, (*GRIDS, *measured), (True, False)):
+        yield {"solver": solver, "grid": grid, "denoise": denoise}
+
+
+def defaults(run: Run, stochastic: bool) -> Iterator[dict[str, Any]]:
+    """What the winner is compared with, the first that fits: the configuration's setting, or else the package's.
+
+    Without `stochastic` a solver that adds noise is none. A small budget has no room for a last denoising.
+    """
+    own = {key: run.config.sampling[key] for key in ("solver", "grid", "denoise")}
+    own |= {"solver": _written(build.SOLVERS, own["solver"]), "grid": _written(build.GRIDS, own["grid"])}
+    for one, denoise in itertools.product((own, PACKAGE), (None, False)):
+        solver: Solver = build.build(build.SOLVERS, str(one["solver"]))
+        if stochastic or not solver.stochastic:
+            yield one if denoise is None else {**one, "denoise": denoise}
+
+
+def _written(table: Table, spec: str | Mapping[str, Any]) -> str:
+    """A spec as one writes it, without keywords that are the defaults."""
+    settings = modern(table, spec)
+    usual = {key: parameter.default for key, parameter in settings_of(find(table, settings["name"])).items()}
+    return unparse({key: value for key, value in settings.items() if key == "name" or usual.get(key) != value})
+
+
+def _zeros(x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+    return torch.zeros_like(x)
