@@ -24,6 +24,7 @@ MODES = {
     "train_dequantiser": ("train_dequantiser", "train_dequantiser", "train the flow of variational dequantisation"),
     "train_classifier": ("train_classifier", "train_classifier", "train a classifier of noisy images, for guidance"),
     "codes": ("codes", "codes", "encode a data set with an autoencoder once, and measure the scale of its codes"),
+    "report": ("report.command", "report", "one HTML page of a run: what was trained, samples, likelihood, metrics"),
     "posthoc_ema": ("posthoc_ema", "posthoc_ema", "average the weights after training, with another length"),
     "check_data": ("check_data", "check_data", "describe a data set before training on it"),
     "import": ("import_checkpoint", "import_checkpoint", "make a run of a published checkpoint"),
@@ -123,5 +124,6 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "checkpoint": (str, "checkpoint by name, as 0000006208, or by path; by default the newest"),
     "fork_from": (str, "run whose weights a new run starts from"),
     "sigma_rel": (float, "length of an average after training, relative to the length of training"),
+    "make": (bool, "make what a page lacks by the other modes; --nomake only gathers what is there"),
     "device": (str, "cpu, cuda or cuda:1; by default cuda where there is one"),
 }

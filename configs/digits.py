@@ -21,6 +21,7 @@ PATHS = {
     "cosine": {"t_min": 0.005},
     "flow": {"t_min": 0.01},
 }
+VARIANTS = (*PATHS, "ncsn", "vdm", "mulan")
 
 
 def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
@@ -29,7 +30,7 @@ def get_config(variant: str = "vp") -> ml_collections.ConfigDict:
     Raises:
         ValueError: if there is no such variant.
     """
-    check_variant(variant, (*PATHS, "ncsn", "vdm", "mulan"), "digits")
+    check_variant(variant, VARIANTS, "digits")
     config = defaults()
     config.net = spec(NETWORKS, "unet", width=32, multipliers=(1, 2), blocks=1, attention=(1,))
     config.training.update(

@@ -2,7 +2,9 @@
 
 import ml_collections
 
-from scorefield.configs.greyscale import greyscale
+from scorefield.configs.greyscale import VARIANTS, greyscale
+
+__all__ = ["VARIANTS", "get_config"]
 
 
 def get_config(variant: str = "vp") -> ml_collections.ConfigDict:

@@ -5,7 +5,9 @@ Variants: vp (the default), ve, subvp, edm, cosine, flow; for bits/dim vdm, vdm_
 
 import ml_collections
 
-from scorefield.configs.greyscale import greyscale
+from scorefield.configs.greyscale import VARIANTS, greyscale
+
+__all__ = ["VARIANTS", "get_config"]
 
 
 def get_config(variant: str = "vp") -> ml_collections.ConfigDict:

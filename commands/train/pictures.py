@@ -64,16 +64,27 @@ def save_curves(rows: Sequence[dict[str, Any]], workdir: Path) -> None:
     xs = [row["images"] for row in rows]
     loss = {"loss": (xs, [row["loss"] for row in rows])}
     plot_curves(loss, workdir / "loss.png", x="images seen", y="loss", log="y")
-    counted = [row for row in rows if "levels" in row]
+    curves = curves_by_level(rows)
+    if curves:
+        y = "error in the noise, |eps_hat - eps|^2 / D"
+        plot_curves(curves, workdir / "loss_by_log_snr.png", x="log-SNR", y=y, log="y")
+
+
+def curves_by_level(
+    rows: Sequence[dict[str, Any]], value: str = "eps_error"
+) -> dict[str, tuple[list[float], list[float]]]:
+    """A value of metrics.jsonl by log-SNR, a curve for each quarter of the run.
+
+    The value is a mean over the samples of a noise level.
+    """
+    counted = [row for row in rows if value in row.get("levels", {})]
     curves = {}
     for stage in range(STAGES):
         low, high = (counted[-1]["images"] * each / STAGES for each in (stage, stage + 1)) if counted else (0, 0)
         part = [row for row in counted if low < row["images"] <= high]
         if part:
-            curves[f"to {part[-1]['images']:,} images"] = _by_level(part)
-    if curves:
-        y = "error in the noise, |eps_hat - eps|^2 / D"
-        plot_curves(curves, workdir / "loss_by_log_snr.png", x="log-SNR", y=y, log="y")
+            curves[f"to {part[-1]['images']:,} images"] = _by_level(part, value)
+    return curves
 
 
 def sampling_of(run: Run) -> Mapping[str, Any]:
@@ -153,12 +164,12 @@ def _samples(run: Run, denoiser: nn.Module, sampling: Mapping[str, Any], stopped
     return run.viewable(run.to_stored(x))
 
 
-def _by_level(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """The centres of the bins and their mean errors over some rows of one path; empty bins are left out."""
+def _by_level(rows: Sequence[dict[str, Any]], value: str) -> tuple[list[float], list[float]]:
+    """The centres of the bins and their means over some rows of one path; empty bins are left out."""
     edges = rows[-1]["levels"]["edges"]
     sums, counts = [0.0] * (len(edges) - 1), [0] * (len(edges) - 1)
     for row in rows:
-        for i, (count, error) in enumerate(zip(row["levels"]["count"], row["levels"]["eps_error"], strict=True)):
+        for i, (count, error) in enumerate(zip(row["levels"]["count"], row["levels"][value], strict=True)):
             if count and i < len(sums):
                 sums[i], counts[i] = sums[i] + count * error, counts[i] + count
     kept = [i for i, count in enumerate(counts) if count]

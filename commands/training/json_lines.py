@@ -20,8 +20,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, images: int) -> None:
-        lines = path.read_text().splitlines() if path.is_file() else []
-        self.rows = [row for row in map(_parsed, lines) if row is not None and row["images"] <= images]
+        self.rows = [row for row in rows_of(path) if row["images"] <= images]
         with atomic_file(path) as part, part.open("w") as file:
             file.writelines(json.dumps(row) + "\n" for row in self.rows)
             file.flush()
@@ -61,6 +60,12 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file, without lines that a crash cut short; none if there is no file."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [row for row in map(_parsed, lines) if row is not None]
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

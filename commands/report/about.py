@@ -1,0 +1,179 @@
+"""The head of the page, and what was trained: data, path, network, loss, optimiser, and the nearest recipe."""
+
+import math
+from typing import Any
+
+from scorefield.commands.progress_bar import duration
+from scorefield.commands.report.blocks import Block, Number, Section, Table, said
+from scorefield.commands.report.found import WEIGHTS, Found, Report
+from scorefield.commands.report.numbers import cell, is_number, number, plain
+from scorefield.commands.report.recipe import nearest_recipe
+from scorefield.configs import build
+
+CLASSES = 12  # whose counts are listed
+
+
+def summary(found: Found) -> list[Block]:
+    """A paragraph of numbers."""
+    run = found.run
+    parts: list[Any] = [f"A {run.config.net.name} predicts along the path {run.config.sde.name}, on {run.data.name}."]
+    if found.checkpoint is None:
+        return [said(*parts, " It has no checkpoint yet.")]
+    if found.images:
+        parts += [" It has seen ", number(found.images), " images"]
+        if seconds := sum(row.get("seconds", 0.0) for row in found.timing):
+            parts.append(f" in {duration(seconds)}")
+        parts.append(".")
+    if (best := best_likelihood(found)) is not None:
+        unit, value, report = best
+        of = "bound" if report.content.get("estimators") != ["ode"] else "value of the flow"
+        parts += [f" Its best {of} on the test split is ", value, f" {unit}."]
+    if (metric := best_metric(found)) is not None:
+        parts += [f" Its least {metric[0]} is ", metric[1], f" ({metric[2]})."]
+    if (speed := samples_a_second(found)) is not None:
+        parts += [" It draws ", speed[0], " samples a second with ", speed[1], " evaluations of the network each."]
+    return [said(*parts)]
+
+
+def best_likelihood(found: Found) -> tuple[str, Number, Report] | None:
+    """The least bits/dim (or nats/dim) of the test split by the newest checkpoint, and its report."""
+    best = None
+    for report in found.of_mode("likelihood", "estimates"):
+        content = report.content
+        if report.mark or content.get("split") != "test" or content.get("data") != found.run.data.name:
+            continue
+        for unit in ("bits_per_dim", "nats_per_dim"):
+            for each in content["estimates"].values():
+                value = number(each.get(unit), each.get("standard_error"))
+                if value is not None and math.isfinite(value.value) and (best is None or value.value < best[1].value):
+                    best = unit.replace("_per_", "/"), value, report
+    return best
+
+
+def best_metric(found: Found) -> tuple[str, Number, str] | None:
+    """The least of the first metric of --mode=evaluate: its name, its value, and of which samples."""
+    return None
+
+
+def samples_a_second(found: Found) -> tuple[Number, Number] | None:
+    """By the newest samples of the newest checkpoint, with their evaluations of the network."""
+    for report in found.of_mode("sample", "seconds", "num", "nfe"):
+        content = report.content
+        if not report.mark and is_number(content["seconds"]) and content["seconds"] > 0:
+            speed, nfe = number(content["num"] / content["seconds"], digits=3), number(content["nfe"])
+            if speed is not None and nfe is not None:
+                return speed, nfe
+    return None
+
+
+def what_was_trained(found: Found) -> Section:
+    """The data, the model and its training, and the differences from the nearest recipe."""
+    return Section("trained", "What was trained", [_facts(found), *_differences(found)])
+
+
+def _facts(found: Found) -> Table:
+    run, config = found.run, found.run.config
+    data, training = run.data, config.training
+    values = "continuous values" if data.levels is None else f"{data.levels} levels"
+    rows: list[tuple[str, Any]] = [
+        ("data", f"{data.name}: {'x'.join(map(str, data.shape))}, {values}"),
+        ("classes", _classes(found)),
+        ("SHA-256 of the data", data.fingerprint or None),
+        ("path", _spec(config.sde)),
+        ("network", _spec(config.net)),
+        ("parameters", number(_parameters(found))),
+        ("parameterisation", _spec(config.precondition)),
+        ("conditioner", None if config.get("conditioner") is None else _spec(config.conditioner)),
+        ("autoencoder", config.get("autoencoder") or None),
+        ("transform", ", ".join(f"{key} {cell(value)}" for key, value in config.transform.items())),
+        ("sampler", f"{_spec(config.sampling.solver)} on {_spec(config.sampling.grid)}, {config.sampling.steps} steps"),
+    ]
+    if found.imported:
+        rows.append(("imported from", str(found.imported.get("file", "a checkpoint"))))
+    else:
+        rows += [
+            ("loss", _loss(training)),
+            ("times", _spec(training.times)),
+            ("optimiser", _optimiser(training)),
+            ("averaged weights", f"EMA {training.ema:g}"),
+            ("images", _images(found)),
+            ("seed", str(config.get("seed"))),
+        ]
+    return Table(("", ""), [row for row in rows if row[1] is not None], keyed=True)
+
+
+def _classes(found: Found) -> str | None:
+    data = found.run.data
+    if data.num_classes is None:
+        return None
+    used = "used" if found.run.config.training.get("labels") else "not used"
+    counts = [
+        f"{data.class_names[i] if data.class_names else i}: {count:,}" for i, count in enumerate(data.class_counts)
+    ]
+    named = f" ({', '.join(counts)})" if 0 < len(counts) <= CLASSES else ""
+    return f"{data.num_classes}, {used} in training{named}"
+
+
+def _images(found: Found) -> str:
+    of = found.run.config.training.images
+    seen = "none" if found.images is None else plain(found.images)
+    ended = found.images is not None and of is not None and found.images >= of
+    return f"{seen} of {plain(of) if of is not None else 'a number that the data chooses'}" + (
+        "" if ended else ": training has not ended"
+    )
+
+
+def _loss(training: Any) -> str:
+    if training.get("loss") == "elbo":
+        steps = training.get("elbo_steps", 0)
+        return f"the variational bound, {f'{steps} steps' if steps else 'in continuous time'}"
+    second = training.get("second_order", 0.0)
+    more = f", with the second-order loss times {second:g}" if second else ""
+    return f"denoising score matching ({training.get('norm', 'l2')}), weighted by {_spec(training.weight)}{more}"
+
+
+def _optimiser(training: Any) -> str:
+    said_of = f"{'AdamW' if training.weight_decay else 'Adam'}, learning rate {training.learning_rate:g}"
+    said_of += f", batches of {training.batch}, betas {', '.join(f'{beta:g}' for beta in training.betas)}"
+    more = {
+        f", weight decay {training.weight_decay:g}": training.weight_decay,
+        f", warm-up over {plain(training.warmup or 0)} images": training.warmup,
+        ", cosine decay": training.decay,
+        f", gradients clipped to {training.clip:g}": training.clip,
+        f", {training.precision}": training.precision != "float32",
+    }
+    return said_of + "".join(text for text, holds in more.items() if holds)
+
+
+def _parameters(found: Found) -> int | None:
+    try:
+        return sum(each.numel() for each in found.run.new_model().parameters())
+    except ValueError as error:
+        found.notes.append(f"The network could not be made: {error}")
+        return None
+
+
+def _spec(part: Any) -> str:
+    """A part of a configuration as it is written on a command line, without long lists."""
+    shown = {key: value for key, value in part.items() if not (isinstance(value, list | tuple) and len(value) > 16)}
+    return build.unparse(shown)
+
+
+def _differences(found: Found) -> list[Block]:
+    ignored = ("training.", "sampling.", "transform.") if found.imported else ()
+    recipe = nearest_recipe(found.run.config, ignored)
+    of = f"{recipe.name} ({recipe.about.rstrip('.')})" if recipe.name else "the default settings of all configurations"
+    first = f"The nearest of our configurations is {of}. " if recipe.name else f"It is compared with {of}. "
+    if found.imported:
+        first += "Of imported weights the network, the path and the parameterisation are compared. "
+    if not recipe.rows:
+        return [said(first + "No setting that decides a number differs from it.")]
+    count = len(recipe.rows)
+    sentence = f"{count} setting{'s differ' if count > 1 else ' differs'} from it."
+    return [said(first + sentence), Table(("setting", "here", "recipe"), recipe.rows, code=frozenset({0, 1, 2}))]
+
+
+def weights_of(report: Report) -> str:
+    """Whose weights a report is of, in words."""
+    kind = WEIGHTS.get(str(report.content.get("weights")), "")
+    return f"{kind} weights".strip() + (f", {report.mark}" if report.mark else "")

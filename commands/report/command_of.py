@@ -1,0 +1,96 @@
+"""The command line that makes a report again, read off the report."""
+
+import importlib
+import inspect
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scorefield.commands.modes import KEYWORDS, MODES, OPTIONS, SEVERAL
+from scorefield.commands.report.found import Found, Report
+from scorefield.configs import build
+
+# Options that change memory, speed or places, and no number.
+NOT_SHOWN = ("batch", "device", "output", "compile", "data")
+IN_WORDS = ("each in turn", "of the images")  # what reports say of labels that no option gave
+
+
+def command_of(found: Found, report: Report) -> str:
+    """The command of a report, without the options that have their default value."""
+    content, options = report.content, list[str]()
+    file, function, _ = MODES[report.mode]
+    takes = inspect.signature(getattr(importlib.import_module(f"scorefield.commands.{file}"), function)).parameters
+    given = dict(content)
+    if "weights" in content:
+        given["ema"] = content["weights"] == "ema"
+    if report.mark and isinstance(content.get("checkpoint"), str):
+        given["checkpoint"] = content["checkpoint"]
+    else:
+        given.pop("checkpoint", None)
+    if report.mode in ("sample", "compare"):
+        given = {key: value for key, value in given.items() if not _of_the_run(found, key, value)}
+    if isinstance(content.get("guide"), dict):
+        given["guide"] = content["guide"].get("name")
+    for side in ("from", "to"):  # of an edit
+        if isinstance(content.get(side), dict):
+            given[f"{side}_label"] = content[side].get("label")
+    if report.mode == "likelihood" and (content.get("dequantisation") == "uniform" or not _by_flow(content)):
+        given.pop("dequantisation", None)
+    if content.get("images") == "all":
+        given.pop("num", None)
+    if content.get("data") not in (found.run.data.name, None) and "data" in takes:
+        options.append("--data=...")
+    for key, parameter in takes.items():
+        if key in NOT_SHOWN or key not in given or given[key] in IN_WORDS:
+            continue
+        flag = {of: name for name, of in KEYWORDS.items()}.get(key, key)
+        if flag in OPTIONS and not _same(given[key], parameter.default):
+            options += flags_of(flag, given[key])
+    if report.mode == "sample" and (trajectory := _trajectory(report.path)):
+        options.append(f"--trajectory={trajectory}")
+    return command_line(report.mode, found.workdir, *options)
+
+
+def command_line(mode: str, workdir: Path, *options: str) -> str:
+    """A command as one types it."""
+    return shlex.join(["scorefield", f"--mode={mode}", f"--workdir={workdir}", *options])
+
+
+def _by_flow(content: dict[str, Any]) -> bool:
+    """Whether a likelihood is that of the flow too, whose options bounds do not take."""
+    return "ode" in (content.get("estimators") or ())
+
+
+def _of_the_run(found: Found, key: str, value: Any) -> bool:
+    """Whether a report has what the run's configuration says of its sampling."""
+    own = found.run.config.sampling.get(key)
+    return key in found.run.config.sampling and value == (build.unparse(own) if key in ("solver", "grid") else own)
+
+
+def _same(value: Any, default: Any) -> bool:
+    plain = list(default) if isinstance(default, tuple) else default
+    return value is None or bool(value == plain)
+
+
+def flags_of(name: str, value: Any) -> list[str]:
+    """An option as one types it; none for a value that no option has."""
+    if OPTIONS[name][0] is bool:
+        return [f"--{'' if value else 'no'}{name}"] if isinstance(value, bool) else []
+    if isinstance(value, dict):
+        return []
+    several = isinstance(value, list | tuple)
+    if name in SEVERAL and several:
+        return [f"--{name}={each}" for each in value]
+    return [f"--{name}={','.join(map(str, value)) if several else value}"]
+
+
+def _trajectory(path: Path) -> int:
+    """How many trajectories stand beside samples."""
+    place = path.with_name(f"{path.stem}_trajectory.npz")
+    try:
+        with np.load(place, allow_pickle=False) as file:
+            return int(file["x"].shape[1])
+    except (OSError, ValueError, KeyError, IndexError):
+        return 0

@@ -1,0 +1,148 @@
+"""Samples and their trajectories, and solvers by steps."""
+
+from typing import Any
+
+from scorefield.commands.report.about import weights_of
+from scorefield.commands.report.blocks import Block, Charts, Missing, Section, Table, picture, said, side_by_side
+from scorefield.commands.report.chart import Curve, chart
+from scorefield.commands.report.command_of import command_line
+from scorefield.commands.report.found import Found, Report
+from scorefield.commands.report.numbers import is_number, number
+
+OTHERS = 4  # pictures of samples beside the pair
+
+
+def samples_section(found: Found) -> Section:
+    """Samples of the averaged weights beside those of the raw ones, from the same noise, and trajectories."""
+    reports = found.of_mode("sample")
+    pair = _pair(reports)
+    others = [report for report in reports if report not in pair][: OTHERS - len(pair)]
+    blocks: list[Block] = []
+    for group in (pair, others):
+        blocks += side_by_side(*(picture(each.picture, _alt(found, each), _caption(each)) for each in group))
+    if not blocks:
+        blocks.append(Missing("There are no samples yet.", command_line("sample", found.workdir)))
+    elif len(pair) == 2:
+        blocks.append(said("Both are of the same noise.", quiet=True))
+    return Section("samples", "Samples", blocks)
+
+
+def trajectories_section(found: Found) -> Section:
+    """The states and the denoiser's predictions on the way of some samples."""
+    blocks: list[Block] = []
+    for report in found.of_mode("sample")[:1]:
+        file = report.path.with_name(f"{report.path.stem}_trajectory.png")
+        caption = (
+            "Each column is a sample. At each time the first row is x / alpha, and the second what the denoiser takes "
+            f"for the sample, before that time. {file.name}, {weights_of(report)}."
+        )
+        blocks += side_by_side(picture(file, f"trajectories of samples of {found.run.data.name}", caption))
+    if not blocks:
+        command = command_line("sample", found.workdir, "--trajectory=6")
+        if found.run.sde.needs_code:
+            return Section("trajectories", "Trajectories", [])
+        blocks.append(Missing("There are no trajectories yet.", command))
+    return Section("trajectories", "Trajectories", blocks)
+
+
+def solvers_section(found: Found) -> Section:
+    """Tables of solvers by steps, with the distance from the flow against the evaluations."""
+    blocks: list[Block] = []
+    for report in found.of_mode("compare", "table", "solver")[:2]:
+        blocks += _compared(report)
+    if not blocks and not found.run.sde.needs_code:
+        command = command_line("compare", found.workdir)
+        blocks.append(Missing("Solvers have not been compared yet.", command))
+    return Section("solvers", "Solvers by steps", blocks)
+
+
+def pareto(rows: list[dict[str, Any]], cost: str = "nfe", error: str = "distance") -> list[int]:
+    """The rows that no other row beats in both numbers, by rising cost."""
+    kept = [i for i, row in enumerate(rows) if is_number(row.get(cost)) and is_number(row.get(error))]
+    front, least = list[int](), float("inf")
+    for i in sorted(kept, key=lambda i: (rows[i][cost], rows[i][error])):
+        if rows[i][error] < least:
+            front.append(i)
+            least = rows[i][error]
+    return front
+
+
+def _compared(report: Report) -> list[Block]:
+    rows = [row for row in report.content["table"] if isinstance(row, dict)]
+    front = pareto(rows)
+    shown = [
+        (
+            str(row.get("solver")),
+            number(row.get("steps")),
+            number(row.get("nfe")),
+            number(row.get("seconds"), digits=3),
+            number(row.get("distance"), digits=3),
+            "Pareto front" if i in front else _remark(row),
+        )
+        for i, row in enumerate(rows)
+    ]
+    num = report.content.get("num")
+    caption = (
+        f"{report.path.name}: {num} samples from the same noise, {weights_of(report)}. Evaluations are of the network "
+        "for one sample, seconds for all. The distance is the root mean square from the solution of the probability "
+        "flow, in the model's values. No other row of the Pareto front is both cheaper and nearer."
+    )
+    head = ("solver", "steps", "evaluations", "seconds", "distance from the flow", "")
+    table = Table(head, shown, caption, marked=frozenset(front))
+    curves = []
+    names = list(dict.fromkeys(str(row.get("solver")) for row in rows))
+    for i, name in enumerate(names):
+        own = [row for row in rows if row.get("solver") == name and is_number(row.get("distance"))]
+        own.sort(key=lambda row: row["nfe"])
+        labels = [f"{name}, {row['steps']} steps: {row['distance']:.3g}" for row in own]
+        curves.append(
+            Curve(name, [row["nfe"] for row in own], [row["distance"] for row in own], True, True, i % 8, labels)
+        )
+    best = Curve("Pareto front", [rows[i]["nfe"] for i in front], [rows[i]["distance"] for i in front], colour=None)
+    picture_of = chart(
+        "Distance from the flow against evaluations of the network", [*curves, best], x="evaluations of one sample",
+        y="distance from the flow", log="xy", caption="Distance from the flow against evaluations. The dashed line is "
+        "the Pareto front.",
+    )  # fmt: skip
+    rows_of_samples = picture(report.picture, "samples of each solver from the same noise", f"{report.picture.name}.")
+    charts: list[Block] = [] if picture_of is None else [Charts((picture_of,))]
+    return [*charts, table, *side_by_side(rows_of_samples)]
+
+
+def _remark(row: dict[str, Any]) -> str | None:
+    if "failed" in row:
+        return str(row["failed"])
+    return None if "distance" in row else "stochastic"
+
+
+def _pair(reports: list[Report]) -> list[Report]:
+    """Samples of the averaged and of the raw weights from the same noise, or else the first samples."""
+    for first in reports:
+        for second in reports:
+            weights = first.content.get("weights"), second.content.get("weights")
+            if weights == ("ema", "raw") and _alike(first) == _alike(second):
+                return [first, second]
+    return reports[:1]
+
+
+def _alike(report: Report) -> dict[str, Any]:
+    odd = ("weights", "checkpoint_sha256", "seconds", "nfe")
+    return {key: value for key, value in report.content.items() if key not in odd}
+
+
+def _alt(found: Found, report: Report) -> str:
+    return f"samples of {found.run.data.name}, {weights_of(report)}"
+
+
+def _caption(report: Report) -> str:
+    content = report.content
+    guided = content.get("guidance")
+    nfe = number(content.get("nfe"))
+    parts = [
+        f"{content.get('num')} samples, {weights_of(report)}",
+        f"{content.get('solver')}, {content.get('steps')} steps",
+        *([] if nfe is None else [f"{nfe.text} evaluations"]),
+    ]
+    parts += [f"guidance {guided:g}"] if is_number(guided) and guided != 1 else []
+    parts += [f"label {content['label']}"] if content.get("label") is not None else []
+    return f"{report.picture.name}: {'; '.join(parts)}."
