@@ -24,8 +24,15 @@ def load_arrays(path: Path, types: Collection[str] = ("u1",)) -> dict[str, Any]:
     """
     with path.open("rb") as file:
         content = _Unpickler(file, types).load()
-    content = {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
-    return {key: value.array if isinstance(value, _Array) else value for key, value in content.items()}
+    plain: dict[str, Any] = _plain(content)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Arrays in place of their stand-ins, in dictionaries within dictionaries too."""
+    if isinstance(value, dict):
+        return {key.decode() if isinstance(key, bytes) else key: _plain(each) for key, each in value.items()}
+    return value.array if isinstance(value, _Array) else value
 
 
 class _Unpickler(pickle.Unpickler):

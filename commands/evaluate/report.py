@@ -1,0 +1,147 @@
+"""The report of an evaluation: its recipe in a line, the table, and pictures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scorefield.commands.evaluate.numbers import HIGHER_IS_BETTER, Numbers
+from scorefield.evaluation import plot_curves
+
+SHOWN = (
+    "fid",
+    "unbiased_fid",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "is",
+    "sfid",
+    "vendi",
+    "cmmd",
+    "fd_inf",
+)
+DIGITS = 4
+SMALL_FID, SMALL_CURVE = 2048, 10_000  # samples below which a Frechet distance says little
+
+
+def recipe_of(features: str, reference: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The line to paste beside a number: features, both sizes, the sampler, the weights."""
+    against = reference.get("data", reference.get("file", ""))
+    split = f" {reference['split']}" if "split" in reference else ""
+    count = reference.get("count")
+    sides = f"{row['n']} samples against {'unknown many' if count is None else count} of {against}{split}"
+    if "solver" not in row:
+        return f"{features}; {sides}"
+    last = ", last denoising" if row["denoise"] else ""
+    guided = f", guidance {row['guidance']:g}" if row.get("guidance", 1.0) != 1.0 else ""
+    sampler = f"{row['solver']}, {row['steps']} steps of {row['grid']}{last}{guided}, seed {row['seed']}"
+    return f"{features}; {sides}; {sampler}; {row['weights']} weights of checkpoint {row['checkpoint']}"
+
+
+def text_of(number: Mapping[str, Any]) -> str:
+    """A number with its error, to the digits that the error leaves."""
+    value, error = number["value"], number.get("standard_error")
+    if value is None:
+        return "nan"
+    if not error or not math.isfinite(error):
+        return f"{value:.{DIGITS}g}"
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{places}f} +- {error:.{places}f}" if places < 7 else f"{value:.3g} +- {error:.1g}"
+
+
+def name_of_row(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """What tells a row from the others."""
+    words = [f"{row[key]}" for key in ("checkpoint", "weights", "solver") if _differs(key, rows)]
+    words += [f"{row['steps']} steps"] if _differs("steps", rows) else []
+    if "name" in row:
+        return str(row["name"])
+    return " ".join(words) or (f"{row['solver']} {row['steps']} steps" if "solver" in row else "samples")
+
+
+def line_of(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """One row of the table, for the screen."""
+    if "failed" in row:
+        return f"{name_of_row(row, rows):34} {row['failed']}"
+    numbers = "  ".join(f"{name} {text_of(number)}" for name, number in row["numbers"].items())
+    nfe = f" {row['nfe']:6g} evaluations" if row.get("nfe") is not None else ""
+    bits = row.get("bits_per_dim", {})
+    likelihood = "".join(f"  bits/dim ({split}) {text_of(number)}" for split, number in bits.items())
+    return f"{name_of_row(row, rows):34}{nfe}  {numbers}{likelihood}"
+
+
+def warnings_of(numbers: Numbers, dims: int, reference: Mapping[str, Any]) -> list[str]:
+    """What a reader of these numbers must know."""
+    lines = []
+    fid = numbers.get("fid")
+    if fid is not None:
+        least = min(fid["n"], fid["m"] or fid["n"])
+        if least <= dims:
+            lines.append(
+                f"FID of {fid['n']} samples against {fid['m']} in {dims} dimensions: covariances without full rank, "
+                "so it is mostly bias. Compare it with numbers of the same sizes alone, or use KID"
+            )
+        elif least < SMALL_FID:
+            lines.append(f"FID of {least} samples is biased by about K / n: compare numbers of the same sizes alone")
+    return lines
+
+
+def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row with the best first metric."""
+    known = [row for row in rows if row.get("numbers")]
+    if not known:
+        return None
+    metric = next(iter(known[0]["numbers"]))
+    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
+    return min(known, key=lambda row: sign * _value(row, metric))
+
+
+def pareto_of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+    """The rows than which none is both cheaper and better, by network evaluations."""
+    known = [row for row in rows if row.get("nfe") is not None and metric in row.get("numbers", {})]
+    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
+    front: list[Mapping[str, Any]] = []
+    for row in sorted(known, key=lambda row: (row["nfe"], sign * _value(row, metric))):
+        if not front or sign * _value(row, metric) < sign * _value(front[-1], metric):
+            front.append(row)
+    return front
+
+
+def plot_sweep(rows: Sequence[Mapping[str, Any]], floor: Numbers, path: Path) -> Path:
+    """The first metric against network evaluations, or against the images seen, with the floor and the Pareto front."""
+    metric = next(iter(next(row for row in rows if "numbers" in row)["numbers"]))
+    along = "nfe" if _differs("nfe", rows) else "images"
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    keys = [
+        key
+        for key in ("checkpoint", "weights", "solver")
+        if _differs(key, rows) and (key, along) != ("checkpoint", "images")
+    ]
+    for row in rows:
+        if row.get(along) is None or metric not in row.get("numbers", {}):
+            continue
+        xs, ys = curves.setdefault(" ".join(str(row[key]) for key in keys) or metric, ([], []))
+        xs.append(row[along])
+        ys.append(_value(row, metric))
+    positive = all(y > 0 for _, ys in curves.values() for y in ys)
+    if metric in floor and curves:
+        ends = [min(x for xs, _ in curves.values() for x in xs), max(x for xs, _ in curves.values() for x in xs)]
+        level = float(floor[metric]["value"] or 0.0)
+        curves[f"floor: held-out data, n = {floor[metric]['n']}"] = (ends, [level] * 2)
+        positive = positive and level > 0
+    front = pareto_of(rows, metric) if along == "nfe" else []
+    if len(front) > 1 and len(curves) > 2:
+        curves["Pareto front"] = ([row["nfe"] for row in front], [_value(row, metric) for row in front])
+    x = "network evaluations of a sample" if along == "nfe" else "images seen in training"
+    plot_curves(curves, path, x=x, y=metric, log=("x" if along == "nfe" else "") + ("y" if positive else ""))
+    return path
+
+
+def _value(row: Mapping[str, Any], metric: str) -> float:
+    value = row["numbers"].get(metric, {}).get("value")
+    return math.inf if value is None else float(value)
+
+
+def _differs(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    return len({row[key] for row in rows if key in row}) > 1

@@ -1,0 +1,33 @@
+"""What an evaluation keeps, by the content that decides it, so that no sample and no feature is computed twice."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from scorefield.commands.parts import Parts
+
+VERSION = 1
+
+
+def parts_of(folder: Path, kind: str, settings: Any) -> Parts:
+    """The parts that these settings decide, in FOLDER/KIND-HASH.
+
+    Args:
+        folder: of all parts.
+        kind: "samples" or "features".
+        settings: everything that decides the content, as JSON.
+    """
+    return Parts(folder / f"{kind}-{digest([VERSION, settings])[:24]}")
+
+
+def digest(settings: Any) -> str:
+    """SHA-256, in hex, of settings that JSON can hold."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def shared_folder() -> Path:
+    """Where features of data sets are kept for all runs: XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if home else Path.home() / ".cache") / "scorefield"

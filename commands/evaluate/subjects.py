@@ -1,0 +1,111 @@
+"""What is evaluated: samples that a run draws, or samples of a file."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from scorefield.commands.evaluate.store import parts_of
+from scorefield.commands.generate import Guide, batch_sampler, finite
+from scorefield.commands.parts import Arrays
+from scorefield.commands.progress_bar import Bar
+from scorefield.commands.trained import Trained
+from scorefield.configs import build
+from scorefield.models import CountCalls
+from scorefield.sde_lib.denoiser import Cond
+from scorefield.training.data import Dataset
+
+
+class Subject(Protocol):
+    """A set of samples.
+
+    `described` has every setting that decides them. `part` gives the samples from `first` on as the data set stores
+    them, `x` (count, *D), with their `label` where they have any, and `nfe` and `seconds` in all where they were drawn.
+    """
+
+    num: int
+    batch: int
+
+    @property
+    def described(self) -> dict[str, Any]: ...
+
+    def part(self, first: int, bar: Bar | None = None) -> Arrays: ...
+
+
+@dataclass
+class Drawn:
+    """Samples of a run, which are drawn when they are needed and kept in the run's directory.
+
+    Args:
+        trained: the run with its weights.
+        sampling: `solver`, `grid`, `steps` and `denoise`.
+        num: how many.
+        batch: samples in one batch.
+        seed: of the noise.
+        folder: where parts are kept.
+        cond: conditioning, with a row for each sample.
+        guide: makes the guided denoiser.
+        conditioned: what a report says of conditioning and guidance.
+    """
+
+    trained: Trained
+    sampling: Mapping[str, Any]
+    num: int
+    batch: int
+    seed: int
+    folder: Path
+    cond: Cond = field(default_factory=dict)
+    guide: Guide | None = None
+    conditioned: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        sampling = {k: build.unparse(v) if k in ("solver", "grid") else v for k, v in self.sampling.items()}
+        return {**sampling, "seed": self.seed, **self.conditioned, **self.trained.described}
+
+    def part(self, first: int, bar: Bar | None = None) -> Arrays:
+        # The batch belongs to the content: the last bits of a network's answer depend on the size of its batch.
+        run = self.trained.run
+        kept = parts_of(self.folder, "samples", [self.described, run.described(), self.batch, str(run.device)])
+        name, count = f"{first:09d}_{min(self.batch, self.num - first)}", min(self.batch, self.num - first)
+        if name in kept:
+            return kept.load(name)
+        counted, began = CountCalls(self.trained.denoiser), time.perf_counter()
+        draw = batch_sampler(run, counted, sampling=self.sampling, seed=self.seed, cond=self.cond, guide=self.guide)
+        x = run.to_stored(finite(draw(first, count, bar.steps(count) if bar else None), self.sampling))
+        arrays = {"x": x.numpy(), "nfe": np.array(counted.samples), "seconds": np.array(time.perf_counter() - began)}
+        if "label" in self.cond:
+            arrays["label"] = self.cond["label"][first : first + count].numpy()
+        kept.save(name, arrays)
+        return arrays
+
+
+@dataclass
+class Stored:
+    """Samples that are there: of a file, or of a data set.
+
+    Args:
+        data: the samples.
+        batch: how many features are computed at once.
+    """
+
+    data: Dataset
+    batch: int = 256
+
+    @property
+    def num(self) -> int:
+        return len(self.data)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return {"samples": self.data.name, "samples_sha256": self.data.fingerprint}
+
+    def part(self, first: int, bar: Bar | None = None) -> Arrays:
+        rows = slice(first, min(first + self.batch, self.num))
+        arrays: Arrays = {"x": np.asarray(self.data.x[rows])}
+        if self.data.label is not None:
+            arrays["label"] = self.data.label[rows]
+        return arrays
