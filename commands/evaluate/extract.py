@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -89,12 +88,11 @@ def _computed(subject: Subject, features: Features, first: int, bar: Bar) -> Arr
 def _joined(parts: list[Arrays], num: int) -> Extracted:
     names = [key for key in parts[0] if key not in FACTS]
     features = {key: torch.as_tensor(np.concatenate([part[key] for part in parts])) for key in names}
-    facts: dict[str, Any] = {
-        key: sum(float(part[key]) for part in parts) for key in ("nfe", "seconds") if key in parts[0]
-    }
     label = torch.as_tensor(np.concatenate([part["label"] for part in parts])) if "label" in parts[0] else None
-    nfe = facts["nfe"] / num if "nfe" in facts else None
-    return Extracted(features, label, nfe, facts.get("seconds"))
+    if "nfe" not in parts[0]:
+        return Extracted(features, label, None, None)
+    nfe, seconds = (sum(float(part[key]) for part in parts) for key in ("nfe", "seconds"))
+    return Extracted(features, label, nfe / num, seconds)
 
 
 def _name(subject: Subject, first: int) -> str:

@@ -60,13 +60,9 @@ def reference_of_file(path: Path, features: Features) -> Reference:
         )
     if theirs is None:
         on_stderr(f"{path} does not say which features made it: taken for {features.recipe}")
-    described = {
-        "file": path.name,
-        "count": side.count,
-        **{key: recipe[key] for key in ("data", "split") if key in recipe},
-    }
-    moments = {name: [float(np.trace(m.covariance)), float(m.mean.sum())] for name, m in side.moments.items()}
-    return Reference(side, {**described, "moments": moments})
+    named = {key: recipe[key] for key in ("data", "split") if key in recipe}
+    content = [float(np.trace(side.moments["features"].covariance)), float(side.moments["features"].mean.sum())]
+    return Reference(side, {"file": path.name, "count": side.count, **named, "moments": content})
 
 
 def reference_of_data(

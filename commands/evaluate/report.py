@@ -8,20 +8,6 @@ from typing import Any
 from scorefield.commands.evaluate.numbers import HIGHER_IS_BETTER, Numbers
 from scorefield.evaluation import plot_curves
 
-SHOWN = (
-    "fid",
-    "unbiased_fid",
-    "kid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "is",
-    "sfid",
-    "vendi",
-    "cmmd",
-    "fd_inf",
-)
 DIGITS = 4
 SMALL_FID, SMALL_CURVE = 2048, 10_000  # samples below which a Frechet distance says little
 
@@ -113,11 +99,8 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], floor: Numbers, path: Path) ->
     metric = next(iter(next(row for row in rows if "numbers" in row)["numbers"]))
     along = "nfe" if _differs("nfe", rows) else "images"
     curves: dict[str, tuple[list[float], list[float]]] = {}
-    keys = [
-        key
-        for key in ("checkpoint", "weights", "solver")
-        if _differs(key, rows) and (key, along) != ("checkpoint", "images")
-    ]
+    keys = ["weights", "solver", *(["checkpoint"] if along == "nfe" else [])]
+    keys = [key for key in keys if _differs(key, rows)]
     for row in rows:
         if row.get(along) is None or metric not in row.get("numbers", {}):
             continue

@@ -52,8 +52,8 @@ def read_statistics(path: Path) -> tuple[Side, dict[str, Any]]:
             moments[name] = Moments.given(mean, covariance, count)
     if "features" not in moments:
         raise ValueError(
-            f"expected a mean `mu` (d,) and a covariance `sigma` (d, d) in {path}, got {', '.join(arrays) or 'nothing'}: "
-            "make the file with --mode=statistics, or give images by --data"
+            f"expected a mean `mu` (d,) and a covariance `sigma` (d, d) in {path}, got {', '.join(arrays) or 'no such'}"
+            ": make the file with --mode=statistics, or give images by --data"
         )
     recipe = json.loads(str(arrays["recipe"])) if "recipe" in arrays else {}
     return Side(count, None, moments), recipe
