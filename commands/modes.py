@@ -11,6 +11,8 @@ MODES = {
     "sample": ("sample", "sample", "draw samples"),
     "compare": ("compare", "compare", "compare solvers and numbers of steps on the same noise"),
     "restore": ("restore", "restore", "restore images from measurements: posterior samples, with their error"),
+    "evaluate": ("evaluate.command", "evaluate", "FID and other metrics of samples, with their errors and floors"),
+    "statistics": ("statistics", "statistics", "means and covariances of features, as the reference of FID"),
     "grid": ("grid", "grid", "measure the grid of steps that suits a run, for --grid=optimal"),
     "tune": ("tune", "tune", "find the best setting of sampling at a number of evaluations, for --solver=tuned"),
     "encode": ("encode", "encode", "images to latents"),
@@ -35,8 +37,8 @@ MODES = {
 # Keywords that a flag cannot have as its name.
 KEYWORDS = {"from": "source", "for": "purpose"}
 TRAINING = ("train", "train_autoencoder")  # resume a run that --workdir alone names
-SEVERAL = ("solver", "steps", "method")  # may be given several times
-WITHOUT_RUN = ("list",)  # need no --workdir
+SEVERAL = ("solver", "steps", "method", "checkpoint")  # may be given several times
+WITHOUT_RUN = ("list", "evaluate", "statistics")  # need no --workdir
 ALWAYS = {"mode": str, "workdir": str, "config": str}
 OPTIONS: dict[str, tuple[type, str]] = {
     "num": (int, "number of samples, of interpolated images, or of images of a data set"),
@@ -109,6 +111,16 @@ OPTIONS: dict[str, tuple[type, str]] = {
         "images to encode or compress (folder, .npy, .npz), latents to decode (.npz), or a compressed file",
     ),
     "output": (str, "file to write; the picture and the report go beside it"),
+    "features": (
+        str,
+        "inception:resize=tf, own, random, pixels, ... (--mode=list), or PACKAGE.NAME of your own module",
+    ),
+    "metrics": (list, "fid, kid, pr, dc, is, sfid, vendi, cmmd, fd_inf, nn"),
+    "reference": (str, "statistics to compare with in place of images: an .npz with mu and sigma, or EDM's .pkl"),
+    "reference_images": (int, "images of the reference; as many as --num by default"),
+    "raw": (bool, "the raw weights beside the averaged ones"),
+    "likelihood": (bool, "bits/dim beside the other metrics, of test and training images"),
+    "baseline": (str, "an earlier report of --mode=evaluate to compare with"),
     "task": (
         str,
         "what is measured, as inpaint:box='(8,8,20,20)', colourise, super_resolve:factor=4, deblur, ... (--mode=list)",

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.data_places import open_split
 from scorefield.commands.evaluate.baseline import check_comparable, compared, read_baseline
 from scorefield.commands.evaluate.classes import per_class
 from scorefield.commands.evaluate.copies import Copies, copies_of
 from scorefield.commands.evaluate.extract import Extracted, all_samples, extract
 from scorefield.commands.evaluate.likelihoods import bits_of
-from scorefield.commands.evaluate.numbers import MEANINGS, METRICS, Numbers, Side, numbers_of
+from scorefield.commands.evaluate.numbers import MEANINGS, METRICS, Numbers, numbers_of
 from scorefield.commands.evaluate.reference import OTHER, Reference, reference_of_data, reference_of_file
 from scorefield.commands.evaluate.report import (
     best_of,
@@ -26,11 +27,10 @@ from scorefield.commands.evaluate.report import (
     plot_sweep,
     recipe_of,
     text_of,
-    warnings_of,
 )
 from scorefield.commands.evaluate.rows import Choice, open_all, rows_of
 from scorefield.commands.evaluate.sample_files import samples_of_file
-from scorefield.commands.evaluate.store import digest, kept_json, shared_folder
+from scorefield.commands.evaluate.store import kept_json, shared_folder
 from scorefield.commands.evaluate.subjects import Drawn, Stored
 from scorefield.commands.features import open_features
 from scorefield.commands.interruption import Interrupted
@@ -40,8 +40,7 @@ from scorefield.commands.progress_bar import say, tell
 from scorefield.commands.run import device_of
 from scorefield.commands.trained import Trained
 from scorefield.configs import build
-from scorefield.commands.data_places import open_split
-from scorefield.evaluation import plot_rows, plot_samples
+from scorefield.evaluation import plot_samples
 from scorefield.evaluation.features.base import Features, StoredAs
 from scorefield.training.data import Dataset
 from scorefield.training.distributed.ranks import Ranks
@@ -196,9 +195,7 @@ def _is_run(workdir: Path) -> bool:
     return (workdir / "config.json").is_file()
 
 
-def _data(
-    trained: Trained | None, data: str | None, split: str, of_moments: bool
-) -> tuple[Dataset, Dataset] | None:
+def _data(trained: Trained | None, data: str | None, split: str, of_moments: bool) -> tuple[Dataset, Dataset] | None:
     """The split that samples are compared with, and the other one; None beside statistics without data."""
     if split not in OTHER:
         raise ValueError(f"expected --split of train or test, got {split!r}: choose one")
@@ -264,7 +261,9 @@ def _floor(chosen: Sequence[str], reference: Reference, features: Features) -> N
         on_stderr("no floor: statistics have no held-out images. Give --data for one")
         return {}
     assert reference.held_out is not None
-    names = [name for name in chosen if name != NEIGHBOURS and not (name == "fd_inf" and len(reference.held_out) < 5000)]
+    names = [
+        name for name in chosen if name != NEIGHBOURS and not (name == "fd_inf" and len(reference.held_out) < 5000)
+    ]
     key = [features.fingerprint, reference.described, reference.held_out.fingerprint, names]
     return kept_json(shared_folder(), "floor", key, lambda: numbers_of(names, reference.floor, reference.side))
 

@@ -64,14 +64,10 @@ def open_all(workdir: Path, choice: Choice, device: str | None) -> list[Trained]
         ValueError: as `open_trained`.
     """
     weights = (True, False) if choice.raw else (choice.ema,)
-    return [
-        open_trained(workdir, device, ema, checkpoint=name) for name in choice.names(workdir) for ema in weights
-    ]
+    return [open_trained(workdir, device, ema, checkpoint=name) for name in choice.names(workdir) for ema in weights]
 
 
-def rows_of(
-    every: Sequence[Trained], choice: Choice, *, num: int, batch: int, seed: int, folder: Path
-) -> list[Drawn]:
+def rows_of(every: Sequence[Trained], choice: Choice, *, num: int, batch: int, seed: int, folder: Path) -> list[Drawn]:
     """The samples of every combination.
 
     Raises:

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from scorefield.commands.outputs import write_json
 from scorefield.commands.parts import Parts
 
 VERSION = 1
@@ -31,3 +33,14 @@ def shared_folder() -> Path:
     """Where features of data sets are kept for all runs: XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if home else Path.home() / ".cache") / "scorefield"
+
+
+def kept_json(folder: Path, kind: str, settings: Any, make: Callable[[], Any]) -> Any:
+    """What `make` computes, kept as JSON in FOLDER/KIND-HASH.json by the settings that decide it."""
+    path = folder / f"{kind}-{digest([VERSION, settings])[:24]}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    found = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, found)
+    return found
