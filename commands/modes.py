@@ -113,7 +113,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "output": (str, "file to write; the picture and the report go beside it"),
     "features": (
         str,
-        "inception:resize=tf, own, random, pixels, ... (--mode=list), or PACKAGE.NAME of your own module",
+        "inception:resize=tf, own, random, pixels, ... (--mode=list), or PACKAGE.NAME of your module",
     ),
     "metrics": (list, "fid, kid, pr, dc, is, sfid, vendi, cmmd, fd_inf, nn"),
     "reference": (str, "statistics to compare with in place of images: an .npz with mu and sigma, or EDM's .pkl"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scorefield.commands.evaluate.report import name_of_row, text_of
+from scorefield.commands.evaluate.report import text_of
 
 SHORT = 60  # characters of a value in a message
 
@@ -55,7 +55,7 @@ def compared(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> 
             continue
         for name, number in row["numbers"].items():
             if name in old["numbers"]:
-                lines.append(f"{name_of_row(row, rows)}, {name}: {_change(old['numbers'][name], number)}")
+                lines.append(f"{row['name']}, {name}: {_change(old['numbers'][name], number)}")
     return lines
 
 

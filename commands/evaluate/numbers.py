@@ -102,6 +102,7 @@ METRICS: dict[str, Callable[[Sides, Side], Numbers]] = {
     "fid": _fid, "kid": _kid, "pr": _pr, "dc": _dc, "is": _is, "sfid": _sfid, "vendi": _vendi, "cmmd": _cmmd,
     "fd_inf": _fd_inf,
 }  # fmt: skip
+LEAST_FOR_INFINITY = 5000  # samples of an extrapolation
 HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage", "is", "vendi")
 MEANINGS = {
     "fid": "squared Frechet distance of the features' Gaussians (Heusel et al. 2017), biased upwards by about K / n",

@@ -20,7 +20,6 @@ from scorefield.training.data import Dataset
 from scorefield.training.distributed.ranks import Ranks
 
 SEED = 0  # of the images that are chosen: the same for samples of any seed
-OTHER = {"train": "test", "test": "train"}
 
 
 @dataclass(frozen=True)

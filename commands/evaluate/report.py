@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from scorefield.commands.evaluate.numbers import HIGHER_IS_BETTER, Numbers
-from scorefield.evaluation import plot_curves
+from scorefield.evaluation import plot_curves, plot_samples
 
 DIGITS = 4
 SMALL_FID, SMALL_CURVE = 2048, 10_000  # samples below which a Frechet distance says little
@@ -41,20 +43,16 @@ def name_of_row(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
     """What tells a row from the others."""
     words = [f"{row[key]}" for key in ("checkpoint", "weights", "solver") if _differs(key, rows)]
     words += [f"{row['steps']} steps"] if _differs("steps", rows) else []
-    if "name" in row:
-        return str(row["name"])
     return " ".join(words) or (f"{row['solver']} {row['steps']} steps" if "solver" in row else "samples")
 
 
-def line_of(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def line_of(row: Mapping[str, Any]) -> str:
     """One row of the table, for the screen."""
     if "failed" in row:
-        return f"{name_of_row(row, rows):34} {row['failed']}"
+        return f"{row['name']:30} {row['failed']}"
     numbers = "  ".join(f"{name} {text_of(number)}" for name, number in row["numbers"].items())
-    nfe = f" {row['nfe']:6g} evaluations" if row.get("nfe") is not None else ""
-    bits = row.get("bits_per_dim", {})
-    likelihood = "".join(f"  bits/dim ({split}) {text_of(number)}" for split, number in bits.items())
-    return f"{name_of_row(row, rows):34}{nfe}  {numbers}{likelihood}"
+    nfe = f" {row['nfe']:5g} evaluations" if row.get("nfe") is not None else ""
+    return f"{row['name']:30}{nfe}  {numbers}"
 
 
 def warnings_of(numbers: Numbers, dims: int, reference: Mapping[str, Any]) -> list[str]:
@@ -128,3 +126,29 @@ def _value(row: Mapping[str, Any], metric: str) -> float:
 
 def _differs(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     return len({row[key] for row in rows if key in row}) > 1
+
+
+def plot_beside(samples: Tensor, reference: Tensor | None, path: Path) -> Path:
+    """Samples beside those of the reference, with values in 0 .. 1."""
+    panels = {"samples": samples} if reference is None else {"samples": samples, "reference": reference}
+    plot_samples(panels, path)
+    return path
+
+
+def lines_of(
+    best: Mapping[str, Any], floor: Numbers, report: Mapping[str, Any], compared: Sequence[str]
+) -> dict[str, Any]:
+    """What is printed at the end: the numbers of the best row beside the floor, its recipe, and comparisons."""
+    lines: dict[str, Any] = {}
+    for name, number in best["numbers"].items():
+        held_out = f"   (held-out data, n = {floor[name]['n']}: {text_of(floor[name])})" if name in floor else ""
+        lines[name] = f"{text_of(number)}{held_out}"
+    for name, number in best.get("numbers_at_floor_size", {}).items():
+        lines[f"{name} of {number['n']} samples, as many as the floor's"] = text_of(number)
+    for split, number in best.get("bits_per_dim", {}).items():
+        lines[f"{number['unit']} of {number['n']} {split} images, {number['estimator']}"] = text_of(number)
+    lines |= report.get("copies", {}).get("lines", {})
+    if len(report["rows"]) > 1:
+        lines["best"] = best["name"]
+    lines["recipe"] = best["recipe"]
+    return lines | {f"compared, {i + 1}": line for i, line in enumerate(compared)}

@@ -14,6 +14,7 @@ from scorefield.commands.parts import Arrays
 from scorefield.commands.progress_bar import Bar
 from scorefield.commands.trained import Trained
 from scorefield.configs import build
+from scorefield.evaluation.features.base import StoredAs
 from scorefield.models import CountCalls
 from scorefield.sde_lib.denoiser import Cond
 from scorefield.training.data import Dataset
@@ -62,6 +63,11 @@ class Drawn:
     conditioned: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def stored_as(self) -> StoredAs:
+        """How the samples are stored."""
+        return StoredAs(self.trained.run.data.shape, self.trained.run.data.levels)
+
+    @property
     def described(self) -> dict[str, Any]:
         sampling = {k: build.unparse(v) if k in ("solver", "grid") else v for k, v in self.sampling.items()}
         return {**sampling, "seed": self.seed, **self.conditioned, **self.trained.described}
@@ -98,6 +104,11 @@ class Stored:
     @property
     def num(self) -> int:
         return len(self.data)
+
+    @property
+    def stored_as(self) -> StoredAs:
+        """How the samples are stored."""
+        return StoredAs(self.data.shape, self.data.levels)
 
     @property
     def described(self) -> dict[str, Any]:
