@@ -16,7 +16,7 @@ from scorefield.commands.evaluate.copies import copies_of
 from scorefield.commands.evaluate.extract import all_samples, samples_at
 from scorefield.commands.evaluate.numbers import MEANINGS, METRICS, Numbers
 from scorefield.commands.evaluate.opened import open_samples, open_sets
-from scorefield.commands.evaluate.reference import Reference, reference_of_data, reference_of_file
+from scorefield.commands.evaluate.reference import SEED, Reference, reference_of_data, reference_of_file
 from scorefield.commands.evaluate.report import (
     best_of,
     lines_of,
@@ -32,7 +32,7 @@ from scorefield.commands.features import open_features
 from scorefield.commands.interruption import Interrupted
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, output_path, write_json
-from scorefield.commands.run import device_of
+from scorefield.commands.run import device_of, stored_tensor
 from scorefield.evaluation.features.base import StoredAs
 from scorefield.training.distributed.ranks import Ranks
 
@@ -127,11 +127,12 @@ def evaluate(
     stored_as = known or rows[0].stored_as
     extractor = open_features(features, stored_as, device_of(device), trained)
     with _saying_that_it_goes_on(), ranks.failing_together():
-        against = (
-            reference_of_data(*sets, extractor, reference_images or num, rows[0].num, ranks)
-            if sets is not None
-            else reference_of_file(Path(reference or ""), extractor)
-        )
+        if sets is None:
+            against: Reference | None = reference_of_file(Path(reference or ""), extractor)
+        else:
+            part = sets[0].subset(reference_images or num, SEED)
+            extractor = extractor.fitted(stored_tensor(part))
+            against = reference_of_data(part, len(sets[0]), sets[1], extractor, rows[0].num, ranks)
         evaluation = Evaluation([name for name in chosen if name != COPIES], extractor, against, folder, ranks)
         recipe = {**evaluation.recipe, "samples": rows[0].num}
         if before is not None and ranks.first:

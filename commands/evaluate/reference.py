@@ -32,8 +32,7 @@ class Reference:
         data: its images, if it has any.
         held_out: images of the other split, which give the floor.
         floor: their features.
-        floor_label: their classes.
-        label: the classes of the images.
+            label: the classes of the images.
     """
 
     side: Side
@@ -65,31 +64,27 @@ def reference_of_file(path: Path, features: Features) -> Reference:
 
 
 def reference_of_data(
-    dataset: Dataset, other: Dataset | None, features: Features, num: int, floor: int, ranks: Ranks
+    part: Dataset, of: int, other: Dataset, features: Features, floor: int, ranks: Ranks
 ) -> Reference | None:
     """A data set as the reference, on the first rank; None on the others, which compute their share.
 
     Args:
-        dataset: the split that samples are compared with.
+        part: the images that samples are compared with.
+        of: how many images their split has.
         other: the other split, for the floor.
         features: what is computed of both.
-        num: images of the split, chosen at random; all, if there are no more.
         floor: images of the other split.
         ranks: the processes that share the work.
     """
-    part = dataset.subset(num, SEED)
-    held_out = None if other is None else other.subset(floor, SEED)
+    held_out = other.subset(floor, SEED)
     folder = shared_folder()
-    found = extract(Stored(part), features, folder, ranks, f"features, {dataset.split}")
-    rest = None
-    if held_out is not None and other is not None:
-        rest = extract(Stored(held_out), features, folder, ranks, f"features, {other.split}")
-    if found is None:
+    found = extract(Stored(part), features, folder, ranks, f"features, {part.split}")
+    rest = extract(Stored(held_out), features, folder, ranks, f"features, {other.split}")
+    if found is None or rest is None:
         return None
     described = {
-        "data": dataset.name, "split": dataset.split, "count": len(part), "of": len(dataset),
-        "sha256": part.fingerprint,
+        "data": part.name, "split": part.split, "count": len(part), "of": of, "sha256": part.fingerprint,
     }  # fmt: skip
     label = None if part.label is None else torch.as_tensor(part.label)
     side = Side(len(part), found.features, {})
-    return Reference(side, described, part, held_out, rest.features if rest else {}, label)
+    return Reference(side, described, part, held_out, rest.features, label)
