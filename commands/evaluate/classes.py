@@ -18,7 +18,7 @@ def per_class(samples: Extracted, reference: Reference) -> dict[str, Any]:
         return {}
     names = reference.data.class_names if reference.data is not None else ()
     found = {}
-    for number in reference.label.unique().tolist():
+    for number in sorted(set(reference.label.tolist())):
         ours, theirs = samples.label == number, reference.label == number
         if min(int(ours.sum()), int(theirs.sum())) < LEAST:
             continue

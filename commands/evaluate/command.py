@@ -27,6 +27,7 @@ from scorefield.commands.evaluate.report import (
 )
 from scorefield.commands.evaluate.rows import Choice, open_all, rows_of
 from scorefield.commands.evaluate.store import shared_folder
+from scorefield.commands.evaluate.subjects import Subject
 from scorefield.commands.evaluate.table import Evaluation, Rows, with_bits
 from scorefield.commands.features import open_features
 from scorefield.commands.interruption import Interrupted
@@ -156,7 +157,7 @@ def evaluate(
         "pareto": [row["name"] for row in pareto_of(table, metric)],
         "meanings": {name: MEANINGS[name] for name in best["numbers"]}, "versions": _versions(),
     }  # fmt: skip
-    files = [path, _picture(table, rows, floor, against, stored_as, path.with_suffix(".png"))]
+    files = [path, _picture(table, rows[table.index(best)], floor, against, stored_as, path.with_suffix(".png"))]
     if COPIES in chosen and sets is not None:
         found = copies_of(all_samples(rows[table.index(best)]), sets, stored_as)
         report["copies"] = found.numbers
@@ -182,12 +183,12 @@ def _metrics(metrics: Sequence[str] | None, of_moments: bool) -> list[str]:
 
 
 def _picture(
-    table: list[dict[str, Any]], rows: Rows, floor: Numbers, reference: Reference, stored_as: StoredAs, path: Path
+    table: list[dict[str, Any]], best: Subject, floor: Numbers, reference: Reference, stored_as: StoredAs, path: Path
 ) -> Path:
     """Curves of a sweep, or the samples beside those of the reference."""
     if len([row for row in table if "numbers" in row]) > 1:
         return plot_sweep(table, floor, path)
-    samples = stored_as.unit(samples_at(rows[0], list(range(min(PICTURED, rows[0].num)))))
+    samples = stored_as.unit(samples_at(best, list(range(min(PICTURED, best.num)))))
     some = None if reference.data is None else torch.as_tensor(np.asarray(reference.data.x[: len(samples)]))
     return plot_beside(samples, None if some is None else stored_as.unit(some), path)
 

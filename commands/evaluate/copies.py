@@ -1,1 +1,2 @@
-"""Copies of training data among samples: pixels of both are compared, and held-out data say what is usual."""
+def copies_of(*a):
+    raise ValueError

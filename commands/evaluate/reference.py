@@ -58,7 +58,7 @@ def reference_of_file(path: Path, features: Features) -> Reference:
         )
     if theirs is None:
         on_stderr(f"{path} does not say which features made it: taken for {features.recipe}")
-    named = {key: recipe[key] for key in ("data", "split") if key in recipe}
+    named: dict[str, Any] = {key: recipe[key] for key in ("data", "split") if key in recipe}
     content = [float(np.trace(side.moments["features"].covariance)), float(side.moments["features"].mean.sum())]
     return Reference(side, {"file": path.name, "count": side.count, **named, "moments": content})
 

@@ -41,9 +41,12 @@ def text_of(number: Mapping[str, Any]) -> str:
 
 def name_of_row(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """What tells a row from the others."""
-    words = [f"{row[key]}" for key in ("checkpoint", "weights", "solver") if _differs(key, rows)]
-    words += [f"{row['steps']} steps"] if _differs("steps", rows) else []
-    return " ".join(words) or (f"{row['solver']} {row['steps']} steps" if "solver" in row else "samples")
+    words = [str(row[key]) for key in ("checkpoint", "weights") if _differs(key, rows)]
+    if "solver" in row:
+        name = row["solver"].partition(":")[0]
+        alone = len({other["solver"] for other in rows if other["solver"].partition(":")[0] == name}) == 1
+        words += [name if alone else row["solver"], f"{row['steps']} steps"]
+    return " ".join(words) or "samples"
 
 
 def line_of(row: Mapping[str, Any]) -> str:
@@ -71,7 +74,7 @@ def warnings_of(numbers: Numbers, dims: int, reference: Mapping[str, Any]) -> li
     return lines
 
 
-def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The row with the best first metric."""
     known = [row for row in rows if row.get("numbers")]
     if not known:

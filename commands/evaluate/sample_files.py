@@ -64,7 +64,7 @@ def _read(path: Path, known: StoredAs | None) -> Dataset:
 
 def _levels_of(path: Path) -> int | None:
     """Of an array whose reference is not known: bytes are images."""
-    return 256 if all(head.dtype == np.uint8 for head in heads(path).values() if len(head.shape) > 1) else None
+    return 256 if all(head.dtype == "uint8" for head in heads(path).values() if len(head.shape) > 1) else None
 
 
 def _kind(shape: tuple[int, ...], levels: int | None) -> str:

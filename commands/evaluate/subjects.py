@@ -27,8 +27,14 @@ class Subject(Protocol):
     them, `x` (count, *D), with their `label` where they have any, and `nfe` and `seconds` in all where they were drawn.
     """
 
-    num: int
-    batch: int
+    @property
+    def num(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def stored_as(self) -> StoredAs: ...
 
     @property
     def described(self) -> dict[str, Any]: ...

@@ -12,13 +12,13 @@ from scorefield.commands.evaluate.numbers import LEAST_FOR_INFINITY, Numbers, nu
 from scorefield.commands.evaluate.reference import Reference
 from scorefield.commands.evaluate.report import line_of, name_of_row, recipe_of
 from scorefield.commands.evaluate.store import kept_json, shared_folder
-from scorefield.commands.evaluate.subjects import Drawn, Stored
+from scorefield.commands.evaluate.subjects import Drawn, Subject
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.progress_bar import say
 from scorefield.evaluation.features.base import Features
 from scorefield.training.distributed.ranks import Ranks
 
-Rows = Sequence[Drawn] | Sequence[Stored]
+Rows = Sequence[Subject]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Evaluation:
             say(line_of(row))
         return table
 
-    def _numbers(self, subject: Drawn | Stored, found: Extracted, reference: Reference) -> dict[str, Any]:
+    def _numbers(self, subject: Subject, found: Extracted, reference: Reference) -> dict[str, Any]:
         """The numbers of a row, those of as many samples as the floor has, and those of its classes."""
         least = len(reference.held_out) if reference.held_out is not None else subject.num
 
@@ -115,7 +115,7 @@ def with_bits(table: list[dict[str, Any]], rows: Rows, folder: Path) -> None:
             row["bits_per_dim"] = bits_of(subject.trained, folder)
 
 
-def _facts(subject: Drawn | Stored) -> dict[str, Any]:
+def _facts(subject: Subject) -> dict[str, Any]:
     """The settings of a subject, with the images that its weights had seen where their name says so."""
     facts = dict(subject.described)
     name = str(facts.get("checkpoint", ""))

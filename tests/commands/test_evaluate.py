@@ -1,0 +1,206 @@
+"""Evaluation by the command: the same numbers from a run and from its file, by parts and at once, and what is refused."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from class_gaussians import MEANS, SPREAD, class_run, labelled
+from image_files import refused
+from training_runs import untrained_run
+
+from scorefield.commands.evaluate import subjects, table
+from scorefield.commands.evaluate.command import evaluate
+from scorefield.commands.sample import sample
+from scorefield.commands.statistics import statistics
+from scorefield.evaluation.metrics.frechet import frechet_distance
+from scorefield.training.data import digits
+
+PLAIN: dict[str, Any] = {"features": "pixels", "num": 40, "batch": 16, "metrics": ("fid", "kid", "pr", "dc")}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained_run(tmp_path_factory.mktemp("runs") / "digits")
+
+
+def evaluated(workdir: Path, output: Path, **options: Any) -> dict[str, Any]:
+    files = evaluate(workdir, output=str(output), **{**PLAIN, **options})["files"]
+    assert all(Path(file).is_file() for file in files)
+    report: dict[str, Any] = json.loads(output.read_text())
+    return report
+
+
+def numbers(report: dict[str, Any]) -> list[Any]:
+    return [row["numbers"] for row in report["rows"]]
+
+
+def test_a_run_and_its_file_have_the_same_numbers_which_are_those_of_the_samples(run: Path, tmp_path: Path) -> None:
+    drawn = evaluated(run, tmp_path / "run.json", steps=(2,), seed=3)
+    sample(run, num=40, steps=2, seed=3, batch=16, output=str(tmp_path / "s.npz"))
+    stored = evaluated(run, tmp_path / "file.json", input=str(tmp_path / "s.npz"))
+    assert numbers(stored) == numbers(drawn)
+    with np.load(tmp_path / "s.npz") as file:
+        x = torch.as_tensor(file["x"]).flatten(1) / 16
+    reference = digits("train").subset(40, 0)
+    real = torch.as_tensor(np.asarray(reference.x)).flatten(1) / 16
+    row = drawn["rows"][0]
+    assert row["numbers"]["fid"]["value"] == pytest.approx(frechet_distance(x, real), rel=1e-6)
+    assert (row["numbers"]["fid"]["n"], row["numbers"]["fid"]["m"], row["nfe"]) == (40, 40, 3)  # two steps, and x0
+    held_out = torch.as_tensor(np.asarray(digits("test").subset(40, 0).x)).flatten(1) / 16
+    assert drawn["floor"]["fid"]["value"] == pytest.approx(frechet_distance(held_out, real), rel=1e-6)
+    assert "64 values; 40 samples against 40 of digits train" in row["recipe"] and "seed 3" in row["recipe"]
+
+
+def test_an_interrupted_sweep_goes_on_to_the_same_table(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep: dict[str, Any] = {"solver": ("ddim", "heun"), "steps": (1, 2), "metrics": ("fid", "kid"), "seed": 1}
+    calls = []
+    draw = subjects.Drawn.part
+
+    def failing(self: Any, first: int, bar: Any = None) -> Any:
+        calls.append((self.sampling["solver"], self.sampling["steps"], first))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return draw(self, first, bar)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subjects.Drawn, "part", failing)
+        with pytest.raises(KeyboardInterrupt, match="goes on"):
+            evaluated(run, tmp_path / "a.json", **sweep)
+        assert not (tmp_path / "a.json").exists()
+        first = calls[:4]
+        evaluated(run, tmp_path / "a.json", **sweep)
+        assert not set(first) & set(calls[5:-1])  # what was finished is not drawn again; the last is for the picture
+    for folder in (run / ".evaluate", tmp_path / "cache"):
+        for file in folder.rglob("*.npz"):
+            file.unlink()
+        for file in folder.rglob("*.json"):
+            file.unlink()
+    whole = evaluated(run, tmp_path / "b.json", **sweep)
+    interrupted = json.loads((tmp_path / "a.json").read_text())
+    assert numbers(interrupted) == numbers(whole) and interrupted["floor"] == whole["floor"]
+    assert [row["name"] for row in whole["rows"]] == ["ddim 1 steps", "ddim 2 steps", "heun 1 steps", "heun 2 steps"]
+
+
+def test_an_exact_run_is_at_the_floor_and_its_classes_are_told_apart(tmp_path: Path) -> None:
+    x, label = labelled(600, range(4))
+    order = np.random.default_rng(0).permutation(600)  # every tenth is the test split, which has all classes then
+    x, label = x[order], label[order]
+    np.savez(tmp_path / "points.npz", x=x, label=label)
+    class_run(tmp_path / "run", tmp_path / "points.npz")
+    report = evaluated(tmp_path / "run", tmp_path / "e.json", num=400, steps=(30,), metrics=("fid", "kid"))
+    row = report["rows"][0]
+    # Four standard errors: 6e-5 for a normal, twice.
+    kid = row["numbers"]["kid"]
+    assert abs(kid["value"]) < 4 * kid["standard_error"]
+    assert row["numbers_at_floor_size"]["fid"]["value"] < 5 * report["floor"]["fid"]["value"]
+    assert list(row["per_class"]) == ["0", "1", "2", "3"]
+    for found in row["per_class"].values():
+        assert abs(found["value"]) < 5 * found["standard_error"]
+    one = evaluated(tmp_path / "run", tmp_path / "o.json", num=100, steps=(30,), metrics=("fid",), label=1)
+    assert one["rows"][0]["numbers"]["fid"]["value"] < 10 * SPREAD**2 < float(MEANS[0, 0] ** 2)
+    assert one["recipe"]["reference"]["of"] == int((label[np.arange(600) % 10 > 0] == 1).sum())
+
+
+def test_statistics_take_the_place_of_images_in_the_formats_of_others(run: Path, tmp_path: Path) -> None:
+    images = evaluated(run, tmp_path / "i.json", steps=(2,), reference_images=2000)
+    statistics(run, features="pixels", output=str(tmp_path / "ours.npz"))
+    with np.load(tmp_path / "ours.npz") as file:
+        mu, sigma, count = file["mu"], file["sigma"], int(file["count"])
+    assert count == len(digits("train"))
+    np.savez(tmp_path / "pytorch_fid.npz", mu=mu, sigma=sigma)
+    np.savez(tmp_path / "adm.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8), mu=mu, sigma=sigma, mu_s=mu, sigma_s=sigma)
+    with (tmp_path / "edm.pkl").open("wb") as out:
+        pickle.dump({"mu": mu, "sigma": sigma}, out)
+    with (tmp_path / "edm2.pkl").open("wb") as out:
+        pickle.dump({"fid": {"mu": mu, "sigma": sigma}}, out)
+    expected = numbers(images)[0]["fid"]["value"]
+    for name in ("ours.npz", "pytorch_fid.npz", "adm.npz", "edm.pkl", "edm2.pkl"):
+        report = evaluated(run, tmp_path / f"{name}.json", steps=(2,), reference=str(tmp_path / name), metrics=("fid",))
+        assert numbers(report)[0]["fid"]["value"] == pytest.approx(expected, rel=1e-6), name
+        assert report["floor"] == {} and list(numbers(report)[0]) == ["fid"]
+    refused(
+        "got those of pixels", evaluate, run, features="random", num=4, reference=str(tmp_path / "ours.npz"),
+    )  # fmt: skip
+    np.savez(tmp_path / "bad.npz", mu=mu, sigma=sigma[:3])
+    refused("as the reference of kid, got statistics", evaluate, run, **PLAIN, reference=str(tmp_path / "ours.npz"))
+    refused("symmetric covariance", evaluate, run, **PLAIN, reference=str(tmp_path / "bad.npz"))
+    np.savez(tmp_path / "none.npz", x=mu)
+    refused("a mean `mu`", evaluate, run, **PLAIN, reference=str(tmp_path / "none.npz"))
+
+
+def test_a_baseline_is_compared_by_the_same_recipe_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(run, tmp_path / "a.json", steps=(1,))
+    lines = evaluate(run, **PLAIN, steps=(2,), baseline=str(tmp_path / "a.json"), output=str(tmp_path / "b.json"))
+    assert any("before" in str(line) and "standard errors" in str(line) for line in lines.values())
+    for options, said in (
+        ({"num": 30}, "samples 40 there, 30 here"),
+        ({"features": "random"}, "features pixels"),
+        ({"split": "test"}, "reference"),
+    ):
+        refused(said, evaluate, run, **{**PLAIN, **options}, baseline=str(tmp_path / "a.json"))
+    (tmp_path / "other.json").write_text("{}")
+    refused("got another file", evaluate, run, **PLAIN, baseline=str(tmp_path / "other.json"))
+
+
+def test_a_row_that_fails_says_so_and_the_others_go_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finite = subjects.finite
+
+    def failing(x: torch.Tensor, sampling: Any) -> torch.Tensor:
+        return finite(x / 0 if sampling["steps"] == 2 else x, sampling)
+
+    monkeypatch.setattr(subjects, "finite", failing)
+    report = evaluated(run, tmp_path / "a.json", steps=(2, 3), seed=9)
+    first, second = report["rows"]
+    assert "not finite" in first["failed"] and "fid" in second["numbers"] and report["best"] == second["name"]
+    refused("not finite", evaluate, run, **PLAIN, steps=(2,), seed=9)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"metrics": ("fid", "fidd")}, "--metrics among"),
+        ({"metrics": ("nn",)}, "one beside nn"),
+        ({"num": 1}, "--num of at least 2"),
+        ({"split": "val"}, "train or test"),
+        ({"input": "absent.npz"}, "which is not there"),
+        ({"input": "absent.npz", "steps": (3,)}, "options of sampling"),
+        ({"reference": "absent.npz"}, "which is not there"),
+        ({"reference": "absent.npz", "data": "digits"}, "got both"),
+        ({"baseline": "absent.json"}, "which is not there"),
+        ({"checkpoint": ("77",)}, "--checkpoint to name"),
+        ({"metrics": ("is",)}, "probabilities"),
+        ({"metrics": ("sfid",)}, "spatial"),
+        ({"metrics": ("fd_inf",)}, "5"),
+    ],
+)
+def test_wrong_options_end_in_a_line(run: Path, options: dict[str, Any], said: str) -> None:
+    refused(said, evaluate, run, **{**PLAIN, **options})
+
+
+def test_samples_without_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.asarray(digits("test").x[:50])
+    np.save("s.npy", x)
+    report = evaluated(Path("."), tmp_path / "e.json", input="s.npy", data="digits")
+    assert len(report["rows"]) == 1 and report["rows"][0]["n"] == 40
+    refused("got neither", evaluate, Path("."), input="s.npy", **PLAIN)
+    np.save("wide.npy", np.zeros((4, 1, 9, 9), np.uint8))
+    refused("1x8x8 of 17 levels, got 1x9x9", evaluate, Path("."), input="wide.npy", data="digits", **PLAIN)
+    np.save("one.npy", x[:1])
+    refused("at least 2 samples", evaluate, Path("."), input="one.npy", data="digits", **PLAIN)
+    assert table.Evaluation  # the table is that of a run
