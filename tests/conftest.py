@@ -4,6 +4,7 @@ The tests are many small computations, and as many workers as cores share the ma
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 threads = os.environ.setdefault("SCOREFIELD_TEST_THREADS", "1")  # more for a study of rounding
 os.environ["OMP_NUM_THREADS"] = threads  # for the processes that tests start
 torch.set_num_threads(int(threads))
+# Features of data sets are kept for all runs: tests keep theirs apart.
+os.environ["SCOREFIELD_CACHE"] = tempfile.mkdtemp(prefix="scorefield-cache-")
 
 
 @pytest.fixture(autouse=True, scope="module")

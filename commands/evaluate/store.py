@@ -30,9 +30,8 @@ def digest(settings: Any) -> str:
 
 
 def shared_folder() -> Path:
-    """Where features of data sets are kept for all runs: XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if home else Path.home() / ".cache") / "scorefield"
+    """Where features of data sets are kept for all runs: SCOREFIELD_CACHE of the environment, or ~/.cache/scorefield."""
+    return Path(os.environ.get("SCOREFIELD_CACHE") or Path.home() / ".cache" / "scorefield")
 
 
 def kept_json(folder: Path, kind: str, settings: Any, make: Callable[[], Any]) -> Any:

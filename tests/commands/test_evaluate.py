@@ -1,13 +1,15 @@
-"""Evaluation by the command: the same numbers from a run and from its file, by parts and at once, and what is refused."""
+"""Evaluation by the command: one number from a run and from its file, by parts and at once, and what is refused."""
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import warm
 from class_gaussians import MEANS, SPREAD, class_run, labelled
 from image_files import refused
 from training_runs import untrained_run
@@ -24,7 +26,7 @@ PLAIN: dict[str, Any] = {"features": "pixels", "num": 40, "batch": 16, "metrics"
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SCOREFIELD_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +84,23 @@ def test_an_interrupted_sweep_goes_on_to_the_same_table(
         evaluated(run, tmp_path / "a.json", **sweep)
         assert not set(first) & set(calls[5:-1])  # what was finished is not drawn again; the last is for the picture
     for folder in (run / ".evaluate", tmp_path / "cache"):
-        for file in folder.rglob("*.npz"):
-            file.unlink()
-        for file in folder.rglob("*.json"):
-            file.unlink()
+        shutil.rmtree(folder)
     whole = evaluated(run, tmp_path / "b.json", **sweep)
     interrupted = json.loads((tmp_path / "a.json").read_text())
     assert numbers(interrupted) == numbers(whole) and interrupted["floor"] == whole["floor"]
     assert [row["name"] for row in whole["rows"]] == ["ddim 1 steps", "ddim 2 steps", "heun 1 steps", "heun 2 steps"]
+
+
+def test_two_ranks_give_the_numbers_of_one(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [f"--workdir={run}", "--features=pixels", "--num=40", "--batch=8", "--seed=5", "--metrics=fid,kid"]
+    processes = warm.ranks("--mode=evaluate", *options, f"--output={tmp_path / 'two.json'}")
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for folder in (run / ".evaluate", tmp_path / "cache"):
+        shutil.rmtree(folder)
+    one = evaluated(run, tmp_path / "one.json", batch=8, seed=5, metrics=("fid", "kid"))
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert numbers(two) == numbers(one) and two["floor"] == one["floor"]
 
 
 def test_an_exact_run_is_at_the_floor_and_its_classes_are_told_apart(tmp_path: Path) -> None:
