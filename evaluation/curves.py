@@ -9,6 +9,8 @@ from torch import Tensor
 
 from scorefield.evaluation.pictures import count_values, saved
 
+TICKS = 12  # values of x that are all named
+
 
 def plot_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
@@ -48,6 +50,39 @@ def plot_panels(
         axes.grid(alpha=0.3)
         if len(curves) > 1:
             axes.legend()
+    return saved(figure, path)
+
+
+def plot_front(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
+    path: Path | None = None,
+    *,
+    front: tuple[Sequence[float], Sequence[float]] = ((), ()),
+    floor: Mapping[str, float] | None = None,
+    x: str = "",
+    y: str = "",
+    log: str = "",
+) -> Figure:
+    """Named curves (xs, ys, errors) of cost against quality, with the Pareto front and named floors as dashed lines.
+
+    The ticks of x are its values. An error that is 0 or nan is not drawn. `log` is as in `plot_curves`.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name, (xs, ys, errors) in curves.items():
+        bars = [error if error > 0 else 0.0 for error in errors]
+        axes.errorbar(xs, ys, bars, label=name, marker="o", markersize=4, capsize=2)
+    if len(front[0]) > 1:
+        axes.plot(*front, color="black", linewidth=4, alpha=0.2, label="Pareto front", zorder=0)
+    for name, value in (floor or {}).items():
+        axes.axhline(value, color="black", linestyle="--", linewidth=1, label=name)
+    axes.set(xlabel=x, ylabel=y, **_scales(log))
+    ticks = sorted({value for xs, _, _ in curves.values() for value in xs})
+    if len(ticks) <= TICKS:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     return saved(figure, path)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from scorefield.commands.evaluate.numbers import HIGHER_IS_BETTER, Numbers
-from scorefield.evaluation import plot_curves, plot_samples
+from scorefield.evaluation import plot_front, plot_samples
 
 DIGITS = 4
 SMALL_FID, SMALL_CURVE = 2048, 10_000  # samples below which a Frechet distance says little
@@ -99,26 +99,31 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], floor: Numbers, path: Path) ->
     """The first metric against network evaluations, or against the images seen, with the floor and the Pareto front."""
     metric = next(iter(next(row for row in rows if "numbers" in row)["numbers"]))
     along = "nfe" if _differs("nfe", rows) else "images"
-    curves: dict[str, tuple[list[float], list[float]]] = {}
-    keys = ["weights", "solver", *(["checkpoint"] if along == "nfe" else [])]
-    keys = [key for key in keys if _differs(key, rows)]
+    keys = [key for key in ("weights", "solver") if _differs(key, rows)]
+    curves: dict[str, tuple[list[float], list[float], list[float]]] = {}
     for row in rows:
         if row.get(along) is None or metric not in row.get("numbers", {}):
             continue
-        xs, ys = curves.setdefault(" ".join(str(row[key]) for key in keys) or metric, ([], []))
+        name = " ".join(str(row[key]) for key in keys) or metric
+        if along == "nfe":
+            name = row["name"].removesuffix(f" {row['steps']} steps")
+        xs, ys, errors = curves.setdefault(name, ([], [], []))
         xs.append(row[along])
         ys.append(_value(row, metric))
-    positive = all(y > 0 for _, ys in curves.values() for y in ys)
-    if metric in floor and curves:
-        ends = [min(x for xs, _ in curves.values() for x in xs), max(x for xs, _ in curves.values() for x in xs)]
-        level = float(floor[metric]["value"] or 0.0)
-        curves[f"floor: held-out data, n = {floor[metric]['n']}"] = (ends, [level] * 2)
-        positive = positive and level > 0
+        errors.append(row["numbers"][metric].get("standard_error") or 0.0)
+    level = floor.get(metric, {}).get("value")
+    known = {} if level is None else {f"floor: held-out data, n = {floor[metric]['n']}": float(level)}
+    positive = all(y > 0 for _, ys, _ in curves.values() for y in [*ys, *known.values()])
     front = pareto_of(rows, metric) if along == "nfe" else []
-    if len(front) > 1 and len(curves) > 2:
-        curves["Pareto front"] = ([row["nfe"] for row in front], [_value(row, metric) for row in front])
-    x = "network evaluations of a sample" if along == "nfe" else "images seen in training"
-    plot_curves(curves, path, x=x, y=metric, log=("x" if along == "nfe" else "") + ("y" if positive else ""))
+    plot_front(
+        curves,
+        path,
+        front=([row["nfe"] for row in front], [_value(row, metric) for row in front]),
+        floor=known,
+        x="network evaluations of a sample" if along == "nfe" else "images seen in training",
+        y=metric,
+        log=("x" if along == "nfe" else "") + ("y" if positive else ""),
+    )
     return path
 
 
