@@ -173,7 +173,7 @@ def _options(mode: str, takes: Mapping[str, inspect.Parameter], values: dict[str
         if name in options and not isinstance(takes[name].default, tuple):
             if len(options[name]) > 1:
                 several = " and ".join(map(str, options[name]))
-                raise ValueError(f"expected --{name} once, got {several}: only --mode=compare takes several")
+                raise ValueError(f"expected --{name} once, got {several}: --mode={mode} takes one")
             options[name] = options[name][0]
     if "pair" in options:
         options["pair"] = _two(options["pair"])

@@ -30,7 +30,7 @@ def digest(settings: Any) -> str:
 
 
 def shared_folder() -> Path:
-    """Where features of data sets are kept for all runs: SCOREFIELD_CACHE of the environment, or ~/.cache/scorefield."""
+    """Where features of data sets are kept for all runs: SCOREFIELD_CACHE, or ~/.cache/scorefield."""
     return Path(os.environ.get("SCOREFIELD_CACHE") or Path.home() / ".cache" / "scorefield")
 
 

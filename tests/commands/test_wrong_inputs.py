@@ -115,7 +115,7 @@ sample --workdir=vp --num=1e15                   | does not: give a smaller --ba
 sample --workdir=vp --seed=-1                    | expected --seed of at least 0, got -1
 sample --workdir=vp --steps=abc                  | expected --steps to be a whole number, got 'abc'
 sample --workdir=vp --steps=0                    | expected --steps of at least 1, got 0
-sample --workdir=vp --steps=3 --steps=4          | expected --steps once, got 3 and 4: only --mode=compare
+sample --workdir=vp --steps=3 --steps=4          | expected --steps once, got 3 and 4: --mode=sample takes one
 sample --workdir=vp --solver=ddim --solver=dpm   | expected --solver once, got ddim and dpm
 sample --workdir=vp --trajectory=0               | expected --trajectory of at least 1, got 0
 sample --workdir=vp --trajectory=8 --batch=4     | expected --trajectory within one batch, got 8
@@ -129,6 +129,14 @@ sample --workdir=vp --guidance=0.5 --guidance_rescale=2 | expected rescale to be
 sample --workdir=vp --guidance=0.5 --guidance_norm=0 | a norm above 0, got 1.0 and 0.0: APG takes
 sample --workdir=vp --guidance_parallel=0        | expected --guidance beside --guidance_parallel
 sample --workdir=vp --label=3 --classifier=1     | expected a classifier in vp, found no classifier.safetensors
+evaluate --workdir=vp --metrics=fidd             | expected --metrics among fid, kid
+evaluate --workdir=no_run                        | expected a run in no_run
+evaluate --input=absent.npz --data=digits        | expected samples in absent.npz, which is not there
+evaluate --input=vp --data=digits                | vp/loss.png: not an image that can be read
+statistics --data=absent                         | expected one of .*, got 'absent'
+statistics --workdir=no_run                      | expected a run in no_run
+tune --workdir=vp --budget=0                     | expected --budget of at least
+report --workdir=no_run                          | expected a run in no_run
 train_classifier --workdir=vp --num=0            | expected --num of at least 1, got 0
 edit --workdir=vp --strength=1.5                 | expected --strength within 0 .. 1, got 1.5
 edit --workdir=vp --samples=0                    | expected --samples of at least 1, got 0
