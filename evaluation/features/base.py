@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -102,6 +102,23 @@ class Features(ABC):
         """The features of many samples, `batch` at once."""
         parts = [self(part) for part in torch.split(stored, batch)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def in_blocks(function: Callable[[Tensor], dict[str, Tensor]], stored: Tensor, size: int) -> dict[str, Tensor]:
+    """What a function says of samples (N, *D), called with exactly `size` of them each time.
+
+    The last block is filled up with zeros. Products of matrices round otherwise in a batch of another size, so that
+    results to the last bit would depend on how samples are spread over batches and ranks.
+    """
+    count = len(stored)
+    filled = torch.cat([stored, stored.new_zeros(-count % size, *stored.shape[1:])])
+    parts = [function(block) for block in torch.split(filled, size)]
+    return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+def block_size(device: torch.device) -> int:
+    """How many images an image network sees at once: few on a CPU, where their activations then stay in its cache."""
+    return 4 if device.type == "cpu" else 64
 
 
 def fingerprint_of(state: Mapping[str, Tensor], *settings: object) -> str:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scorefield.evaluation.features import resize as resizing
-from scorefield.evaluation.features.base import Features, StoredAs, fingerprint_of
+from scorefield.evaluation.features.base import Features, StoredAs, block_size, fingerprint_of, in_blocks
 from scorefield.evaluation.features.inception_weights import LOGITS, convolutions, read
 
 SIZE = 299  # pixels a side
@@ -75,6 +75,9 @@ class Inception(Features):
 
     @torch.no_grad()
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:
+        return in_blocks(self._block, stored, block_size(self._device))
+
+    def _block(self, stored: Tensor) -> dict[str, Tensor]:
         images = resizing.three_channels(stored.to(self._device), self._stored_as)
         x = RECIPES[self._resize](images).contiguous(memory_format=torch.channels_last)
         return {name: value.float().cpu() for name, value in self._network(x).items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scorefield.evaluation.features import files
 from scorefield.evaluation.features import resize as resizing
-from scorefield.evaluation.features.base import Features, StoredAs, fingerprint_of
+from scorefield.evaluation.features.base import Features, StoredAs, block_size, fingerprint_of, in_blocks
 
 HEAD = 64  # width of a head of attention, in each of the published networks
 OFFSET = 0.1  # DINOv2 adds it to the size of the grid to which it interpolates its positions
@@ -123,6 +123,9 @@ class OfTransformer(Features):
 
     @torch.no_grad()
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:
+        return in_blocks(self._block, stored, block_size(self._device))
+
+    def _block(self, stored: Tensor) -> dict[str, Tensor]:
         images = resizing.three_channels(stored.to(self._device), self._stored_as)
         mean, std = (images.new_tensor(each)[:, None, None] for each in (self._published.mean, self._published.std))
         x = (RESIZES[self._resize](images, self._network.size) / 255 - mean) / std

@@ -48,6 +48,7 @@ def test_features_are_those_of_the_original(name: str, file: str, recipe: str, t
     found, expected = features(images())["features"], torch.tensor(FIXTURE[name]["features"])
     stride = found.shape[1] // expected.shape[1]
     assert (found[:, ::stride] - expected).abs().max() < 2e-5 * expected.abs().max()
+    assert torch.equal(features(images()[1:])["features"], found[1:])
 
 
 def test_what_is_no_such_network_is_refused(tmp_path: Path) -> None:
