@@ -6,8 +6,9 @@ from typing import Any
 from scorefield.commands.progress_bar import duration
 from scorefield.commands.report.blocks import Block, Number, Section, Table, said
 from scorefield.commands.report.found import WEIGHTS, Found, Report
-from scorefield.commands.report.numbers import cell, is_number, number, plain
+from scorefield.commands.report.numbers import is_number, number, plain
 from scorefield.commands.report.recipe import nearest_recipe
+from scorefield.commands.report.specs import short_spec
 from scorefield.configs import build
 
 CLASSES = 12  # whose counts are listed
@@ -16,7 +17,7 @@ CLASSES = 12  # whose counts are listed
 def summary(found: Found) -> list[Block]:
     """A paragraph of numbers."""
     run = found.run
-    parts: list[Any] = [f"A {run.config.net.name} predicts along the path {run.config.sde.name}, on {run.data.name}."]
+    parts: list[Any] = [f"{run.config.net.name} on the path {run.config.sde.name}, trained on {run.data.name}."]
     if found.checkpoint is None:
         return [said(*parts, " It has no checkpoint yet.")]
     if found.images:
@@ -79,27 +80,34 @@ def _facts(found: Found) -> Table:
         ("data", f"{data.name}: {'x'.join(map(str, data.shape))}, {values}"),
         ("classes", _classes(found)),
         ("SHA-256 of the data", data.fingerprint or None),
-        ("path", _spec(config.sde)),
-        ("network", _spec(config.net)),
+        ("path", _spec(config, "sde")),
+        ("network", _spec(config, "net")),
         ("parameters", number(_parameters(found))),
-        ("parameterisation", _spec(config.precondition)),
-        ("conditioner", None if config.get("conditioner") is None else _spec(config.conditioner)),
+        ("parameterisation", _spec(config, "precondition")),
+        ("conditioner", None if config.get("conditioner") is None else _spec(config, "conditioner")),
         ("autoencoder", config.get("autoencoder") or None),
-        ("transform", ", ".join(f"{key} {cell(value)}" for key, value in config.transform.items())),
-        ("sampler", f"{_spec(config.sampling.solver)} on {_spec(config.sampling.grid)}, {config.sampling.steps} steps"),
+        ("transform", _transform(config.transform)),
+        ("sampler", _sampler(config)),
     ]
     if found.imported:
         rows.append(("imported from", str(found.imported.get("file", "a checkpoint"))))
     else:
         rows += [
-            ("loss", _loss(training)),
-            ("times", _spec(training.times)),
+            ("loss", _loss(config)),
+            ("times", _spec(config, "training.times")),
             ("optimiser", _optimiser(training)),
             ("averaged weights", f"EMA {training.ema:g}"),
             ("images", _images(found)),
             ("seed", str(config.get("seed"))),
         ]
-    return Table(("", ""), [row for row in rows if row[1] is not None], keyed=True)
+    caption = "Settings of a part that are left out have the default of their kind."
+    return Table(("", ""), [row for row in rows if row[1] is not None], caption, keyed=True)
+
+
+def _transform(transform: Any) -> str:
+    parts = [f"values in [{transform.low:g}, {transform.high:g}]"]
+    parts += ["dequantised"] if transform.get("dequantise") else []
+    return ", ".join(parts + (["half of them mirrored"] if transform.get("flip") else []))
 
 
 def _classes(found: Found) -> str | None:
@@ -123,13 +131,22 @@ def _images(found: Found) -> str:
     )
 
 
-def _loss(training: Any) -> str:
+def _sampler(config: Any) -> str:
+    solver, grid = (_spec(config, f"sampling.{key}") for key in ("solver", "grid"))
+    denoised = "" if config.sampling.get("denoise") else " without a last denoising"
+    return f"{solver} on the grid {grid}, {config.sampling.steps} steps{denoised}"
+
+
+def _loss(config: Any) -> str:
+    training = config.training
     if training.get("loss") == "elbo":
         steps = training.get("elbo_steps", 0)
         return f"the variational bound, {f'{steps} steps' if steps else 'in continuous time'}"
     second = training.get("second_order", 0.0)
     more = f", with the second-order loss times {second:g}" if second else ""
-    return f"denoising score matching ({training.get('norm', 'l2')}), weighted by {_spec(training.weight)}{more}"
+    return (
+        f"denoising score matching ({training.get('norm', 'l2')}), weighted by {_spec(config, 'training.weight')}{more}"
+    )
 
 
 def _optimiser(training: Any) -> str:
@@ -153,10 +170,10 @@ def _parameters(found: Found) -> int | None:
         return None
 
 
-def _spec(part: Any) -> str:
-    """A part of a configuration as it is written on a command line, without long lists."""
-    shown = {key: value for key, value in part.items() if not (isinstance(value, list | tuple) and len(value) > 16)}
-    return build.unparse(shown)
+def _spec(config: Any, key: str) -> str:
+    """The part at a key such as training.weight, as it is written on a command line."""
+    group, _, name = key.rpartition(".")
+    return short_spec(build.PARTS[key], (config[group] if group else config)[name])
 
 
 def _differences(found: Found) -> list[Block]:

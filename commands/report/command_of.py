@@ -31,6 +31,9 @@ def command_of(found: Found, report: Report) -> str:
         given.pop("checkpoint", None)
     if report.mode in ("sample", "compare"):
         given = {key: value for key, value in given.items() if not _of_the_run(found, key, value)}
+    if isinstance(tuned := content.get("tuned"), dict):
+        given = {key: value for key, value in given.items() if key not in ("solver", "grid", "steps", "denoise")}
+        given["solver"] = f"tuned:budget={tuned.get('budget')}"
     if isinstance(content.get("guide"), dict):
         given["guide"] = content["guide"].get("name")
     for side in ("from", "to"):  # of an edit

@@ -139,7 +139,7 @@ class Found:
             if stem not in FILES:
                 continue
             if content := report_beside(path):
-                yield Report(FILES[stem], path, content, self._mark(content))
+                yield from (Report(FILES[stem], path, each, self._mark(each)) for each in _parts(content))
             elif (note := f"{path.name} could not be read as JSON, and is left out.") not in self.notes:
                 self.notes.append(note)
 
@@ -153,3 +153,12 @@ class Found:
         if name == newest:
             return f"of other weights than checkpoint {newest} now has"
         return f"of checkpoint {name}, not of the newest, {newest}"
+
+
+def _parts(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """A report, or each of its budgets."""
+    budgets = content.get("budgets")
+    if not isinstance(budgets, dict):
+        return [content]
+    numbered = ((key, each) for key, each in budgets.items() if isinstance(each, dict) and key.isdecimal())
+    return [{**each, "budget": int(key)} for key, each in numbered]

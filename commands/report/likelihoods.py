@@ -11,6 +11,7 @@ from scorefield.commands.report.found import Found, Report
 from scorefield.commands.report.numbers import number
 
 UNITS = {"bits_per_dim": "bits/dim", "nats_per_dim": "nats/dim"}
+HEART = "A gap well above its error would say that training images were learned by heart."
 GAPS = 4  # between splits, at most
 Row = tuple[Number | str | None, ...]
 
@@ -24,7 +25,7 @@ def likelihood_section(found: Found) -> Section:
         command = command_line("likelihood", found.workdir)
         return Section("likelihood", title, [Missing("The likelihood has not been measured yet.", command)])
     reports = sorted(reports, key=lambda each: (bool(each.mark), each.content.get("split") != "test"))
-    values, parts = list[Row](), list[Row]()
+    values, parts = list[Row](), dict[tuple[str, str], dict[str, Any]]()
     meanings = dict[str, str]()
     for report in reports:
         unit = next((unit for unit in UNITS if unit in report.content), "bits_per_dim")
@@ -36,15 +37,14 @@ def likelihood_section(found: Found) -> Section:
                 *of, number(each.get(unit), each.get("standard_error")), number(each.get("error_of_a_value"), digits=2),
                 number(each.get("n")), number(each.get("nfe")), report.path.name, about,
             ))  # fmt: skip
-            errors = each.get("parts_standard_error") or {}
-            for part, value in (each.get("parts") or {}).items():
-                parts.append((*of, part, number(value, errors.get(part))))
-    head = ("split", "estimator", f"{name} ± error", "error of a value", "images", "evaluations", "file", "of")
+            if each.get("parts"):
+                parts[of] = each
+    head = ("split", "estimator", f"{name} ± error", "error of an image", "images", "evaluations", "file", "of")
     blocks: list[Block] = [
         Table(head, values, "The error is the standard error over images. Evaluations are of the network for an image.")
     ]
     if parts:
-        blocks.append(Table(("split", "estimator", "part", name), parts, "The parts of each bound. They add up to it."))
+        blocks.append(_parts(parts, name))
     own = [report for report in reports if not report.mark and not _other_data(found, report)]
     blocks += [said(*each) for each in _gaps(own)[:GAPS]]
     blocks += [said(f"{estimator}: {text}.", quiet=True) for estimator, text in meanings.items() if text]
@@ -63,6 +63,16 @@ def likelihood_section(found: Found) -> Section:
     return Section("likelihood", title, blocks)
 
 
+def _parts(estimates: dict[tuple[str, str], dict[str, Any]], name: str) -> Table:
+    """A row of parts for each estimate, by its split and estimator."""
+    columns = list(dict.fromkeys(part for each in estimates.values() for part in each["parts"]))
+    rows = []
+    for of, each in estimates.items():
+        parts, errors = each["parts"], each.get("parts_standard_error") or {}
+        rows.append((*of, *(number(parts.get(part), errors.get(part)) for part in columns)))
+    return Table(("split", "estimator", *columns), rows, f"The parts of the estimates, in {name}.")
+
+
 def _gaps(own: list[Report]) -> list[tuple[Any, ...]]:
     """Words on how much better the training images are, for each pair of reports and each of their estimators."""
     gaps = list[tuple[Any, ...]]()
@@ -78,7 +88,7 @@ def _gaps(own: list[Report]) -> list[tuple[Any, ...]]:
             errors = [one.get("standard_error") or math.nan for one in (each, other)]
             gap = number(each[unit] - other[unit], math.hypot(*errors))
             name = f"Test less train, by {estimator}: "
-            gaps.append((name, gap, f" {UNITS[unit]}. What is above the error was learned by heart."))
+            gaps.append((name, gap, f" {UNITS[unit]}. {HEART}"))
     return gaps
 
 

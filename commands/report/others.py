@@ -3,9 +3,11 @@
 from typing import Any
 
 from scorefield.commands.report.about import weights_of
-from scorefield.commands.report.blocks import Block, Section, Table, picture, side_by_side
+from scorefield.commands.report.blocks import Block, Number, Section, Table, picture, side_by_side
 from scorefield.commands.report.found import Found, Report
-from scorefield.commands.report.numbers import cell, is_number
+from scorefield.commands.report.numbers import cell, is_number, number
+from scorefield.commands.report.specs import short_spec
+from scorefield.configs import build
 
 # Modes whose pictures the page shows, with what they show.
 PICTURED = {
@@ -16,7 +18,6 @@ PICTURED = {
     "score": "Anomaly scores",
     "grid": "The grid of steps that suits the run",
 }
-LONGEST = 60  # letters of a value in a list of settings
 
 
 def restorations_section(found: Found) -> Section:
@@ -40,8 +41,29 @@ def restorations_section(found: Found) -> Section:
 
 
 def tuned_section(found: Found) -> Section:
-    """Samplers that --mode=tune chose."""
-    return Section("tuned", "Tuned samplers", [_settings(report) for report in found.of_mode("tune")[:4]])
+    """Samplers that --mode=tune chose, with what they gain on noise that it did not see."""
+    reports = sorted(found.of_mode("tune", "winner", "default"), key=lambda each: int(each.content["budget"]))
+    if not reports:
+        return Section("tuned", "Tuned samplers", [])
+    rows = [(*_tuned_row(report.content), report.mark or None) for report in reports]
+    metric = ", ".join(dict.fromkeys(str(report.content.get("metric")) for report in reports))
+    head = ("budget", "solver", "grid", "steps", "denoised", f"{metric}, tuned", f"{metric}, default", "gain", "")
+    caption = (
+        "tuned.json: the setting that --solver=tuned takes at each number of evaluations, and the default's. Both are "
+        "measured on noise that the search did not see. The gain is the ratio of distances, or the difference of KIDs."
+    )
+    drawn = picture(reports[0].picture, "tuned and default samplers by evaluations", "tuned.png: by evaluations.")
+    return Section("tuned", "Tuned samplers", [Table(head, rows, caption), *side_by_side(drawn)])
+
+
+def _tuned_row(content: dict[str, Any]) -> tuple[Number | str | None, ...]:
+    values = [content[key]["value"] for key in ("winner", "default")]
+    gain = content.get("ratio") or content.get("difference") or {}
+    shown = [number(each.get("value"), each.get("standard_error")) for each in (*values, gain)]
+    solver, grid = (
+        short_spec(table, content.get(key, "")) for table, key in ((build.SOLVERS, "solver"), (build.GRIDS, "grid"))
+    )
+    return number(content["budget"]), solver, grid, number(content.get("steps")), cell(content.get("denoise")), *shown
 
 
 def pictures_section(found: Found) -> Section:
@@ -52,16 +74,6 @@ def pictures_section(found: Found) -> Section:
             about = ", ".join(filter(None, (what, _short(report), weights_of(report))))
             blocks += side_by_side(picture(report.picture, what.lower(), f"{report.picture.name}: {about}."))
     return Section("pictures", "Edits and latents", blocks)
-
-
-def _settings(report: Report) -> Table:
-    rows = [(key, text) for key, value in report.content.items() if (text := _word(value)) is not None]
-    return Table(("setting", "value"), rows, f"{report.path.name}, {weights_of(report)}.")
-
-
-def _word(value: Any) -> Any:
-    shown = cell(value) if not isinstance(value, dict | list) else None
-    return shown if not isinstance(shown, str) or len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
 
 
 def _short(report: Report) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 
 from scorefield.commands.configuration import packaged
+from scorefield.commands.report.specs import short_spec
 from scorefield.commands.training.differences import different, flat
 from scorefield.commands.training.resume import FREE
 from scorefield.configs import build
@@ -85,10 +86,10 @@ def _differences(
 ) -> tuple[list[tuple[str, str, str]], int]:
     """The rows of a table, and how far the two are from one another."""
     rows, cost, whole = list[tuple[str, str, str]](), 0, list[str]()
-    for key in build.PARTS:
+    for key, table in build.PARTS.items():
         first, second = (_at(each, key) for each in (here, there))
         if key != "data" and _name(first) != _name(second) and not key.startswith(ignored):
-            rows.append((key, _spec(first), _spec(second)))
+            rows.append((key, _spec(table, first), _spec(table, second)))
             whole.append(f"{key}.")
             cost += OF_A_PART
     ours, theirs = flat(here), flat(there)
@@ -112,8 +113,8 @@ def _name(part: Any) -> Any:
     return part.get("name") if isinstance(part, dict) else part
 
 
-def _spec(part: Any) -> str:
-    return "none" if part is None else build.unparse(part)
+def _spec(table: build.Table, part: Any) -> str:
+    return "none" if part is None else short_spec(table, part)
 
 
 def _value(value: Any) -> str:

@@ -3,11 +3,23 @@
 from typing import Any
 
 from scorefield.commands.report.about import weights_of
-from scorefield.commands.report.blocks import Block, Charts, Missing, Section, Table, picture, said, side_by_side
+from scorefield.commands.report.blocks import (
+    Block,
+    Charts,
+    Missing,
+    Pictures,
+    Section,
+    Table,
+    picture,
+    said,
+    side_by_side,
+)
 from scorefield.commands.report.chart import Curve, chart
 from scorefield.commands.report.command_of import command_line
 from scorefield.commands.report.found import Found, Report
 from scorefield.commands.report.numbers import is_number, number
+from scorefield.commands.report.specs import short_spec
+from scorefield.configs import build
 
 OTHERS = 4  # pictures of samples beside the pair
 
@@ -30,13 +42,16 @@ def samples_section(found: Found) -> Section:
 def trajectories_section(found: Found) -> Section:
     """The states and the denoiser's predictions on the way of some samples."""
     blocks: list[Block] = []
-    for report in found.of_mode("sample")[:1]:
+    for report in found.of_mode("sample"):
         file = report.path.with_name(f"{report.path.stem}_trajectory.png")
         caption = (
             "Each column is a sample. At each time the first row is x / alpha, and the second what the denoiser takes "
             f"for the sample, before that time. {file.name}, {weights_of(report)}."
         )
-        blocks += side_by_side(picture(file, f"trajectories of samples of {found.run.data.name}", caption))
+        drawn = picture(file, f"trajectories of samples of {found.run.data.name}", caption)
+        if drawn is not None:
+            blocks.append(Pictures((drawn,)))
+            break
     if not blocks:
         command = command_line("sample", found.workdir, "--trajectory=6")
         if found.run.sde.needs_code:
@@ -140,7 +155,7 @@ def _caption(report: Report) -> str:
     nfe = number(content.get("nfe"))
     parts = [
         f"{content.get('num')} samples, {weights_of(report)}",
-        f"{content.get('solver')}, {content.get('steps')} steps",
+        f"{short_spec(build.SOLVERS, str(content.get('solver')))}, {content.get('steps')} steps",
         *([] if nfe is None else [f"{nfe.text} evaluations"]),
     ]
     parts += [f"guidance {guided:g}"] if is_number(guided) and guided != 1 else []

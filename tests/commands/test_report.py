@@ -202,7 +202,7 @@ def test_the_nearest_recipe_is_the_one_that_was_changed() -> None:
     assert nearest_recipe(digits.get_config("vdm")).rows == []
     other = nearest_recipe(load("digits:vp", ["--config.net=mlp"]))
     assert other.name == "digits:vp"
-    assert [row[0] for row in other.rows] == ["net"] and other.rows[0][1].startswith("mlp:")
+    assert other.rows == [("net", "mlp", "unet:attention=(1,),blocks=1,multipliers=(1, 2),width=32")]
 
 
 def test_the_pareto_front_has_no_row_that_another_beats() -> None:
