@@ -1,11 +1,22 @@
-"""The Frechet distance between two sets of features, as Gaussians."""
+"""The Frechet distance between two sets of features, as Gaussians, with its standard error and without its bias."""
+
+import functools
+import math
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scorefield.evaluation.metrics.estimate import Estimate
 from scorefield.evaluation.metrics.moments import Moments
 from scorefield.evaluation.metrics.rows import float64
+
+ENOUGH = 3  # samples for each feature
+FEWEST = 5000  # samples for a line in 1/N
+
+Matrix = NDArray[np.float64]
 
 
 def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
@@ -26,22 +37,107 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
         if max(len(x), len(y)) < x.shape[1]:
             return _from_features(x, y)
     first, second = (of if isinstance(of, Moments) else Moments.of(float64(of, least=2)[0]) for of in (a, b))
-    if len(first.mean) != len(second.mean):
-        raise ValueError(
-            f"expected moments of one width, got {len(first.mean)} and {len(second.mean)}: take both with the same "
-            "features"
-        )
+    first.check_width(second)
     return _from_moments(first, second)
 
 
-def _from_features(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+class FrechetEstimate(NamedTuple):
+    """The Frechet distance of finite sets, with errors.
+
+    Args:
+        value: as `frechet_distance`, biased upwards.
+        standard_error: of the value, over new draws of the samples, and of the reference where it is features.
+        unbiased: the value without its bias, also below 0; nan where it is not known.
+        unbiased_error: its standard error; nan with it.
+    """
+
+    value: float
+    standard_error: float
+    unbiased: float
+    unbiased_error: float
+
+
+def frechet_estimate(samples: Tensor, reference: Tensor | Moments, blocks: int = 20) -> FrechetEstimate:
+    """The Frechet distance with its error and its bias, by a jackknife over blocks of both sets.
+
+    The bias is K_a / N + K_b / M to first order, which (blocks - 1)(mean of the distances without one block - the
+    distance) estimates. The jackknife's variance holds the part of pairs of samples twice (Efron and Stein 1981).
+    That part, all that is left near distance 0, is known from the second derivative of the distance, and one of the
+    two is taken off.
+
+    The unbiased value is given where both sets have at least 3 samples for each of the d features. Measured on
+    Gaussians, d = 16 to 128 and N = 3 d to 50,000, it is then 0 for sets of one distribution within its error. With
+    fewer samples the error is the jackknife's, up to 1.4 times too large. Moments in place of a reference are taken
+    as exact: their own error and bias stay.
+
+    Args:
+        samples: features (N, d).
+        reference: features (M, d), or moments.
+        blocks: of samples, drawn at random with a fixed seed.
+
+    Raises:
+        ValueError: unless both are finite and of one width, and features have at least two rows for each block.
+    """
+    a_parts = _parts(samples, blocks)
+    b_parts = [] if isinstance(reference, Moments) else _parts(reference, blocks)
+    a, b = _sum(a_parts), reference if isinstance(reference, Moments) else _sum(b_parts)
+    a.check_width(b)
+    axes, values = _axes(a, b)
+    inside = [part.through(axes) for part in a_parts]
+    value = _distance_of(a, b, float(np.sqrt(values).sum()))
+    bias, variance = _jackknife(value, a_parts, inside, b)
+    if b_parts:
+        other_axes = _root(a)
+        more = _jackknife(value, b_parts, [part.through(other_axes) for part in b_parts], a)
+        bias, variance = bias + more[0], variance + more[1]
+    if min(len(samples), math.inf if isinstance(reference, Moments) else len(reference)) < ENOUGH * len(a.mean):
+        return FrechetEstimate(max(0.0, value), math.sqrt(variance), math.nan, math.nan)
+    b_inside = [part.through(axes) for part in b_parts]
+    pairs = _pairs(_deviations(a_parts, inside, values), _deviations(b_parts, b_inside, values) if b_parts else None)
+    error = math.sqrt(max(variance, 2 * pairs) - pairs)
+    return FrechetEstimate(max(0.0, value), error, value - bias, error)
+
+
+def frechet_at_infinity(samples: Tensor, reference: Tensor | Moments, seed: int = 0) -> Estimate:
+    """The Frechet distance of endless samples: a line in 1/N over 15 numbers N of samples (Chong and Forsyth 2020).
+
+    The numbers go from 5,000 to all, evenly; each takes a new subset without replacement. The value is the line's at
+    1/N = 0; the bias of the reference stays. The standard error is that of `frechet_estimate`, or of the line where
+    it is larger: it says nothing about a line that is none, as with few samples for the number of features.
+
+    Args:
+        samples: features (N, d), N at least 5,000.
+        reference: features (M, d), or moments.
+        seed: of the subsets.
+
+    Raises:
+        ValueError: for fewer samples, or as of `frechet_distance`.
+    """
+    if len(samples) < FEWEST:
+        raise ValueError(
+            f"expected at least {FEWEST} samples for a line in 1/N, got {len(samples)}: give more, or take the "
+            "kernel distance, which has no bias"
+        )
+    (x,) = float64(samples)
+    b = reference if isinstance(reference, Moments) else Moments.of(float64(reference, least=2)[0])
+    Moments.of(x[:1]).check_width(b)
+    axes, random, found = _root(b), np.random.RandomState(seed), []
+    sizes = np.linspace(FEWEST, len(x), 15).astype(int)
+    for size in sizes:
+        part = Moments.of(x[torch.from_numpy(random.choice(len(x), size, replace=False))])
+        found.append(_distance_of(part, b, _trace_of_root(part.through(axes).covariance)))
+    line, covariance = np.polyfit(1 / sizes, found, 1, cov=True)
+    return Estimate(float(line[1]), float(np.sqrt(covariance[1, 1])))
+
+
+def _from_features(x: Matrix, y: Matrix) -> float:
     """The distance of features (N, d) and (M, d), N and M below d, without a matrix (d, d).
 
     C_a C_b = X^T X Y^T Y / ((N - 1)(M - 1)) for centred features. So the roots of its eigenvalues, whose sum is the
     trace of its root, are the singular values of X Y^T / sqrt((N - 1)(M - 1)).
     """
     shift = x.mean(0) - y.mean(0)
-    x, y = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
+    x, y = ((each - each.mean(0)) / np.sqrt(len(each) - 1) for each in (x, y))
     shared = np.linalg.svd(x @ y.T, compute_uv=False).sum()
     return max(0.0, float(shift @ shift + np.square(x).sum() + np.square(y).sum() - 2 * shared))
 
@@ -54,18 +150,98 @@ def _from_moments(a: Moments, b: Moments) -> float:
     """
     if a.count is None or (b.count is not None and b.count < a.count):
         a, b = b, a
-    shift, spread = a.mean - b.mean, np.trace(a.covariance) + np.trace(b.covariance)
-    return max(0.0, float(shift @ shift + spread - 2 * trace_of_root(b.through(root(a)).covariance)))
+    return max(0.0, _distance_of(a, b, _trace_of_root(b.through(_root(a)).covariance)))
 
 
-def root(moments: Moments) -> NDArray[np.float64]:
+def _distance_of(a: Moments, b: Moments, shared: float) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b) - 2 `shared`, where this is tr (C_a C_b)^(1/2)."""
+    shift = a.mean - b.mean
+    return float(shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * shared)
+
+
+def _root(moments: Moments) -> Matrix:
     """R (d, r) with covariance R R^T, where r is the rank of the covariance."""
     values, vectors = np.linalg.eigh(moments.covariance)
     kept = values > len(values) * np.finfo(np.float64).eps * max(0.0, values[-1])
-    scaled: NDArray[np.float64] = vectors[:, kept] * np.sqrt(values[kept])
+    scaled: Matrix = vectors[:, kept] * np.sqrt(values[kept])
     return scaled
 
 
-def trace_of_root(symmetric: NDArray[np.float64]) -> float:
+def _trace_of_root(symmetric: Matrix) -> float:
     """Tr A^(1/2) of a symmetric matrix A with no negative eigenvalue."""
     return float(np.sqrt(np.maximum(np.linalg.eigvalsh(symmetric), 0)).sum())
+
+
+def _parts(features: Tensor, blocks: int) -> list[Moments]:
+    """The moments of blocks of rows, drawn at random: rows may be in an order, of classes for example."""
+    (x,) = float64(features, least=2 * blocks)
+    order = torch.from_numpy(np.random.RandomState(0).permutation(len(x)))
+    return [Moments.of(x[part]) for part in order.tensor_split(blocks)]
+
+
+def _sum(parts: list[Moments]) -> Moments:
+    return functools.reduce(Moments.__add__, parts)
+
+
+def _axes(a: Moments, b: Moments) -> tuple[Matrix, Matrix]:
+    """R (d, r) with C_b = R R^T and R^T C_a R = diag(values), and these values above 0, the eigenvalues of C_a C_b."""
+    axes = _root(b)
+    values, turn = np.linalg.eigh(a.through(axes).covariance)
+    kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
+    return axes @ turn[:, kept], values[kept]
+
+
+def _jackknife(value: float, parts: list[Moments], inside: list[Moments], other: Moments) -> tuple[float, float]:
+    """The bias and the variance of a distance to `other`, from the distances without one part each.
+
+    `inside` has the parts along axes R with R R^T the covariance of `other`.
+    """
+    whole, whole_inside = _sum(parts), _sum(inside)
+    without = np.array(
+        [
+            _distance_of(whole - part, other, _trace_of_root((whole_inside - along).covariance))
+            for part, along in zip(parts, inside, strict=True)
+        ]
+    )
+    return float((len(parts) - 1) * (without.mean() - value)), float((len(parts) - 1) * without.var())
+
+
+def _deviations(parts: list[Moments], inside: list[Moments], values: Matrix) -> Matrix:
+    """A vector for each part, so that products of two are second derivatives of the distance along both deviations.
+
+    Of the mean m: |dm|^2. Of M = R^T C R = diag(values), with the roots s of the values and E the change of M:
+    -2 tr M^(1/2) has sum_ij E_ij^2 / (2 s_i s_j (s_i + s_j)).
+    """
+    roots, whole, along_whole = np.sqrt(values), _sum(parts), _sum(inside)
+    weight = 1 / np.sqrt(2 * np.outer(roots, roots) * (roots[:, None] + roots))
+    rows = []
+    for part, along in zip(parts, inside, strict=True):
+        shift = along.mean - along_whole.mean
+        change = _divided(along) + np.outer(shift, shift) - _divided(along_whole)
+        rows.append(np.concatenate([part.mean - whole.mean, (weight * change).ravel()]))
+    return np.array(rows)
+
+
+def _divided(moments: Moments) -> Matrix:
+    """The scatter divided by N."""
+    return moments.covariance * (1 - 1 / moments.counted)
+
+
+def _pairs(a: Matrix, b: Matrix | None) -> float:
+    """The part of the variance that is of pairs of samples: 2 v_aa + 4 v_ab + 2 v_bb, of deviations of blocks.
+
+    v is the mean square, over pairs of blocks, of the products of their deviations.
+    """
+    total = 2 * _square(a @ a.T)
+    if b is not None:
+        total += 2 * _square(b @ b.T) + 4 * float(np.square(a @ b.T).mean()) / (1 - 1 / len(a)) ** 2
+    return total / len(a) ** 2
+
+
+def _square(q: Matrix) -> float:
+    """The mean square of q (n, n) off its diagonal, without the part of its row means (Szekely and Rizzo 2014)."""
+    n = len(q)
+    q = q - np.diag(np.diag(q))
+    rows = q.sum(1)
+    centred = np.square(q).sum() - 2 / (n - 2) * np.square(rows).sum() + rows.sum() ** 2 / ((n - 1) * (n - 2))
+    return max(0.0, float(centred / (n * (n - 3))))

@@ -80,7 +80,8 @@ class Moments:
         Raises:
             ValueError: where a count is not known, or the widths differ.
         """
-        n, m = self._counted(), other._counted()
+        self.check_width(other)
+        n, m = self.counted, other.counted
         shift = other.mean - self.mean
         return Moments(
             n + m,
@@ -90,7 +91,7 @@ class Moments:
 
     def __sub__(self, part: "Moments") -> "Moments":
         """The moments of the samples without those of a part of them."""
-        n, m = self._counted(), part._counted()
+        n, m = self.counted, part.counted
         shift = part.mean - self.mean
         return Moments(
             n - m,
@@ -102,7 +103,25 @@ class Moments:
         """The moments of features @ matrix, for a matrix (d, r)."""
         return Moments(self.count, self.mean @ matrix, matrix.T @ self.scatter @ matrix)
 
-    def _counted(self) -> int:
+    def check_width(self, other: "Moments") -> None:
+        """Refuse moments of other features.
+
+        Raises:
+            ValueError: unless both are of as many features.
+        """
+        if len(self.mean) != len(other.mean):
+            raise ValueError(
+                f"expected moments of one width, got {len(self.mean)} and {len(other.mean)}: take both with the same "
+                "features"
+            )
+
+    @property
+    def counted(self) -> int:
+        """The count.
+
+        Raises:
+            ValueError: where it is not known.
+        """
         if self.count is None:
             raise ValueError("expected moments with a count, got statistics without: give the number of samples")
         return self.count
