@@ -12,7 +12,8 @@ import torch
 
 from scorefield.commands.arguments import at_least
 from scorefield.commands.evaluate.baseline import check_comparable, compared, read_baseline
-from scorefield.commands.evaluate.extract import samples_at
+from scorefield.commands.evaluate.copies import copies_of
+from scorefield.commands.evaluate.extract import all_samples, samples_at
 from scorefield.commands.evaluate.numbers import MEANINGS, METRICS, Numbers
 from scorefield.commands.evaluate.opened import open_samples, open_sets
 from scorefield.commands.evaluate.reference import SEED, Reference, reference_of_data, reference_of_file
@@ -37,7 +38,7 @@ from scorefield.evaluation.features.base import StoredAs
 from scorefield.training.distributed.ranks import Ranks
 
 COPIES = "nn"  # the metric that compares samples with the training data one by one
-METRICS_OF_IMAGES, METRICS_OF_MOMENTS = ("fid", "kid", "pr", "dc"), ("fid",)
+METRICS_OF_IMAGES, METRICS_OF_MOMENTS = ("fid", "kid", "pr", "dc", COPIES), ("fid",)
 FOLDER = ".evaluate"  # in a run: samples and features, from which the same command goes on
 PICTURED = 64  # samples of a picture
 
@@ -157,6 +158,10 @@ def evaluate(
         "meanings": {name: MEANINGS[name] for name in best["numbers"]}, "versions": _versions(),
     }  # fmt: skip
     files = [path, _picture(table, rows[table.index(best)], floor, against, stored_as, path.with_suffix(".png"))]
+    if COPIES in chosen and sets is not None:
+        found = copies_of(all_samples(rows[table.index(best)]), sets, stored_as)
+        report["copies"] = found.numbers
+        files.append(found.plot(path.with_name(f"{path.stem}_neighbours.png")))
     write_json(path, report)
     for line in warnings_of(best["numbers"], best["dimensions"], against.described):
         on_stderr(line)

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from scorefield.evaluation.metrics.estimate import Estimate
-from scorefield.evaluation.metrics.frechet import frechet_distance
+from scorefield.evaluation.metrics.frechet import frechet_at_infinity, frechet_estimate
 from scorefield.evaluation.metrics.kernel import clip_distance, kernel_distance
 from scorefield.evaluation.metrics.moments import Moments
 from scorefield.evaluation.metrics.neighbours import density_coverage, precision_recall
+from scorefield.evaluation.metrics.scores import inception_score, vendi
 
 Numbers = dict[str, dict[str, Any]]
 Sides = Mapping[str, Tensor]  # features by name, of samples
@@ -60,12 +60,16 @@ class Side:
 
 
 def _fid(samples: Sides, reference: Side) -> Numbers:
-    found = Estimate(frechet_distance(samples["features"], reference.of("features")))
+    found = frechet_estimate(samples["features"], reference.of("features"))
     return {"fid": _described(found)}
 
 
 def _sfid(samples: Sides, reference: Side) -> Numbers:
-    return {"sfid": _described(Estimate(frechet_distance(_named(samples, "spatial", "sfid"), reference.of("spatial"))))}
+    return {"sfid": _described(frechet_estimate(_named(samples, "spatial", "sfid"), reference.of("spatial")))}
+
+
+def _fd_inf(samples: Sides, reference: Side) -> Numbers:
+    return {"fd_inf": _described(frechet_at_infinity(samples["features"], reference.of("features")))}
 
 
 def _kid(samples: Sides, reference: Side) -> Numbers:
@@ -86,9 +90,20 @@ def _dc(samples: Sides, reference: Side) -> Numbers:
     return {name: _described(value) for name, value in zip(("density", "coverage"), found, strict=True)}
 
 
+def _is(samples: Sides, reference: Side) -> Numbers:
+    value, deviation = inception_score(_named(samples, "probabilities", "is"), PARTS)
+    return {"is": {"value": value, "deviation": deviation, "standard_error": deviation / math.sqrt(PARTS)}}
+
+
+def _vendi(samples: Sides, reference: Side) -> Numbers:
+    return {"vendi": _described(vendi(samples["features"]))}
+
+
 METRICS: dict[str, Callable[[Sides, Side], Numbers]] = {
-    "fid": _fid, "kid": _kid, "pr": _pr, "dc": _dc, "sfid": _sfid, "cmmd": _cmmd,
+    "fid": _fid, "kid": _kid, "pr": _pr, "dc": _dc, "is": _is, "sfid": _sfid, "vendi": _vendi, "cmmd": _cmmd,
+    "fd_inf": _fd_inf,
 }  # fmt: skip
+PARTS = 10  # of the samples, for the Inception score
 LEAST_FOR_INFINITY = 5000  # samples of an extrapolation
 HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage", "is", "vendi")
 MEANINGS = {
