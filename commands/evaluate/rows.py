@@ -81,6 +81,8 @@ def rows_of(every: Sequence[Trained], choice: Choice, *, num: int, batch: int, s
         guided = {"guidance": choice.guidance.get("guidance", 1.0), **conditioning.described, **guiding.described}
         for solver in choice.solver or (None,):
             for steps in choice.steps or (None,):
-                sampling = sampling_of(run, solver=solver, grid=choice.grid, steps=steps, denoise=choice.denoise)
+                sampling = sampling_of(
+                    run, solver=solver, grid=choice.grid, steps=steps, denoise=choice.denoise, trained=trained
+                )
                 rows.append(Drawn(trained, sampling, num, batch, seed, folder, conditioning.cond, guiding, guided))
     return rows
