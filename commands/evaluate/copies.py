@@ -15,6 +15,7 @@ from scorefield.evaluation.metrics.memorisation import Memorisation, memorisatio
 from scorefield.training.data import Dataset
 
 RATE = 0.01  # of false alarms
+NEIGHBOUR = 5  # a copy is much nearer to its original than to this neighbour
 SIDE = 32  # larger images are compared as means over patches
 MOST = 1 << 28  # values of all training items
 SHOWN = 8  # samples of a picture
@@ -27,7 +28,7 @@ class Copies:
 
     Args:
         numbers: for a report.
-        samples: those that are nearest to a training item, compared with the second nearest, as they are stored.
+        samples: those that look most like a copy of one training item, as they are stored.
         originals: the training items that are nearest to them.
         stored_as: how both are stored.
     """
@@ -60,9 +61,8 @@ def copies_of(samples: Tensor, sets: tuple[Dataset, Dataset], stored_as: StoredA
     held_out = held_out.subset(max(len(samples), round(1 / RATE)), SEED)
     stored = stored_tensor(training)
     rate = max(RATE, (1 + 1e-9) / (len(held_out) + 1))
-    found = memorisation(
-        *(_compared(each, stored_as) for each in (samples, stored, stored_tensor(held_out))), rate=rate
-    )
+    ours, theirs, others = (_compared(each, stored_as) for each in (samples, stored, stored_tensor(held_out)))
+    found = memorisation(ours, theirs, others, rate, min(NEIGHBOUR, len(training)))
     order = found.ratios.argsort(stable=True)[:SHOWN]
     return Copies(
         _numbers(found, len(training), len(held_out)), samples[order], stored[found.indices[order, 0]], stored_as
@@ -73,7 +73,8 @@ def _compared(stored: Tensor, stored_as: StoredAs) -> Tensor:
     """Values (N, d), of images above 32 pixels a side as means over patches."""
     x = stored_as.unit(stored)
     if stored_as.is_image and max(stored_as.shape[1:]) > SIDE:
-        x = adaptive_avg_pool2d(x, [min(SIDE, side) for side in stored_as.shape[1:]])
+        height, width = (min(SIDE, side) for side in stored_as.shape[1:])
+        x = adaptive_avg_pool2d(x, (height, width))
     return x.flatten(1)
 
 

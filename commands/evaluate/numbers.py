@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from scorefield.evaluation.metrics.frechet import frechet_at_infinity, frechet_estimate
+from scorefield.evaluation.metrics.estimate import Estimate
+from scorefield.evaluation.metrics.frechet import frechet_at_infinity, frechet_distance, frechet_estimate
 from scorefield.evaluation.metrics.kernel import clip_distance, kernel_distance
 from scorefield.evaluation.metrics.moments import Moments
 from scorefield.evaluation.metrics.neighbours import density_coverage, precision_recall
@@ -60,12 +61,11 @@ class Side:
 
 
 def _fid(samples: Sides, reference: Side) -> Numbers:
-    found = frechet_estimate(samples["features"], reference.of("features"))
-    return {"fid": _described(found)}
+    return {"fid": _frechet(samples["features"], reference.of("features"))}
 
 
 def _sfid(samples: Sides, reference: Side) -> Numbers:
-    return {"sfid": _described(frechet_estimate(_named(samples, "spatial", "sfid"), reference.of("spatial")))}
+    return {"sfid": _frechet(_named(samples, "spatial", "sfid"), reference.of("spatial"))}
 
 
 def _fd_inf(samples: Sides, reference: Side) -> Numbers:
@@ -103,8 +103,10 @@ METRICS: dict[str, Callable[[Sides, Side], Numbers]] = {
     "fid": _fid, "kid": _kid, "pr": _pr, "dc": _dc, "is": _is, "sfid": _sfid, "vendi": _vendi, "cmmd": _cmmd,
     "fd_inf": _fd_inf,
 }  # fmt: skip
+BLOCKS = 20  # of the jackknife of a Frechet distance
 PARTS = 10  # of the samples, for the Inception score
 LEAST_FOR_INFINITY = 5000  # samples of an extrapolation
+OF_SIZE = ("fid", "sfid", "pr", "dc", "cmmd", "is")  # metrics whose value depends on the number of samples
 HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage", "is", "vendi")
 MEANINGS = {
     "fid": "squared Frechet distance of the features' Gaussians (Heusel et al. 2017), biased upwards by about K / n",
@@ -138,6 +140,14 @@ def numbers_of(metrics: Sequence[str], samples: Sides, reference: Side) -> Numbe
             alone = metric in ("is", "vendi")
             found[name] = {**number, "n": len(samples["features"]), "m": None if alone else reference.count}
     return found
+
+
+def _frechet(samples: Tensor, reference: "Tensor | Moments") -> dict[str, Any]:
+    """The Frechet distance, with its error where there are enough samples for the blocks of the jackknife."""
+    least = min(len(samples), len(samples) if isinstance(reference, Moments) else len(reference))
+    if least < 2 * BLOCKS:
+        return _described(Estimate(frechet_distance(samples, reference)))
+    return _described(frechet_estimate(samples, reference, BLOCKS))
 
 
 def _named(samples: Sides, name: str, metric: str) -> Tensor:

@@ -148,11 +148,13 @@ def lines_of(
 ) -> dict[str, Any]:
     """What is printed at the end: the numbers of the best row beside the floor, its recipe, and comparisons."""
     lines: dict[str, Any] = {}
+    at_floor_size = best.get("numbers_at_floor_size", {})
     for name, number in best["numbers"].items():
-        held_out = f"   (held-out data, n = {floor[name]['n']}: {text_of(floor[name])})" if name in floor else ""
-        lines[name] = f"{text_of(number)}{held_out}"
-    for name, number in best.get("numbers_at_floor_size", {}).items():
-        lines[f"{name} of {number['n']} samples, as many as the floor's"] = text_of(number)
+        if name not in floor:
+            lines[name] = text_of(number)
+            continue
+        same = f"; so many samples: {text_of(at_floor_size[name])}" if name in at_floor_size else ""
+        lines[name] = f"{text_of(number):20} (held-out data: {text_of(floor[name])}, n = {floor[name]['n']}{same})"
     for split, number in best.get("bits_per_dim", {}).items():
         lines[f"{number['unit']} of {number['n']} {split} images, {number['estimator']}"] = text_of(number)
     lines |= report.get("copies", {}).get("lines", {})

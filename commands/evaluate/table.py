@@ -8,7 +8,7 @@ from typing import Any
 from scorefield.commands.evaluate.classes import per_class
 from scorefield.commands.evaluate.extract import Extracted, extract
 from scorefield.commands.evaluate.likelihoods import bits_of
-from scorefield.commands.evaluate.numbers import LEAST_FOR_INFINITY, Numbers, numbers_of
+from scorefield.commands.evaluate.numbers import LEAST_FOR_INFINITY, OF_SIZE, Numbers, numbers_of
 from scorefield.commands.evaluate.reference import Reference
 from scorefield.commands.evaluate.report import line_of, name_of_row, recipe_of
 from scorefield.commands.evaluate.store import kept_json, shared_folder
@@ -97,10 +97,10 @@ class Evaluation:
 
         def computed() -> dict[str, Any]:
             numbers: dict[str, Any] = {"numbers": numbers_of(self.metrics, found.features, reference.side)}
-            biased = [name for name in self.metrics if name in ("fid", "sfid")]
-            if least < subject.num and biased:
+            sized = [name for name in self.metrics if name in OF_SIZE]
+            if least < subject.num and sized:
                 part = {name: value[:least] for name, value in found.features.items()}
-                numbers["numbers_at_floor_size"] = numbers_of(biased, part, reference.side)
+                numbers["numbers_at_floor_size"] = numbers_of(sized, part, reference.side)
             by_class = per_class(found, reference) if "kid" in self.metrics else {}
             return numbers | ({"per_class": by_class} if by_class else {})
 

@@ -14,7 +14,7 @@ from class_gaussians import MEANS, SPREAD, class_run, labelled
 from image_files import refused
 from training_runs import untrained_run
 
-from scorefield.commands.evaluate import subjects, table
+from scorefield.commands.evaluate import subjects
 from scorefield.commands.evaluate.command import evaluate
 from scorefield.commands.sample import sample
 from scorefield.commands.statistics import statistics
@@ -214,4 +214,16 @@ def test_samples_without_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     refused("1x8x8 of 17 levels, got 1x9x9", evaluate, Path("."), input="wide.npy", data="digits", **PLAIN)
     np.save("one.npy", x[:1])
     refused("at least 2 samples", evaluate, Path("."), input="one.npy", data="digits", **PLAIN)
-    assert table.Evaluation  # the table is that of a run
+
+
+def test_planted_copies_are_named_with_their_originals(tmp_path: Path) -> None:
+    training, held_out = (np.asarray(digits(split).x) for split in ("train", "test"))
+    samples = np.concatenate([held_out[100:200], training[[7, 70, 700]]])
+    np.save(tmp_path / "s.npy", samples)
+    report = evaluated(
+        tmp_path, tmp_path / "e.json", input=str(tmp_path / "s.npy"), data="digits", num=103, metrics=("kid", "nn")
+    )
+    copies = report["copies"]
+    assert {100, 101, 102} <= set(copies["flagged"]) and copies["nearest"][100:] == [7, 70, 700]
+    # Each of the others is flagged with probability 0.01: more than 6 of 100 has 1e-4.
+    assert len(copies["flagged"]) <= 9 and copies["distance"][100:] == [0, 0, 0]
