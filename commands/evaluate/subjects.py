@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scorefield.commands.evaluate.store import parts_of
+from scorefield.commands.evaluate.store import digest, parts_of
 from scorefield.commands.generate import Guide, batch_sampler, finite
 from scorefield.commands.parts import Arrays
 from scorefield.commands.progress_bar import Bar
@@ -76,12 +76,13 @@ class Drawn:
     @property
     def described(self) -> dict[str, Any]:
         sampling = {k: build.unparse(v) if k in ("solver", "grid") else v for k, v in self.sampling.items()}
-        return {**sampling, "seed": self.seed, **self.conditioned, **self.trained.described}
+        run = digest(self.trained.run.described())
+        return {**sampling, "seed": self.seed, **self.conditioned, **self.trained.described, "run_sha256": run}
 
     def part(self, first: int, bar: Bar | None = None) -> Arrays:
         # The batch belongs to the content: the last bits of a network's answer depend on the size of its batch.
         run = self.trained.run
-        kept = parts_of(self.folder, "samples", [self.described, run.described(), self.batch, str(run.device)])
+        kept = parts_of(self.folder, "samples", [self.described, self.batch, str(run.device)])
         name, count = f"{first:09d}_{min(self.batch, self.num - first)}", min(self.batch, self.num - first)
         if name in kept:
             return kept.load(name)
