@@ -47,7 +47,7 @@ def extract(subject: Subject, features: Features, folder: Path, ranks: Ranks, na
         ranks: the processes that share the work.
         name: of the progress bar.
     """
-    kept = parts_of(folder, "features", [subject.described, subject.batch, features.fingerprint])
+    kept = parts_of(folder, "features", [subject.key, features.fingerprint])
     names = {first: _name(subject, first) for first in range(0, subject.num, subject.batch)}
     todo = [first for first, part in names.items() if part not in kept]
     ranks.barrier()  # every rank has its list before the first part is written

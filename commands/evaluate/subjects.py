@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
-from scorefield.commands.evaluate.store import digest, parts_of
-from scorefield.commands.generate import Guide, batch_sampler, finite
+from scorefield.commands.evaluate.store import parts_of
+from scorefield.commands.generate import Guide, batch_sampler, finite, grid
 from scorefield.commands.parts import Arrays
 from scorefield.commands.progress_bar import Bar
 from scorefield.commands.trained import Trained
@@ -23,7 +24,7 @@ from scorefield.training.data import Dataset
 class Subject(Protocol):
     """A set of samples.
 
-    `described` has every setting that decides them. `part` gives the samples from `first` on as the data set stores
+    `described` has the settings for a reader, and `key` all that decides them. `part` gives the samples from `first` on as the data set stores
     them, `x` (count, *D), with their `label` where they have any, and `nfe` and `seconds` in all where they were drawn.
     """
 
@@ -38,6 +39,9 @@ class Subject(Protocol):
 
     @property
     def described(self) -> dict[str, Any]: ...
+
+    @property
+    def key(self) -> list[Any]: ...
 
     def part(self, first: int, bar: Bar | None = None) -> Arrays: ...
 
@@ -76,13 +80,20 @@ class Drawn:
     @property
     def described(self) -> dict[str, Any]:
         sampling = {k: build.unparse(v) if k in ("solver", "grid") else v for k, v in self.sampling.items()}
-        run = digest(self.trained.run.described())
-        return {**sampling, "seed": self.seed, **self.conditioned, **self.trained.described, "run_sha256": run}
+        return {**sampling, "seed": self.seed, **self.conditioned, **self.trained.described}
+
+    @property
+    def key(self) -> list[Any]:
+        # Times, because a measured grid is known by its name. The batch, because the last bits of a network's answer
+        # depend on its size.
+        run = self.trained.run
+        with torch.no_grad():
+            times = grid(run, self.sampling).tolist()
+        return [self.described, run.described(), times, self.batch, str(run.device)]
 
     def part(self, first: int, bar: Bar | None = None) -> Arrays:
-        # The batch belongs to the content: the last bits of a network's answer depend on the size of its batch.
         run = self.trained.run
-        kept = parts_of(self.folder, "samples", [self.described, self.batch, str(run.device)])
+        kept = parts_of(self.folder, "samples", self.key)
         name, count = f"{first:09d}_{min(self.batch, self.num - first)}", min(self.batch, self.num - first)
         if name in kept:
             return kept.load(name)
@@ -120,6 +131,10 @@ class Stored:
     @property
     def described(self) -> dict[str, Any]:
         return {"samples": self.data.name, "samples_sha256": self.data.fingerprint}
+
+    @property
+    def key(self) -> list[Any]:
+        return [self.data.fingerprint, self.batch]
 
     def part(self, first: int, bar: Bar | None = None) -> Arrays:
         rows = slice(first, min(first + self.batch, self.num))

@@ -104,7 +104,7 @@ class Evaluation:
             by_class = per_class(found, reference) if "kid" in self.metrics else {}
             return numbers | ({"per_class": by_class} if by_class else {})
 
-        key = [subject.described, subject.num, subject.batch, self.recipe, list(self.metrics), least]
+        key = [subject.key, subject.num, self.recipe, list(self.metrics), least]
         return dict(kept_json(self.folder, "numbers", key, computed))
 
 
