@@ -1,5 +1,6 @@
 """Metrics of samples against a data set, with their errors, their floors and their recipe."""
 
+import dataclasses
 import platform
 import signal
 from collections.abc import Iterator, Sequence
@@ -152,9 +153,13 @@ def evaluate(
     }  # fmt: skip
     path = output_path(output, workdir / default, settings)
     metric = next(iter(best["numbers"]))
-    report: dict[str, Any] = {
+    report: dict[str, Any] = {  # `asked` are the options, from which the command can be read
         **settings, "floor": floor, "rows": table, "best": best["name"],
         "pareto": [row["name"] for row in pareto_of(table, metric)],
+        "asked": {
+            "input": input, "data": data, "split": split, "reference": reference, "reference_images": reference_images,
+            "features": features, "likelihood": likelihood, **dataclasses.asdict(choice),
+        },
         "meanings": {name: MEANINGS[name] for name in best["numbers"]}, "versions": _versions(),
     }  # fmt: skip
     files = [path, _picture(table, rows[table.index(best)], floor, against, stored_as, path.with_suffix(".png"))]

@@ -30,7 +30,7 @@ def summary(found: Found) -> list[Block]:
         of = "bound" if report.content.get("estimators") != ["ode"] else "value of the flow"
         parts += [f" Its best {of} on the test split is ", value, f" {unit}."]
     if (metric := best_metric(found)) is not None:
-        parts += [f" Its least {metric[0]} is ", metric[1], f" ({metric[2]})."]
+        parts += [f" Its best {metric[0]} is ", metric[1], f" ({metric[2]})."]
     if (speed := samples_a_second(found)) is not None:
         parts += [" It draws ", speed[0], " samples a second with ", speed[1], " evaluations of the network each."]
     return [said(*parts)]
@@ -52,7 +52,13 @@ def best_likelihood(found: Found) -> tuple[str, Number, Report] | None:
 
 
 def best_metric(found: Found) -> tuple[str, Number, str] | None:
-    """The least of the first metric of --mode=evaluate: its name, its value, and of which samples."""
+    """The best of the first metric of the newest --mode=evaluate: its name, its value, and of which samples."""
+    for report in found.of_mode("evaluate", "rows", "best"):
+        for row in report.content["rows"]:
+            if not report.mark and row.get("numbers") and row.get("name") == report.content["best"]:
+                name, each = next(iter(row["numbers"].items()))
+                value = number(each["value"], each.get("standard_error"))
+                return None if value is None else (name, value, f"{row['n']} {row['name']}")
     return None
 
 

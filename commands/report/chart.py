@@ -123,7 +123,7 @@ class _Axis:
         if self.log and self.high - self.low > 0.7:
             every = range(math.floor(self.low), math.ceil(self.high) + 1)
             decades = self.high - self.low
-            stops = (1, 2, 5) if decades < 2.5 else (1,)
+            stops = (1, 2, 3, 5, 7) if decades < 1.2 else (1, 2, 5) if decades < 2.5 else (1,)
             step = max(1, math.ceil(decades / 8))
             values = [stop * 10.0**power for power in every if power % step == 0 for stop in stops]
         else:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from scorefield.commands.evaluate.command import METRICS_OF_IMAGES
 from scorefield.commands.modes import KEYWORDS, MODES, OPTIONS, SEVERAL
 from scorefield.commands.report.found import Found, Report
 from scorefield.configs import build
 
 # Options that change memory, speed or places, and no number.
-NOT_SHOWN = ("batch", "device", "output", "compile", "data")
+NOT_SHOWN = ("batch", "device", "output", "compile")
 IN_WORDS = ("each in turn", "of the images")  # what reports say of labels that no option gave
 
 
@@ -43,8 +44,10 @@ def command_of(found: Found, report: Report) -> str:
         given.pop("dequantisation", None)
     if content.get("images") == "all":
         given.pop("num", None)
-    if content.get("data") not in (found.run.data.name, None) and "data" in takes:
-        options.append("--data=...")
+    if report.mode == "evaluate":
+        given = _of_an_evaluation(content)
+    elif given.pop("data", None) not in (found.run.data.name, None) and "data" in takes:
+        options.append("--data=...")  # whose spec the report does not have
     for key, parameter in takes.items():
         if key in NOT_SHOWN or key not in given or given[key] in IN_WORDS:
             continue
@@ -64,6 +67,19 @@ def command_line(mode: str, workdir: Path, *options: str) -> str:
 def _by_flow(content: dict[str, Any]) -> bool:
     """Whether a likelihood is that of the flow too, whose options bounds do not take."""
     return "ode" in (content.get("estimators") or ())
+
+
+def _of_an_evaluation(content: dict[str, Any]) -> dict[str, Any]:
+    """The options of --mode=evaluate, which its report has as they were given."""
+    asked = dict(content.get("asked", {}))
+    guiding = asked.pop("guidance", None) or {}
+    renamed = {f"guidance_{key}": guiding.get(key) for key in ("interval", "rescale", "parallel", "norm")}
+    usual = content.get("metrics") == list(METRICS_OF_IMAGES) and not asked.get("reference")
+    return {
+        **asked, **renamed, **{key: guiding.get(key) for key in ("guidance", "guide", "classifier")},
+        "num": content["recipe"]["samples"], "seed": content.get("seed"),
+        "metrics": None if usual else content.get("metrics"),
+    }  # fmt: skip
 
 
 def _of_the_run(found: Found, key: str, value: Any) -> bool:

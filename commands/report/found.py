@@ -22,7 +22,6 @@ FILES = {
     "likelihood_test": "likelihood",
     "likelihood_train": "likelihood",
     "evaluate": "evaluate",
-    "evaluation": "evaluate",
     "tuned": "tune",
     "edited": "edit",
     "latents": "encode",
@@ -136,6 +135,7 @@ class Found:
     def _reports(self) -> Iterator[Report]:
         for path in sorted(self.workdir.glob("*.json")):
             stem = re.sub(r"_\d+$", "", path.stem)
+            stem = "evaluate" if stem.startswith("evaluate_") else stem  # of other samples
             if stem not in FILES:
                 continue
             if content := report_beside(path):
@@ -145,6 +145,10 @@ class Found:
 
     def _mark(self, content: dict[str, Any]) -> str:
         """What tells a report from one of the newest checkpoint."""
+        rows = content.get("of")  # of an evaluation
+        if isinstance(rows, list):
+            marks = [self._mark(row) for row in rows if isinstance(row, dict)]
+            return marks[0] if marks and all(marks) else ""
         made_with = content.get("checkpoint_sha256")
         if made_with is None or made_with in self.sha256.values():
             return ""

@@ -2,26 +2,46 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from scorefield.commands.compare import compare
 from scorefield.commands.conditioning import sampled_conditioning
+from scorefield.commands.evaluate.command import evaluate
 from scorefield.commands.generate import generate
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.progress_bar import duration
 from scorefield.commands.report.command_of import command_line, flags_of
-from scorefield.commands.report.found import Found
+from scorefield.commands.report.found import Found, Report
 from scorefield.commands.sample import sample
 from scorefield.commands.train.pictures import IN_TIME, QUICK, sampling_of
 from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.models import CountCalls
 
-NUM, TRAJECTORIES, SCORED, DRAWS = 64, 6, 256, 32
+NUM, TRAJECTORIES, SCORED, DRAWS, MEASURED = 64, 6, 256, 32, 1000
+INCEPTION = 0.2  # seconds of an image
 SOLVERS, STEPS, COMPARED = ("ddim", "heun", "unipc", "adams"), (5, 10, 20), 16
 EVALUATIONS = 450  # of the network for one sample of all of them, about, with the reference
 LONGEST = 600.0  # seconds that one of them may take
+
+
+@dataclass(frozen=True)
+class Task:
+    """A report that is missing.
+
+    Args:
+        name: of what it holds.
+        seconds: that it takes, about.
+        call: makes it.
+        command: the command line that makes it.
+    """
+
+    name: str
+    seconds: float
+    call: Callable[[], Any]
+    command: str
 
 
 def make_missing(found: Found, device: str | None) -> None:
@@ -31,20 +51,18 @@ def make_missing(found: Found, device: str | None) -> None:
     """
     if found.checkpoint is None:
         return
-    seconds = seconds_an_evaluation(found, device)
-    for name, evaluations, make, command in _missing(found, device):
-        if seconds * evaluations > LONGEST:
+    for task in _tasks(found, device):
+        if task.seconds > LONGEST:
             found.notes.append(
-                f"{name}: left out, because it would take about {duration(seconds * evaluations)} here. "
-                f"This makes it: {command}"
+                f"The {task.name} would take about {duration(task.seconds)} here, and were left out: {task.command}"
             )
             continue
         try:
-            make()
+            task.call()
         except (ValueError, OSError) as error:
-            on_stderr(f"no {name}: {error}")
-            found.notes.append(f"{name}: could not be made: {error}")
-        found.refresh()
+            on_stderr(f"no {task.name}: {error}")
+            found.notes.append(f"The {task.name} could not be made: {error}")
+    found.refresh()
 
 
 def seconds_an_evaluation(found: Found, device: str | None) -> float:
@@ -68,33 +86,50 @@ def own_bound(found: Found) -> str:
     return "elbo" if by_bound else "dsm"
 
 
-def _missing(found: Found, device: str | None) -> list[tuple[str, float, Callable[[], Any], str]]:
-    """What is missing: its name, its evaluations of the network, the call that makes it, and its command."""
-    missing = list[tuple[str, float, Callable[[], Any], str]]()
-    run, workdir = found.run, found.workdir
+def _tasks(found: Found, device: str | None) -> list[Task]:
+    run, workdir, several = found.run, found.workdir, not found.run.sde.needs_code
+    tasks, each = list[Task](), seconds_an_evaluation(found, device)
 
-    def add(name: str, mode: str, evaluations: float, call: Callable[..., Any], **options: Any) -> None:
-        flags = [flag for key, value in options.items() for flag in flags_of(key, value)]
-        line = command_line(mode, workdir, *flags)
-        missing.append((name, evaluations, lambda: call(workdir, **options, device=device), line))
+    def add(name: str, mode: str, evaluations: float, call: Callable[..., Any], more: float = 0.0, **of: Any) -> None:
+        line = command_line(mode, workdir, *(flag for key, value in of.items() for flag in flags_of(key, value)))
+        tasks.append(Task(name, each * evaluations + more, lambda: call(workdir, **of, device=device), line))
 
-    chosen, own = sampling_of(run), run.config.sampling
-    quick = {key: chosen[key] for key in ("solver", "grid", "steps") if chosen[key] != own[key]}
-    quick = {key: build.unparse(value) if key != "steps" else value for key, value in quick.items()}
-    evaluations = NUM * 2 * int(chosen["steps"])
-    there = {each.content.get("weights") for each in found.of_mode("sample") if not each.mark}
-    trajectory = {} if run.sde.needs_code else {"trajectory": TRAJECTORIES}
-    if "ema" not in there and "ema" in found.sha256:
-        add("samples of the averaged weights", "sample", evaluations, sample, **quick, **trajectory)
-    if "raw" not in there and "raw" in found.sha256:
-        add("samples of the raw weights", "sample", evaluations, sample, **quick, ema=False)
-    if not run.sde.needs_code and not any(not each.mark for each in found.of_mode("compare", "solver")):
+    quick, steps = _quick(found)
+    sampled = _of_newest(found, "sample", "weights")
+    if "ema" not in sampled and "ema" in found.sha256:
+        trajectory = {"trajectory": TRAJECTORIES} if several else {}
+        add("samples of the averaged weights", "sample", 2 * NUM * steps, sample, **quick, **trajectory)
+    if "raw" not in sampled and "raw" in found.sha256:
+        add("samples of the raw weights", "sample", 2 * NUM * steps, sample, **quick, ema=False)
+    if several and not _of_newest(found, "compare", "solver"):
         add("solvers", "compare", COMPARED * EVALUATIONS, compare, solver=SOLVERS, steps=STEPS)
-    bounds = {each.content.get("split") for each in found.of_mode("likelihood") if not each.mark}
-    for split in ("test", "train"):
-        if split not in bounds:
-            add(
-                f"likelihood of the {split} split", "likelihood", SCORED * DRAWS, likelihood, split=split, num=SCORED,
-                estimators=[own_bound(found)],
-            )  # fmt: skip
-    return missing
+    if not any(_is_of_run(each) for each in found.of_mode("evaluate", "of")):
+        photographs = len(run.data.shape) == 3 and run.data.shape[0] == 3
+        swept = {key: (value,) if key in ("solver", "steps") else value for key, value in quick.items()}
+        evaluations = MEASURED * (2 * steps + 3)  # with features of samples, reference and held-out data
+        more = 3 * MEASURED * INCEPTION if photographs else 0.0
+        add("metrics", "evaluate", evaluations, evaluate, more, num=MEASURED, **swept)
+    scored = _of_newest(found, "likelihood", "split")
+    for split in (each for each in ("test", "train") if each not in scored):
+        bound = [own_bound(found)]
+        name = f"likelihoods of the {split} split"
+        add(name, "likelihood", SCORED * DRAWS, likelihood, split=split, num=SCORED, estimators=bound)
+    return tasks
+
+
+def _quick(found: Found) -> tuple[dict[str, Any], int]:
+    """Options of sampling where the configuration's sampler takes too many evaluations, and the number of steps."""
+    chosen, own = sampling_of(found.run), found.run.config.sampling
+    options = {key: chosen[key] for key in ("solver", "grid", "steps") if chosen[key] != own[key]}
+    written = {key: value if key == "steps" else build.unparse(value) for key, value in options.items()}
+    return written, int(chosen["steps"])
+
+
+def _is_of_run(report: Report) -> bool:
+    """Whether an evaluation is of samples of the newest checkpoint, and not of a file."""
+    return not report.mark and any("checkpoint" in row for row in report.content["of"])
+
+
+def _of_newest(found: Found, mode: str, key: str) -> set[str]:
+    """The values of a key in the reports of a mode by the newest checkpoint."""
+    return {str(each.content[key]) for each in found.of_mode(mode, key) if not each.mark}

@@ -1,10 +1,155 @@
-"""What --mode=evaluate measured, with floors and recipes."""
+"""What --mode=evaluate measured: metrics with their errors and floors, their recipes, and copies of training data."""
 
-from scorefield.commands.report.blocks import Block, Section
-from scorefield.commands.report.found import Found
+from collections.abc import Sequence
+from typing import Any
+
+from scorefield.commands.evaluate.report import pareto_of, warnings_of
+from scorefield.commands.report.blocks import (
+    Block,
+    Charts,
+    Missing,
+    Number,
+    Section,
+    Table,
+    picture,
+    said,
+    side_by_side,
+)
+from scorefield.commands.report.chart import Chart, Curve, chart
+from scorefield.commands.report.command_of import command_line
+from scorefield.commands.report.found import Found, Report
+from scorefield.commands.report.numbers import is_number, number
+
+SHOWN = 4  # reports
+Row = tuple[Number | str | None, ...]
 
 
 def metrics_section(found: Found) -> Section:
-    """Tables of metrics, each with its error or its floor, and the recipe."""
-    blocks: list[Block] = []
+    """Tables of metrics, each number with its error, above the floor of held-out data, and the recipe."""
+    reports = found.of_mode("evaluate", "rows", "floor", "recipe")[:SHOWN]
+    blocks: list[Block] = [block for report in reports for block in _evaluated(report)]
+    meanings = {name: text for report in reports for name, text in report.content.get("meanings", {}).items()}
+    blocks += [said(f"{name}: {text}.", quiet=True) for name, text in meanings.items()]
+    if not blocks and found.checkpoint is not None:
+        blocks.append(Missing("No metric has been measured yet.", command_line("evaluate", found.workdir)))
     return Section("metrics", "Metrics", blocks)
+
+
+def _evaluated(report: Report) -> list[Block]:
+    content = report.content
+    every = [row for row in content["rows"] if isinstance(row, dict)]
+    rows = [row for row in every if row.get("numbers")]
+    if not rows:
+        return [Missing(f"{report.path.name} has no row with numbers.")]
+    names = list(dict.fromkeys(name for row in rows for name in row["numbers"]))
+    best = next((row for row in rows if row.get("name") == content.get("best")), rows[0])
+    drawn = _against_evaluations(rows, names[0], content["floor"])
+    blocks: list[Block] = [] if drawn is None else [Charts((drawn,))]
+    blocks += [_table(report, every, names), said(f"{report.path.name}: {best['recipe']}.")]
+    for name, each in best.get("numbers_at_floor_size", {}).items():
+        of = f"{name} of {each['n']} samples, as many as the floor has: "
+        blocks.append(said(of, number(each["value"], each.get("standard_error")), "."))
+    about = warnings_of(best["numbers"], best.get("dimensions", 0), content["recipe"].get("reference", {}))
+    blocks += [said(f"{line}.", quiet=True) for line in about]
+    if classes := best.get("per_class"):
+        of_classes = [
+            (name, number(each["value"], each.get("standard_error")), number(each["n"]), number(each["m"]))
+            for name, each in classes.items()
+        ]
+        caption = f"KID of each class, {best['name']}."
+        blocks.append(Table(("class", "kid", "samples", "reference"), of_classes, caption))
+    blocks += _copies(report)
+    beside = [] if drawn is not None else [report.picture]
+    beside += sorted(report.path.parent.glob(f"{report.path.stem}_[a-z]*.png"))
+    pictures = (picture(file, _shows(file.stem), f"{file.name}: {_shows(file.stem)}.") for file in beside)
+    return [*blocks, *side_by_side(*pictures)]
+
+
+def _shows(stem: str) -> str:
+    """What a picture beside a report shows."""
+    _, _, of = stem.partition("_")
+    return of.replace("_", " ") if of and not of.isdecimal() else "samples beside images of the reference"
+
+
+def _table(report: Report, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
+    """The rows with their numbers, and the floor below them."""
+    content, bits = report.content, any("bits_per_dim" in row for row in rows)
+    floor = content["floor"]
+    shown = list[Row]()
+    for row in rows:
+        numbers = row.get("numbers", {})
+        cells = [_number(numbers.get(name)) for name in names]
+        likelihoods = [_number(row.get("bits_per_dim", {}).get(split)) for split in ("test", "train")] if bits else []
+        remark = row.get("failed") or ("Pareto front" if row.get("name") in content.get("pareto", ()) else None)
+        shown.append((str(row.get("name")), number(row.get("n")), number(row.get("nfe")),
+                      number(row.get("seconds"), digits=3), *cells, *likelihoods, remark))  # fmt: skip
+    if floor:
+        sizes = {each.get("n") for each in floor.values()}
+        n = number(sizes.pop()) if len(sizes) == 1 else None
+        held_out = [_number(floor.get(name)) for name in names]
+        shown.append(("floor: held-out data", n, None, None, *held_out, *([None, None] if bits else []), None))
+    unit = next((each["unit"] for row in rows for each in row.get("bits_per_dim", {}).values()), "bits/dim")
+    head = (
+        "samples",
+        "n",
+        "evaluations",
+        "seconds",
+        *names,
+        *((f"{unit}, test", f"{unit}, train") if bits else ()),
+        "",
+    )
+    best = frozenset(i for i, row in enumerate(rows) if row.get("name") == content.get("best"))
+    mark = f" It is {report.mark}." if report.mark else ""
+    caption = (
+        f"{report.path.name}.{mark} Evaluations are of the network for one sample, seconds for all. Numbers stand with "
+        "their standard errors where these are known. The floor is what data of the other split gives in the place of "
+        "samples. The row with the best first metric is set off."
+    )
+    return Table(head, shown, caption, marked=best)
+
+
+def _number(each: Any) -> Number | None:
+    return number(each.get("value"), each.get("standard_error")) if isinstance(each, dict) else None
+
+
+def _text(each: Any) -> str:
+    shown = _number(each)
+    return "" if shown is None else shown.text
+
+
+def _against_evaluations(rows: Sequence[dict[str, Any]], metric: str, floor: dict[str, Any]) -> Chart | None:
+    """The first metric against evaluations or images seen, with the Pareto front and the floor; None for one row."""
+    along = "nfe" if len({row.get("nfe") for row in rows}) > 1 else "images"
+    kept = [row for row in rows if is_number(row.get(along)) and is_number(row["numbers"].get(metric, {}).get("value"))]
+    if len(kept) < 2:
+        return None
+    named = dict[str, list[dict[str, Any]]]()
+    for row in kept:
+        name = str(row["name"]).removesuffix(f" {row.get('steps')} steps")
+        named.setdefault(name if along == "nfe" else str(row.get("weights")), []).append(row)
+    drawn = []
+    for i, (name, own) in enumerate(named.items()):
+        values = [row["numbers"][metric]["value"] for row in own]
+        labels = [f"{row['name']}: {_text(row['numbers'][metric])}" for row in own]
+        drawn.append(Curve(name, [row[along] for row in own], values, True, True, i % 8, labels))
+    front = pareto_of(kept, metric) if along == "nfe" else []
+    if len(front) > 1:
+        values = [row["numbers"][metric]["value"] for row in front]
+        drawn.append(Curve("Pareto front", [row["nfe"] for row in front], values, colour=None))
+    level = floor.get(metric, {}).get("value")
+    if is_number(level):
+        ends = [min(row[along] for row in kept), max(row[along] for row in kept)]
+        drawn.append(Curve("floor: held-out data", ends, [level, level], colour=7))
+    positive = all(value > 0 for curve in drawn for value in curve.ys)
+    x = "evaluations of one sample" if along == "nfe" else "images seen"
+    return chart(
+        f"{metric} against {x}", drawn, x=x, y=metric, log=("x" if along == "nfe" else "") + ("y" if positive else ""),
+        caption=f"{metric} against {x}, with the floor of held-out data.",
+    )  # fmt: skip
+
+
+def _copies(report: Report) -> list[Block]:
+    """What is said of copies of training data."""
+    copies = report.content.get("copies")
+    lines = copies.get("lines", {}) if isinstance(copies, dict) else {}
+    return [said(f"{name}: {line}") for name, line in lines.items()]

@@ -100,7 +100,7 @@ def _compared(report: Report) -> list[Block]:
     caption = (
         f"{report.path.name}: {num} samples from the same noise, {weights_of(report)}. Evaluations are of the network "
         "for one sample, seconds for all. The distance is the root mean square from the solution of the probability "
-        "flow, in the model's values. No other row of the Pareto front is both cheaper and nearer."
+        "flow, in the model's values. No other row is both cheaper and nearer than one of the Pareto front."
     )
     head = ("solver", "steps", "evaluations", "seconds", "distance from the flow", "")
     table = Table(head, shown, caption, marked=frozenset(front))
