@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.analytic import Gaussian, GaussianMixture
-from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE
+from scorefield.sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedSDE, SubVPSDE, expand
 from scorefield.solvers import (
     BELM,
     DDIM,
@@ -98,7 +98,7 @@ SOLVERS: dict[str, Case] = {
     "abm4": Case(Adams(4), 4, True),
     "belm": Case(BELM(), 2, True),
     "adams-moulton": Case(AdamsMoulton(), 0, True),
-    "dopri5": Case(Adaptive(), 0, True),
+    "dopri5": Case(Adaptive(rtol=1e-3, atol=1e-3), 0, True),
     "bosh3-soft_clipped": Case(Adaptive("bosh3", 1e-3, 1e-3, variable="soft_clipped")),
     "scipy-rk45": Case(Adaptive("scipy:RK45", 1e-3, 1e-3), 0, True),
     "ddim-0.5": Case(DDIM(eta=0.5)),
@@ -111,7 +111,7 @@ SOLVERS: dict[str, Case] = {
     "sdpm3": Case(StochasticDPMSolver(3, eta=0.5)),
     "sabm3": Case(SASolver(), 0, True),
     "sab2": Case(SASolver(2, 0.5, corrector=False, predict="eps")),
-    "adaptive-sde": Case(AdaptiveSDE(), 0, True),
+    "adaptive-sde": Case(AdaptiveSDE(rtol=0.2, atol=0.05), 0, True),
     "ncsn": Case(AnnealedLangevin(steps=3, step_size=1e-6), 0, True),
     "ncsnv2": Case(AnnealedLangevin(steps=3, step_size=None)),
     "langevin-sample": Case(AnnealedLangevin(snr=0.16, norms="sample", denoise=False), 0, True),
@@ -148,6 +148,19 @@ def plain(shape: tuple[int, ...]) -> Plain:
     """`gaussian`, for many calls with one scale for the batch."""
     model = gaussian(shape)
     return Plain(model.means, model.stds, model.weights)
+
+
+class Direct:
+    """`Plain`, for scales of either shape."""
+
+    def __init__(self, model: Plain) -> None:
+        self.model = model
+
+    def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self.model(x, expand(alpha, x), expand(sigma, x))
+
+    def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self.model.noise(x, expand(alpha, x), expand(sigma, x))
 
 
 def mixture(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> GaussianMixture:

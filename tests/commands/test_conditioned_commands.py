@@ -74,9 +74,9 @@ def test_a_conditioned_run_samples_with_guidance_and_encodes(kind: str, runs: di
     plain, guided, small = (np.load(file)["x"].astype(int) for file in out)
     assert np.abs(plain - small).max() <= 1  # a rounding at the edge of a cell
     assert np.abs(plain - guided).max() > 1
-    encode(run, num=3, steps=20, device="cpu", output=str(latents := tmp_path / "latents.npz"))
+    encode(run, num=3, solver="belm", steps=4, device="cpu", output=str(latents := tmp_path / "latents.npz"))
     told = decode(run, input=str(latents), device="cpu", output=str(tmp_path / "back.npz"))
-    assert told["round_trip_rms"] < 0.05
+    assert told["round_trip_rms"] < 1e-3  # belm comes back exactly, with the same condition
     interpolate(run, num=2, steps=4, device="cpu", output=str(tmp_path / "between.npz"))
 
 

@@ -80,7 +80,7 @@ def test_the_logs_bits_per_dim_are_the_likelihoods(workdir: Path, tmp_path: Path
     config.training.update(log_every=25, learning_rate=1e-12)
     train(still, config, device="cpu", fork_from=str(workdir), ema=False)
     last = rows_of(still)[-1]["bits_per_dim"]
-    options: dict[str, Any] = {"split": "train", "num": 200, "draws": 64, "output": str(output)}
+    options: dict[str, Any] = {"split": "train", "num": 200, "draws": 8, "output": str(output)}
     likelihood(still, estimators=("elbo",), ema=False, device="cpu", **options)
     report = json.loads(output.read_text())["estimates"]["elbo"]
     for part in ("prior", "diffusion", "reconstruction", "total"):

@@ -212,7 +212,7 @@ def test_data_that_is_one_point_sends_noise_where_it_belongs(name: str, order: i
     x, latent = alpha * point + sigma * noise, last_alpha * point + last_sigma * noise
     # Sub-VP starts where noise is finest, 1e-6.
     variable = SoftClippedLogSNR(1e-4 if name == "subvp" else 1e-3, 5.0, spread=0.5)
-    steps, errors = (50, 100, 200), list[float]()
+    steps, errors = (50, 100), list[float]()
     for n in steps:
         result = log_likelihood(
             Empirical(point), sde, x, divergence=Exact(), solver=AdamsMoulton(order, variable),
@@ -400,9 +400,9 @@ def test_a_flow_too_rough_for_so_many_steps_is_said_to_be() -> None:
     assert plan.trial_nfe == model.samples - CHECK * (2 + 1)
     result = log_likelihood(model, sde, x, divergence=Exact(), plan=plan)
     assert result.nfe == plan.solver.evaluations(96)  # no sample is solved again
-    # The errors that are stated are errors: what 16 times the steps say otherwise.
+    # The errors that are stated are errors: what 4 times the steps say otherwise.
     assert result.solver_error is not None
-    fine = log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=plan.grid(sde, 16 * 96))
+    fine = log_likelihood(model, sde, x, divergence=Exact(), solver=plan.solver, ts=plan.grid(sde, 4 * 96))
     error = (result.log_prob - fine.log_prob).abs()
     assert bool((error / 10 < result.solver_error).all())
 
@@ -484,7 +484,7 @@ def test_a_sample_that_is_solved_again_does_not_depend_on_its_batch(divergence: 
 def test_a_tolerance_below_rounding_ends_where_more_steps_do_not_help() -> None:
     """In float32, with 4,096 steps allowed: not all of them are taken, and the samples are named."""
     sde, model = PATHS["vp"], mixture((2,))
-    x = on_the_path(model, sde, 6, 1).float()
+    x = on_the_path(model, sde, 2, 1).float()
     plan = Plan(choose_solver(model, sde, x, 1e-2, divergence=Exact()).solver, torch.zeros(0), 1e-9, 1.0, True, 0, 4096)
     plan = replace(plan, ts=plan.grid(sde, 32))
     result = log_likelihood(model, sde, x, divergence=Exact(), plan=plan)
@@ -498,7 +498,7 @@ def test_trials_that_are_not_finite_are_refused() -> None:
     sde = PATHS["vp"]
     x = batch(mixture((2,)), 3)
     with pytest.raises(ValueError, match="expected finite log-densities of the trial samples, got NaN or infinity"):
-        choose_solver(lambda x, alpha, sigma: x * math.nan, sde, x, 1e-2, divergence=Hutchinson())
+        choose_solver(lambda x, alpha, sigma: x * math.nan, sde, x, 1e-2, divergence=Hutchinson(), max_steps=32)
 
 
 def test_gradients_flow_through_samples_that_are_solved_again() -> None:

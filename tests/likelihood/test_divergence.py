@@ -396,9 +396,9 @@ def test_gradient_of_log_prob_by_x_is_the_score(name: str, solver: str, divergen
 
 
 @pytest.mark.parametrize(
-    ("path", "method"), [("ve", "dopri5"), ("rectified", "dopri5"), ("ve", "dopri8"), ("vp", "bosh3")]
+    ("path", "method", "per_sample"),
+    [("ve", "dopri5", True), ("rectified", "dopri5", False), ("ve", "dopri8", False), ("vp", "bosh3", True)],
 )
-@pytest.mark.parametrize("per_sample", [False, True])
 def test_gradients_through_adaptive_steps_are_good_to_1e_4_at_the_default_tolerances(
     path: str, method: str, per_sample: bool
 ) -> None:

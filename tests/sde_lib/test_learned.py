@@ -43,7 +43,7 @@ def test_a_new_path_has_its_ends_and_is_a_straight_line_or_near_it(interior: str
 @every_interior
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
 def test_at_any_weights_the_ends_are_exact_and_the_path_falls(interior: str, scale: float) -> None:
-    for seed in range(30):
+    for seed in range(8):
         path = scrambled(interior, seed, scale)
         log_snr = path.log_snr(T).detach()
         ends = torch.stack([path.high, path.low]).detach()
@@ -115,14 +115,14 @@ def test_every_solver_takes_a_path_in_training(name: str) -> None:
     assert_close(samples(path), samples(path.frozen()), rtol=1e-8, atol=1e-8)
 
 
-@every_interior
+@pytest.mark.parametrize("interior", ["linear", "monotone"])  # the time in closed form, and by bisection
 def test_likelihoods_on_a_learned_path_are_the_exact_ones(interior: str) -> None:
     path, model = scrambled(interior, scale=0.5), gaussian((2,))
     x0 = batch(model, 8)
     with torch.no_grad():
         path.low.fill_(-16.0)
         path.span.fill_(28.0)
-    ts = grids.log_snr(path, 100).flip(0)
+    ts = grids.log_snr(path, 30).flip(0)
     density = log_likelihood(model, path, x0, divergence=Exact(), solver=AdamsMoulton(), ts=ts)
     truth = model.log_prob(x0, *path.scales(0.0)).detach()
     # The prior's error is alpha = 3e-4 at the end times a mean of 0.8 and a z of 3.

@@ -41,10 +41,10 @@ def hidden(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 SPLITTING: dict[str, Solver] = {
     "dopri5": Adaptive(rtol=1e-2, atol=1e-2),
     "dopri8": Adaptive("dopri8", 1e-2, 1e-2),
-    "scipy": Adaptive("scipy:RK45"),
-    "adaptive-sde": AdaptiveSDE(),
-    "churned": Churn(solver=Adaptive()),
-    "predictor": PredictorCorrector(Adaptive(), AnnealedLangevin(snr=0.1)),
+    "scipy": Adaptive("scipy:RK45", 1e-2, 1e-2),
+    "adaptive-sde": AdaptiveSDE(rtol=0.2, atol=0.05),
+    "churned": Churn(solver=Adaptive(rtol=1e-2, atol=1e-2)),
+    "predictor": PredictorCorrector(Adaptive(rtol=1e-2, atol=1e-2), AnnealedLangevin(snr=0.1)),
 }
 
 

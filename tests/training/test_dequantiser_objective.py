@@ -85,20 +85,20 @@ def fitted() -> Dequantiser:
 
 def test_training_closes_most_of_the_bound_and_never_passes_it(fitted: Dequantiser) -> None:
     model = mixture()
-    k = integers(model, 20_000, 1000)
+    k = integers(model, 5_000, 1000)
     uniform, uniform_error = bound(lambda image, u: (u, torch.zeros(len(u))), model, k)
     gap, error = bound(fitted, model, k)
-    assert uniform > 1.0 and uniform_error < 0.05
+    assert uniform > 1.0 and uniform_error < 0.1
     assert -4 * error < gap < 0.15 * uniform
     # Each image's own weights exp(log p - log q) average P(k): that q is a density where the bound says it is.
-    one = integers(model, 4, 1001).repeat_interleave(20_000, 0)
+    one = integers(model, 4, 1001).repeat_interleave(4_000, 0)
     draws = torch.rand(one.shape, generator=Generator().manual_seed(6))
     with torch.no_grad():
         u, log_q = fitted(cell_centres(one, LEVELS), draws)
     scales = VPSDE().scales(VPSDE().t_min)
     log_p = model.log_prob((2 * (one + u.double()) / LEVELS - 1), *scales) + 9 * math.log(2 / LEVELS)
     weights = (log_p - log_q.double() - log_mass(model, one, *scales)).exp().reshape(4, -1)
-    assert (weights.mean(1) - 1).abs().max() < 5 * float(weights.std(1).max()) / 20_000**0.5
+    assert (weights.mean(1) - 1).abs().max() < 5 * float(weights.std(1).max()) / 4_000**0.5
 
 
 def test_the_gain_is_what_the_density_says(fitted: Dequantiser) -> None:

@@ -35,7 +35,7 @@ from scorefield.training.objectives import dsm, elbo
 from scorefield.training.times import Measured
 
 ROOT = Path(__file__).parents[2]
-BATCH, STEPS = 16, 12
+BATCH, STEPS = 16, 6
 # The results differ by rounding: sums of 16 gradients in another order, 6e-8 of their size. Adam scales that to its
 # steps of 1e-3, and up to twenty of them add up. (Measured: 1e-6. Another batch, or noise, gives 1e-2.)
 CLOSE = 1e-5

@@ -169,7 +169,7 @@ def test_the_bound_does_not_know_the_interior_and_knows_the_ends(interior: str) 
     assert bound(path) == pytest.approx(before, abs=1e-10)
     # What each part gives each end, with span = high - low: the diffusion is half of the integral of the error between
     # them, the prior e^low s^2 / 2, and the decoder's Gaussian knows the high end alone.
-    n = 100_000
+    n = 30_000
     x0, eps, start = (scale * normal(n, D, generator=generator) for scale in (std, 1.0, 1.0))
     t = times.stratified(path, n, generator)
     _, parts = elbo_loss(exact(std), path, x0, t, eps, start, decoder=GaussianDecoder())
@@ -188,7 +188,7 @@ def test_the_bound_does_not_know_the_interior_and_knows_the_ends(interior: str) 
     for name, expected in truth.items():
         got = torch.autograd.grad(parts[name].mean(), [path.low, path.span], retain_graph=True, allow_unused=True)
         for gradient, value in zip(got, expected, strict=True):
-            # The deviation of a draw is about 1.5: five errors of 100,000 draws. The prior's is 1% of its value.
+            # The deviation of a draw is about 1.5: five errors of 30,000 draws. The prior's is 1% of its value.
             slack = 5 * 1.5 / math.sqrt(n) if name != "prior" else 0.05 * math.exp(LOW) * std**2 / 2
             assert (0.0 if gradient is None else float(gradient)) == pytest.approx(value, abs=slack), name
 
@@ -222,14 +222,14 @@ def test_the_loss_of_T_steps_tends_to_that_of_continuous_time() -> None:
 
 
 @pytest.mark.parametrize("steps", [None, 50])
-@pytest.mark.parametrize("path", [FrozenVP(low=-6.0, high=6.0), VPSDE(t_min=1e-3), LearnedVP("bins", -6.0, 6.0)])
+@pytest.mark.parametrize("path", [VPSDE(t_min=1e-3), LearnedVP("bins", -6.0, 6.0)])
 def test_its_mean_is_the_bound_of_the_likelihood(path: SDE, steps: int | None) -> None:
     generator = Generator().manual_seed(0)
     torch.manual_seed(0)
     denoiser = Denoiser(MLP((3,), width=8), predicts_eps).double()
     nn.init.normal_(denoiser.net.head.weight, std=0.3)
     x0 = cell_centres(torch.randint(17, (4, 3), generator=generator), 17).double()
-    draws = 4000
+    draws = 2000
     many = x0.repeat(draws, 1)
     t = times.stratified(path, len(many), generator)[torch.randperm(len(many), generator=generator)]
     noises = [normal(*many.shape, generator=generator) for _ in range(2)]
