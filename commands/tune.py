@@ -11,9 +11,9 @@ from scorefield.commands.progress_bar import progress_bar, say
 from scorefield.commands.run import Run
 from scorefield.commands.sampling import FINE, TUNED, ends_of_path, flow_between, read_tuned
 from scorefield.commands.trained import open_trained
-from scorefield.commands.tune_candidates import Fitting, candidates, defaults, fitting
+from scorefield.commands.tune_candidates import Fitting, defaults, fitting, grids, solvers
 from scorefield.commands.tune_grid import DIRECTIONS, ROUNDS
-from scorefield.commands.tune_measures import Distance, Measure
+from scorefield.commands.tune_measures import Distance, Measure, kid_of
 from scorefield.commands.tune_search import KEPT, LAST, MOVED, Draws, Entry, Halving, named
 from scorefield.evaluation import plot_curves
 
@@ -82,21 +82,26 @@ def tune(
         raise ValueError("expected --features with --metric=kid only, got them for a distance: leave them out")
     trained = open_trained(workdir, device, ema, checkpoint=checkpoint)
     trained.check_one_level("tune")
-    run, before = trained.run, read_tuned(workdir)
+    run = trained.run
+    read_tuned(workdir)  # refuses a damaged file before anything is computed
     guiding = guidance_of(trained, guidance=guidance)
     conditioning = guiding.conditioning(num, label, caption)
     fitted, stochastic = fitting(run, budget, guiding, conditioning.cond), metric == "kid"
     sizes = [max(1 if metric == "distance" else 2, num // share) for share in (*SHARES[metric], 1)]
     solution = flow_between(run, ends_of_path(run), run.config.sampling.denoise, min(FINE, max(SOLUTION, 5 * budget)))
 
+    kid, facts = kid_of(trained, features, batch) if stochastic else (None, {"target": _short(solution)})
+
     with progress_bar("tune", _work(budget, sizes, solution, metric), unit="evaluation") as bar:
         seen, unseen = (Draws(trained, conditioning.cond, guiding, each, batch, bar) for each in (seed + 1, seed))
 
         def measure_of(draws: Draws) -> Measure:
-            return Distance(draws(solution, 0, num)[0])
+            return kid or Distance(draws(solution, 0, num)[0])
 
         search = Halving(measure_of(seen), seen, budget, sizes)
-        settings = _fitted(candidates(run, stochastic), fitted, search)
+        settings = [
+            {**one, "grid": grid} for one in _fitted(solvers(stochastic), fitted, search) for grid in grids(run)
+        ]
         usual = _fitted(defaults(run, stochastic), fitted, search)
         if not settings or not usual:
             raise ValueError(f"expected --budget for one step or more, got {budget}: take a larger one")
@@ -105,10 +110,10 @@ def tune(
             entry.extend(measure, unseen, num)
     gained = _gained(measure, winner, default)
     setting = {
-        "metric": metric, **gained, "num": num, "seed": seed, "target": _short(solution), **conditioning.described,
+        "metric": metric, **gained, "num": num, "seed": seed, **facts, **conditioning.described,
         "guidance": guidance, **trained.described, "rounds": search.rounds, "dropped": _dropped(search),
     }  # fmt: skip
-    files = _write(run, {**before, budget: setting}, metric)
+    files = _write(run, {**read_tuned(workdir), budget: setting}, metric)
     for line in (*map(_dropped_line, setting["dropped"]), _line(budget, setting, num)):
         say(line)
     return {"files": [str(file) for file in files]}

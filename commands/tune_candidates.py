@@ -81,22 +81,26 @@ def fitting(run: Run, budget: int, guide: Guide, cond: Cond) -> Fitting:
                 batch_sampler(run, counted, sampling=chosen, seed=0, cond=row, guide=guide)(0, 1, None)
             return counted.samples
 
-        steps = max(1, budget * budget // max(evaluations(budget), 1))
+        most = budget + 1  # of grids that count times, one more than their steps
+        steps = max(1, most * budget // max(evaluations(most), 1))
         while steps > 1 and evaluations(steps) > budget:
             steps -= 1
-        while steps <= budget and evaluations(steps + 1) <= budget:  # some grids count times, one more than steps
+        while steps < most and evaluations(steps + 1) <= budget:
             steps += 1
         return {**sampling, "steps": steps} if evaluations(steps) <= budget else None
 
     return fitted
 
 
-def candidates(run: Run, stochastic: bool) -> Iterator[dict[str, Any]]:
-    """All settings, without their steps; `stochastic` adds solvers that have no distance from the flow."""
-    measured = ("optimal",) if (run.workdir / "grid.json").is_file() else ()
-    solvers = (*FLOW, *STOCHASTIC) if stochastic else FLOW
-    for solver, grid, denoise in itertools.product(solvers, (*GRIDS, *measured), (True, False)):
-        yield {"solver": solver, "grid": grid, "denoise": denoise}
+def solvers(stochastic: bool) -> Iterator[dict[str, Any]]:
+    """Solvers on the first grid, with and without a last denoising; `stochastic` adds those without a flow."""
+    for solver, denoise in itertools.product((*FLOW, *STOCHASTIC) if stochastic else FLOW, (True, False)):
+        yield {"solver": solver, "grid": GRIDS[0], "denoise": denoise}
+
+
+def grids(run: Run) -> tuple[str, ...]:
+    """The grids of all solvers, the measured one among them where there is one; all count steps."""
+    return (*GRIDS, "optimal") if (run.workdir / "grid.json").is_file() else GRIDS
 
 
 def defaults(run: Run, stochastic: bool) -> Iterator[dict[str, Any]]:

@@ -37,8 +37,7 @@ def moved(log_snr: Tensor, residual: Residual, ends: tuple[float, float]) -> Ten
             return best
         square, gradient = slopes.T @ slopes, slopes.T @ at.double()
         for _ in range(TRIES):
-            scaled = square + torch.diag(damping * square.diagonal() + 1e-12 * square.diagonal().max() + 1e-30)
-            new = _in_order(best - torch.linalg.solve(scaled, gradient) @ hats, best, ends)
+            new = _in_order(best + _change(square, gradient, damping, best, ends) @ hats, best, ends)
             there = residual(new)
             if bool(there.isfinite().all()) and there.square().sum() < at.square().sum():
                 best, at, damping = new, there, damping / 10
@@ -47,6 +46,18 @@ def moved(log_snr: Tensor, residual: Residual, ends: tuple[float, float]) -> Ten
         else:
             return best
     return best
+
+
+def _change(square: Tensor, gradient: Tensor, damping: float, at: Tensor, ends: tuple[float, float]) -> Tensor:
+    """How far to go along each hat. An end of the path that would be left stays, and the others make up for it."""
+    scaled = square + torch.diag(damping * square.diagonal() + 1e-12 * square.diagonal().max() + 1e-30)
+    change = -torch.linalg.solve(scaled, gradient)
+    free = torch.ones(len(change), dtype=torch.bool)
+    free[0] = bool(at[0] + change[0] > ends[0])
+    free[-1] = bool(at[-1] + change[-1] < ends[1])
+    change = torch.zeros_like(change)
+    change[free] = -torch.linalg.solve(scaled[free][:, free], gradient[free])
+    return change
 
 
 def _hats(count: int, directions: int) -> Tensor:

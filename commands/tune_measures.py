@@ -2,11 +2,20 @@
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from scorefield.commands.features import open_features
+from scorefield.commands.trained import Trained
+from scorefield.evaluation.features import StoredAs
 from scorefield.evaluation.metrics.estimate import Estimate
+from scorefield.evaluation.metrics.kernel import kernel_distance
+from scorefield.training.data.batches import tensor
+
+REFERENCES = 1000  # training data, of whose features samples have a distance
 
 
 class Measure(Protocol):
@@ -76,6 +85,25 @@ class FeatureDistance:
         """The difference. Its error is as if the two were of different noise, which is too large rather than small."""
         first, second = self.estimate(rows), self.estimate(others)
         return Estimate(first.value - second.value, math.hypot(first.standard_error, second.standard_error))
+
+
+def kid_of(trained: Trained, spec: str | None, batch: int) -> tuple[FeatureDistance, dict[str, Any]]:
+    """KID in features of a run, from those of its training data, and what a report says of both.
+
+    Raises:
+        ValueError: for features that the run cannot have.
+    """
+    run, dataset = trained.run, trained.run.dataset("train")
+    rows = np.random.default_rng(0).permutation(len(dataset))[:REFERENCES]
+    reference = tensor(dataset.at(np.sort(rows)).x[:])
+    features = open_features(spec, StoredAs(run.data.shape, run.data.levels), run.device, trained).fitted(reference)
+
+    def of_stored(stored: Tensor) -> Tensor:
+        return torch.cat([features(part)["features"] for part in stored.split(batch)])
+
+    target = of_stored(reference)
+    measure = FeatureDistance(lambda x: of_stored(run.to_stored(x)), lambda found: kernel_distance(found, target))
+    return measure, {"features": features.recipe, "data": f"{len(rows)} of {dataset.name} ({dataset.split})"}
 
 
 def _error_of_mean(rows: Tensor) -> float:
