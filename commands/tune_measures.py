@@ -99,7 +99,7 @@ def kid_of(trained: Trained, spec: str | None, batch: int) -> tuple[FeatureDista
     features = open_features(spec, StoredAs(run.data.shape, run.data.levels), run.device, trained).fitted(reference)
 
     def of_stored(stored: Tensor) -> Tensor:
-        return torch.cat([features(part)["features"] for part in stored.split(batch)])
+        return torch.cat([features(part)["features"] for part in torch.split(stored, batch)])
 
     target = of_stored(reference)
     measure = FeatureDistance(lambda x: of_stored(run.to_stored(x)), lambda found: kernel_distance(found, target))
