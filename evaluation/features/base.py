@@ -108,11 +108,13 @@ def in_blocks(function: Callable[[Tensor], dict[str, Tensor]], stored: Tensor, s
     """What a function says of samples (N, *D), called with exactly `size` of them each time.
 
     The last block is filled up with zeros. Products of matrices round otherwise in a batch of another size, so that
-    results to the last bit would depend on how samples are spread over batches and ranks.
+    results to the last bit would depend on how samples are spread over batches and ranks. On a GPU, convolutions keep
+    all digits of float32.
     """
     count = len(stored)
     filled = torch.cat([stored, stored.new_zeros(-count % size, *stored.shape[1:])])
-    parts = [function(block) for block in torch.split(filled, size)]
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        parts = [function(block) for block in torch.split(filled, size)]
     return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0]}
 
 
