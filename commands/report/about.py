@@ -17,7 +17,10 @@ CLASSES = 12  # whose counts are listed
 def summary(found: Found) -> list[Block]:
     """A paragraph of numbers."""
     run = found.run
-    parts: list[Any] = [f"{run.config.net.name} on the path {run.config.sde.name}, trained on {run.data.name}."]
+    config, count = run.config, number(_parameters(found))
+    sized = [] if count is None else [" of ", count, " parameters"]
+    how = f" with the parameterisation {config.precondition.name}, on the path {config.sde.name}"
+    parts: list[Any] = [f"A {config.net.name}", *sized, f"{how}, trained on {run.data.name}."]
     if found.checkpoint is None:
         return [said(*parts, " It has no checkpoint yet.")]
     if found.images:
@@ -58,7 +61,8 @@ def best_metric(found: Found) -> tuple[str, Number, str] | None:
             if not report.mark and row.get("numbers") and row.get("name") == report.content["best"]:
                 name, each = next(iter(row["numbers"].items()))
                 value = number(each["value"], each.get("standard_error"))
-                return None if value is None else (name, value, f"{row['n']} {row['name']}")
+                of = "" if row["name"] == "samples" else f", {row['name']}"
+                return None if value is None else (name, value, f"{row['n']} samples{of}")
     return None
 
 
@@ -169,10 +173,12 @@ def _optimiser(training: Any) -> str:
 
 
 def _parameters(found: Found) -> int | None:
+    """Of the network and its path; None where they cannot be made, as without a user's package."""
     try:
-        return sum(each.numel() for each in found.run.new_model().parameters())
+        return found.parameters
     except ValueError as error:
-        found.notes.append(f"The network could not be made: {error}")
+        if (note := f"The network could not be made: {error}") not in found.notes:
+            found.notes.append(note)
         return None
 
 

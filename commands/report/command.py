@@ -18,8 +18,9 @@ from scorefield.commands.report.make import make_missing
 from scorefield.commands.report.metrics import metrics_section
 from scorefield.commands.report.others import pictures_section, restorations_section, tuned_section
 from scorefield.commands.report.provenance import provenance_section
-from scorefield.commands.report.sampling import samples_section, solvers_section, trajectories_section
+from scorefield.commands.report.sampling import samples_section, solvers_section
 from scorefield.commands.report.training_curves import training_section
+from scorefield.commands.report.trajectories import trajectories_section
 from scorefield.training.checkpoints.atomic import atomic_file
 
 TEMPLATE = "page.html.j2"

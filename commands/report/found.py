@@ -97,6 +97,15 @@ class Found:
         return int(self.checkpoint.name) if self.checkpoint and self.checkpoint.name.isdecimal() else None
 
     @cached_property
+    def parameters(self) -> int:
+        """Of the network, with the path's where it is learned.
+
+        Raises:
+            ValueError: if it cannot be made.
+        """
+        return sum(each.numel() for each in self.run.new_model().parameters())
+
+    @cached_property
     def sha256(self) -> dict[str, str]:
         """Of the newest checkpoint's weights, "ema" and "raw"."""
         files = {"ema": "ema.safetensors", "raw": "model.safetensors"}

@@ -18,7 +18,7 @@ from scorefield.commands.report.blocks import (
 from scorefield.commands.report.chart import Chart, Curve, chart
 from scorefield.commands.report.command_of import command_line
 from scorefield.commands.report.found import Found, Report
-from scorefield.commands.report.numbers import is_number, number
+from scorefield.commands.report.numbers import is_number, number, plain
 
 SHOWN = 4  # reports
 Row = tuple[Number | str | None, ...]
@@ -46,9 +46,6 @@ def _evaluated(report: Report) -> list[Block]:
     drawn = _against_evaluations(rows, names[0], content["floor"])
     blocks: list[Block] = [] if drawn is None else [Charts((drawn,))]
     blocks += [_table(report, every, names), said(f"{report.path.name}: {best['recipe']}.")]
-    for name, each in best.get("numbers_at_floor_size", {}).items():
-        of = f"{name} of {each['n']} samples, as many as the floor has: "
-        blocks.append(said(of, number(each["value"], each.get("standard_error")), "."))
     about = warnings_of(best["numbers"], best.get("dimensions", 0), content["recipe"].get("reference", {}))
     blocks += [said(f"{line}.", quiet=True) for line in about]
     if classes := best.get("per_class"):
@@ -60,15 +57,16 @@ def _evaluated(report: Report) -> list[Block]:
         blocks.append(Table(("class", "kid", "samples", "reference"), of_classes, caption))
     blocks += _copies(report)
     beside = [] if drawn is not None else [report.picture]
-    beside += sorted(report.path.parent.glob(f"{report.path.stem}_[a-z]*.png"))
+    beside += sorted(report.path.parent.glob(f"{report.path.stem}_neighbours.png"))
     pictures = (picture(file, _shows(file.stem), f"{file.name}: {_shows(file.stem)}.") for file in beside)
     return [*blocks, *side_by_side(*pictures)]
 
 
 def _shows(stem: str) -> str:
     """What a picture beside a report shows."""
-    _, _, of = stem.partition("_")
-    return of.replace("_", " ") if of and not of.isdecimal() else "samples beside images of the reference"
+    if stem.endswith("_neighbours"):
+        return "samples that look most like a copy of one training item, above these items"
+    return "samples beside images of the reference"
 
 
 def _table(report: Report, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
@@ -83,6 +81,7 @@ def _table(report: Report, rows: Sequence[dict[str, Any]], names: Sequence[str])
         remark = row.get("failed") or ("Pareto front" if row.get("name") in content.get("pareto", ()) else None)
         shown.append((str(row.get("name")), number(row.get("n")), number(row.get("nfe")),
                       number(row.get("seconds"), digits=3), *cells, *likelihoods, remark))  # fmt: skip
+    shown += _of_floor_size(rows, names, content, bits)
     if floor:
         sizes = {each.get("n") for each in floor.values()}
         n = number(sizes.pop()) if len(sizes) == 1 else None
@@ -106,6 +105,19 @@ def _table(report: Report, rows: Sequence[dict[str, Any]], names: Sequence[str])
         "samples. The row with the best first metric is set off."
     )
     return Table(head, shown, caption, marked=best)
+
+
+def _of_floor_size(
+    rows: Sequence[dict[str, Any]], names: Sequence[str], content: dict[str, Any], bits: bool
+) -> list[Row]:
+    """Of the best samples as many as the floor has, for metrics that depend on their number."""
+    best = next((row for row in rows if row.get("name") == content.get("best")), {})
+    numbers = best.get("numbers_at_floor_size") or {}
+    if not numbers:
+        return []
+    cells = [_number(numbers.get(name)) for name in names]
+    n = number(next(iter(numbers.values())).get("n"))
+    return [(f"{best['name']}, as many as the floor", n, None, None, *cells, *([None, None] if bits else []), None)]
 
 
 def _number(each: Any) -> Number | None:
@@ -149,7 +161,22 @@ def _against_evaluations(rows: Sequence[dict[str, Any]], metric: str, floor: dic
 
 
 def _copies(report: Report) -> list[Block]:
-    """What is said of copies of training data."""
+    """What was found of copies of training data."""
     copies = report.content.get("copies")
-    lines = copies.get("lines", {}) if isinstance(copies, dict) else {}
-    return [said(f"{name}: {line}") for name, line in lines.items()]
+    if not isinstance(copies, dict):
+        return []
+    shares = [number(copies.get(key)) for key in ("share", "share_of_held_out")]
+    authentic = [number(copies.get(key)) for key in ("authentic", "authentic_held_out")]
+    rows: list[Row] = [
+        ("share that looks like a copy of one training item", *shares),
+        ("share whose nearest training item is nearer to other training items", *authentic),
+    ]
+    counts = f"{plain(copies.get('training', 0))} training items, {plain(copies.get('held_out', 0))} held-out ones"
+    caption = (
+        f"Search for copies, {report.path.name}: {counts}. Distances are of the values themselves, as they are stored."
+    )
+    test = said(
+        "Samples are nearer to training data than held-out data are by chance with p = ", number(copies.get("p")),
+        " (z = ", number(copies.get("z"), digits=3), ").",
+    )  # fmt: skip
+    return [Table(("", "samples", "held-out data"), rows, caption), test]

@@ -1,4 +1,4 @@
-"""Samples and their trajectories, and solvers by steps."""
+"""Samples, and solvers by steps."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ from scorefield.commands.report.blocks import (
     Block,
     Charts,
     Missing,
-    Pictures,
     Section,
     Table,
     picture,
@@ -37,27 +36,6 @@ def samples_section(found: Found) -> Section:
     elif len(pair) == 2:
         blocks.append(said("Both are of the same noise.", quiet=True))
     return Section("samples", "Samples", blocks)
-
-
-def trajectories_section(found: Found) -> Section:
-    """The states and the denoiser's predictions on the way of some samples."""
-    blocks: list[Block] = []
-    for report in found.of_mode("sample"):
-        file = report.path.with_name(f"{report.path.stem}_trajectory.png")
-        caption = (
-            "Each column is a sample. At each time the first row is x / alpha, and the second what the denoiser takes "
-            f"for the sample, before that time. {file.name}, {weights_of(report)}."
-        )
-        drawn = picture(file, f"trajectories of samples of {found.run.data.name}", caption)
-        if drawn is not None:
-            blocks.append(Pictures((drawn,)))
-            break
-    if not blocks:
-        command = command_line("sample", found.workdir, "--trajectory=6")
-        if found.run.sde.needs_code:
-            return Section("trajectories", "Trajectories", [])
-        blocks.append(Missing("There are no trajectories yet.", command))
-    return Section("trajectories", "Trajectories", blocks)
 
 
 def solvers_section(found: Found) -> Section:
