@@ -130,7 +130,6 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "mask": (str, "image that is white where pixels of --input are unknown: the other pixels are the measurement"),
     "measured": (bool, "--input is the measurement itself, and no noise is added to it"),
     "certify": (bool, "exact weights, for vectors: the effective sample size and the evidence of a guided flow"),
-    "features": (str, "features of a metric: inception, own, random, pixels, ... (--mode=list), or PACKAGE.NAME"),
     "tile": (int, "decode codes in square tiles of this side, for large images; 0 for none"),
     "flip": (bool, "also the mirrored images, for runs with transform.flip"),
     "ema": (bool, "use the averaged weights (default) or the raw ones"),

@@ -24,9 +24,9 @@ from scorefield.training.data import Dataset
 class Subject(Protocol):
     """A set of samples.
 
-    `described` has the settings for a reader, and `key` all that decides the samples. `part` gives those from `first` on
-    as the data set stores them, `x` (count, *D), with their `label` where they have any, and `nfe` and `seconds` in all
-    where they were drawn.
+    `described` has the settings for a reader, and `key` all that decides the samples. `part` gives those from `first`
+    on as the data set stores them, `x` (count, *D), with their `label` where they have any, and `nfe` and `seconds` in
+    all where they were drawn.
     """
 
     @property
