@@ -244,7 +244,7 @@ def test_its_mean_is_the_bound_of_the_likelihood(path: SDE, steps: int | None) -
     for part, value in bound.parts.items():
         own = parts[part].reshape(draws, 4)
         error = (own.std(0).square() / draws + (bound.std_error / 3).square()).sqrt()
-        # Four standard errors each; 3 x 4 x 6 values: a false alarm in 220 seeds.
+        # Four standard errors each; 3 x 4 x 4 values: a false alarm in 220 seeds.
         assert bool(((own.mean(0) + value / 3).abs() < 4 * error + 1e-9).all()), part
 
 
