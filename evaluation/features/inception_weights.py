@@ -101,7 +101,8 @@ def read(path: Path) -> State:
 
 def _other(path: Path, expected: str, found: str) -> ValueError:
     return ValueError(
-        f"expected Inception of 2015-12-05, {expected}, got {found} in {path}: {files.SOURCES['inception']}"
+        f"expected Inception of 2015-12-05, SHA-256 {expected}, got {found[:16]}... in {path}: "
+        f"{files.SOURCES['inception']}"
     )
 
 
