@@ -13,7 +13,8 @@ from scorefield.evaluation.metrics.estimate import Estimate
 from scorefield.evaluation.metrics.moments import Moments
 from scorefield.evaluation.metrics.rows import float64
 
-ENOUGH = 3  # samples for each feature
+FOR_PAIRS = 3  # samples for each feature
+FOR_BIAS = 0.2  # samples for each pair of features
 FEWEST = 5000  # samples for a line in 1/N
 
 Matrix = NDArray[np.float64]
@@ -65,9 +66,10 @@ def frechet_estimate(samples: Tensor, reference: Tensor | Moments, blocks: int =
     That part, all that is left near distance 0, is known from the second derivative of the distance, and one of the
     two is taken off.
 
-    The unbiased value is given where both sets have at least 3 samples for each of the d features. Measured on
-    Gaussians, d = 16 to 128 and N = 3 d to 50,000, it is then 0 for sets of one distribution within its error. With
-    fewer samples the error is the jackknife's, up to 1.4 times too large. Moments in place of a reference are taken
+    The unbiased value is given where both sets have at least d^2 / 5 and 3 d samples. What is left of the bias,
+    about 0.05 d (d/N)^2 for unit variances, is then at most a third of the error. Measured on Gaussians of d = 16 and
+    64, N = 50 to 50,000: the mean of (unbiased - truth) / error is within 0.3 of 0, its deviation 0.8 to 1.1. Below 3 d
+    samples the error is the plain jackknife's, up to 1.4 times too large. Moments in place of a reference are taken
     as exact: their own error and bias stay.
 
     Args:
@@ -90,20 +92,23 @@ def frechet_estimate(samples: Tensor, reference: Tensor | Moments, blocks: int =
         other_axes = _root(a)
         more = _jackknife(value, b_parts, [part.through(other_axes) for part in b_parts], a)
         bias, variance = bias + more[0], variance + more[1]
-    if min(len(samples), math.inf if isinstance(reference, Moments) else len(reference)) < ENOUGH * len(a.mean):
-        return FrechetEstimate(max(0.0, value), math.sqrt(variance), math.nan, math.nan)
-    b_inside = [part.through(axes) for part in b_parts]
-    pairs = _pairs(_deviations(a_parts, inside, values), _deviations(b_parts, b_inside, values) if b_parts else None)
+    fewest, width = min([len(samples), *([] if isinstance(reference, Moments) else [len(reference)])]), len(a.mean)
+    pairs = 0.0
+    if fewest >= FOR_PAIRS * width:
+        along = [part.through(axes) for part in b_parts]
+        pairs = _pairs(_deviations(a_parts, inside, values), _deviations(b_parts, along, values) if b_parts else None)
     error = math.sqrt(max(variance, 2 * pairs) - pairs)
-    return FrechetEstimate(max(0.0, value), error, value - bias, error)
+    known = fewest >= max(FOR_PAIRS * width, FOR_BIAS * width**2)
+    return FrechetEstimate(max(0.0, value), error, value - bias if known else math.nan, error if known else math.nan)
 
 
 def frechet_at_infinity(samples: Tensor, reference: Tensor | Moments, seed: int = 0) -> Estimate:
     """The Frechet distance of endless samples: a line in 1/N over 15 numbers N of samples (Chong and Forsyth 2020).
 
     The numbers go from 5,000 to all, evenly; each takes a new subset without replacement. The value is the line's at
-    1/N = 0; the bias of the reference stays. The standard error is that of `frechet_estimate`, or of the line where
-    it is larger: it says nothing about a line that is none, as with few samples for the number of features.
+    1/N = 0; the bias of the reference stays. The variance is that of the line, from its residuals, and that of
+    `frechet_estimate`, from the samples that all subsets share. `frechet_estimate` has an unbiased value of a
+    smaller error where it has one.
 
     Args:
         samples: features (N, d), N at least 5,000.
@@ -127,7 +132,9 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor | Moments, seed: int 
         part = Moments.of(x[torch.from_numpy(random.choice(len(x), size, replace=False))])
         found.append(_distance_of(part, b, _trace_of_root(part.through(axes).covariance)))
     line, covariance = np.polyfit(1 / sizes, found, 1, cov=True)
-    return Estimate(float(line[1]), float(np.sqrt(covariance[1, 1])))
+    return Estimate(
+        float(line[1]), math.hypot(math.sqrt(covariance[1, 1]), frechet_estimate(x, reference).standard_error)
+    )
 
 
 def _from_features(x: Matrix, y: Matrix) -> float:

@@ -14,14 +14,14 @@ ROUNDING = 1e-11  # of the quick distances, beside |x|^2 + |y|^2
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in 0 .. 1, each with the standard error over new draws of the set it is a share of."""
+    """Shares in 0 .. 1, each with a standard error that is at most twice too large."""
 
     precision: Estimate
     recall: Estimate
 
 
 class DensityCoverage(NamedTuple):
-    """A mean count and a share in 0 .. 1, each with the standard error over new draws of the set it is taken over."""
+    """A mean count, whose error is not known, and a share in 0 .. 1, with an error that is at most twice too large."""
 
     density: Estimate
     coverage: Estimate
@@ -71,7 +71,7 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = 3) -> PrecisionRecall:
     of_fake, of_real = (_radii(each, k) for each in (fake, real))
     inside = _inside(fake, real, of_real, closed=True)
     covered = _inside(real, fake, of_fake, closed=True)
-    return PrecisionRecall(_share(inside.rows > 0), _share(covered.rows > 0))
+    return PrecisionRecall(_share(inside.rows > 0, inside.only_in), _share(covered.rows > 0, covered.only_in))
 
 
 def density_coverage(fake: Tensor, real: Tensor, k: int = 5) -> DensityCoverage:
@@ -83,9 +83,7 @@ def density_coverage(fake: Tensor, real: Tensor, k: int = 5) -> DensityCoverage:
     """
     fake, real = float64(fake, real)
     inside = _inside(fake, real, _radii(real, k), closed=False)
-    counts = inside.rows.double() / k
-    error = float(counts.std()) / math.sqrt(len(counts)) if len(counts) > 1 else math.nan
-    return DensityCoverage(Estimate(float(counts.mean()), error), _share(inside.columns > 0))
+    return DensityCoverage(Estimate(float(inside.rows.mean()) / k), _share(inside.balls > 0, inside.alone_in))
 
 
 def expected_coverage(n_real: int, n_fake: int, k: int) -> float:
@@ -97,22 +95,34 @@ def expected_coverage(n_real: int, n_fake: int, k: int) -> float:
 
 
 class _Inside(NamedTuple):
-    """How many balls each row is in, and how many rows each ball has inside."""
+    """How many balls each row is in and is alone in, and how many rows each ball has, and has for itself alone."""
 
     rows: Tensor
-    columns: Tensor
+    alone_in: Tensor
+    balls: Tensor
+    only_in: Tensor
 
 
 def _inside(rows: Tensor, centres: Tensor, radii: Tensor, closed: bool) -> _Inside:
     """Which rows (N, d) are in the balls around centres (M, d) of squared radii (M,), with or without the border."""
-    counts, filled = torch.zeros(len(rows), dtype=torch.int64), torch.zeros(len(centres), dtype=torch.int64)
+    n, m = len(rows), len(centres)
+    of_row, of_ball, sum_of_ball, sum_of_row = (
+        rows.new_zeros(n),
+        rows.new_zeros(m),
+        rows.new_zeros(m),
+        rows.new_zeros(n),
+    )
+    row_numbers, ball_numbers = (torch.arange(count, dtype=torch.float64) for count in (n, m))
     scale = ROUNDING * ((rows * rows).sum(1).max() + (centres * centres).sum(1).max())
-    for part in blocks(len(rows), len(centres)):
+    for part in blocks(n, m):
         squares = squared_distances(rows[part], centres)
         _settle(squares, rows[part], centres, (squares - radii).abs_() <= scale)
-        inside = squares <= radii if closed else squares < radii
-        counts[part], filled = inside.sum(1), filled + inside.sum(0)
-    return _Inside(counts, filled)
+        inside = (squares <= radii if closed else squares < radii).double()
+        of_row[part], of_ball = inside.sum(1), of_ball + inside.sum(0)
+        sum_of_row[part], sum_of_ball = inside @ ball_numbers, sum_of_ball + row_numbers[part] @ inside
+    alone = sum_of_ball[of_ball == 1].long().bincount(minlength=n)  # a sum of one number is that number
+    only = sum_of_row[of_row == 1].long().bincount(minlength=m)
+    return _Inside(of_row, alone.double(), of_ball, only.double())
 
 
 def _settle(squares: Tensor, rows: Tensor, centres: Tensor, near: Tensor) -> None:
@@ -148,6 +158,13 @@ def _at_most(k: int, available: int) -> int:
     return k
 
 
-def _share(of: Tensor) -> Estimate:
+def _share(of: Tensor, others: Tensor) -> Estimate:
+    """The share of a set, and its error: `others` has what each item of the other set adds to the number.
+
+    The variance is the binomial one and the jackknife's over the other set, for radii that do not change. On normals
+    of 8 and 32 dimensions the error is 1.2 to 1.9 times the spread over draws; the binomial one alone is too small,
+    0.7 to 0.9 of it.
+    """
     p = float(of.double().mean())
-    return Estimate(p, math.sqrt(p * (1 - p) / len(of)))
+    variance = p * (1 - p) / len(of) + len(others) * float(others.var(correction=0)) / len(of) ** 2
+    return Estimate(p, math.sqrt(variance))
