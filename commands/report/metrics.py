@@ -17,7 +17,7 @@ from scorefield.commands.report.blocks import (
 )
 from scorefield.commands.report.chart import Chart, Curve, chart
 from scorefield.commands.report.command_of import command_line
-from scorefield.commands.report.found import Found, Report
+from scorefield.commands.report.found import WEIGHTS, Found, Report
 from scorefield.commands.report.numbers import is_number, number, plain
 
 SHOWN = 4  # reports
@@ -29,7 +29,8 @@ def metrics_section(found: Found) -> Section:
     reports = found.of_mode("evaluate", "rows", "floor", "recipe")[:SHOWN]
     blocks: list[Block] = [block for report in reports for block in _evaluated(report)]
     meanings = {name: text for report in reports for name, text in report.content.get("meanings", {}).items()}
-    blocks += [said(f"{name}: {text}.", quiet=True) for name, text in meanings.items()]
+    if meanings:
+        blocks.append(said("; ".join(f"{name}: {text}" for name, text in meanings.items()), ".", quiet=True))
     if not blocks and found.checkpoint is not None:
         blocks.append(Missing("No metric has been measured yet.", command_line("evaluate", found.workdir)))
     return Section("metrics", "Metrics", blocks)
@@ -55,7 +56,7 @@ def _evaluated(report: Report) -> list[Block]:
         ]
         caption = f"KID of each class, {best['name']}."
         blocks.append(Table(("class", "kid", "samples", "reference"), of_classes, caption))
-    blocks += _copies(report)
+    blocks += [*_bits(rows), *_copies(report)]
     beside = [] if drawn is not None else [report.picture]
     beside += sorted(report.path.parent.glob(f"{report.path.stem}_neighbours.png"))
     pictures = (picture(file, _shows(file.stem), f"{file.name}: {_shows(file.stem)}.") for file in beside)
@@ -71,32 +72,22 @@ def _shows(stem: str) -> str:
 
 def _table(report: Report, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     """The rows with their numbers, and the floor below them."""
-    content, bits = report.content, any("bits_per_dim" in row for row in rows)
+    content = report.content
     floor = content["floor"]
     shown = list[Row]()
     for row in rows:
         numbers = row.get("numbers", {})
         cells = [_number(numbers.get(name)) for name in names]
-        likelihoods = [_number(row.get("bits_per_dim", {}).get(split)) for split in ("test", "train")] if bits else []
         remark = row.get("failed") or ("Pareto front" if row.get("name") in content.get("pareto", ()) else None)
         shown.append((str(row.get("name")), number(row.get("n")), number(row.get("nfe")),
-                      number(row.get("seconds"), digits=3), *cells, *likelihoods, remark))  # fmt: skip
-    shown += _of_floor_size(rows, names, content, bits)
+                      number(row.get("seconds"), digits=3), *cells, remark))  # fmt: skip
+    shown += _of_floor_size(rows, names, content)
     if floor:
         sizes = {each.get("n") for each in floor.values()}
         n = number(sizes.pop()) if len(sizes) == 1 else None
         held_out = [_number(floor.get(name)) for name in names]
-        shown.append(("floor: held-out data", n, None, None, *held_out, *([None, None] if bits else []), None))
-    unit = next((each["unit"] for row in rows for each in row.get("bits_per_dim", {}).values()), "bits/dim")
-    head = (
-        "samples",
-        "n",
-        "evaluations",
-        "seconds",
-        *names,
-        *((f"{unit}, test", f"{unit}, train") if bits else ()),
-        "",
-    )
+        shown.append(("floor: held-out data", n, None, None, *held_out, None))
+    head = ("samples", "n", "evaluations", "seconds", *names, "")
     best = frozenset(i for i, row in enumerate(rows) if row.get("name") == content.get("best"))
     mark = f" It is {report.mark}." if report.mark else ""
     caption = (
@@ -107,9 +98,7 @@ def _table(report: Report, rows: Sequence[dict[str, Any]], names: Sequence[str])
     return Table(head, shown, caption, marked=best)
 
 
-def _of_floor_size(
-    rows: Sequence[dict[str, Any]], names: Sequence[str], content: dict[str, Any], bits: bool
-) -> list[Row]:
+def _of_floor_size(rows: Sequence[dict[str, Any]], names: Sequence[str], content: dict[str, Any]) -> list[Row]:
     """Of the best samples as many as the floor has, for metrics that depend on their number."""
     best = next((row for row in rows if row.get("name") == content.get("best")), {})
     numbers = best.get("numbers_at_floor_size") or {}
@@ -117,7 +106,7 @@ def _of_floor_size(
         return []
     cells = [_number(numbers.get(name)) for name in names]
     n = number(next(iter(numbers.values())).get("n"))
-    return [(f"{best['name']}, as many as the floor", n, None, None, *cells, *([None, None] if bits else []), None)]
+    return [(f"{best['name']}, as many as the floor", n, None, None, *cells, None)]
 
 
 def _number(each: Any) -> Number | None:
@@ -158,6 +147,20 @@ def _against_evaluations(rows: Sequence[dict[str, Any]], metric: str, floor: dic
         f"{metric} against {x}", drawn, x=x, y=metric, log=("x" if along == "nfe" else "") + ("y" if positive else ""),
         caption=f"{metric} against {x}, with the floor of held-out data.",
     )  # fmt: skip
+
+
+def _bits(rows: Sequence[dict[str, Any]]) -> list[Block]:
+    """Bits/dim of each weights, which no sampler changes."""
+    found = dict[tuple[str, str], dict[str, Any]]()
+    for row in rows:
+        if "bits_per_dim" in row:
+            found[str(row.get("checkpoint")), str(WEIGHTS.get(str(row.get("weights"))))] = row["bits_per_dim"]
+    if not found:
+        return []
+    unit = next(each["unit"] for bits in found.values() for each in bits.values())
+    shown = [(*of, *(_number(bits.get(split)) for split in ("test", "train"))) for of, bits in found.items()]
+    caption = f"{unit} by the run's own bound, beside these metrics."
+    return [Table(("checkpoint", "weights", f"{unit}, test", f"{unit}, train"), shown, caption)]
 
 
 def _copies(report: Report) -> list[Block]:

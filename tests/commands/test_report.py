@@ -18,6 +18,7 @@ from scorefield.commands.arguments import sort
 from scorefield.commands.command_line import run as run_line
 from scorefield.commands.compare import compare
 from scorefield.commands.configuration import load
+from scorefield.commands.evaluate.command import evaluate
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.modes import ALWAYS, OPTIONS, SEVERAL
 from scorefield.commands.report import report
@@ -88,6 +89,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sample(workdir, num=4, steps=2, trajectory=2, device="cpu")
     sample(workdir, num=4, steps=2, ema=False, device="cpu")
     compare(workdir, solver=("ddim", "heun", "ancestral"), steps=(2, 3), num=2, device="cpu")
+    evaluate(workdir, num=24, steps=(2, 3), features="pixels", metrics=["kid", "nn"], device="cpu")
     for split in ("test", "train"):
         likelihood(workdir, split=split, num=8, estimators=["dsm", "elbo"], draws=2, device="cpu")
     for path in workdir.glob("*.png"):  # figures are not rendered here
@@ -109,9 +111,11 @@ def test_it_is_well_formed_and_needs_nothing_beside_it(made: Path) -> None:
         assert (attributes["src"] or "").startswith("data:image/png;base64,") and attributes["alt"]
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert not re.search(r"https?://|url\(|@import|javascript:", text)
+    assert "default-src 'none'; img-src data:" in text  # so that a browser refuses everything else
     anchors = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
     assert anchors == {f"#{attributes['id']}" for tag, attributes in page.tags if tag == "section"}
-    headings = ["What was trained", "Training", "Samples", "Trajectories", "Solvers by steps", "Bits/dim", "Provenance"]
+    headings = ["What was trained", "Training", "Samples", "Trajectories", "Solvers by steps", "Bits/dim", "Metrics"]
+    headings.append("Provenance")
     places = [text.index(f"<h2>{heading}</h2>") for heading in headings]
     assert places == sorted(places)
 
@@ -124,6 +128,11 @@ def test_its_numbers_are_those_of_the_reports(made: Path) -> None:
             expected += [each["bits_per_dim"], each["n"], each["nfe"], *each["parts"].values()]
     for row in content(made / "compare.json")["table"]:
         expected += [row["steps"], row["nfe"], row["seconds"], *([row["distance"]] if "distance" in row else [])]
+    measured = content(made / "evaluate.json")
+    expected += [measured["floor"]["kid"]["value"], measured["copies"]["share"], measured["copies"]["p"]]
+    for row in measured["rows"]:
+        expected += [row["n"], row["nfe"], row["numbers"]["kid"]["value"]]
+        assert row["recipe"] in page.text or row["name"] != measured["best"]
     assert not [value for value in expected if value not in page.values]
     test, train = (content(made / f"likelihood_{split}.json")["estimates"] for split in ("test", "train"))
     assert any(value == test["elbo"]["bits_per_dim"] - train["elbo"]["bits_per_dim"] for value in page.values)
@@ -193,6 +202,9 @@ def test_a_command_has_the_options_that_are_not_defaults(made: Path) -> None:
     assert sort(lines["samples_2"], kinds, SEVERAL).values == {"mode": "sample", **where, "num": 4, "ema": False}
     assert sort(lines["compare"], kinds, SEVERAL).values == {
         "mode": "compare", **where, "solver": ("ddim", "heun", "ancestral"), "steps": (2, 3), "num": 2,
+    }  # fmt: skip
+    assert sort(lines["evaluate"], kinds, SEVERAL).values == {
+        "mode": "evaluate", **where, "num": 24, "steps": (2, 3), "features": "pixels", "metrics": ["kid", "nn"],
     }  # fmt: skip
     assert sort(lines["likelihood_train"], kinds, SEVERAL).values == {
         "mode": "likelihood", **where, "split": "train", "num": 8, "estimators": ["dsm", "elbo"], "draws": 2,
@@ -269,6 +281,7 @@ def test_a_browser_shows_it_without_errors_and_without_the_network(made: Path, t
         [
             *common,
             "--enable-logging=stderr",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--log-net-log={log}",
             f"--screenshot={tmp_path / 'page.png'}",
             "--window-size=1200,4000",
@@ -278,7 +291,8 @@ def test_a_browser_shows_it_without_errors_and_without_the_network(made: Path, t
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr, done.stderr
-    assert not re.findall(r'"url":"https?://[^"]*"', log.read_text())
+    # Requests of the browser's own have no origin; those of a page from a file have the origin "null".
+    assert set(re.findall(r'"initiator":"([^"]*)"', log.read_text())) <= {"not an origin"}
     shown = np.asarray(Image.open(tmp_path / "page.png").convert("L"), np.float64)
     assert shown.shape == (4000, 1200)
     # Ink in each of the upper parts of the page, and more than one shade of it.
