@@ -67,8 +67,12 @@ def close(found: Tensor, stride: int, expected: list[list[float]], tolerance: fl
     assert (found[:, ::stride] - wanted).norm(dim=1).max() < tolerance * wanted.norm(dim=1).min()
 
 
-def test_features_with_seeded_weights_are_those_of_torch_fidelity(weights: dict[str, Tensor]) -> None:
-    network = opened(weights)
+@pytest.fixture(scope="module")
+def network(weights: dict[str, Tensor]) -> Inception:
+    return opened(weights)
+
+
+def test_features_with_seeded_weights_are_those_of_torch_fidelity(network: Inception) -> None:
     found = network(images())
     assert {name: tuple(value.shape) for name, value in found.items()} == {
         "features": (2, 2048),
@@ -81,12 +85,11 @@ def test_features_with_seeded_weights_are_those_of_torch_fidelity(weights: dict[
         assert torch.equal(value[1:], alone[name])
 
 
-def test_the_recipe_says_what_differs(weights: dict[str, Tensor]) -> None:
-    grey = opened({name: tensor for name, tensor in weights.items() if name != "logits"}, StoredAs((1, 8, 8), 17))
-    colour = opened(weights, resize="clean")
-    assert grey.recipe == "inception-2015-12-05, tf resize, grey repeated to 3 channels"
-    assert colour.recipe == "inception-2015-12-05, clean resize"
-    assert grey.fingerprint != colour.fingerprint
+def test_the_recipe_says_what_differs(weights: dict[str, Tensor], network: Inception) -> None:
+    grey = opened(weights, StoredAs((1, 8, 8), 17), "clean")
+    assert grey.recipe == "inception-2015-12-05, clean resize, grey repeated to 3 channels"
+    assert network.recipe == "inception-2015-12-05, tf resize"
+    assert grey.fingerprint != network.fingerprint
 
 
 def test_files_are_known_by_their_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +133,7 @@ def test_features_of_the_published_weights() -> None:
         pytest.skip("needs the weights in $SCOREFIELD_WEIGHTS or $DATA_ROOT")
     path = files.find("inception", "", FOLDERS)
     for resize, expected in FIXTURE["published"].items():
-        network = Inception(COLOUR, path, resize)
-        found = network(images())["features"]
+        found = Inception(COLOUR, path, resize)(images())["features"]
         close(found, STRIDES["features"], expected, 1e-4)
     state = inception_weights.read(path)
     assert fingerprint_of({n: t for n, t in state.items() if n != "logits"}) == inception_weights.TENSORS_SHA256
