@@ -72,9 +72,9 @@ def tune(
     Raises:
         ValueError: if there is no trained run, an option does not fit it, or the budget is too small.
     """
-    num = NUM.get(metric, 2) if num is None else num
+    num = NUM.get(metric, 3) if num is None else num
     at_least(1, budget=budget, batch=batch)
-    at_least(2, num=num)
+    at_least(3, num=num)
     at_least(0, seed=seed)
     if metric not in METRICS:
         raise ValueError(f"expected --metric of {' or '.join(METRICS)}, got {metric!r}")
@@ -87,7 +87,7 @@ def tune(
     guiding = guidance_of(trained, guidance=guidance)
     conditioning = guiding.conditioning(num, label, caption)
     fitted, stochastic = fitting(run, budget, guiding, conditioning.cond), metric == "kid"
-    sizes = [max(1 if metric == "distance" else 2, num // share) for share in (*SHARES[metric], 1)]
+    sizes = [max(1 if metric == "distance" else 3, num // share) for share in (*SHARES[metric], 1)]
     solution = flow_between(run, ends_of_path(run), run.config.sampling.denoise, min(FINE, max(SOLUTION, 5 * budget)))
 
     kid, facts = kid_of(trained, features, batch) if stochastic else (None, {"target": _short(solution)})
@@ -172,7 +172,7 @@ def _dropped(search: Halving) -> list[dict[str, Any]]:
 
 
 def _dropped_line(dropped: dict[str, Any]) -> str:
-    return f"left out {dropped['settings']} settings of {dropped['solver']}: {dropped['reason']}"
+    return f"left out {dropped['solver']} ({dropped['settings']} times): {dropped['reason']}"
 
 
 def _line(budget: int, setting: dict[str, Any], num: int) -> str:
