@@ -1,5 +1,6 @@
 """Features of the network of a run: a hidden layer of the denoiser, or of the classifier that was trained beside it."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.evaluation.features.base import Features, StoredAs, fingerprint_of
+
+FITTED = 1000  # reference samples whose features give the whitening
+SHRINKAGE = 0.01  # of the mean eigenvalue, added to each
+TINY = 1e-12  # for features that are all the same
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Own(Features):
     """A hidden layer of the run's own network at a noise level, averaged over places.
 
     The network sees alpha x0 without noise. One noise for all samples told changed samples apart a little less well.
+    Fitted features are whitened by the reference,  z = (h - m) V (w + w_mean / 100)^(-1/2),  in which w and V are the
+    eigenvalues and vectors of its covariance. Else one direction, such as the amount of ink, hides the others.
 
     Args:
         stored_as: how samples are stored.
@@ -71,15 +78,35 @@ class Own(Features):
             names = ", ".join(name for name, _ in self._layers())
             raise ValueError(f"expected a layer of the network for features own, got {layer!r}: take one of {names}")
         self._hidden = modules[self.layer]
-        self.width = self(_two(stored_as))["features"].shape[1]
+        self._whitening: tuple[Tensor, Tensor] | None = None
+        self._reference = ""
+        self(_two(stored_as))  # refuses a layer that answers with no tensor
+
+    def fitted(self, reference: Tensor) -> "Own":
+        """Whitened by at most 1,000 reference samples, evenly spaced among these; as they are, for fewer than two."""
+        rows = torch.linspace(0, len(reference) - 1, min(len(reference), FITTED), dtype=torch.float64).long()
+        if len(rows) < 2:
+            return self
+        raw = copy.copy(self)
+        raw._whitening = None
+        h = raw.of(reference[rows])["features"].double()
+        centred = h - h.mean(0)
+        w, v = torch.linalg.eigh(centred.T @ centred / (len(h) - 1))
+        w = w.clamp(min=0)
+        result = copy.copy(self)
+        result._whitening = h.mean(0), v * (w + SHRINKAGE * w.mean() + TINY).rsqrt()
+        result._reference = fingerprint_of({"reference": reference[rows]})
+        return result
 
     @property
     def recipe(self) -> str:
-        return f"own network ({self.network.recipe}), {self.layer} at log-SNR {self.log_snr:g}"
+        fitted = f", whitened by the reference ({self._reference[:8]})" if self._reference else ""
+        return f"own network ({self.network.recipe}), {self.layer} at log-SNR {self.log_snr:g}{fitted}"
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_of({}, "own", self.stored_as, self.network.fingerprint, self.layer, self.log_snr)
+        settings = self.stored_as, self.network.fingerprint, self.layer, self.log_snr, self._reference
+        return fingerprint_of({}, "own", *settings)
 
     @torch.no_grad()
     def __call__(self, stored: Tensor) -> dict[str, Tensor]:
@@ -88,7 +115,11 @@ class Own(Features):
             self.network.call(stored, self.log_snr)
         if self.layer not in outputs:
             raise ValueError(f"expected {self.layer} to answer with a tensor, got none: take another layer")
-        return {"features": averaged(outputs[self.layer], len(self.stored_as.shape)).float().cpu()}
+        h = averaged(outputs[self.layer], len(self.stored_as.shape)).cpu()
+        if self._whitening is not None:
+            mean, axes = self._whitening
+            h = (h.double() - mean) @ axes
+        return {"features": h.float()}
 
     def _middle(self) -> str:
         layers = self._layers()[:-1]  # the last one answers

@@ -106,6 +106,22 @@ def test_a_layer_can_be_named() -> None:
     refused("got (4, 8, 8)", features, x[:, 0])
 
 
+def test_fitted_features_are_white_on_the_reference() -> None:
+    """Their covariance over the reference has the eigenvalues w / (w + mean of w / 100)."""
+    _, run = network(models.MLP((2, 8, 8), width=6, blocks=2))
+    features, reference, x = Own(IMAGES, run), samples(40), samples(3)
+    fitted = features.fitted(reference)
+    w = torch.linalg.eigvalsh(torch.cov(features.of(reference)["features"].double().T))
+    white = fitted.of(reference)["features"].double()
+    assert_close(torch.cov(white.T), torch.diag(w / (w + w.mean() / 100)), atol=1e-4, rtol=1e-4)  # float32 features
+    assert_close(white.mean(0), torch.zeros(6, dtype=torch.float64), atol=1e-5, rtol=0)
+    assert_close(fitted(x[1:2])["features"], fitted(x)["features"][1:2], atol=1e-4, rtol=1e-4)
+    assert torch.equal(fitted.fitted(reference)(x)["features"], fitted(x)["features"])  # as from the beginning
+    others = (features, features.fitted(reference[:30]))
+    assert len({each.fingerprint for each in (fitted, *others)}) == 3
+    assert "whitened by the reference" in fitted.recipe and features.fitted(x[:1]) is features
+
+
 def test_places_are_averaged() -> None:
     """Maps (N, d, H, W), tokens (N, M, d) of images, and maps (N, d, L) of series."""
     h = torch.arange(24.0).reshape(2, 3, 4)
