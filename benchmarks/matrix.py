@@ -102,6 +102,42 @@ says so. Sampling ends with one more evaluation, the last denoising, unless `--n
 """
 
 
+TUNED = """
+## A setting for a run
+
+`--mode=tune --budget=10` searches for the best setting at that many network evaluations of a sample, and writes it to
+`tuned.json` in the run. `--solver=tuned` takes it in `sample`, `compare` and `evaluate`, with its grid, steps and last
+denoising. So `--grid` and `--denoise` are refused beside it. Several budgets stand in one file: `tuned:budget=10` names
+one. By default it is the largest, or with `--steps` the largest that is not above them. A line on stderr says if the
+weights are others than those that were tuned.
+
+- **Measure.** `--metric=distance` is the root mean square distance, in the model's values, from the probability flow's
+  solution from the same noise. The solution ends with the configuration's own denoising, whatever the setting ends
+  with. `--metric=kid` is the kernel distance of features of samples from those of the training data, and `--features`
+  names them. It takes solvers that add noise too.
+- **Search.** Successive halving (Jamieson and Talwalkar 2016). There are 16 solvers, 8 grids or 9 with a measured one,
+  and both ends, 256 settings. All are tried on 4 noises, the best third on 16, and the last ones on 128. The times of
+  the three best grids are moved by least squares, and such a grid is written as `sigmas:levels=(...)`. With kid no grid
+  is moved, and there are 64, 256 and 512 samples.
+- **Budget.** Evaluations are counted, the last denoising and both halves of guidance among them.
+- **Judgement.** The winner and the default are measured on 128 noises that the search did not see, with standard
+  errors. A default that is not worse is kept. The default is the configuration's setting. Where that adds noise, it has
+  no distance from the flow, and the default of this package stands in for it.
+
+Distances on 128 unseen noises, 64 for edm, with standard errors. The search takes about a minute of one core at 10
+evaluations. `digits:vp` is trained on 175,000 images, and `digits:edm` on 50,000. Nothing was chosen on the latter.
+
+| run | seed | evaluations | default | tuned | ratio |
+|---|---|---|---|---|---|
+| `digits:vp` | 0 | 10 | 0.142 ± 0.016 | 0.0283 ± 0.0085 | 0.20 ± 0.06 |
+| `digits:vp` | 1 | 10 | 0.087 ± 0.011 | 0.0185 ± 0.0018 | 0.21 ± 0.03 |
+| `digits:vp` | 2 | 10 | 0.112 ± 0.016 | 0.0286 ± 0.0093 | 0.26 ± 0.07 |
+
+At 10 evaluations the best setting of the list is about 3 times nearer than the default, and its moved grid wins the
+rest. A few noises whose samples end elsewhere decide a distance, hence the errors. `--num` takes more noises.
+"""
+
+
 def main() -> None:
     paths = " | ".join(PATHS)
     print(HEAD.format(steps="96, 192, 384", paths=paths, columns="---|" * (len(PATHS) - 1) + "---"))
@@ -123,6 +159,7 @@ def main() -> None:
         own = [f"`{p.name}={_default(p.default)}`" for p in parameters if p.name not in ("sde", "steps", "workdir")]
         meaning = " ".join((constructor.__doc__ or "").split("\n\n")[0].split())
         print(f"| `{name}` | {', '.join(own) or 'none'} | {meaning} |")
+    print(TUNED, end="")
 
 
 def order(solver: Solver, sde: SDE) -> float | None:

@@ -28,7 +28,7 @@ def sampling_of(
 ) -> dict[str, Any]:
     """`solver` and `grid` (specs), `steps` and `denoise`: those given, and the configuration's for the others.
 
-    The solver `tuned` is the setting that `--mode=tune` found, with its own grid, steps and denoising. It has one more
+    The solver `tuned` is the setting of `--mode=tune`, with its own grid, steps and denoising. It has one more
     item `tuned`, for reports. Of several budgets it is that of `tuned:budget=10`, or else the largest, and not above
     `steps` where these are given.
 
@@ -75,10 +75,10 @@ def read_tuned(workdir: Path) -> dict[int, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        found: dict[str, dict[str, Any]] = json.loads(path.read_text())["budgets"]
-        for setting in found.values():
+        stored: dict[str, dict[str, Any]] = json.loads(path.read_text())["budgets"]
+        for setting in stored.values():
             _ = [setting[key] for key in ("solver", "grid", "steps", "denoise", "checkpoint_sha256")]
-        return {int(budget): setting for budget, setting in found.items()}
+        return {int(budget): setting for budget, setting in stored.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"cannot read {path} ({error!r}): delete it, and tune again with --mode=tune") from None
 
@@ -104,17 +104,17 @@ def flow_between(run: Run, ends: tuple[float, float], denoise: bool, steps: int 
 
 
 def _tuned(run: Run, solver: str, steps: int | None, trained: Trained | None) -> dict[str, Any]:
-    asked = {key: value for key, value in build.parse(solver).items() if key != "name"}
-    if set(asked) - {"budget"} or not isinstance(asked.get("budget", 1), int):
+    options = {key: value for key, value in build.parse(solver).items() if key != "name"}
+    if set(options) - {"budget"} or not isinstance(options.get("budget", 1), int):
         raise ValueError(f"expected --solver=tuned or tuned:budget=10, got {solver!r}: a whole number of evaluations")
-    budgets, most = read_tuned(run.workdir), asked.get("budget", steps)
+    budgets, most = read_tuned(run.workdir), options.get("budget", steps)
     remedy = f"--mode=tune --budget={most or 10} --workdir={run.workdir}"
     if not budgets:
         raise ValueError(f"expected a tuned setting in {run.workdir / TUNED}, found none: make it with {remedy}")
-    fits = [each for each in budgets if most is None or (each == most if "budget" in asked else each <= most)]
+    fits = [each for each in budgets if most is None or (each == most if "budget" in options else each <= most)]
     if not fits:
         known = ", ".join(map(str, sorted(budgets)))
-        asks = f"of {most}" if "budget" in asked else f"of at most --steps={most}"
+        asks = f"of {most}" if "budget" in options else f"of at most --steps={most}"
         raise ValueError(f"expected a budget {asks} evaluations in {run.workdir / TUNED}, found {known}: {remedy}")
     budget = max(fits)
     setting = budgets[budget]

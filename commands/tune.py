@@ -121,7 +121,7 @@ def tune(
 
 def _fitted(settings: Iterable[dict[str, Any]], fitted: Fitting, search: Halving) -> list[dict[str, Any]]:
     """The settings with their steps, without those that fail on this path or take more than the budget."""
-    found = []
+    within = []
     for sampling in settings:
         try:
             chosen = fitted(sampling)
@@ -131,20 +131,20 @@ def _fitted(settings: Iterable[dict[str, Any]], fitted: Fitting, search: Halving
         if chosen is None:
             search.drop(sampling, "one step is more than the budget")
         else:
-            found.append(chosen)
-    return found
+            within.append(chosen)
+    return within
 
 
 def _gained(measure: Measure, winner: Entry, default: Entry) -> dict[str, Any]:
     """The setting to keep, and what both give on noise that the search did not see."""
     compared = measure.compared(winner.known_rows, default.known_rows)
     better = compared.value < measure.equal
-    found, usual = (
+    best, usual = (
         {**entry.sampling, "nfe": entry.nfe, "value": measure.estimate(entry.known_rows)._asdict()}
         for entry in (winner, default)
     )
     return {
-        **(found if better else usual), "better": better, "winner": found, "default": usual,
+        **(best if better else usual), "better": better, "winner": best, "default": usual,
         measure.gain: compared._asdict(),
     }  # fmt: skip
 

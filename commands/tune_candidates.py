@@ -61,7 +61,7 @@ Fitting = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def fitting(run: Run, budget: int, guide: Guide, cond: Cond) -> Fitting:
-    """A function that gives a setting as many steps as the budget pays for; None where one step is too much.
+    """A function that adds to a setting the most steps within the budget; None where one step is too much.
 
     Network evaluations are counted, with a denoiser of zeros for one sample. Guidance that needs two counts twice.
 

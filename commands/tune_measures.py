@@ -94,16 +94,16 @@ def kid_of(trained: Trained, spec: str | None, batch: int) -> tuple[FeatureDista
         ValueError: for features that the run cannot have.
     """
     run, dataset = trained.run, trained.run.dataset("train")
-    rows = np.random.default_rng(0).permutation(len(dataset))[:REFERENCES]
-    reference = tensor(dataset.at(np.sort(rows)).x[:])
+    chosen = np.random.default_rng(0).permutation(len(dataset))[:REFERENCES]
+    reference = tensor(dataset.at(np.sort(chosen)).x[:])
     features = open_features(spec, StoredAs(run.data.shape, run.data.levels), run.device, trained).fitted(reference)
 
     def of_stored(stored: Tensor) -> Tensor:
         return torch.cat([features(part)["features"] for part in torch.split(stored, batch)])
 
     target = of_stored(reference)
-    measure = FeatureDistance(lambda x: of_stored(run.to_stored(x)), lambda found: kernel_distance(found, target))
-    return measure, {"features": features.recipe, "data": f"{len(rows)} of {dataset.name} ({dataset.split})"}
+    measure = FeatureDistance(lambda x: of_stored(run.to_stored(x)), lambda rows: kernel_distance(rows, target))
+    return measure, {"features": features.recipe, "data": f"{len(chosen)} of {dataset.name} ({dataset.split})"}
 
 
 def _error_of_mean(rows: Tensor) -> float:

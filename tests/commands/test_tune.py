@@ -270,10 +270,7 @@ def test_times_move_to_the_least_squares_and_stay_in_order_within_the_path() -> 
 
 def test_wrong_flags_are_refused_in_a_line(untuned: Path, tmp_path: Path) -> None:
     for message, command, options in (
-        ("--budget of at least 1", tune_command.tune, {"budget": 0}),
-        ("--metric of distance or kid", tune_command.tune, {"metric": "fid"}),
         ("--features with --metric=kid", tune_command.tune, {"features": "pixels"}),
-        ("found none: make it with --mode=tune --budget=10", sample_command.sample, {"solver": "tuned"}),
         ("no --grid beside", sample_command.sample, {"solver": "tuned", "grid": "log_snr"}),
         ("no --denoise beside", sample_command.sample, {"solver": "tuned", "denoise": False}),
         ("no --grid beside", compare_command.compare, {"solver": ("ddim", "tuned"), "grid": "log_snr"}),

@@ -213,6 +213,9 @@ likelihood --workdir=vp --times=fast             | expected --times of log_snr o
 likelihood --workdir=vp --estimators=elbo --times=measured | measure them with --mode=grid --for=training
 grid --workdir=vp --num=0                        | expected --num of at least 1, got 0
 grid --workdir=vp --output=x.npz                 | expected --output to name a .json file
+tune --workdir=vp --budget=0                     | expected --budget of at least 1, got 0
+tune --workdir=vp --metric=fid                   | expected --metric of distance or kid, got 'fid'
+sample --workdir=vp --solver=tuned               | found none: make it with --mode=tune --budget=10
 encode --workdir=vp --num=-1                     | expected --num of at least 1, got -1
 encode --workdir=vp --batch=0                    | expected --batch of at least 1, got 0
 encode --workdir=vp --split=tset                 | got 'tset'
