@@ -19,8 +19,13 @@ def summary(found: Found) -> list[Block]:
     run = found.run
     config, count = run.config, number(_parameters(found))
     sized = [] if count is None else [" of ", count, " parameters"]
-    how = f" with the parameterisation {config.precondition.name}, on the path {config.sde.name}"
-    parts: list[Any] = [f"A {config.net.name}", *sized, f"{how}, trained on {run.data.name}."]
+    how = f", with the parameterisation {config.precondition.name} on the path {config.sde.name}"
+    origin = "imported" if found.imported else f"trained on {run.data.name}"
+    parts: list[Any] = [
+        f"A network ({config.net.name})",
+        *sized,
+        f"{how}, {origin}.",
+    ]
     if found.checkpoint is None:
         return [said(*parts, " It has no checkpoint yet.")]
     if found.images:
@@ -44,7 +49,7 @@ def best_likelihood(found: Found) -> tuple[str, Number, Report] | None:
     best = None
     for report in found.of_mode("likelihood", "estimates"):
         content = report.content
-        if report.mark or content.get("split") != "test" or content.get("data") != found.run.data.name:
+        if report.mark or content.get("split") != "test" or content.get("data") not in found.data_names:
             continue
         for unit in ("bits_per_dim", "nats_per_dim"):
             for each in content["estimates"].values():
@@ -204,5 +209,7 @@ def _differences(found: Found) -> list[Block]:
 
 def weights_of(report: Report) -> str:
     """Whose weights a report is of, in words."""
-    kind = WEIGHTS.get(str(report.content.get("weights")), "")
-    return f"{kind} weights".strip() + (f", {report.mark}" if report.mark else "")
+    rows = [report.content, *(row for row in report.content.get("of") or () if isinstance(row, dict))]
+    kinds = dict.fromkeys(WEIGHTS[row["weights"]] for row in rows if row.get("weights") in WEIGHTS)
+    words = [f"{' and '.join(kinds)} weights"] if kinds else []
+    return ", ".join([*words, *([report.mark] if report.mark else [])])

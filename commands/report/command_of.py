@@ -46,7 +46,7 @@ def command_of(found: Found, report: Report) -> str:
         given.pop("num", None)
     if report.mode == "evaluate":
         given = _of_an_evaluation(content)
-    elif given.pop("data", None) not in (found.run.data.name, None) and "data" in takes:
+    elif given.pop("data", None) not in (None, *found.data_names) and "data" in takes:
         options.append("--data=...")  # whose spec the report does not have
     for key, parameter in takes.items():
         if key in NOT_SHOWN or key not in given or given[key] in IN_WORDS:

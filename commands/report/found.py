@@ -92,6 +92,11 @@ class Found:
         return self.run.workdir
 
     @property
+    def data_names(self) -> tuple[str, ...]:
+        """What reports call the run's own data. Imported weights have the name of their file beside it."""
+        return self.run.data.name, str(self.run.config.data.name)
+
+    @property
     def images(self) -> int | None:
         """Images that the newest checkpoint has seen."""
         return int(self.checkpoint.name) if self.checkpoint and self.checkpoint.name.isdecimal() else None

@@ -94,4 +94,4 @@ def _gaps(own: list[Report]) -> list[tuple[Any, ...]]:
 
 def _other_data(found: Found, report: Report) -> str:
     name = report.content.get("data")
-    return "" if name in (None, found.run.data.name) else f"on {name}"
+    return "" if name in (None, *found.data_names) else f"on {name}"

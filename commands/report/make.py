@@ -21,7 +21,6 @@ from scorefield.configs import build
 from scorefield.models import CountCalls
 
 NUM, TRAJECTORIES, SCORED, DRAWS, MEASURED = 64, 6, 256, 32, 1000
-METRICS = ("fid", "kid", "pr", "dc", "nn")
 INCEPTION = 0.2  # seconds of an image
 SOLVERS, STEPS, COMPARED = ("ddim", "heun", "unipc", "adams"), (5, 10, 20), 16
 EVALUATIONS = 450  # of the network for one sample of all of them, about, with the reference
@@ -109,7 +108,7 @@ def _tasks(found: Found, device: str | None) -> list[Task]:
         swept = {key: (value,) if key in ("solver", "steps") else value for key, value in quick.items()}
         evaluations = MEASURED * (2 * steps + 3)  # with features of samples, reference and held-out data
         more = 3 * MEASURED * INCEPTION if photographs else 0.0
-        add("metrics", "evaluate", evaluations, evaluate, more, num=MEASURED, metrics=list(METRICS), **swept)
+        add("metrics", "evaluate", evaluations, evaluate, more, num=MEASURED, **swept)
     scored = _of_newest(found, "likelihood", "split")
     for split in (each for each in ("test", "train") if each not in scored):
         bound = [own_bound(found)]

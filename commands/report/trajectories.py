@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from scorefield.commands.report.about import weights_of
-from scorefield.commands.report.blocks import Block, Missing, Picture, Pictures, Section, picture
+from scorefield.commands.report.blocks import Block, Charts, Missing, Picture, Pictures, Section, picture
+from scorefield.commands.report.chart import Chart, Curve, chart
 from scorefield.commands.report.command_of import command_line
 from scorefield.commands.report.found import Found, Report
 from scorefield.commands.run import Run
@@ -23,6 +24,8 @@ def trajectories_section(found: Found) -> Section:
     """Trajectories from the newest samples that have them."""
     for report in found.of_mode("sample"):
         file = report.path.with_name(f"{report.path.stem}_trajectory.npz")
+        if (points := _of_points(found, report, file)) is not None:
+            return Section("trajectories", "Trajectories", [Charts((points,))])
         drawn = _of_images(found, report, file) or _of_others(found, report, file)
         if drawn is not None:
             return Section("trajectories", "Trajectories", [Pictures((drawn,))])
@@ -31,6 +34,23 @@ def trajectories_section(found: Found) -> Section:
         command = command_line("sample", found.workdir, "--trajectory=6")
         blocks.append(Missing("There are no trajectories yet.", command))
     return Section("trajectories", "Trajectories", blocks)
+
+
+def _of_points(found: Found, report: Report, file: Path) -> Chart | None:
+    """The ways of points in the plane; None for other data, or a file that does not read."""
+    if found.run.data.shape != (2,):
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            x = arrays["x"]
+        curves = [
+            Curve(f"sample {i + 1}", x[:, i, 0].tolist(), x[:, i, 1].tolist(), dots=True, colour=i % 8)
+            for i in range(min(2 * SAMPLES, x.shape[1]))
+        ]
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    caption = f"The states x of samples, from noise to data. {_of(report, file)}"
+    return chart("Trajectories of points", curves, x="first coordinate", y="second coordinate", caption=caption)
 
 
 def _of_others(found: Found, report: Report, file: Path) -> Picture | None:

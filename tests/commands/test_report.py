@@ -225,7 +225,7 @@ def test_the_nearest_recipe_is_the_one_that_was_changed() -> None:
 def test_the_pareto_front_has_no_row_that_another_beats() -> None:
     rows = [
         {"nfe": nfe, "distance": distance}
-        for nfe, distance in [(5, 0.4), (5, 0.3), (9, 0.35), (10, 0.1), (20, 0.1), (20, 0.05), (3, None)]
+        for nfe, distance in [(5, 0.4), (5, 0.3), (9, 0.35), (10, 0.1), (12, 0.1), (20, 0.1), (20, 0.05), (3, None)]
     ]
     known = [row for row in rows if row["distance"] is not None]
     free = [
