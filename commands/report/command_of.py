@@ -13,7 +13,7 @@ from scorefield.commands.modes import KEYWORDS, MODES, OPTIONS, SEVERAL
 from scorefield.commands.report.found import Found, Report
 from scorefield.configs import build
 
-# Options that change memory, speed or places, and no number.
+# Options that change memory, speed or places, and not the result.
 NOT_SHOWN = ("batch", "device", "output", "compile")
 IN_WORDS = ("each in turn", "of the images")  # what reports say of labels that no option gave
 

@@ -68,7 +68,7 @@ class Found:
 
     Args:
         run: the run.
-        checkpoint: the newest whose files are whole; None before the first.
+        checkpoint: the newest one that is valid; None before the first.
         notes: on what could not be read.
     """
 

@@ -99,7 +99,7 @@ def _table(report: Report, rows: Sequence[dict[str, Any]], names: Sequence[str])
 
 
 def _of_floor_size(rows: Sequence[dict[str, Any]], names: Sequence[str], content: dict[str, Any]) -> list[Row]:
-    """Of the best samples as many as the floor has, for metrics that depend on their number."""
+    """The best samples' metrics at the floor's number of samples, where they depend on that number."""
     best = next((row for row in rows if row.get("name") == content.get("best")), {})
     numbers = best.get("numbers_at_floor_size") or {}
     if not numbers:

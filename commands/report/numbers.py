@@ -9,7 +9,7 @@ DIGITS = 4  # of a number without an error
 
 
 def number(value: Any, error: Any = None, digits: int = DIGITS, unit: str = "") -> Number | None:
-    """A number with its standard error, which decides the decimals; None for what is no number."""
+    """A number with its standard error, which decides the decimals; None for other values."""
     if not is_number(value):
         return None
     text = plain(value, digits)
@@ -22,7 +22,7 @@ def number(value: Any, error: Any = None, digits: int = DIGITS, unit: str = "") 
 
 
 def plain(value: float, digits: int = DIGITS) -> str:
-    """A number of so many digits: thousands are separated, and no digit of a whole number is lost."""
+    """A number rounded to `digits`. Thousands are separated, and integers keep all their digits."""
     if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e9):
         return f"{int(value):,}"
     if not math.isfinite(value):

@@ -31,7 +31,7 @@ def provenance_section(found: Found) -> Section:
         if report.mode not in NOT_MADE
     ]
     if files:
-        caption = "The command that makes each report, read off the report: what is left out has its default value."
+        caption = "The command that makes each report, read off the report. Other options have their default values."
         blocks.append(Table(("file", "command", "of", "written"), files, caption, code=frozenset({0, 1})))
     blocks += [said(note, quiet=True) for note in found.notes]
     return Section("provenance", "Provenance", blocks)

@@ -15,7 +15,7 @@ from scorefield.commands.training.resume import FREE
 from scorefield.configs import build
 from scorefield.configs.defaults import defaults
 
-# What decides no number of a run: where its data is, and what it logs and keeps.
+# Settings that change no result of a run: where its data is, and how it logs.
 IGNORED = (
     *(key.removeprefix("config.") for key in FREE if key.startswith("config.") and key not in (
         "config.sampling.", "config.training.learning_rate", "config.training.clip",
@@ -48,7 +48,7 @@ def nearest_recipe(config: ml_collections.ConfigDict, ignored: tuple[str, ...] =
 
     Args:
         config: of a run.
-        ignored: beginnings of keys that are not compared, beside those that decide no number.
+        ignored: beginnings of keys that are not compared, beside `IGNORED`.
     """
     here, best = config.to_dict(), None
     for name, about, other in _candidates(config):
@@ -85,16 +85,16 @@ def _differences(
     here: dict[str, Any], there: dict[str, Any], ignored: tuple[str, ...]
 ) -> tuple[list[tuple[str, str, str]], int]:
     """The rows of a table, and how far the two are from one another."""
-    rows, cost, whole = list[tuple[str, str, str]](), 0, list[str]()
+    rows, cost, replaced = list[tuple[str, str, str]](), 0, list[str]()
     for key, table in build.PARTS.items():
         first, second = (_at(each, key) for each in (here, there))
         if key != "data" and _name(first) != _name(second) and not key.startswith(ignored):
             rows.append((key, _spec(table, first), _spec(table, second)))
-            whole.append(f"{key}.")
+            replaced.append(f"{key}.")
             cost += OF_A_PART
     ours, theirs = flat(here), flat(there)
     for key in different(theirs, ours):
-        if key.startswith((*IGNORED, *ignored, *whole)) or key in build.PARTS:
+        if key.startswith((*IGNORED, *ignored, *replaced)) or key in build.PARTS:
             continue
         if key not in theirs or theirs[key] is None or key not in ours:  # which the data chooses, or that is newer
             continue

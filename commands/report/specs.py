@@ -11,7 +11,7 @@ LONGEST = 16  # entries of a list that is shown
 
 
 def short_spec(table: build.Table, spec: str | Mapping[str, Any]) -> str:
-    """A spec as on a command line, without defaults and without long lists; the whole text if it is none of ours."""
+    """A spec as on a command line, without defaults and without long lists; as it is for an unknown part."""
     try:
         settings = dict(build.modern(table, spec))
         parameters = settings_of(find(table, settings["name"]))

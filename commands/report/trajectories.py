@@ -1,4 +1,4 @@
-"""The states and the denoiser's predictions on the way of some samples."""
+"""Trajectories of samples: their states, and the denoiser's predictions."""
 
 import base64
 import io
