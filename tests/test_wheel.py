@@ -59,6 +59,8 @@ def test_it_works_in_an_empty_environment_beside_a_users_own_folders(wheel: Path
     call(scorefield, "--mode=sample", "--workdir=r", "--num=4", "--steps=3", cwd=user)
     call(scorefield, "--mode=encode", "--workdir=r", "--num=4", "--steps=3", cwd=user)
     assert "bits_per_dim" in call(scorefield, "--mode=likelihood", "--workdir=r", "--num=4", "--steps=4", cwd=user)
+    call(scorefield, "--mode=report", "--workdir=r", "--nomake", cwd=user)
+    assert "<h2>Samples</h2>" in (user / "r" / "report.html").read_text("utf-8")
     with np.load(user / "r" / "samples.npz") as samples:
         assert samples["x"].shape == (4, 1, 8, 8)
     # A configuration by the path it has in a clone is the same one; a user's own file is another.

@@ -44,10 +44,10 @@ def report(workdir: Path, *, make: bool = True, device: str | None = None, outpu
 
     The page is one file with its pictures inside. It needs no network, and prints.
 
-    Missing reports of the newest checkpoint are made first, by their own modes, which leave their usual files. These are
-    samples of averaged and raw weights with trajectories, a comparison of solvers, the metrics of 1,000 samples, and
-    the likelihood of 256 images of each split. One that would take more than ten minutes is left out, and the page has
-    its command.
+    Missing reports of the newest checkpoint are made first, by their own modes, which leave their usual files. These
+    are samples of averaged and raw weights with trajectories, a comparison of solvers, the metrics of 1,000 samples,
+    and the likelihood of 256 images of each split. One that would take more than ten minutes is left out, and the page
+    has its command.
 
     Args:
         workdir: of the run.
