@@ -99,7 +99,7 @@ class PrincipalComponents(Features):
         if self._mean is None:
             raise ValueError(
                 "expected principal components that are fitted, got them without reference samples: call "
-                "fitted(reference) first"
+                "fitted(reference) first, or compare with a data set, not with a file of statistics"
             )
         x = self.stored_as.unit(stored).flatten(1).cpu().double()
         return {"features": ((x - self._mean) @ self._axes.T).float()}

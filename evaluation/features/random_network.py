@@ -90,7 +90,7 @@ class Random(Features):
         if not self.scale:
             raise ValueError(
                 "expected random features that are fitted, got continuous values of unknown mean and deviation: call "
-                "fitted(reference) first"
+                "fitted(reference) first, or compare with a data set, not with a file of statistics"
             )
         h = (self.stored_as.unit(stored).to(self.device) - self.centre) / self.scale
         parts = []
