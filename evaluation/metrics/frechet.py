@@ -143,10 +143,11 @@ def _from_features(x: Matrix, y: Matrix) -> float:
     C_a C_b = X^T X Y^T Y / ((N - 1)(M - 1)) for centred features. So the roots of its eigenvalues, whose sum is the
     trace of its root, are the singular values of X Y^T / sqrt((N - 1)(M - 1)).
     """
-    shift = x.mean(0) - y.mean(0)
-    x, y = ((each - each.mean(0)) / np.sqrt(len(each) - 1) for each in (x, y))
-    shared = np.linalg.svd(x @ y.T, compute_uv=False).sum()
-    return max(0.0, float(shift @ shift + np.square(x).sum() + np.square(y).sum() - 2 * shared))
+    of_x, of_y = x.mean(0), y.mean(0)
+    x, y, shift = x - of_x, y - of_y, of_x - of_y
+    spread = np.vdot(x, x) / (len(x) - 1) + np.vdot(y, y) / (len(y) - 1)
+    cross = torch.from_numpy(x @ y.T / math.sqrt((len(x) - 1) * (len(y) - 1)))
+    return max(0.0, float(shift @ shift + spread - 2 * float(torch.linalg.svdvals(cross).sum())))
 
 
 def _from_moments(a: Moments, b: Moments) -> float:

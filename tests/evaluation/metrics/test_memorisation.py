@@ -48,6 +48,8 @@ def test_a_sampler_that_copies_the_training_set_is_found() -> None:
     found = memorisation(training, training, held_out)
     assert found.share == 1 and found.authentic == 0 and found.z < -15 and found.p < 1e-50
     assert authenticity(training, training) == 0 and found.authentic_held_out > 0.3
+    leaked = torch.cat([training[:20], held_out])  # no ratio is below that of these
+    assert memorisation(training, training, leaked).share == 1
     twice = torch.cat([training, training])  # duplicates in the training set: both distances are 0
     assert memorisation(training, twice, held_out, k=2).share == 1
 

@@ -44,6 +44,9 @@ def test_precision_counts_the_border_and_density_does_not() -> None:
     found, dense = precision_recall(real, real, 3), density_coverage(real, real, 3)
     assert found.precision.value == found.recall.value == 1
     assert dense.density.value == 1  # a ball has its centre and k - 1 others, and the k-th on its border
+    line, fakes = torch.tensor([[0.0], [1], [3], [7]]), torch.tensor([[11.0], [30]])  # 11 is on the border of 7's ball
+    assert precision_recall(fakes, line, 1).precision.value == 0.5
+    assert density_coverage(fakes, line, 1).density.value == 0
     inside = precision_recall(seeded_normal("fake", (50, 6)), real, 1)
     radius = np.sort(cdist(real.numpy(), real.numpy()), 1)[:, 1]
     distances = cdist(seeded_normal("fake", (50, 6)).numpy(), real.numpy())
