@@ -108,8 +108,8 @@ TUNED = """
 `--mode=tune --budget=10` searches for the best setting at that many network evaluations of a sample, and writes it to
 `tuned.json` in the run. `--solver=tuned` takes it in `sample`, `compare` and `evaluate`, with its grid, steps and last
 denoising. So `--grid` and `--denoise` are refused beside it. Several budgets stand in one file: `tuned:budget=10` names
-one. By default it is the largest, or with `--steps` the largest that is not above them. A line on stderr says if the
-weights are others than those that were tuned.
+one. By default it is the largest, or with `--steps` the largest that is not above them. A line on stderr says if it was
+tuned for other weights.
 
 - **Measure.** `--metric=distance` is the root mean square distance, in the model's values, from the probability flow's
   solution from the same noise. The solution ends with the configuration's own denoising, whatever the setting ends
