@@ -14,7 +14,11 @@ MODES = {
     "evaluate": ("evaluate.command", "evaluate", "FID and other metrics of samples, with their errors and floors"),
     "statistics": ("statistics", "statistics", "means and covariances of features, as the reference of FID"),
     "grid": ("grid", "grid", "measure the grid of steps that suits a run, for --grid=optimal"),
-    "tune": ("tune", "tune", "find the best setting of sampling at a number of evaluations, for --solver=tuned"),
+    "tune": (
+        "tune.command",
+        "tune",
+        "find the best sampler at a number of network evaluations, for --solver=tuned",
+    ),
     "encode": ("encode", "encode", "images to latents"),
     "decode": ("encode", "decode", "latents to images"),
     "edit": ("edit", "edit", "edit images: noise and denoise them, or change their class"),

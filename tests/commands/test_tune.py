@@ -14,13 +14,14 @@ from training_runs import configuration, new_run, untrained_run
 
 from scorefield.commands import compare as compare_command
 from scorefield.commands import sample as sample_command
-from scorefield.commands import tune as tune_command
-from scorefield.commands import tune_candidates, tune_measures
 from scorefield.commands.guidance import Guidance
 from scorefield.commands.trained import Trained, open_trained
-from scorefield.commands.tune_candidates import FLOW, STOCHASTIC, fitting
-from scorefield.commands.tune_grid import moved
-from scorefield.commands.tune_search import Halving
+from scorefield.commands.tune import candidates as tune_candidates
+from scorefield.commands.tune import command as tune_command
+from scorefield.commands.tune import measures as tune_measures
+from scorefield.commands.tune.candidates import FLOW, STOCHASTIC, fitting
+from scorefield.commands.tune.grid import moved
+from scorefield.commands.tune.search import Halving
 from scorefield.configs import build
 from scorefield.evaluation.metrics.estimate import Estimate
 from scorefield.evaluation.metrics.kernel import kernel_distance
@@ -172,7 +173,7 @@ def test_a_default_that_is_not_worse_is_kept(
 ) -> None:
     monkeypatch.setattr(tune_candidates, "FLOW", ("ddim",))
     monkeypatch.setattr(tune_candidates, "GRIDS", ("quadratic",))
-    monkeypatch.setattr("scorefield.commands.tune_search.MOVED", 0)
+    monkeypatch.setattr("scorefield.commands.tune.search.MOVED", 0)
     tune_command.tune(workdir, budget=12, num=8)
     found = settings_in(workdir, 12)
     assert not found["better"]

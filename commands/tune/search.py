@@ -15,8 +15,8 @@ from scorefield.commands.progress_bar import Bar, say
 from scorefield.commands.run import Run
 from scorefield.commands.sampling import ends_of_path
 from scorefield.commands.trained import Trained
-from scorefield.commands.tune_grid import moved
-from scorefield.commands.tune_measures import Distance, Measure
+from scorefield.commands.tune.grid import moved
+from scorefield.commands.tune.measures import Distance, Measure
 from scorefield.configs import build
 from scorefield.models import CountCalls
 from scorefield.sde_lib.denoiser import Cond

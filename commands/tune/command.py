@@ -11,10 +11,10 @@ from scorefield.commands.progress_bar import progress_bar, say
 from scorefield.commands.run import Run
 from scorefield.commands.sampling import FINE, TUNED, ends_of_path, flow_between, read_tuned
 from scorefield.commands.trained import open_trained
-from scorefield.commands.tune_candidates import Fitting, defaults, fitting, grids, solvers
-from scorefield.commands.tune_grid import DIRECTIONS, ROUNDS
-from scorefield.commands.tune_measures import Distance, Measure, kid_of
-from scorefield.commands.tune_search import KEPT, LAST, MOVED, Draws, Entry, Halving, named
+from scorefield.commands.tune.candidates import Fitting, defaults, fitting, grids, solvers
+from scorefield.commands.tune.grid import DIRECTIONS, ROUNDS
+from scorefield.commands.tune.measures import Distance, Measure, kid_of
+from scorefield.commands.tune.search import KEPT, LAST, MOVED, Draws, Entry, Halving, named
 from scorefield.evaluation import plot_curves
 
 METRICS = ("distance", "kid")

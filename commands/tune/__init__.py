@@ -1,0 +1,1 @@
+"""The best setting of sampling at a number of network evaluations."""
