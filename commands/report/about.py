@@ -201,7 +201,7 @@ def _differences(found: Found) -> list[Block]:
     if found.imported:
         first += "Of imported weights the network, the path and the parameterisation are compared. "
     if not recipe.rows:
-        return [said(first + "No setting that decides a number differs from it.")]
+        return [said(first + "No setting that changes the result differs from it.")]
     count = len(recipe.rows)
     sentence = f"{count} setting{'s differ' if count > 1 else ' differs'} from it."
     return [said(first + sentence), Table(("setting", "here", "recipe"), recipe.rows, code=frozenset({0, 1, 2}))]

@@ -15,7 +15,6 @@ from scorefield.configs import build
 
 # Options that change memory, speed or places, and not the result.
 NOT_SHOWN = ("batch", "device", "output", "compile")
-IN_WORDS = ("each in turn", "of the images")  # what reports say of labels that no option gave
 
 
 def command_of(found: Found, report: Report) -> str:
@@ -42,6 +41,10 @@ def command_of(found: Found, report: Report) -> str:
             given[f"{side}_label"] = content[side].get("label")
     if report.mode == "likelihood" and (content.get("dequantisation") == "uniform" or not _by_flow(content)):
         given.pop("dequantisation", None)
+    classes = (*found.run.data.class_names, *range(found.run.data.num_classes or 0))
+    for key in ("label", "from_label", "to_label"):
+        if given.get(key) not in classes:
+            given.pop(key, None)  # words of a report, as "each in turn"
     if content.get("images") == "all":
         given.pop("num", None)
     if report.mode == "evaluate":
@@ -49,7 +52,7 @@ def command_of(found: Found, report: Report) -> str:
     elif given.pop("data", None) not in (None, *found.data_names) and "data" in takes:
         options.append("--data=...")  # whose spec the report does not have
     for key, parameter in takes.items():
-        if key in NOT_SHOWN or key not in given or given[key] in IN_WORDS:
+        if key in NOT_SHOWN or key not in given or (given[key] is False and parameter.default is None):
             continue
         flag = {of: name for name, of in KEYWORDS.items()}.get(key, key)
         if flag in OPTIONS and not _same(given[key], parameter.default):
