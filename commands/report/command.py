@@ -92,7 +92,7 @@ def sections_of(found: Found) -> list[Section]:
     for title, make in SECTIONS:
         try:
             section = make(found)
-        except (AttributeError, KeyError, IndexError, TypeError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             sentence = f"A file of this section has an unexpected content ({type(error).__name__}: {error})."
             section = Section(title.lower().replace(" ", "-"), title, [Missing(sentence)])
         if section.blocks:

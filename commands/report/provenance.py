@@ -11,7 +11,7 @@ from scorefield.commands.likelihood.report import versions
 from scorefield.commands.report.about import weights_of
 from scorefield.commands.report.blocks import Block, Section, Table, said
 from scorefield.commands.report.command_of import command_of
-from scorefield.commands.report.found import WEIGHTS, Found
+from scorefield.commands.report.found import WEIGHTS, Found, Report
 
 NOT_MADE = ("import", "train", "train_classifier", "train_dequantiser", "check_data")  # by a command that reports
 
@@ -26,7 +26,7 @@ def provenance_section(found: Found) -> Section:
     rows.append(("machine", _machine(found)))
     blocks: list[Block] = [Table(("", ""), rows, "The page was made with these versions, on this machine.", keyed=True)]
     files = [
-        (report.path.name, command_of(found, report), weights_of(report), _time(report.path.stat().st_mtime))
+        (report.path.name, _command(found, report), weights_of(report), _time(report.path.stat().st_mtime))
         for report in sorted(found.reports, key=lambda each: each.path.name)
         if report.mode not in NOT_MADE
     ]
@@ -35,6 +35,13 @@ def provenance_section(found: Found) -> Section:
         blocks.append(Table(("file", "command", "of", "written"), files, caption, code=frozenset({0, 1})))
     blocks += [said(note, quiet=True) for note in found.notes]
     return Section("provenance", "Provenance", blocks)
+
+
+def _command(found: Found, report: Report) -> str:
+    try:
+        return command_of(found, report)
+    except (AttributeError, KeyError, TypeError, ValueError):  # of an unexpected content
+        return "not known"
 
 
 def _machine(found: Found) -> str:

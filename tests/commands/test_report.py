@@ -151,6 +151,7 @@ def test_reports_of_another_checkpoint_are_marked_and_broken_files_are_named(wor
     (workdir / "samples.json").write_text(json.dumps({**other, "checkpoint": "0000000007", "checkpoint_sha256": "0"}))
     (workdir / "compare.json").write_text('{"table": [')
     (workdir / "likelihood_test.json").write_text('{"estimates": 3}')
+    (workdir / "evaluate.json").write_text('{"rows": [{"numbers": 3}], "floor": 1, "recipe": 2}')
     (workdir / "samples_2.png").write_bytes(b"no picture")
     (workdir / "metrics.jsonl").write_text((workdir / "metrics.jsonl").read_text() + '{"step": 3, "ima')
     page = page_of(workdir)
@@ -158,6 +159,7 @@ def test_reports_of_another_checkpoint_are_marked_and_broken_files_are_named(wor
     assert "compare.json could not be read as JSON" in page.text
     assert "A file of this section has an unexpected content" in page.text
     assert "Solvers have not been compared yet" in page.text
+    assert "--mode=sample" in page.text[page.text.index("Provenance") :]  # of the files that read
 
 
 def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
