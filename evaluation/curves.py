@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from scorefield.evaluation.pictures import count_values, saved
@@ -80,7 +81,7 @@ def plot_front(
     ticks = sorted({value for xs, _, _ in curves.values() for value in xs})
     if len(ticks) <= TICKS:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return saved(figure, path)
