@@ -115,7 +115,8 @@ def evaluate(
     if input is not None and choice != Choice(ema=ema, guidance=guiding | {"guidance": 1.0}):
         raise ValueError("expected the samples of --input as they are, got options of sampling: leave them out")
     every = open_all(workdir, choice, device) if (workdir / "config.json").is_file() or input is None else []
-    trained = every[0] if every else None
+    # Features of the run's own network are those of its newest weights, for all rows.
+    trained = max(every, key=lambda each: (each.checkpoint.name, each.ema), default=None)
     sets = open_sets(trained, data, split, reference is not None, label)
     known = None if sets is None else StoredAs(sets[0].shape, sets[0].levels)
     if trained is not None:
