@@ -129,14 +129,14 @@ evaluations. `digits:vp` is trained on 175,000 images, and `digits:edm` on 50,00
 
 | run | seed | evaluations | default | tuned | ratio |
 |---|---|---|---|---|---|
-| `digits:vp` | 0 | 5 | 1.053 ± 0.011 | 0.0907 ± 0.0131 | 0.09 ± 0.01 |
-| `digits:vp` | 1 | 5 | 1.060 ± 0.012 | 0.0645 ± 0.0059 | 0.06 ± 0.01 |
-| `digits:vp` | 2 | 5 | 1.069 ± 0.012 | 0.0568 ± 0.0077 | 0.05 ± 0.01 |
-| `digits:vp` | 0 | 10 | 0.142 ± 0.016 | 0.0283 ± 0.0085 | 0.20 ± 0.06 |
-| `digits:vp` | 1 | 10 | 0.087 ± 0.011 | 0.0185 ± 0.0018 | 0.21 ± 0.03 |
-| `digits:vp` | 2 | 10 | 0.112 ± 0.016 | 0.0286 ± 0.0093 | 0.26 ± 0.07 |
-| `digits:vp` | 0 | 20 | 0.024 ± 0.009 | 0.0129 ± 0.0051 | 0.54 ± 0.05 |
-| `digits:edm` | 0 | 10 | 0.032 ± 0.007 | 0.0137 ± 0.0014 | 0.43 ± 0.07 |
+| digits:vp | 0 | 5 | 1.053 ± 0.011 | 0.0907 ± 0.0131 | 0.09 ± 0.01 |
+| digits:vp | 1 | 5 | 1.060 ± 0.012 | 0.0645 ± 0.0059 | 0.06 ± 0.01 |
+| digits:vp | 2 | 5 | 1.069 ± 0.012 | 0.0568 ± 0.0077 | 0.05 ± 0.01 |
+| digits:vp | 0 | 10 | 0.142 ± 0.016 | 0.0283 ± 0.0085 | 0.20 ± 0.06 |
+| digits:vp | 1 | 10 | 0.087 ± 0.011 | 0.0185 ± 0.0018 | 0.21 ± 0.03 |
+| digits:vp | 2 | 10 | 0.112 ± 0.016 | 0.0286 ± 0.0093 | 0.26 ± 0.07 |
+| digits:vp | 0 | 20 | 0.024 ± 0.009 | 0.0129 ± 0.0051 | 0.54 ± 0.05 |
+| digits:edm | 0 | 10 | 0.032 ± 0.007 | 0.0137 ± 0.0014 | 0.43 ± 0.07 |
 
 At 10 evaluations the best setting of the list is about 3 times nearer than the default, and its moved grid wins the
 rest. A few noises whose samples end elsewhere decide a distance, hence the errors. `--num` takes more noises.

@@ -141,31 +141,24 @@ def evaluate(
         if before is not None and ranks.first:
             check_comparable(recipe, before, str(baseline))
         floor, table = evaluation.floor(), evaluation.table(rows)
+        if likelihood:
+            with_bits(table, rows, folder)
     if against is None:
         return {}
-    if likelihood:
-        with_bits(table, rows, folder)
-    best = best_of(table)
-    if best is None:
-        raise ValueError(f"expected samples that are finite, got none: {table[0]['failed']}")
-    default = "evaluate.json" if input is None else f"evaluate_{Path(input).stem}.json"
     settings = {
         "recipe": recipe, "metrics": chosen, "seed": seed, "batch": batch, "of": [row.described for row in rows],
     }  # fmt: skip
-    path = output_path(output, workdir / default, settings)
-    metric = next(iter(best["numbers"]))
-    report: dict[str, Any] = {  # `asked` are the options, from which the command can be read
-        **settings, "floor": floor, "rows": table, "best": best["name"],
-        "pareto": [row["name"] for row in pareto_of(table, metric)],
-        "asked": {
-            "input": input, "data": data, "split": split, "reference": reference, "reference_images": reference_images,
-            "features": features, "likelihood": likelihood, **dataclasses.asdict(choice),
-        },
-        "meanings": {name: MEANINGS[name] for name in best["numbers"]}, "versions": _versions(),
+    asked = {
+        "input": input, "data": data, "split": split, "reference": reference, "reference_images": reference_images,
+        "features": features, "likelihood": likelihood, **dataclasses.asdict(choice),
     }  # fmt: skip
-    files = [path, _picture(table, rows[table.index(best)], floor, against, stored_as, path.with_suffix(".png"))]
+    default = "evaluate.json" if input is None else f"evaluate_{Path(input).stem}.json"
+    report = _report(settings, asked, floor, table)
+    path = output_path(output, workdir / default, settings)
+    best, subject = _best(table, rows)
+    files = [path, _picture(table, subject, floor, against, stored_as, path.with_suffix(".png"))]
     if COPIES in chosen and sets is not None:
-        found = copies_of(all_samples(rows[table.index(best)]), sets, stored_as)
+        found = copies_of(all_samples(subject), sets, stored_as)
         report["copies"] = found.numbers
         files.append(found.plot(path.with_name(f"{path.stem}_neighbours.png")))
     write_json(path, report)
@@ -173,6 +166,33 @@ def evaluate(
         on_stderr(line)
     lines = lines_of(best, floor, report, [] if before is None else compared(table, before))
     return {**lines, "files": [str(file) for file in files]}
+
+
+def _report(
+    settings: dict[str, Any], asked: dict[str, Any], floor: Numbers, table: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of the JSON; `asked` are the options, from which the command can be read.
+
+    Raises:
+        ValueError: if every row has failed.
+    """
+    best = best_of(table)
+    if best is None:
+        raise ValueError(f"expected samples that are finite, got none: {table[0]['failed']}")
+    metric = next(iter(best["numbers"]))
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {
+        **settings, "floor": floor, "rows": table, "best": best["name"],
+        "pareto": [row["name"] for row in pareto_of(table, metric)], "asked": asked,
+        "meanings": {name: MEANINGS[name] for name in best["numbers"]}, "versions": versions,
+    }  # fmt: skip
+
+
+def _best(table: list[dict[str, Any]], rows: Rows) -> tuple[dict[str, Any], Subject]:
+    """The row with the best first metric, and its samples."""
+    best = best_of(table)
+    assert best is not None
+    return best, rows[table.index(best)]
 
 
 def _metrics(metrics: Sequence[str] | None, of_moments: bool) -> list[str]:
@@ -197,10 +217,6 @@ def _picture(
     samples = stored_as.unit(samples_at(best, list(range(min(PICTURED, best.num)))))
     some = None if reference.data is None else torch.as_tensor(np.asarray(reference.data.x[: len(samples)]))
     return plot_beside(samples, None if some is None else stored_as.unit(some), path)
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 @contextmanager

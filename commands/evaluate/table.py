@@ -109,10 +109,14 @@ class Evaluation:
 
 
 def with_bits(table: list[dict[str, Any]], rows: Rows, folder: Path) -> None:
-    """Put bits/dim of test and training images beside each row, computed once for each weights."""
-    for row, subject in zip(table, rows, strict=True):
-        if isinstance(subject, Drawn) and "failed" not in row:
-            row["bits_per_dim"] = bits_of(subject.trained, folder)
+    """Put bits/dim of test and training images beside each row, computed once for each weights.
+
+    All ranks must call, since they share that work; the table is the first one's.
+    """
+    every = [bits_of(subject.trained, folder) if isinstance(subject, Drawn) else {} for subject in rows]
+    for row, bits in zip(table, every, strict=False):
+        if bits and "failed" not in row:
+            row["bits_per_dim"] = bits
 
 
 def _facts(subject: Subject) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from scorefield.evaluation.features import files, inception, inception_weights
 from scorefield.evaluation.features.base import StoredAs, fingerprint_of
 from scorefield.evaluation.features.inception import Inception, InceptionNetwork
 
-FIXTURE = seeded.load("inception")
+FIXTURE = seeded.load("features/inception")
 COLOUR = StoredAs((3, 24, 32), 256)
 FOLDERS = [Path(os.environ[name]) for name in ("SCOREFIELD_WEIGHTS", "DATA_ROOT") if name in os.environ]
 PARTS = ("weight", "bias")

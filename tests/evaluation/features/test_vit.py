@@ -13,7 +13,7 @@ from scorefield.configs.specs import build
 from scorefield.configs.tables import FEATURES
 from scorefield.evaluation.features import CLIP, DINOV2, OfTransformer, StoredAs
 
-FIXTURE = seeded.load("vision_transformers")
+FIXTURE = seeded.load("features/vision_transformers")
 COLOUR = StoredAs((3, 24, 32), 256)
 
 
