@@ -15,7 +15,7 @@ from scorefield.commands.evaluate.subjects import Stored
 from scorefield.commands.features import open_features
 from scorefield.commands.outputs import check_output, output_path
 from scorefield.commands.progress_bar import tell
-from scorefield.commands.run import device_of
+from scorefield.commands.run import device_of, stored_tensor
 from scorefield.commands.trained import open_trained
 from scorefield.configs import build
 from scorefield.evaluation.features.base import StoredAs
@@ -68,6 +68,12 @@ def statistics(
         dataset = open_split(spec, split)
     part = dataset.subset(num, SEED)
     extractor = open_features(features, StoredAs(part.shape, part.levels), device_of(device), trained)
+    fitted = extractor.fitted(stored_tensor(part))
+    if fitted.fingerprint != extractor.fingerprint:
+        raise ValueError(
+            f"expected features that are not fitted to data, got {fitted.recipe}: --mode=evaluate fits them to --data; "
+            "here take --features=pixels or own"
+        )
     found = extract(Stored(part, batch), extractor, shared_folder(), ranks, f"features, {dataset.name}")
     if found is None:
         return {}

@@ -15,7 +15,7 @@ from scorefield.commands.arguments import at_least
 from scorefield.commands.evaluate.baseline import check_comparable, compared, read_baseline
 from scorefield.commands.evaluate.copies import copies_of
 from scorefield.commands.evaluate.extract import all_samples, samples_at
-from scorefield.commands.evaluate.numbers import MEANINGS, METRICS, Numbers
+from scorefield.commands.evaluate.numbers import LEAST_FOR_INFINITY, MEANINGS, METRICS, Numbers
 from scorefield.commands.evaluate.opened import open_samples, open_sets
 from scorefield.commands.evaluate.reference import SEED, Reference, reference_of_data, reference_of_file
 from scorefield.commands.evaluate.report import (
@@ -107,6 +107,8 @@ def evaluate(
     check_output(output, ".json")
     before = None if baseline is None else read_baseline(Path(baseline))
     chosen = _metrics(metrics, reference is not None)
+    if COPIES in chosen and reference is not None:
+        raise ValueError(f"expected --data for {COPIES}, which looks at images, got --reference: leave {COPIES} out")
     guiding = {
         "guidance": guidance, "interval": guidance_interval, "rescale": guidance_rescale,
         "parallel": guidance_parallel, "norm": guidance_norm, "guide": guide, "classifier": classifier,
@@ -127,6 +129,11 @@ def evaluate(
         if input is None
         else [open_samples(Path(input), known, num, batch)]
     )
+    if "fd_inf" in chosen and rows[0].num < LEAST_FOR_INFINITY:  # before anything is drawn
+        raise ValueError(
+            f"expected at least {LEAST_FOR_INFINITY} samples for fd_inf, got {rows[0].num}: give a larger --num, or "
+            "take kid, which has no bias"
+        )
     stored_as = known or rows[0].stored_as
     extractor = open_features(features, stored_as, device_of(device), trained)
     with _saying_that_it_goes_on(), ranks.failing_together():
@@ -143,7 +150,7 @@ def evaluate(
         floor, table = evaluation.floor(), evaluation.table(rows)
         if likelihood:
             with_bits(table, rows, folder)
-    if against is None:
+    if against is None or not ranks.first:
         return {}
     settings = {
         "recipe": recipe, "metrics": chosen, "seed": seed, "batch": batch, "of": [row.described for row in rows],

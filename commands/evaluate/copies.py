@@ -65,7 +65,7 @@ def copies_of(samples: Tensor, sets: tuple[Dataset, Dataset], stored_as: StoredA
     found = memorisation(ours, theirs, others, rate, min(NEIGHBOUR, len(training)))
     order = found.ratios.argsort(stable=True)[:SHOWN]
     return Copies(
-        _numbers(found, len(training), len(held_out)), samples[order], stored[found.indices[order, 0]], stored_as
+        _numbers(found, len(training), len(held_out), rate), samples[order], stored[found.indices[order, 0]], stored_as
     )
 
 
@@ -78,18 +78,18 @@ def _compared(stored: Tensor, stored_as: StoredAs) -> Tensor:
     return x.flatten(1)
 
 
-def _numbers(found: Memorisation, training: int, held_out: int) -> dict[str, Any]:
+def _numbers(found: Memorisation, training: int, held_out: int, rate: float) -> dict[str, Any]:
     flagged = found.flagged.nonzero().flatten().tolist()
     lines = {
         "samples that look like copies": (
-            f"{len(flagged)} of {len(found.flagged)}, {100 * found.share:.2g}%   (held-out data: "
-            f"{100 * found.false_share:.2g}%)"
+            f"{len(flagged)} of {len(found.flagged)}, {100 * found.share:.3g}%   (by chance at most "
+            f"{100 * rate:.2g}% in expectation)"
         ),
         "nearer to training data than held-out data are": f"p = {found.p:.2g} by chance (z = {found.z:.1f})",
     }
     return {
-        "share": found.share, "share_of_held_out": found.false_share, "threshold": found.threshold, "z": found.z,
-        "p": found.p, "authentic": found.authentic, "authentic_held_out": found.authentic_held_out,
+        "share": found.share, "share_of_held_out": found.false_share, "rate": rate, "threshold": found.threshold,
+        "z": found.z, "p": found.p, "authentic": found.authentic, "authentic_held_out": found.authentic_held_out,
         "flagged": flagged, "nearest": found.indices[:, 0].tolist(),
         "distance": [round(value, 6) for value in found.distances[:, 0].tolist()],
         "ratio": [round(value, 6) for value in found.ratios.tolist()], "training": training, "held_out": held_out,

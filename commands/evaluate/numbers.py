@@ -92,7 +92,7 @@ def _dc(samples: Sides, reference: Side) -> Numbers:
 
 def _is(samples: Sides, reference: Side) -> Numbers:
     value, deviation = inception_score(_named(samples, "probabilities", "is"), PARTS)
-    return {"is": {"value": value, "deviation": deviation, "standard_error": deviation / math.sqrt(PARTS)}}
+    return {"is": {"value": value, "deviation": deviation, "standard_error": deviation / math.sqrt(PARTS - 1)}}
 
 
 def _vendi(samples: Sides, reference: Side) -> Numbers:
@@ -106,7 +106,7 @@ METRICS: dict[str, Callable[[Sides, Side], Numbers]] = {
 BLOCKS = 20  # of the jackknife of a Frechet distance
 PARTS = 10  # of the samples, for the Inception score
 LEAST_FOR_INFINITY = 5000  # samples of an extrapolation
-OF_SIZE = ("fid", "sfid", "pr", "dc", "cmmd", "is")  # metrics whose value depends on the number of samples
+OF_SIZE = ("fid", "sfid", "pr", "dc", "cmmd", "is", "vendi")  # metrics whose value depends on the number of samples
 HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage", "is", "vendi")
 MEANINGS = {
     "fid": "squared Frechet distance of the features' Gaussians (Heusel et al. 2017), biased upwards by about K / n",

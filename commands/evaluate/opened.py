@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from scorefield.commands.data_places import open_split
+from scorefield.commands.evaluate.reference import SEED
 from scorefield.commands.evaluate.sample_files import samples_of_file
 from scorefield.commands.evaluate.subjects import Stored
 from scorefield.commands.labels import class_number
@@ -51,7 +52,7 @@ def open_sets(
 
 
 def open_samples(path: Path, known: StoredAs | None, num: int, batch: int) -> Stored:
-    """The first `num` samples of a file, with a line if there are others.
+    """`num` samples of a file, with a line if there are others: at random, because files may be in an order.
 
     Raises:
         ValueError: as `samples_of_file`, or for fewer than two samples.
@@ -61,8 +62,8 @@ def open_samples(path: Path, known: StoredAs | None, num: int, batch: int) -> St
         raise ValueError(f"expected at least 2 samples in {path}, got {len(dataset)}: give more")
     if num >= len(dataset):
         return Stored(dataset, batch)
-    on_stderr(f"evaluates the first {num} of {len(dataset)} samples; --num={len(dataset)} takes all")
-    return Stored(dataset.at(np.arange(num)), batch)
+    on_stderr(f"evaluates {num} of {len(dataset)} samples, drawn at random; --num={len(dataset)} takes all")
+    return Stored(dataset.subset(num, SEED), batch)
 
 
 def _of_class(dataset: Dataset, number: int) -> Dataset:

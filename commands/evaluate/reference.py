@@ -1,11 +1,11 @@
 """What samples are compared with, and the floor: what held-out data give in the samples' place."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class Reference:
         data: its images, if it has any.
         held_out: images of the other split, which give the floor.
         floor: their features.
-            label: the classes of the images.
+        label: the classes of the images.
     """
 
     side: Side
@@ -59,8 +59,10 @@ def reference_of_file(path: Path, features: Features) -> Reference:
     if theirs is None:
         on_stderr(f"{path} does not say which features made it: taken for {features.recipe}")
     named: dict[str, Any] = {key: recipe[key] for key in ("data", "split") if key in recipe}
-    content = [float(np.trace(side.moments["features"].covariance)), float(side.moments["features"].mean.sum())]
-    return Reference(side, {"file": path.name, "count": side.count, **named, "moments": content})
+    digest = hashlib.sha256()
+    for name in sorted(side.moments):
+        digest.update(side.moments[name].mean.tobytes() + side.moments[name].covariance.tobytes())
+    return Reference(side, {"file": path.name, "count": side.count, **named, "sha256": digest.hexdigest()})
 
 
 def reference_of_data(

@@ -79,6 +79,7 @@ def rows_of(every: Sequence[Trained], choice: Choice, *, num: int, batch: int, s
         guiding = guidance_of(trained, **choice.guidance)
         conditioning = guiding.conditioning(num, choice.label, choice.caption)
         guided = {"guidance": choice.guidance.get("guidance", 1.0), **conditioning.described, **guiding.described}
+        guided |= {"tile": choice.tile} if choice.tile else {}
         for solver in choice.solver or (None,):
             for steps in choice.steps or (None,):
                 sampling = sampling_of(

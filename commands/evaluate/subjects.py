@@ -90,7 +90,8 @@ class Drawn:
         run = self.trained.run
         with torch.no_grad():
             times = grid(run, self.sampling).tolist()
-        return [self.described, run.described(), times, self.batch, str(run.device)]
+        codes = None if run.autoencoder is None else [run.autoencoder.sha256, run.tile]
+        return [self.described, run.described(), times, self.batch, str(run.device), codes]
 
     def part(self, first: int, bar: Bar | None = None) -> Arrays:
         run = self.trained.run
@@ -135,7 +136,7 @@ class Stored:
 
     @property
     def key(self) -> list[Any]:
-        return [self.data.fingerprint, self.batch]
+        return [self.data.fingerprint, self.data.levels, self.batch]
 
     def part(self, first: int, bar: Bar | None = None) -> Arrays:
         rows = slice(first, min(first + self.batch, self.num))

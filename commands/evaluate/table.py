@@ -5,17 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scorefield.commands.evaluate.classes import per_class
 from scorefield.commands.evaluate.extract import Extracted, extract
 from scorefield.commands.evaluate.likelihoods import bits_of
 from scorefield.commands.evaluate.numbers import LEAST_FOR_INFINITY, OF_SIZE, Numbers, numbers_of
-from scorefield.commands.evaluate.reference import Reference
+from scorefield.commands.evaluate.reference import SEED, Reference
 from scorefield.commands.evaluate.report import line_of, name_of_row, recipe_of
 from scorefield.commands.evaluate.store import kept_json, shared_folder
 from scorefield.commands.evaluate.subjects import Drawn, Subject
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.progress_bar import say
 from scorefield.evaluation.features.base import Features
+from scorefield.training.data.dataset import random_rows
 from scorefield.training.distributed.ranks import Ranks
 
 Rows = Sequence[Subject]
@@ -99,7 +102,8 @@ class Evaluation:
             numbers: dict[str, Any] = {"numbers": numbers_of(self.metrics, found.features, reference.side)}
             sized = [name for name in self.metrics if name in OF_SIZE]
             if least < subject.num and sized:
-                part = {name: value[:least] for name, value in found.features.items()}
+                rows = torch.from_numpy(random_rows(subject.num, least, SEED))  # a file may be in an order
+                part = {name: value[rows] for name, value in found.features.items()}
                 numbers["numbers_at_floor_size"] = numbers_of(sized, part, reference.side)
             by_class = per_class(found, reference) if "kid" in self.metrics else {}
             return numbers | ({"per_class": by_class} if by_class else {})

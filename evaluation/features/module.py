@@ -30,12 +30,11 @@ class OfModule(Features):
         self.function = function
         if isinstance(function, nn.Module):
             self.function = function.to(self.device).eval().requires_grad_(False)
-            self._fingerprint = fingerprint_of(function.state_dict(), "module", name, stored_as)
+            code = _source(type(function))
+            self._fingerprint = fingerprint_of(function.state_dict(), "module", name, stored_as, code)
             return
-        text = ""
-        with contextlib.suppress(OSError, TypeError):  # of a function without a file
-            text = inspect.getsource(getattr(function, "func", function))
-        self._fingerprint = fingerprint_of({}, "function", name, stored_as, text)
+        code = _source(getattr(function, "func", function))
+        self._fingerprint = fingerprint_of({}, "function", name, stored_as, code)
 
     @property
     def recipe(self) -> str:
@@ -63,3 +62,10 @@ class OfModule(Features):
                 "sample"
             )
         return {"features": averaged(h, len(self.stored_as.shape)).float().cpu()}
+
+
+def _source(of: Callable[..., object]) -> str:
+    """The code of a class or a function; nothing where it has no file."""
+    with contextlib.suppress(OSError, TypeError):
+        return inspect.getsource(of)
+    return ""

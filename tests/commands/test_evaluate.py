@@ -12,13 +12,21 @@ import torch
 import warm
 from class_gaussians import MEANS, SPREAD, class_run, labelled
 from image_files import refused
-from training_runs import untrained_run
+from latent_run import configuration, write_random_autoencoder
+from training_runs import new_run, new_state, untrained_run
 
 from scorefield.commands.evaluate import subjects
 from scorefield.commands.evaluate.command import evaluate
+from scorefield.commands.evaluate.opened import open_samples
+from scorefield.commands.evaluate.reference import reference_of_file
+from scorefield.commands.evaluate.store import digest
+from scorefield.commands.features import open_features
 from scorefield.commands.sample import sample
 from scorefield.commands.statistics import statistics
+from scorefield.commands.trained import open_trained
+from scorefield.evaluation.features import StoredAs
 from scorefield.evaluation.metrics.frechet import frechet_distance
+from scorefield.training import save
 from scorefield.training.data import digits
 
 PLAIN: dict[str, Any] = {"features": "pixels", "num": 40, "batch": 16, "metrics": ("fid", "kid", "pr", "dc")}
@@ -93,7 +101,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_table(
 
 def test_two_ranks_give_the_numbers_of_one(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = [f"--workdir={run}", "--features=pixels", "--num=40", "--batch=8", "--seed=5", "--metrics=fid,kid"]
-    processes = warm.ranks("--mode=evaluate", *options, f"--output={tmp_path / 'two.json'}")
+    processes = warm.ranks("--mode=evaluate", *options, "--likelihood", f"--output={tmp_path / 'two.json'}")
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     for folder in (run / ".evaluate", tmp_path / "cache"):
@@ -101,6 +109,20 @@ def test_two_ranks_give_the_numbers_of_one(run: Path, tmp_path: Path, monkeypatc
     one = evaluated(run, tmp_path / "one.json", batch=8, seed=5, metrics=("fid", "kid"))
     two = json.loads((tmp_path / "two.json").read_text())
     assert numbers(two) == numbers(one) and two["floor"] == one["floor"]
+    assert set(two["rows"][0]["bits_per_dim"]) == {"test", "train"}
+
+
+def test_samples_of_codes_are_kept_by_the_tiles_and_weights_that_decode_them(tmp_path: Path) -> None:
+    codes = new_run(tmp_path / "run", configuration(write_random_autoencoder(tmp_path / "first")))
+    codes.save()
+    save(codes.workdir / "checkpoints", new_state(codes))
+    sampling, keys = {"solver": "ddim", "grid": "log_snr", "steps": 1, "denoise": True}, set()
+    for tile, seed in ((0, 0), (2, 0), (0, 1)):
+        write_random_autoencoder(codes.workdir, seed)
+        trained = open_trained(codes.workdir, "cpu")
+        trained.run.in_tiles_of(tile)
+        keys.add(digest(subjects.Drawn(trained, sampling, 4, 4, 0, tmp_path).key))
+    assert len(keys) == 3
 
 
 def test_an_exact_run_is_at_the_floor_and_its_classes_are_told_apart(tmp_path: Path) -> None:
@@ -140,6 +162,14 @@ def test_statistics_take_the_place_of_images_in_the_formats_of_others(run: Path,
         report = evaluated(run, tmp_path / f"{name}.json", steps=(2,), reference=str(tmp_path / name), metrics=("fid",))
         assert numbers(report)[0]["fid"]["value"] == pytest.approx(expected, rel=1e-6), name
         assert report["floor"] == {} and list(numbers(report)[0]) == ["fid"]
+    refused("not fitted to data", statistics, run, features="pca:components=4", output=str(tmp_path / "pca.npz"))
+    refused("images, got --reference", evaluate, run, metrics=("fid", "nn"), reference=str(tmp_path / "ours.npz"))
+    np.savez(tmp_path / "turned.npz", mu=mu[::-1], sigma=sigma[::-1, ::-1])  # of the same trace and mean
+    plain, turned = (
+        reference_of_file(tmp_path / name, open_features("pixels", StoredAs((1, 8, 8), 17), torch.device("cpu")))
+        for name in ("pytorch_fid.npz", "turned.npz")
+    )
+    assert plain.described["sha256"] != turned.described["sha256"]
     refused(
         "got those of pixels", evaluate, run, features="random", num=4, reference=str(tmp_path / "ours.npz"),
     )  # fmt: skip
@@ -196,7 +226,7 @@ def test_a_row_that_fails_says_so_and_the_others_go_on(
         ({"checkpoint": ("77",)}, "--checkpoint to name"),
         ({"metrics": ("is",)}, "probabilities"),
         ({"metrics": ("sfid",)}, "spatial"),
-        ({"metrics": ("fd_inf",)}, "5"),
+        ({"metrics": ("fd_inf",)}, "at least 5000 samples for fd_inf, got 40"),
     ],
 )
 def test_wrong_options_end_in_a_line(run: Path, options: dict[str, Any], said: str) -> None:
@@ -210,6 +240,10 @@ def test_samples_without_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     report = evaluated(Path("."), tmp_path / "e.json", input="s.npy", data="digits")
     assert len(report["rows"]) == 1 and report["rows"][0]["n"] == 40
     refused("got neither", evaluate, Path("."), input="s.npy", **PLAIN)
+    dark_first = np.sort(x.reshape(50, -1).mean(1))[:, None].repeat(64, 1).reshape(x.shape).astype(np.uint8)
+    np.save("ordered.npy", dark_first)
+    part = open_samples(Path("ordered.npy"), None, 25, 25).part(0)["x"]
+    assert part.max() > dark_first[:25].max()
     np.save("wide.npy", np.zeros((4, 1, 9, 9), np.uint8))
     refused("1x8x8 of 17 levels, got 1x9x9", evaluate, Path("."), input="wide.npy", data="digits", **PLAIN)
     np.save("one.npy", x[:1])

@@ -46,3 +46,13 @@ def test_an_odd_answer_has_one_line() -> None:
     refused("to answer with a tensor (3, d), got (1, 16)", OfModule(lambda x: x[:1].flatten(1), "mine", GREY), x)
     refused("got (3,)", OfModule(lambda x: x.sum((1, 2, 3)), "mine", GREY), x)
     refused("got dict", OfModule(lambda x: {"h": x}, "mine", GREY), x)  # type: ignore[arg-type,return-value]
+
+
+def test_the_same_weights_in_other_code_are_other_features() -> None:
+    class Doubled(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    net, other = Net(), Doubled()
+    other.load_state_dict(net.state_dict())
+    assert OfModule(other, "mine", GREY).fingerprint != OfModule(net, "mine", GREY).fingerprint

@@ -58,12 +58,22 @@ def test_the_distance_moves_as_a_distance_does(count: int) -> None:
     assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-10)
 
 
+def test_the_distance_from_a_point_has_a_closed_form() -> None:
+    x, point = seeded_normal("x", (100, 5)), torch.ones(100, 5)
+    expected = float((x.mean(0) - 1).square().sum() + x.var(0).sum())
+    for pair in ((x, point), (point, x)):
+        assert frechet_distance(*pair) == pytest.approx(expected, rel=1e-12)
+        assert frechet_estimate(*pair).value == pytest.approx(expected, rel=1e-12)
+    assert frechet_estimate(point, point).value == 0
+
+
 def test_what_are_no_features_is_refused() -> None:
     refused("got (4, 3) and (4, 2)", frechet_distance, torch.zeros(4, 3), torch.zeros(4, 2))
     refused("N at least 2", frechet_distance, torch.zeros(1, 3), torch.zeros(4, 3))
     refused("NaN or infinity", frechet_distance, torch.zeros(4, 3), torch.zeros(4, 3) / 0)
     refused("got 3 and 2", frechet_distance, torch.zeros(4, 3), Moments.of(torch.zeros(4, 2)))
     refused("N at least 40", frechet_estimate, torch.zeros(39, 3), torch.zeros(50, 3))
+    assert math.isfinite(frechet_at_infinity(seeded_normal("x", (5000, 2)), seeded_normal("y", (50, 2))).standard_error)
     refused("at least 5000 samples", frechet_at_infinity, torch.zeros(4999, 3), torch.zeros(50, 3))
 
 
