@@ -45,7 +45,7 @@ def name_of_row(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
     if "solver" in row:
         name = row["solver"].partition(":")[0]
         alone = len({other["solver"] for other in rows if other["solver"].partition(":")[0] == name}) == 1
-        words += [name if alone else row["solver"], f"{row['steps']} steps"]
+        words += ["tuned" if "tuned" in row else name if alone else row["solver"], f"{row['steps']} steps"]
     return " ".join(words) or "samples"
 
 

@@ -19,6 +19,7 @@ from scorefield.commands.evaluate import subjects
 from scorefield.commands.evaluate.command import evaluate
 from scorefield.commands.evaluate.opened import open_samples
 from scorefield.commands.evaluate.reference import reference_of_file
+from scorefield.commands.evaluate.report import name_of_row
 from scorefield.commands.evaluate.store import digest
 from scorefield.commands.features import open_features
 from scorefield.commands.sample import sample
@@ -110,6 +111,20 @@ def test_two_ranks_give_the_numbers_of_one(run: Path, tmp_path: Path, monkeypatc
     two = json.loads((tmp_path / "two.json").read_text())
     assert numbers(two) == numbers(one) and two["floor"] == one["floor"]
     assert set(two["rows"][0]["bits_per_dim"]) == {"test", "train"}
+
+
+def test_samples_of_a_grid_that_is_measured_again_are_drawn_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = {"solver": "ddim", "grid": "optimal", "steps": 1, "denoise": True}
+    drawn, keys = subjects.Drawn(open_trained(run, "cpu"), sampling, 4, 4, 0, run), set()
+    for end in (0.1, 0.2):
+        monkeypatch.setattr(subjects, "grid", lambda *_, end=end: torch.tensor([1.0, end]))
+        keys.add(digest(drawn.key))
+    assert len(keys) == 2
+
+
+def test_a_tuned_row_has_a_name_of_its_own() -> None:
+    rows: list[dict[str, Any]] = [{"solver": "ddim", "steps": 3}, {"solver": "ddim", "steps": 3, "tuned": {}}]
+    assert [name_of_row(row, rows) for row in rows] == ["ddim 3 steps", "tuned 3 steps"]
 
 
 def test_samples_of_codes_are_kept_by_the_tiles_and_weights_that_decode_them(tmp_path: Path) -> None:

@@ -38,9 +38,15 @@ def test_all_pairs_in_blocks(monkeypatch: pytest.MonkeyPatch, entries: int) -> N
             (y, [(x, np.delete(y, j, 0)) for j in range(len(y))]),
         )
     )
-    assert (
-        math.sqrt(variance / 2) <= found.standard_error <= math.sqrt(variance)
-    )  # the pairs' part, once instead of twice
+
+    def of_pairs(p: np.ndarray, q: np.ndarray) -> float:
+        """The mean square of the kernel without its means of rows and columns, over pairs of different samples."""
+        k = np.ma.array(cubic(p, q), mask=np.eye(len(p), dtype=bool) if p is q else False)
+        return float((k**2).mean() - (k.mean(0) ** 2).mean() - (k.mean(1) ** 2).mean() + k.mean() ** 2)
+
+    n, m = len(x), len(y)
+    once = 2 * of_pairs(x, x) / n**2 + 4 * of_pairs(x, y) / (n * m) + 2 * of_pairs(y, y) / m**2
+    assert once < variance / 2 and found.standard_error == pytest.approx(math.sqrt(variance - once), rel=1e-9)
     biased = clip_distance(a, b)
     k = {
         key: np.exp(-np.square(p[:, None] - q[None]).sum(-1) / 200).mean()
