@@ -113,6 +113,13 @@ def test_two_ranks_give_the_numbers_of_one(run: Path, tmp_path: Path, monkeypatc
     assert set(two["rows"][0]["bits_per_dim"]) == {"test", "train"}
 
 
+def test_other_features_and_sizes_are_not_taken_from_what_is_kept(run: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": (1,), "metrics": ("kid",), "reference_images": 30}
+    for change, dims, floor in (({}, 64, 40), ({"features": "random"}, 384, 40), ({"num": 30}, 64, 30)):
+        report = evaluated(run, tmp_path / f"{dims}_{floor}.json", **{**options, **change})
+        assert (report["rows"][0]["dimensions"], report["floor"]["kid"]["n"]) == (dims, floor)
+
+
 def test_samples_of_a_grid_that_is_measured_again_are_drawn_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = {"solver": "ddim", "grid": "optimal", "steps": 1, "denoise": True}
     drawn, keys = subjects.Drawn(open_trained(run, "cpu"), sampling, 4, 4, 0, run), set()
