@@ -1,6 +1,7 @@
 """Evaluation by the command: one number from a run and from its file, by parts and at once, and what is refused."""
 
 import json
+import math
 import pickle
 import shutil
 from pathlib import Path
@@ -16,10 +17,12 @@ from latent_run import configuration, write_random_autoencoder
 from training_runs import new_run, new_state, untrained_run
 
 from scorefield.commands.evaluate import subjects
+from scorefield.commands.evaluate.baseline import check_comparable
 from scorefield.commands.evaluate.command import evaluate
+from scorefield.commands.evaluate.numbers import Side, numbers_of
 from scorefield.commands.evaluate.opened import open_samples
 from scorefield.commands.evaluate.reference import reference_of_file
-from scorefield.commands.evaluate.report import name_of_row
+from scorefield.commands.evaluate.report import best_of, name_of_row, pareto_of
 from scorefield.commands.evaluate.store import digest
 from scorefield.commands.features import open_features
 from scorefield.commands.sample import sample
@@ -118,6 +121,34 @@ def test_other_features_and_sizes_are_not_taken_from_what_is_kept(run: Path, tmp
     for change, dims, floor in (({}, 64, 40), ({"features": "random"}, 384, 40), ({"num": 30}, 64, 30)):
         report = evaluated(run, tmp_path / f"{dims}_{floor}.json", **{**options, **change})
         assert (report["rows"][0]["dimensions"], report["floor"]["kid"]["n"]) == (dims, floor)
+
+
+def test_the_best_row_and_the_front_by_metrics_of_both_directions() -> None:
+    def rows(metric: str, values: tuple[float, ...]) -> list[dict[str, Any]]:
+        return [{"nfe": nfe, "numbers": {metric: {"value": value}}} for nfe, value in enumerate(values)]
+
+    for metric, values, best, front in (
+        ("kid", (3.0, 1.0, 2.0, 0.5), 3, [0, 1, 3]),
+        ("recall", (0.3, 0.1, 0.6, 0.5), 2, [0, 2]),
+    ):
+        table = rows(metric, values)
+        assert best_of(table) is table[best]
+        assert [row["nfe"] for row in pareto_of(table, metric)] == front
+
+
+def test_features_of_one_name_and_other_weights_are_not_compared() -> None:
+    recipe = {"features": "mine", "features_sha256": "a", "reference": {}, "samples": 4}
+    check_comparable(recipe, {"recipe": dict(recipe)}, "old.json")
+    refused("features_sha256 b there", check_comparable, recipe, {"recipe": {**recipe, "features_sha256": "b"}}, "old")
+
+
+def test_the_error_of_the_inception_score_is_that_of_the_mean_of_its_parts() -> None:
+    p = torch.rand(100, 3, generator=torch.Generator().manual_seed(1)).softmax(1)
+    found = numbers_of(["is"], {"features": p, "probabilities": p}, Side(None, None, {}))["is"]
+    order = np.random.RandomState(2020).permutation(100)
+    parts = p.double()[order].reshape(10, 10, 3)
+    scores = (parts * (parts / parts.mean(1, keepdim=True)).log()).sum(2).mean(1).exp()
+    assert found["standard_error"] == pytest.approx(float(scores.std()) / math.sqrt(10), rel=1e-6)
 
 
 def test_samples_of_a_grid_that_is_measured_again_are_drawn_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
