@@ -9,7 +9,7 @@ from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import write_json
 from scorefield.commands.progress_bar import progress_bar, say
 from scorefield.commands.run import Run
-from scorefield.commands.sampling import FINE, TUNED, ends_of_path, flow_between, read_tuned
+from scorefield.commands.sampling import TUNED, ends_of_path, flow_between, read_tuned
 from scorefield.commands.trained import open_trained
 from scorefield.commands.tune.candidates import Fitting, defaults, fitting, grids, solvers
 from scorefield.commands.tune.grid import DIRECTIONS, ROUNDS
@@ -88,7 +88,7 @@ def tune(
     conditioning = guiding.conditioning(num, label, caption)
     fitted, stochastic = fitting(run, budget, guiding, conditioning.cond), metric == "kid"
     sizes = [max(1 if metric == "distance" else 3, num // share) for share in (*SHARES[metric], 1)]
-    solution = flow_between(run, ends_of_path(run), run.config.sampling.denoise, min(FINE, max(SOLUTION, 5 * budget)))
+    solution = flow_between(run, ends_of_path(run), run.config.sampling.denoise, max(SOLUTION, 5 * budget))
 
     kid, facts = kid_of(trained, features, batch) if stochastic else (None, {"target": _short(solution)})
 
