@@ -28,7 +28,7 @@ from scorefield.commands.evaluate.report import (
 )
 from scorefield.commands.evaluate.rows import Choice, open_all, rows_of
 from scorefield.commands.evaluate.store import shared_folder
-from scorefield.commands.evaluate.subjects import Subject
+from scorefield.commands.evaluate.subjects import Stored, Subject
 from scorefield.commands.evaluate.table import Evaluation, Rows, with_bits
 from scorefield.commands.features import open_features
 from scorefield.commands.interruption import Interrupted
@@ -135,6 +135,8 @@ def evaluate(
             "take kid, which has no bias"
         )
     stored_as = known or rows[0].stored_as
+    if trained is not None and data is not None:
+        on_stderr(f"{data} takes the place of the run's own data: nn compares with its train split")
     extractor = open_features(features, stored_as, device_of(device), trained)
     with _saying_that_it_goes_on(), ranks.failing_together():
         if sets is None:
@@ -167,6 +169,8 @@ def evaluate(
     if COPIES in chosen and sets is not None:
         found = copies_of(all_samples(subject), sets, stored_as)
         report["copies"] = found.numbers
+        if isinstance(subject, Stored) and subject.rows is not None:
+            report["copies"]["rows"] = subject.rows.tolist()
         files.append(found.plot(path.with_name(f"{path.stem}_neighbours.png")))
     write_json(path, report)
     for line in warnings_of(best["numbers"], best["dimensions"], against.described):

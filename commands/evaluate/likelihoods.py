@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from scorefield.commands.evaluate.store import digest
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.trained import Trained
 
@@ -12,22 +13,23 @@ SPLITS = ("test", "train")
 
 
 def bits_of(trained: Trained, folder: Path) -> dict[str, dict[str, Any]]:
-    """Bits/dim (nats/dim of continuous data) by the run's own bound on up to 1,000 images of each split.
+    """Bits/dim (nats/dim of continuous data) by the run's own bound on up to 1,000 images of each split of its data.
 
     Computed once for each weights, and kept in the folder. The bound is the one on levels (elbo), or dsm where the run
     was trained on dequantised data.
     """
     name = "dsm" if trained.run.dequantised else "elbo"
-    weights = trained.described["checkpoint_sha256"]
+    run = trained.run
+    autoencoder = None if run.autoencoder is None else run.autoencoder.sha256
+    key = digest([trained.described["checkpoint_sha256"], run.data.fingerprint, autoencoder, NUM])[:16]
     found = {}
     for split in SPLITS:
-        path = folder / f"likelihood-{name}-{split}-{weights[:16]}.json"
+        path = folder / f"likelihood-{name}-{split}-{key}.json"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            num = min(NUM, len(trained.run.dataset(split)))
             likelihood(
-                trained.run.workdir, split=split, num=num, estimators=(name,), ema=trained.ema,
-                checkpoint=str(trained.checkpoint), device=str(trained.run.device), output=str(path),
+                run.workdir, split=split, num=NUM, estimators=(name,), ema=trained.ema,
+                checkpoint=str(trained.checkpoint), device=str(run.device), output=str(path),
             )  # fmt: skip
         report = json.loads(path.read_text())
         unit = next(key for key in ("bits_per_dim", "nats_per_dim") if key in report)

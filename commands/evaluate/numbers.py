@@ -103,7 +103,7 @@ METRICS: dict[str, Callable[[Sides, Side], Numbers]] = {
     "fid": _fid, "kid": _kid, "pr": _pr, "dc": _dc, "is": _is, "sfid": _sfid, "vendi": _vendi, "cmmd": _cmmd,
     "fd_inf": _fd_inf,
 }  # fmt: skip
-BLOCKS = 20  # of the jackknife of a Frechet distance
+BLOCKS, WIDE = 20, 1024  # blocks of the jackknife of a Frechet distance; half of them in more dimensions than WIDE
 PARTS = 10  # of the samples, for the Inception score
 LEAST_FOR_INFINITY = 5000  # samples of an extrapolation
 OF_SIZE = ("fid", "sfid", "pr", "dc", "cmmd", "is", "vendi")  # metrics whose value depends on the number of samples
@@ -145,9 +145,10 @@ def numbers_of(metrics: Sequence[str], samples: Sides, reference: Side) -> Numbe
 def _frechet(samples: Tensor, reference: "Tensor | Moments") -> dict[str, Any]:
     """The Frechet distance, with its error where there are enough samples for the blocks of the jackknife."""
     least = min(len(samples), len(samples) if isinstance(reference, Moments) else len(reference))
-    if least < 2 * BLOCKS:
+    blocks = BLOCKS if samples.shape[1] <= WIDE else BLOCKS // 2
+    if least < 2 * blocks:
         return _described(Estimate(frechet_distance(samples, reference)))
-    return _described(frechet_estimate(samples, reference, BLOCKS))
+    return _described(frechet_estimate(samples, reference, blocks))
 
 
 def _named(samples: Sides, name: str, metric: str) -> Tensor:

@@ -15,6 +15,7 @@ from scorefield.commands.trained import Trained
 from scorefield.configs import build
 from scorefield.evaluation.features.base import StoredAs
 from scorefield.training.data import Dataset
+from scorefield.training.data.dataset import random_rows
 
 OTHER = {"train": "test", "test": "train"}
 Sets = tuple[Dataset, Dataset]
@@ -63,7 +64,7 @@ def open_samples(path: Path, known: StoredAs | None, num: int, batch: int) -> St
     if num >= len(dataset):
         return Stored(dataset, batch)
     on_stderr(f"evaluates {num} of {len(dataset)} samples, drawn at random; --num={len(dataset)} takes all")
-    return Stored(dataset.subset(num, SEED), batch)
+    return Stored(dataset.subset(num, SEED), batch, random_rows(len(dataset), num, SEED))
 
 
 def _of_class(dataset: Dataset, number: int) -> Dataset:

@@ -62,7 +62,8 @@ def reference_of_file(path: Path, features: Features) -> Reference:
     digest = hashlib.sha256()
     for name in sorted(side.moments):
         digest.update(side.moments[name].mean.tobytes() + side.moments[name].covariance.tobytes())
-    return Reference(side, {"file": path.name, "count": side.count, **named, "sha256": digest.hexdigest()})
+    named |= {"features_named": theirs is not None, "sha256": digest.hexdigest()}
+    return Reference(side, {"file": path.name, "count": side.count, **named})
 
 
 def reference_of_data(

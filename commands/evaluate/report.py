@@ -19,7 +19,8 @@ def recipe_of(features: str, reference: Mapping[str, Any], row: Mapping[str, Any
     against = reference.get("data", reference.get("file", ""))
     split = f" {reference['split']}" if "split" in reference else ""
     count = reference.get("count")
-    sides = f"{row['n']} samples against {'unknown many' if count is None else count} of {against}{split}"
+    said = "" if reference.get("features_named", True) else " (which does not name its features)"
+    sides = f"{row['n']} samples against {'unknown many' if count is None else count} of {against}{split}{said}"
     if "solver" not in row:
         return f"{features}; {sides}"
     last = ", last denoising" if row["denoise"] else ""
@@ -80,17 +81,15 @@ def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     if not known:
         return None
     metric = next(iter(known[0]["numbers"]))
-    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
-    return min(known, key=lambda row: sign * _value(row, metric))
+    return min(known, key=lambda row: _loss(row, metric))
 
 
 def pareto_of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
     """The rows than which none is both cheaper and better, by network evaluations."""
     known = [row for row in rows if row.get("nfe") is not None and metric in row.get("numbers", {})]
-    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
     front: list[Mapping[str, Any]] = []
-    for row in sorted(known, key=lambda row: (row["nfe"], sign * _value(row, metric))):
-        if not front or sign * _value(row, metric) < sign * _value(front[-1], metric):
+    for row in sorted(known, key=lambda row: (row["nfe"], _loss(row, metric))):
+        if not front or _loss(row, metric) < _loss(front[-1], metric):
             front.append(row)
     return front
 
@@ -125,6 +124,14 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], floor: Numbers, path: Path) ->
         log=("x" if along == "nfe" else "") + ("y" if positive else ""),
     )
     return path
+
+
+def _loss(row: Mapping[str, Any], metric: str) -> float:
+    """A number that is lower for a better row, and infinite where the metric is not known."""
+    value = row["numbers"].get(metric, {}).get("value")
+    if value is None:
+        return math.inf
+    return -float(value) if metric in HIGHER_IS_BETTER else float(value)
 
 
 def _value(row: Mapping[str, Any], metric: str) -> float:

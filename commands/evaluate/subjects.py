@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from scorefield.commands.evaluate.store import parts_of
 from scorefield.commands.generate import Guide, batch_sampler, finite, grid
@@ -116,10 +117,12 @@ class Stored:
     Args:
         data: the samples.
         batch: how many features are computed at once.
+        rows: their places in the file, where they are some of its samples.
     """
 
     data: Dataset
     batch: int = 256
+    rows: NDArray[np.int64] | None = None
 
     @property
     def num(self) -> int:
