@@ -113,7 +113,8 @@ def sample(
     path = output_path(output, workdir / "samples.npz", settings)
     write_arrays(path, x=stored, label=conditioning.label, caption=conditioning.shown or None)
     plot_samples(run.viewable(stored[:256]), picture := path.with_suffix(".png"))
-    report = write_json(path.with_suffix(".json"), {**settings, "nfe": nfe, "seconds": round(seconds, 2)})
+    facts = {"levels": run.data.levels, "nfe": nfe, "seconds": round(seconds, 2)}
+    report = write_json(path.with_suffix(".json"), {**settings, **facts})
     files = [path, picture, report, *([] if kept is None else _save_trajectory(run, kept, path))]
     return {"samples_per_second": round(num / seconds, 1), "nfe": nfe, "files": [str(file) for file in files]}
 

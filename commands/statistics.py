@@ -81,6 +81,7 @@ def statistics(
     recipe = {
         "features": extractor.recipe, "features_sha256": extractor.fingerprint, "data": dataset.name,
         "split": None if input is not None else split, "data_sha256": part.fingerprint, "of": len(dataset),
+        "shape": list(part.shape), "levels": part.levels,
     }  # fmt: skip
     path = output_path(output, workdir / _name(dataset, split, input))
     write_statistics(path, moments, recipe)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scorefield.commands.evaluate.report import text_of
+from scorefield.commands.evaluate.report import best_of, text_of
 
 SHORT = 60  # characters of a value in a message
 
@@ -34,7 +34,7 @@ def check_comparable(recipe: Mapping[str, Any], baseline: Mapping[str, Any], pat
     theirs = baseline["recipe"]
     odd = [key for key in recipe if recipe[key] != theirs.get(key)]
     if odd:
-        said = "; ".join(f"{key} {_short(theirs.get(key))} there, {_short(recipe[key])} here" for key in odd[:3])
+        said = "; ".join(f"{key} {_differing(theirs.get(key), recipe[key])}" for key in odd[:3])
         raise ValueError(
             f"expected --baseline={path} by the same recipe, got another ({said}): numbers of two recipes say nothing "
             "about samples, so evaluate both by one"
@@ -42,20 +42,21 @@ def check_comparable(recipe: Mapping[str, Any], baseline: Mapping[str, Any], pat
 
 
 def compared(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> list[str]:
-    """A line for each metric of each row that both reports have: before, now, and the difference in its errors.
+    """A line for each metric of each row: before, now, and the difference in its errors.
 
-    A single row is compared with a single row, whatever their names are.
+    A row is compared with the row of the same name, or else with the best one of the baseline, which the line names.
     """
     before = {row["name"]: row for row in baseline["rows"] if "numbers" in row}
-    alone = len(rows) == len(baseline["rows"]) == 1
+    best = best_of(list(before.values()))
     lines = []
     for row in rows:
-        old = next(iter(before.values()), None) if alone else before.get(row["name"])
+        old = before.get(row["name"], best)
         if old is None or "numbers" not in row:
             continue
+        names = row["name"] if old["name"] == row["name"] else f"{row['name']} after {old['name']}"
         for name, number in row["numbers"].items():
             if name in old["numbers"]:
-                lines.append(f"{row['name']}, {name}: {_change(old['numbers'][name], number)}")
+                lines.append(f"{names}, {name}: {_change(old['numbers'][name], number)}")
     return lines
 
 
@@ -68,6 +69,10 @@ def _change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return f"{said}, a difference of {(new['value'] - old['value']) / both:+.1f} standard errors"
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."
+def _differing(there: object, here: object) -> str:
+    """Both values, from a little before the place where they differ."""
+    texts = [str(there), str(here)]
+    same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if pair[0] != pair[1]), min(map(len, texts)))
+    start = max(0, same - SHORT // 4) if max(map(len, texts)) > SHORT else 0
+    first, second = (("..." if start else "") + text[start : start + SHORT] for text in texts)
+    return f"{first} there, {second} here"

@@ -27,6 +27,7 @@ from scorefield.commands.evaluate.report import (
     warnings_of,
 )
 from scorefield.commands.evaluate.rows import Choice, open_all, rows_of
+from scorefield.commands.evaluate.statistics_files import stored_as_of
 from scorefield.commands.evaluate.store import shared_folder
 from scorefield.commands.evaluate.subjects import Stored, Subject
 from scorefield.commands.evaluate.table import Evaluation, Rows, with_bits
@@ -35,11 +36,14 @@ from scorefield.commands.interruption import Interrupted
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.outputs import check_output, output_path, write_json
 from scorefield.commands.run import device_of, stored_tensor
+from scorefield.commands.sampling import is_tuned
+from scorefield.configs import build
 from scorefield.evaluation.features.base import StoredAs
 from scorefield.training.distributed.ranks import Ranks
 
 COPIES = "nn"  # the metric that compares samples with the training data one by one
 METRICS_OF_IMAGES, METRICS_OF_MOMENTS = ("fid", "kid", "pr", "dc", COPIES), ("fid",)
+OF_IMAGES = ("kid", "pr", "dc", "cmmd")  # metrics for which moments do not suffice
 FOLDER = ".evaluate"  # in a run: samples and features, from which the same command goes on
 PICTURED = 64  # samples of a picture
 
@@ -113,6 +117,9 @@ def evaluate(
         "guidance": guidance, "interval": guidance_interval, "rescale": guidance_rescale,
         "parallel": guidance_parallel, "norm": guidance_norm, "guide": guide, "classifier": classifier,
     }  # fmt: skip
+    for name in solver:
+        if not is_tuned(name):
+            build.build(build.SOLVERS, name)  # a mistake is found before any work
     choice = Choice(solver, steps, grid, denoise, checkpoint, ema, raw, label, caption, guiding, tile)
     if input is not None and choice != Choice(ema=ema, guidance=guiding | {"guidance": 1.0}):
         raise ValueError("expected the samples of --input as they are, got options of sampling: leave them out")
@@ -120,7 +127,9 @@ def evaluate(
     # Features of the run's own network are those of its newest weights, for all rows.
     trained = max(every, key=lambda each: (each.checkpoint.name, each.ema), default=None)
     sets = open_sets(trained, data, split, reference is not None, label)
-    known = None if sets is None else StoredAs(sets[0].shape, sets[0].levels)
+    known = stored_as_of(Path(reference)) if reference else None
+    if sets is not None:
+        known = StoredAs(sets[0].shape, sets[0].levels)
     if trained is not None:
         known = StoredAs(trained.run.data.shape, trained.run.data.levels)
     folder = shared_folder() if trained is None else workdir / FOLDER
@@ -155,7 +164,8 @@ def evaluate(
     if against is None or not ranks.first:
         return {}
     settings = {
-        "recipe": recipe, "metrics": chosen, "seed": seed, "batch": batch, "of": [row.described for row in rows],
+        "metrics": chosen, "solver": list(solver), "steps": list(steps), "seed": seed, "batch": batch,
+        "recipe": recipe, "of": [row.described for row in rows],
     }  # fmt: skip
     asked = {
         "input": input, "data": data, "split": split, "reference": reference, "reference_images": reference_images,
@@ -212,6 +222,11 @@ def _metrics(metrics: Sequence[str] | None, of_moments: bool) -> list[str]:
         return list(METRICS_OF_MOMENTS if of_moments else METRICS_OF_IMAGES)
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     known = (*METRICS, COPIES)
+    if of_moments and (images := [name for name in names if name in OF_IMAGES]):
+        raise ValueError(
+            f"expected images as the reference of {images[0]}, got statistics, which have moments alone: give --data "
+            "in place of --reference, or --metrics=fid"
+        )
     if not names or not set(names) <= set(known) or len(set(names)) < len(names) or names == [COPIES]:
         raise ValueError(
             f"expected --metrics among {', '.join(known)}, each once and one beside {COPIES}, got {', '.join(names)!r}"
@@ -226,7 +241,7 @@ def _picture(
     if len([row for row in table if "numbers" in row]) > 1:
         return plot_sweep(table, floor, path)
     samples = stored_as.unit(samples_at(best, list(range(min(PICTURED, best.num)))))
-    some = None if reference.data is None else torch.as_tensor(np.asarray(reference.data.x[: len(samples)]))
+    some = None if reference.data is None else torch.as_tensor(np.array(reference.data.x[: len(samples)]))
     return plot_beside(samples, None if some is None else stored_as.unit(some), path)
 
 

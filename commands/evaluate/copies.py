@@ -85,7 +85,9 @@ def _numbers(found: Memorisation, training: int, held_out: int, rate: float) -> 
             f"{len(flagged)} of {len(found.flagged)}, {100 * found.share:.3g}%   (by chance at most "
             f"{100 * rate:.2g}% in expectation)"
         ),
-        "nearer to training data than held-out data are": f"p = {found.p:.2g} by chance (z = {found.z:.1f})",
+        "nearer to training data than held-out data are": (
+            f"{'yes' if found.p < RATE else 'no sign of it'} (p = {found.p:.2g})"
+        ),
     }
     return {
         "share": found.share, "share_of_held_out": found.false_share, "rate": rate, "threshold": found.threshold,

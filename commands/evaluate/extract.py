@@ -79,7 +79,7 @@ def all_samples(subject: Subject) -> Tensor:
 
 def _computed(subject: Subject, features: Features, first: int, bar: Bar) -> Arrays:
     part = subject.part(first, bar)
-    found = {key: value.numpy() for key, value in features.of(torch.as_tensor(part["x"])).items()}
+    found = {key: value.numpy() for key, value in features.of(torch.as_tensor(np.array(part["x"]))).items()}
     if "nfe" not in part:  # which has counted the samples already
         bar.skip(len(part["x"]))
     return {**{key: part[key] for key in FACTS if key in part}, **found}

@@ -154,8 +154,8 @@ def _frechet(samples: Tensor, reference: "Tensor | Moments") -> dict[str, Any]:
 def _named(samples: Sides, name: str, metric: str) -> Tensor:
     if name not in samples:
         raise ValueError(
-            f"expected features with {name} for {metric}, got {', '.join(samples)}: take --features=inception with "
-            f"weights that have them, or leave {metric} out"
+            f"expected features that have {name} too, for {metric}: take --features=inception with weights that have "
+            f"them{' or classifier' if metric == 'is' else ''}, or leave {metric} out"
         )
     return samples[name]
 

@@ -46,7 +46,7 @@ def open_sets(
     first, second = (
         open_split(config, each) if trained is None else trained.run.dataset(each) for each in (split, OTHER[split])
     )
-    if label is None or trained is None or first.label is None:
+    if label is None or trained is None or first.label is None or trained.run.num_classes is None:
         return first, second
     number = class_number(trained.run, label)
     return _of_class(first, number), _of_class(second, number)

@@ -52,9 +52,10 @@ def reference_of_file(path: Path, features: Features) -> Reference:
     side, recipe = read_statistics(path)
     theirs = recipe.get("features")
     if theirs is not None and recipe.get("features_sha256") != features.fingerprint:
+        same = " by other weights, levels or shapes" if theirs == features.recipe else ""
         raise ValueError(
-            f"expected statistics of the features {features.recipe}, got those of {theirs} in {path}: give the "
-            "--features that made them, or make others with --mode=statistics"
+            f"expected statistics of the features {features.recipe}, got those of {theirs}{same} in {path}: give the "
+            "--features and the --workdir that made them, or make others with --mode=statistics"
         )
     if theirs is None:
         on_stderr(f"{path} does not say which features made it: taken for {features.recipe}")

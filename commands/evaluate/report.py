@@ -97,7 +97,7 @@ def pareto_of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[st
 def plot_sweep(rows: Sequence[Mapping[str, Any]], floor: Numbers, path: Path) -> Path:
     """The first metric against network evaluations, or against the images seen, with the floor and the Pareto front."""
     metric = next(iter(next(row for row in rows if "numbers" in row)["numbers"]))
-    along = "nfe" if _differs("nfe", rows) else "images"
+    along = "images" if _differs("images", rows) and not _differs("nfe", rows) else "nfe"
     keys = [key for key in ("weights", "solver") if _differs(key, rows)]
     curves: dict[str, tuple[list[float], list[float], list[float]]] = {}
     for row in rows:
@@ -160,12 +160,15 @@ def lines_of(
         if name not in floor:
             lines[name] = text_of(number)
             continue
-        same = f"; so many samples: {text_of(at_floor_size[name])}" if name in at_floor_size else ""
+        count = floor[name]["n"]
+        same = f"; {count} of these samples: {text_of(at_floor_size[name])}" if name in at_floor_size else ""
         lines[name] = f"{text_of(number):20} (held-out data: {text_of(floor[name])}, n = {floor[name]['n']}{same})"
     for split, number in best.get("bits_per_dim", {}).items():
         lines[f"{number['unit']} of {number['n']} {split} images, {number['estimator']}"] = text_of(number)
     lines |= report.get("copies", {}).get("lines", {})
     if len(report["rows"]) > 1:
-        lines["best"] = best["name"]
+        lines[f"best {next(iter(best['numbers']))}"] = best["name"]
+        if len(report["pareto"]) > 1:
+            lines["none is both cheaper and better"] = "; ".join(report["pareto"])
     lines["recipe"] = best["recipe"]
     return lines | {f"compared, {i + 1}": line for i, line in enumerate(compared)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from scorefield.commands.evaluate.subjects import Drawn
 from scorefield.commands.guidance import guidance_of
-from scorefield.commands.sampling import sampling_of
+from scorefield.commands.sampling import is_tuned, sampling_of
 from scorefield.commands.trained import Trained, open_trained
 
 ALL = "all"
@@ -81,7 +81,8 @@ def rows_of(every: Sequence[Trained], choice: Choice, *, num: int, batch: int, s
         guided = {"guidance": choice.guidance.get("guidance", 1.0), **conditioning.described, **guiding.described}
         guided |= {"tile": choice.tile} if choice.tile else {}
         for solver in choice.solver or (None,):
-            for steps in choice.steps or (None,):
+            # A tuned setting has steps of its own.
+            for steps in (None,) if is_tuned(solver) else choice.steps or (None,):
                 sampling = sampling_of(
                     run, solver=solver, grid=choice.grid, steps=steps, denoise=choice.denoise, trained=trained
                 )

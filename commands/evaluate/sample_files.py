@@ -1,9 +1,12 @@
 """Samples of files, as they are: nothing is resized, and nothing is left out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from scorefield.commands.on_stderr import on_stderr
+from scorefield.commands.outputs import report_beside
 from scorefield.evaluation.features.base import StoredAs
 from scorefield.training.data import Dataset, Decoding, image_files, read_images, whole_array
 from scorefield.training.data.files.archive import archive_members
@@ -12,6 +15,7 @@ from scorefield.training.data.files.listing import is_image
 from scorefield.training.data.files.npz import heads, load
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz")
+DARK = 128  # bytes of images have larger values than this
 ADM = "arr_0"  # the name under which guided-diffusion's scripts save images (N, H, W, C)
 
 
@@ -33,11 +37,11 @@ def samples_of_file(path: Path, known: StoredAs | None) -> Dataset:
         raise FileNotFoundError(
             f"expected samples in {path}, which is not there: give a folder or a .zip of images, an .npy or an .npz"
         )
-    dataset = _read(path, known)
+    dataset = _in_levels(_read(path, known), known)
     if known is not None and (dataset.shape != known.shape or dataset.levels != known.levels):
         raise ValueError(
             f"expected samples as the reference has them, {_kind(known.shape, known.levels)}, got "
-            f"{_kind(dataset.shape, dataset.levels)} in {path}: save them at this size, or give another --data"
+            f"{_kind(dataset.shape, dataset.levels)} in {path}: save them so, or give another --data"
         )
     return dataset
 
@@ -59,12 +63,31 @@ def _read(path: Path, known: StoredAs | None) -> Dataset:
         x = load(path, [ADM])[ADM]
         if x.ndim == 4 and x.shape[-1] in (1, 3) and x.dtype == np.uint8:
             return Dataset(path.stem, "test", np.ascontiguousarray(np.moveaxis(x, -1, 1)), 256)
-    return whole_array(path, known.levels if known else _levels_of(path), labels=True)
+    return _array(path) if known is None else whole_array(path, known.levels, labels=True)
 
 
-def _levels_of(path: Path) -> int | None:
-    """Of an array whose reference is not known: bytes are images."""
-    return 256 if all(head.dtype == "uint8" for head in heads(path).values() if len(head.shape) > 1) else None
+def _array(path: Path) -> Dataset:
+    """An array whose reference is not known. The report of --mode=sample beside it says its levels; bytes have 256."""
+    report = report_beside(path)
+    if "levels" in report:
+        return whole_array(path, report["levels"], labels=True)
+    is_bytes = all(head.dtype == "uint8" for head in heads(path).values() if len(head.shape) > 1)
+    dataset = whole_array(path, 256 if is_bytes else None, labels=True)
+    if is_bytes and (largest := int(dataset.x.max())) < DARK:
+        on_stderr(
+            f"{path} is taken for bytes of 256 levels, and its largest value is {largest}: if it has fewer levels, "
+            "give --data, which says so"
+        )
+    return dataset
+
+
+def _in_levels(dataset: Dataset, known: StoredAs | None) -> Dataset:
+    """Images of files, which have 256 levels, rounded to the fewer levels of the reference; a line says so."""
+    if known is None or known.levels is None or dataset.levels != 256 or known.levels >= 256:
+        return dataset
+    x = np.rint(np.asarray(dataset.x, np.float64) * ((known.levels - 1) / 255)).astype(np.uint8)
+    on_stderr(f"{dataset.name}: 256 levels are rounded to the {known.levels} of the reference")
+    return replace(dataset, x=x, levels=known.levels)
 
 
 def _kind(shape: tuple[int, ...], levels: int | None) -> str:

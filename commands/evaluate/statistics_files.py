@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from scorefield.commands.evaluate.numbers import Side
 from scorefield.commands.outputs import write_arrays
+from scorefield.evaluation.features.base import StoredAs
 from scorefield.evaluation.metrics.moments import Moments
 from scorefield.training.data.files.npz import heads, load
 from scorefield.training.data.files.pickles import load_arrays
@@ -57,6 +58,12 @@ def read_statistics(path: Path) -> tuple[Side, dict[str, Any]]:
         )
     recipe = json.loads(str(arrays["recipe"])) if "recipe" in arrays else {}
     return Side(count, None, moments), recipe
+
+
+def stored_as_of(path: Path) -> StoredAs | None:
+    """How the samples of our statistics were stored; None for those of others."""
+    recipe = read_statistics(path)[1]
+    return StoredAs(tuple(recipe["shape"]), recipe["levels"]) if "shape" in recipe else None
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -100,7 +100,7 @@ class Own(Features):
 
     @property
     def recipe(self) -> str:
-        fitted = f", whitened by the reference ({self._reference[:8]})" if self._reference else ""
+        fitted = f", whitened by the reference ({self._reference[:8]})" if self._reference else ", not whitened"
         return f"own network ({self.network.recipe}), {self.layer} at log-SNR {self.log_snr:g}{fitted}"
 
     @property

@@ -14,6 +14,7 @@ import warm
 from class_gaussians import MEANS, SPREAD, class_run, labelled
 from image_files import refused
 from latent_run import configuration, write_random_autoencoder
+from PIL import Image
 from training_runs import new_run, new_state, untrained_run
 
 from scorefield.commands.evaluate import subjects
@@ -34,6 +35,7 @@ from scorefield.training import save
 from scorefield.training.data import digits
 
 PLAIN: dict[str, Any] = {"features": "pixels", "num": 40, "batch": 16, "metrics": ("fid", "kid", "pr", "dc")}
+MOMENTS: dict[str, Any] = {**PLAIN, "metrics": ("fid",)}
 
 
 @pytest.fixture(autouse=True)
@@ -228,9 +230,9 @@ def test_statistics_take_the_place_of_images_in_the_formats_of_others(run: Path,
     )  # fmt: skip
     np.savez(tmp_path / "bad.npz", mu=mu, sigma=sigma[:3])
     refused("as the reference of kid, got statistics", evaluate, run, **PLAIN, reference=str(tmp_path / "ours.npz"))
-    refused("symmetric covariance", evaluate, run, **PLAIN, reference=str(tmp_path / "bad.npz"))
+    refused("symmetric covariance", evaluate, run, **MOMENTS, reference=str(tmp_path / "bad.npz"))
     np.savez(tmp_path / "none.npz", x=mu)
-    refused("a mean `mu`", evaluate, run, **PLAIN, reference=str(tmp_path / "none.npz"))
+    refused("a mean `mu`", evaluate, run, **MOMENTS, reference=str(tmp_path / "none.npz"))
 
 
 def test_a_baseline_is_compared_by_the_same_recipe_alone(
@@ -273,8 +275,10 @@ def test_a_row_that_fails_says_so_and_the_others_go_on(
         ({"split": "val"}, "train or test"),
         ({"input": "absent.npz"}, "which is not there"),
         ({"input": "absent.npz", "steps": (3,)}, "options of sampling"),
-        ({"reference": "absent.npz"}, "which is not there"),
-        ({"reference": "absent.npz", "data": "digits"}, "got both"),
+        ({"reference": "absent.npz", "metrics": ("fid",)}, "which is not there"),
+        ({"reference": "absent.npz", "data": "digits", "metrics": ("fid",)}, "got both"),
+        ({"label": 3}, "trained without"),
+        ({"solver": ("ddim", "hoin")}, "hoin"),
         ({"baseline": "absent.json"}, "which is not there"),
         ({"checkpoint": ("77",)}, "--checkpoint to name"),
         ({"metrics": ("is",)}, "probabilities"),
@@ -314,3 +318,27 @@ def test_planted_copies_are_named_with_their_originals(tmp_path: Path) -> None:
     assert {100, 101, 102} <= set(copies["flagged"]) and copies["nearest"][100:] == [7, 70, 700]
     # Each of the others is flagged with probability 0.01: more than 6 of 100 has 1e-4.
     assert len(copies["flagged"]) <= 9 and copies["distance"][100:] == [0, 0, 0]
+
+
+def test_levels_of_samples_without_a_run_are_those_of_their_report_or_statistics(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sample(run, num=40, steps=2, output="s.npz")
+    statistics(Path("."), data="digits", features="pixels", output="ours.npz")
+    against: dict[str, Any] = {"reference": "ours.npz", "metrics": ("fid",)}
+    expected = numbers(evaluated(run, tmp_path / "a.json", steps=(2,), batch=256, **against))
+    assert numbers(evaluated(Path("."), tmp_path / "b.json", input="s.npz", **against)) == expected
+    statistics(Path("."), input="s.npz", features="pixels", output="of_samples.npz")
+    with np.load("of_samples.npz") as file, np.load("s.npz") as samples:
+        x = samples["x"]
+        np.testing.assert_allclose(file["mu"], x.reshape(40, -1).mean(0) / 16, rtol=1e-6)
+    (tmp_path / "png").mkdir()
+    for i, image in enumerate(x):
+        Image.fromarray(np.rint(image[0] * (255 / 16)).astype(np.uint8)).save(tmp_path / "png" / f"{i:03d}.png")
+    capsys.readouterr()
+    assert numbers(evaluated(Path("."), tmp_path / "c.json", input="png", **against)) == expected
+    assert "256 levels are rounded to the 17" in capsys.readouterr().err
+    np.save("dark.npy", x)
+    statistics(Path("."), input="dark.npy", features="pixels", output="dark.npz")
+    assert "its largest value is 16" in capsys.readouterr().err

@@ -100,7 +100,7 @@ def test_a_layer_can_be_named() -> None:
     with denoiser.net.blocks[0].first.register_forward_hook(lambda _, __, h: hidden.update(h=h)):
         run.call(x, -10.0)  # the end of its path
     assert torch.equal(features(x)["features"], hidden["h"])
-    assert features.recipe == "own network (a test), net.blocks.0.first at log-SNR -10"
+    assert features.recipe == "own network (a test), net.blocks.0.first at log-SNR -10, not whitened"
     assert len({features.fingerprint, Own(IMAGES, run).fingerprint, Own(IMAGES, run, log_snr=2.0).fingerprint}) == 3
     refused("got 'blocks': take one of net.stem, net.blocks.0", Own, IMAGES, run, layer="blocks")
     refused("got (4, 8, 8)", features, x[:, 0])
