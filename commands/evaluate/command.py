@@ -163,6 +163,7 @@ def evaluate(
             with_bits(table, rows, folder)
     if against is None or not ranks.first:
         return {}
+    evaluation.differences(table, rows)
     settings = {
         "metrics": chosen, "solver": list(solver), "steps": list(steps), "seed": seed, "batch": batch,
         "recipe": recipe, "of": [row.described for row in rows],

@@ -170,5 +170,9 @@ def lines_of(
         lines[f"best {next(iter(best['numbers']))}"] = best["name"]
         if len(report["pareto"]) > 1:
             lines["none is both cheaper and better"] = "; ".join(report["pareto"])
+    for row in report["rows"]:
+        if "kid_above_best" in row:
+            apart = row["kid_above_best"]
+            lines[f"kid of {row['name']} above {apart['best']}"] = text_of(apart)
     lines["recipe"] = best["recipe"]
     return lines | {f"compared, {i + 1}": line for i, line in enumerate(compared)}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scorefield.commands.evaluate.classes import per_class
 from scorefield.commands.evaluate.extract import Extracted, extract
@@ -18,9 +19,11 @@ from scorefield.commands.evaluate.subjects import Drawn, Subject
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.progress_bar import say
 from scorefield.evaluation.features.base import Features
+from scorefield.evaluation.metrics.kernel import kernel_difference
 from scorefield.training.data.dataset import random_rows
 from scorefield.training.distributed.ranks import Ranks
 
+ALONE = Ranks()
 Rows = Sequence[Subject]
 
 
@@ -93,6 +96,33 @@ class Evaluation:
             table.append(row)
             say(line_of(row))
         return table
+
+    def differences(self, table: list[dict[str, Any]], rows: Rows) -> None:
+        """Put KID above that of the best row beside each row, with the error of this difference, on the first rank.
+
+        Rows of one run have the same noise, sample by sample, so their differences are known better than their values.
+        """
+        known = {i: row for i, row in enumerate(table) if "kid" in row.get("numbers", {})}
+        side = None if self.reference is None else self.reference.side
+        if len(known) < 2 or side is None or side.features is None:
+            return
+        best = min(known, key=lambda i: float(known[i]["numbers"]["kid"]["value"]))
+        real = side.features["features"]
+
+        def features_of(i: int) -> Tensor:
+            found = extract(rows[i], self.features, self.folder, ALONE, known[i]["name"])  # kept by now
+            assert found is not None
+            return found.features["features"]
+
+        for i, row in known.items():
+            if i == best:
+                continue
+            key = [rows[i].key, rows[best].key, rows[i].num, self.recipe]
+            value, error = kept_json(
+                self.folder, "difference", key,
+                lambda i=i: list(kernel_difference(features_of(i), features_of(best), real)),  # type: ignore[misc]
+            )  # fmt: skip
+            row["kid_above_best"] = {"value": value, "standard_error": error, "best": known[best]["name"]}
 
     def _numbers(self, subject: Subject, found: Extracted, reference: Reference) -> dict[str, Any]:
         """The numbers of a row, those of as many samples as the floor has, and those of its classes."""

@@ -97,13 +97,46 @@ def discrepancy(kernel: Kernel, a: Tensor, b: Tensor, biased: bool = False) -> E
     a, b = float64(a, b, least=3)
     aa, bb, ab = _sums(kernel, a), _sums(kernel, b), _sums(kernel, a, b)
     n, m = len(a), len(b)
-    without = (
-        (aa.total - 2 * aa.rows) / ((n - 1) * (n - 2)) - 2 * (ab.total - ab.rows) / ((n - 1) * m),
-        (bb.total - 2 * bb.rows) / ((m - 1) * (m - 2)) - 2 * (ab.total - ab.columns) / ((m - 1) * n),
-    )
+    without = _without_one(aa, bb, ab)
     jackknife = sum((len(each) - 1) * float(each.var(correction=0)) for each in without)
     pairs = 2 * aa.centred / n**2 + 4 * ab.centred / (n * m) + 2 * bb.centred / m**2
     return Estimate(_value(aa, bb, ab, biased), math.sqrt(max(jackknife, 2 * pairs) - pairs))
+
+
+def kernel_difference(a: Tensor, other: Tensor, reference: Tensor) -> Estimate:
+    """KID of samples less KID of other samples against the same reference, with the error of this difference.
+
+    Row i of both sets was drawn from the same noise, as by two solvers. So most of their errors is common, and drops
+    out: the jackknife leaves out row i of both, or one of the reference.
+
+    Args:
+        a: features (N, d).
+        other: features (N, d).
+        reference: features (M, d).
+
+    Raises:
+        ValueError: unless all are finite features of one width, N and M at least three, N equal for both.
+    """
+    a, other, reference = float64(a, other, reference, least=3)
+    if len(a) != len(other):
+        raise ValueError(f"expected two sets of as many samples, got {len(a)} and {len(other)}: draw them by one seed")
+    bb = _sums(cubic, reference)
+    found = []
+    for each in (a, other):
+        aa, ab = _sums(cubic, each), _sums(cubic, each, reference)
+        found.append((_value(aa, bb, ab, biased=False), _without_one(aa, bb, ab)))
+    (value, first), (base, second) = found
+    apart = [x - y for x, y in zip(first, second, strict=True)]
+    return Estimate(value - base, math.sqrt(sum((len(x) - 1) * float(x.var(correction=0)) for x in apart)))
+
+
+def _without_one(aa: "_Sums", bb: "_Sums", ab: "_Sums") -> tuple[Tensor, Tensor]:
+    """What of the unbiased discrepancy depends on a sample, without each sample of a (N,), and of b (M,)."""
+    n, m = len(aa.rows), len(bb.rows)
+    return (
+        (aa.total - 2 * aa.rows) / ((n - 1) * (n - 2)) - 2 * (ab.total - ab.rows) / ((n - 1) * m),
+        (bb.total - 2 * bb.rows) / ((m - 1) * (m - 2)) - 2 * (ab.total - ab.columns) / ((m - 1) * n),
+    )
 
 
 class _Sums(NamedTuple):

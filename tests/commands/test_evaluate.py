@@ -102,6 +102,11 @@ def test_an_interrupted_sweep_goes_on_to_the_same_table(
     whole = evaluated(run, tmp_path / "b.json", **sweep)
     interrupted = json.loads((tmp_path / "a.json").read_text())
     assert numbers(interrupted) == numbers(whole) and interrupted["floor"] == whole["floor"]
+    kid = {row["name"]: row["numbers"]["kid"]["value"] for row in whole["rows"]}
+    for row in whole["rows"]:
+        if "kid_above_best" in row:
+            assert row["kid_above_best"]["value"] == pytest.approx(kid[row["name"]] - min(kid.values()), abs=1e-9)
+    assert sum("kid_above_best" in row for row in whole["rows"]) == 3
     assert [row["name"] for row in whole["rows"]] == ["ddim 1 steps", "ddim 2 steps", "heun 1 steps", "heun 2 steps"]
 
 

@@ -9,7 +9,12 @@ from image_files import refused
 from seeded import seeded_normal
 
 from scorefield.evaluation.metrics import kernel, rows
-from scorefield.evaluation.metrics.kernel import clip_distance, kernel_distance, kernel_distance_of_subsets
+from scorefield.evaluation.metrics.kernel import (
+    clip_distance,
+    kernel_difference,
+    kernel_distance,
+    kernel_distance_of_subsets,
+)
 
 
 def cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -76,3 +81,23 @@ def test_what_cannot_be_compared_is_refused() -> None:
     refused("N at least 3", kernel_distance, torch.zeros(2, 3), torch.zeros(4, 3))
     refused("N at least 1000", kernel_distance_of_subsets, torch.zeros(999, 3), torch.zeros(1000, 3))
     assert kernel.kernel_distance(torch.ones(4, 3), torch.ones(4, 3)) == (0, 0)
+
+
+def test_the_error_of_a_difference_is_that_of_rows_of_one_noise() -> None:
+    """Two sets that differ little, of one noise: the difference is known much better than either number."""
+    generator = torch.Generator().manual_seed(5)
+    values, errors, apart = [], [], []
+    for _ in range(120):
+        x, real = (torch.randn(60, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+        near = x + 0.1 * torch.randn(60, 3, generator=generator, dtype=torch.float64)
+        found = kernel_difference(1.2 * near, 1.1 * x, real)
+        first, second = kernel_distance(1.2 * near, real), kernel_distance(1.1 * x, real)
+        assert found.value == pytest.approx(first.value - second.value, abs=1e-12)
+        values.append(found.value)
+        errors.append(found.standard_error)
+        apart.append(math.hypot(first.standard_error, second.standard_error))
+    # The deviation of 120 draws is known to 6.5%, and heavy tails of the cubic kernel double that: three of these.
+    spread, error = float(np.std(values, ddof=1)), math.sqrt(float(np.mean(np.square(errors))))
+    assert 0.7 < error / spread < 1.4
+    assert error < 0.7 * float(np.mean(apart))
+    refused("two sets of as many samples", kernel_difference, x, x[:50], real)
