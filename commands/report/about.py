@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from scorefield.commands.evaluate.report import best_of
 from scorefield.commands.progress_bar import duration
 from scorefield.commands.report.blocks import Block, Number, Section, Table, said
 from scorefield.commands.report.found import WEIGHTS, Found, Report
@@ -37,8 +38,7 @@ def summary(found: Found) -> list[Block]:
         unit, value, report = best
         of = "bound" if report.content.get("estimators") != ["ode"] else "value of the flow"
         parts += [f" Its best {of} on the test split is ", value, f" {unit}."]
-    if (metric := best_metric(found)) is not None:
-        parts += [f" Its best {metric[0]} is ", metric[1], f" ({metric[2]})."]
+    parts += best_metric(found)
     if (speed := samples_a_second(found)) is not None:
         parts += [" It draws ", speed[0], " samples a second with ", speed[1], " evaluations of the network each."]
     return [said(*parts)]
@@ -59,16 +59,46 @@ def best_likelihood(found: Found) -> tuple[str, Number, Report] | None:
     return best
 
 
-def best_metric(found: Found) -> tuple[str, Number, str] | None:
-    """The best of the first metric of the newest --mode=evaluate: its name, its value, and of which samples."""
-    for report in found.of_mode("evaluate", "rows", "best"):
-        for row in report.content["rows"]:
-            if not report.mark and row.get("numbers") and row.get("name") == report.content["best"]:
-                name, each = next(iter(row["numbers"].items()))
-                value = number(each["value"], each.get("standard_error"))
-                of = "" if row["name"] == "samples" else f", {row['name']}"
-                return None if value is None else (name, value, f"{row['n']} samples{of}")
-    return None
+def best_metric(found: Found) -> list[Any]:
+    """The best of the first metric of the newest checkpoint, over all reports with the recipe of most rows.
+
+    Numbers of different recipes are not compared, so that the words name the features.
+    """
+    reports = evaluations_of_run(found)
+    if not reports:
+        return []
+    recipe_key = _recipe(reports[0])
+    alike = [each for each in reports if _recipe(each) == recipe_key]
+    rows = [row for report in alike for row in _own_rows(found, report)]
+    best = best_of(rows)
+    if best is None:
+        return []
+    name, each = next(iter(rows[0]["numbers"])), best["numbers"]
+    value = number(each.get(name, {}).get("value"), each.get(name, {}).get("standard_error"))
+    if value is None:
+        return []
+    recipe = reports[0].content["recipe"]
+    first = f" In the features {recipe['features']}, its {'best ' if len(rows) > 1 else ''}{name} is "
+    of = f" ({best['name']}, {best['n']} samples against {recipe['reference']['count']} of the reference)."
+    others = " It is not compared with reports of other features, references or numbers of samples."
+    return [first, value, of, others if len(alike) < len(reports) else ""]
+
+
+def evaluations_of_run(found: Found) -> list[Report]:
+    """The evaluations of samples of the newest checkpoint, those with most rows first, then the newest."""
+    reports = [each for each in found.of_mode("evaluate", "rows", "recipe") if _own_rows(found, each)]
+    return sorted(reports, key=lambda each: -len(_own_rows(found, each)))
+
+
+def _own_rows(found: Found, report: Report) -> list[dict[str, Any]]:
+    """The rows with numbers that are of samples of the newest checkpoint, and not of a file."""
+    rows = (row for row in report.content["rows"] if isinstance(row, dict) and isinstance(row.get("numbers"), dict))
+    return [row for row in rows if row["numbers"] and row.get("checkpoint_sha256") in found.sha256.values()]
+
+
+def _recipe(report: Report) -> list[Any]:
+    """What numbers must have in common to be compared."""
+    return [report.content["recipe"].get(key) for key in ("features_sha256", "reference", "samples")]
 
 
 def samples_a_second(found: Found) -> tuple[Number, Number] | None:

@@ -34,6 +34,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """The heading of a part of a section."""
+
+    text: str
+    kind: str = field(default="heading", init=False)
+
+
+@dataclass(frozen=True)
 class Missing:
     """A sentence on what is not there, with the command that makes it."""
 
@@ -101,7 +109,7 @@ class Charts:
     kind: str = field(default="charts", init=False)
 
 
-Block = Text | Missing | Table | Pictures | Charts
+Block = Heading | Text | Missing | Table | Pictures | Charts
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Curve:
         dots: whether each is a dot.
         colour: 0 .. 7 of the page's colours; None for that of the text, dashed.
         labels: of the dots, shown when the pointer is on them.
+        across: whether its one value is a line from one side of the chart to the other.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Curve:
     dots: bool = False
     colour: int | None = 0
     labels: Sequence[str] = ()
+    across: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,10 @@ def chart(title: str, curves: Sequence[Curve], *, x: str, y: str, log: str = "",
     for curve in kept:
         points = [place(px, py) for px, py in zip(curve.xs, curve.ys, strict=True)]
         if points:
+            if curve.across:
+                points = [(float(end), points[0][1]) for end in (LEFT, WIDTH - RIGHT)]
             joined = " ".join(f"{px},{py}" for px, py in points) if curve.line and len(points) > 1 else ""
-            labels = list(curve.labels) or [""] * len(points)
+            labels = list(curve.labels if not curve.across else ()) or [""] * len(points)
             dots = [(*point, label) for point, label in zip(points, labels, strict=True)]
             drawn.append(Drawn(curve.name, joined, dots if curve.dots or not joined else [], curve.colour))
     x_ticks = [Tick(place(value, ys[0])[0], text) for value, text in across.ticks()]

@@ -8,10 +8,17 @@ from scorefield.commands.report.about import weights_of
 from scorefield.commands.report.blocks import Block, Missing, Number, Section, Table, picture, said, side_by_side
 from scorefield.commands.report.command_of import command_line
 from scorefield.commands.report.found import Found, Report
-from scorefield.commands.report.numbers import number
+from scorefield.commands.report.numbers import is_number, number
 
 UNITS = {"bits_per_dim": "bits/dim", "nats_per_dim": "nats/dim"}
 HEART = "A gap well above its error would say that training images were learned by heart."
+# The part that reports leave out, of integers and of continuous values.
+DEQUANTISATION = (
+    "dequantisation",
+    "With uniform noise it is a constant, the log of the levels in a unit of the model's values",
+)
+UNIT = "change of units", "It is a constant, the log of a unit of the model's values in those of the data"
+ROUNDING = 1e-5  # of sums in float32
 GAPS = 4  # between splits, at most
 Row = tuple[Number | str | None, ...]
 
@@ -44,7 +51,7 @@ def likelihood_section(found: Found) -> Section:
         Table(head, values, "The error is the standard error over images. Evaluations are of the network for an image.")
     ]
     if parts:
-        blocks.append(_parts(parts, name))
+        blocks.append(_parts(parts, name, found.run.data.levels))
     own = [report for report in reports if not report.mark and not _other_data(found, report)]
     blocks += [said(*each) for each in _gaps(own)[:GAPS]]
     blocks += [said(f"{estimator}: {text}.", quiet=True) for estimator, text in meanings.items() if text]
@@ -63,14 +70,31 @@ def likelihood_section(found: Found) -> Section:
     return Section("likelihood", title, blocks)
 
 
-def _parts(estimates: dict[tuple[str, str], dict[str, Any]], name: str) -> Table:
+def _parts(estimates: dict[tuple[str, str], dict[str, Any]], name: str, levels: int | None) -> Table:
     """A row of parts for each estimate, by its split and estimator."""
-    columns = list(dict.fromkeys(part for each in estimates.values() for part in each["parts"]))
+    unit = next(unit for unit, text in UNITS.items() if text == name)
+    rest, meaning = UNIT if levels is None else DEQUANTISATION
+    every = {of: {**each["parts"], **_left_out(each, unit, rest)} for of, each in estimates.items()}
+    columns = list(dict.fromkeys(part for parts in every.values() for part in parts))
     rows = []
-    for of, each in estimates.items():
-        parts, errors = each["parts"], each.get("parts_standard_error") or {}
-        rows.append((*of, *(number(parts.get(part), errors.get(part)) for part in columns)))
-    return Table(("split", "estimator", *columns), rows, f"The parts of the estimates, in {name}.")
+    for of, parts in every.items():
+        errors = estimates[of].get("parts_standard_error") or {}
+        total = number(estimates[of].get(unit))
+        rows.append((*of, *(number(parts.get(part), errors.get(part)) for part in columns), total))
+    caption = f"The parts of the estimates, in {name}. Those of a bound add up to the total."
+    if rest in columns:
+        caption += f" The {rest} is the total less the other parts. {meaning}."
+    return Table(("split", "estimator", *columns, "total"), rows, caption)
+
+
+def _left_out(estimate: dict[str, Any], unit: str, name: str) -> dict[str, float]:
+    """What the parts of a bound lack of its total; {} for a flow, whose report has a part alone."""
+    parts: dict[str, Any] = estimate["parts"]
+    total: Any = estimate.get(unit)
+    if "diffusion" not in parts or not all(map(is_number, (total, *parts.values()))):
+        return {}
+    rest = total - sum(parts.values())
+    return {name: rest} if abs(rest) > ROUNDING * max(map(abs, (total, *parts.values()))) else {}
 
 
 def _gaps(own: list[Report]) -> list[tuple[Any, ...]]:

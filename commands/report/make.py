@@ -13,7 +13,9 @@ from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.progress_bar import duration
 from scorefield.commands.report.command_of import command_line, flags_of
-from scorefield.commands.report.found import Found, Report
+from scorefield.commands.report.found import WEIGHTS, Found, Report
+from scorefield.commands.report.sampling import pair_of
+from scorefield.commands.report.trajectories import trajectory_beside
 from scorefield.commands.sample import sample
 from scorefield.commands.train.pictures import IN_TIME, QUICK, sampling_of
 from scorefield.commands.trained import open_trained
@@ -51,7 +53,7 @@ def make_missing(found: Found, device: str | None) -> None:
     """
     if found.checkpoint is None:
         return
-    for task in _tasks(found, device):
+    for task in missing(found, device):
         if task.seconds > LONGEST:
             found.notes.append(
                 f"The {task.name} would take about {duration(task.seconds)} here, and were left out: {task.command}"
@@ -86,7 +88,8 @@ def own_bound(found: Found) -> str:
     return "elbo" if by_bound else "dsm"
 
 
-def _tasks(found: Found, device: str | None) -> list[Task]:
+def missing(found: Found, device: str | None) -> list[Task]:
+    """The reports of the newest checkpoint that are missing, in the order of the page."""
     run, workdir, several = found.run, found.workdir, not found.run.sde.needs_code
     tasks, each = list[Task](), seconds_an_evaluation(found, device)
 
@@ -95,12 +98,17 @@ def _tasks(found: Found, device: str | None) -> list[Task]:
         tasks.append(Task(name, each * evaluations + more, lambda: call(workdir, **of, device=device), line))
 
     quick, steps = _quick(found)
-    sampled = _of_newest(found, "sample", "weights")
-    if "ema" not in sampled and "ema" in found.sha256:
-        trajectory = {"trajectory": TRAJECTORIES} if several else {}
-        add("samples of the averaged weights", "sample", 2 * NUM * steps, sample, **quick, **trajectory)
-    if "raw" not in sampled and "raw" in found.sha256:
-        add("samples of the raw weights", "sample", 2 * NUM * steps, sample, **quick, ema=False)
+    sampled = [each for each in found.of_mode("sample", "weights") if not each.mark]
+    followed = not several or any(trajectory_beside(each.path).is_file() for each in sampled)
+    compared = pair_of(sampled) or [each for each in sampled if _is_usual(found, each)]
+    for weights in (each for each in ("ema", "raw") if each in found.sha256):
+        name = f"samples of the {WEIGHTS[weights]} weights"
+        of = {**quick, "num": NUM} | ({} if weights == "ema" else {"ema": False})
+        if not followed:
+            name, of, followed = f"trajectories and {name}", {**of, "trajectory": TRAJECTORIES}, True
+        elif any(each.content["weights"] == weights for each in compared):
+            continue
+        add(name, "sample", 2 * NUM * steps, sample, **of)
     if several and not _of_newest(found, "compare", "solver"):
         add("solvers", "compare", COMPARED * EVALUATIONS, compare, solver=SOLVERS, steps=STEPS)
     if not any(_is_of_run(each) for each in found.of_mode("evaluate", "of")):
@@ -123,6 +131,16 @@ def _quick(found: Found) -> tuple[dict[str, Any], int]:
     options = {key: chosen[key] for key in ("solver", "grid", "steps") if chosen[key] != own[key]}
     written = {key: value if key == "steps" else build.unparse(value) for key, value in options.items()}
     return written, int(chosen["steps"])
+
+
+def _is_usual(found: Found, report: Report) -> bool:
+    """Whether samples have the settings of those that are made here, which can stand beside them."""
+    usual = {
+        key: build.unparse(value) if key in ("solver", "grid") else value
+        for key, value in sampling_of(found.run).items()
+    }
+    usual |= {"num": NUM, "seed": 0, "guidance": 1.0}
+    return all(report.content.get(key) == value for key, value in usual.items())
 
 
 def _is_of_run(report: Report) -> bool:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from scorefield.commands.evaluate.report import pareto_of, warnings_of
+from scorefield.commands.report.about import evaluations_of_run
 from scorefield.commands.report.blocks import (
     Block,
     Charts,
+    Heading,
     Missing,
     Number,
     Section,
@@ -20,14 +22,19 @@ from scorefield.commands.report.command_of import command_line
 from scorefield.commands.report.found import WEIGHTS, Found, Report
 from scorefield.commands.report.numbers import is_number, number, plain
 
-SHOWN = 4  # reports
+SHOWN = 8  # reports
 Row = tuple[Number | str | None, ...]
 
 
 def metrics_section(found: Found) -> Section:
     """Tables of metrics, each number with its error, above the floor of held-out data, and the recipe."""
-    reports = found.of_mode("evaluate", "rows", "floor", "recipe")[:SHOWN]
+    every = found.of_mode("evaluate", "rows", "floor", "recipe")
+    own = evaluations_of_run(found)
+    ordered = [*(each for each in own if each in every), *(each for each in every if each not in own)]
+    reports = ordered[:SHOWN]
     blocks: list[Block] = [block for report in reports for block in _evaluated(report)]
+    if left := ", ".join(each.path.name for each in ordered[SHOWN:]):
+        blocks.append(said(f"Reports that are not shown here: {left}.", quiet=True))
     meanings = {name: text for report in reports for name, text in report.content.get("meanings", {}).items()}
     if meanings:
         blocks.append(said("; ".join(f"{name}: {text}" for name, text in meanings.items()), ".", quiet=True))
@@ -45,7 +52,8 @@ def _evaluated(report: Report) -> list[Block]:
     names = list(dict.fromkeys(name for row in rows for name in row["numbers"]))
     best = next((row for row in rows if row.get("name") == content.get("best")), rows[0])
     drawn = _against_evaluations(rows, names[0], content["floor"])
-    blocks: list[Block] = [] if drawn is None else [Charts((drawn,))]
+    blocks: list[Block] = [Heading(_heading(report, names))]
+    blocks += [] if drawn is None else [Charts((drawn,))]
     blocks += [_table(report, every, names), said(f"{report.path.name}: {best['recipe']}.")]
     about = warnings_of(best["numbers"], best.get("dimensions", 0), content["recipe"].get("reference", {}))
     blocks += [said(f"{line}.", quiet=True) for line in about]
@@ -57,10 +65,15 @@ def _evaluated(report: Report) -> list[Block]:
         caption = f"KID of each class, {best['name']}."
         blocks.append(Table(("class", "kid", "samples", "reference"), of_classes, caption))
     blocks += [*_bits(rows), *_copies(report)]
-    beside = [] if drawn is not None else [report.picture]
+    beside = [report.picture] if len(rows) == 1 else []  # of several rows it is the chart
     beside += sorted(report.path.parent.glob(f"{report.path.stem}_neighbours.png"))
     pictures = (picture(file, _shows(file.stem), f"{file.name}: {_shows(file.stem)}.") for file in beside)
     return [*blocks, *side_by_side(*pictures)]
+
+
+def _heading(report: Report, names: Sequence[str]) -> str:
+    """What tells a report from the others: its file, its metrics, and their features."""
+    return f"{report.path.name}: {', '.join(names)} in the features {report.content['recipe'].get('features')}"
 
 
 def _shows(stem: str) -> str:
@@ -119,15 +132,18 @@ def _text(each: Any) -> str:
 
 
 def _against_evaluations(rows: Sequence[dict[str, Any]], metric: str, floor: dict[str, Any]) -> Chart | None:
-    """The first metric against evaluations or images seen, with the Pareto front and the floor; None for one row."""
-    along = "nfe" if len({row.get("nfe") for row in rows}) > 1 else "images"
-    kept = [row for row in rows if is_number(row.get(along)) and is_number(row["numbers"].get(metric, {}).get("value"))]
-    if len(kept) < 2:
+    """The first metric against evaluations or images seen, with the front and the floor; None where neither differs."""
+    known = [row for row in rows if is_number(row["numbers"].get(metric, {}).get("value"))]
+    differ = (key for key in ("nfe", "images") if len({row[key] for row in known if is_number(row.get(key))}) > 1)
+    if (along := next(differ, None)) is None:
         return None
+    kept = [row for row in known if is_number(row.get(along))]
+    solvers = len({row.get("solver") for row in kept}) > 1
     named = dict[str, list[dict[str, Any]]]()
     for row in kept:
         name = str(row["name"]).removesuffix(f" {row.get('steps')} steps")
-        named.setdefault(name if along == "nfe" else str(row.get("weights")), []).append(row)
+        of = f"{row.get('weights')} {row.get('solver')}" if solvers else str(row.get("weights"))
+        named.setdefault(name if along == "nfe" else of, []).append(row)
     drawn = []
     for i, (name, own) in enumerate(named.items()):
         values = [row["numbers"][metric]["value"] for row in own]
@@ -139,8 +155,7 @@ def _against_evaluations(rows: Sequence[dict[str, Any]], metric: str, floor: dic
         drawn.append(Curve("Pareto front", [row["nfe"] for row in front], values, colour=None))
     level = floor.get(metric, {}).get("value")
     if is_number(level):
-        ends = [min(row[along] for row in kept), max(row[along] for row in kept)]
-        drawn.append(Curve("floor: held-out data", ends, [level, level], colour=7))
+        drawn.append(Curve("floor: held-out data", [kept[0][along]], [level], colour=7, across=True))
     positive = all(value > 0 for curve in drawn for value in curve.ys)
     x = "evaluations of one sample" if along == "nfe" else "images seen"
     return chart(

@@ -7,6 +7,7 @@ from scorefield.commands.report.blocks import (
     Block,
     Charts,
     Missing,
+    Picture,
     Section,
     Table,
     picture,
@@ -26,15 +27,16 @@ OTHERS = 4  # pictures of samples beside the pair
 def samples_section(found: Found) -> Section:
     """Samples of the averaged weights beside those of the raw ones, from the same noise, and trajectories."""
     reports = found.of_mode("sample")
-    pair = _pair(reports)
+    pair = pair_of(reports)
     others = [report for report in reports if report not in pair][: OTHERS - len(pair)]
-    blocks: list[Block] = []
-    for group in (pair, others):
-        blocks += side_by_side(*(picture(each.picture, _alt(found, each), _caption(each)) for each in group))
-    if not blocks:
+    blocks = side_by_side(*(_shown(found, each) for each in pair))
+    if pair:
+        blocks.append(said("Both are of the same noise and settings.", quiet=True))
+    alone = [block for each in others for block in side_by_side(_shown(found, each))]
+    if len(alone) > 1 or (pair and alone):
+        alone.insert(0, said("These are not of the same noise and settings, so that they do not compare weights."))
+    if not (blocks := [*blocks, *alone]):
         blocks.append(Missing("There are no samples yet.", command_line("sample", found.workdir)))
-    elif len(pair) == 2:
-        blocks.append(said("Both are of the same noise.", quiet=True))
     return Section("samples", "Samples", blocks)
 
 
@@ -108,19 +110,23 @@ def _remark(row: dict[str, Any]) -> str | None:
     return None if "distance" in row else "stochastic"
 
 
-def _pair(reports: list[Report]) -> list[Report]:
-    """Samples of the averaged and of the raw weights from the same noise, or else the first samples."""
+def pair_of(reports: list[Report]) -> list[Report]:
+    """Samples of the averaged and of the raw weights from the same noise and settings; none without both."""
     for first in reports:
         for second in reports:
             weights = first.content.get("weights"), second.content.get("weights")
             if weights == ("ema", "raw") and _alike(first) == _alike(second):
                 return [first, second]
-    return reports[:1]
+    return []
 
 
 def _alike(report: Report) -> dict[str, Any]:
     odd = ("weights", "checkpoint_sha256", "seconds", "nfe")
     return {key: value for key, value in report.content.items() if key not in odd}
+
+
+def _shown(found: Found, report: Report) -> Picture | None:
+    return picture(report.picture, _alt(found, report), _caption(report))
 
 
 def _alt(found: Found, report: Report) -> str:

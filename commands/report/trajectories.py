@@ -23,7 +23,7 @@ TIMES, SAMPLES = 12, 4  # in a picture
 def trajectories_section(found: Found) -> Section:
     """Trajectories from the newest samples that have them."""
     for report in found.of_mode("sample"):
-        file = report.path.with_name(f"{report.path.stem}_trajectory.npz")
+        file = trajectory_beside(report.path)
         if (points := _of_points(found, report, file)) is not None:
             return Section("trajectories", "Trajectories", [Charts((points,))])
         drawn = _of_images(found, report, file) or _of_others(found, report, file)
@@ -34,6 +34,11 @@ def trajectories_section(found: Found) -> Section:
         command = command_line("sample", found.workdir, "--trajectory=6")
         blocks.append(Missing("There are no trajectories yet.", command))
     return Section("trajectories", "Trajectories", blocks)
+
+
+def trajectory_beside(path: Path) -> Path:
+    """The file of the trajectories of samples, which may not be there."""
+    return path.with_name(f"{path.stem}_trajectory.npz")
 
 
 def _of_points(found: Found, report: Report, file: Path) -> Chart | None:

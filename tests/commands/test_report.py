@@ -2,10 +2,12 @@
 
 import html.parser
 import json
+import math
 import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,16 @@ from scorefield.commands.evaluate.command import evaluate
 from scorefield.commands.likelihood.command import likelihood
 from scorefield.commands.modes import ALWAYS, OPTIONS, SEVERAL
 from scorefield.commands.report import report
+from scorefield.commands.report.blocks import Number, Table
 from scorefield.commands.report.chart import Curve, chart
 from scorefield.commands.report.command_of import command_of
 from scorefield.commands.report.found import Found
+from scorefield.commands.report.likelihoods import likelihood_section
+from scorefield.commands.report.make import missing
+from scorefield.commands.report.metrics import metrics_section
 from scorefield.commands.report.numbers import number
 from scorefield.commands.report.recipe import nearest_recipe
-from scorefield.commands.report.sampling import pareto
+from scorefield.commands.report.sampling import pair_of, pareto
 from scorefield.commands.sample import sample
 from scorefield.configs import digits
 
@@ -169,6 +175,94 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     page = page_of(untrained_run(tmp_path / "untrained"))
     assert "training has not ended" in page.text
     assert "scorefield --mode=likelihood --workdir=" in page.text
+
+
+def test_the_head_has_the_best_row_of_one_recipe_and_names_its_features(workdir: Path) -> None:
+    first = content(workdir / "evaluate.json")
+    kid, first_recipe = first["rows"][0]["numbers"]["kid"]["value"], first["recipe"]
+    assert len(first["rows"]) == 2
+    other = {**first["recipe"], "features": "toy features", "features_sha256": "0"}
+    for n, (value, recipe) in enumerate([(kid - 1.0, first_recipe), (kid - 2.0, other)], 2):  # newer, of one row each
+        row = json.loads(json.dumps(first["rows"][0]))
+        row["numbers"]["kid"]["value"] = value
+        made = {**first, "rows": [{**row, "name": f"row {n}"}], "best": f"row {n}", "recipe": recipe}
+        (workdir / f"evaluate_{n}.json").write_text(json.dumps({**made, "of": first["of"][:1]}))
+    page = page_of(workdir)
+    assert f"In the features {first_recipe['features']}, its best kid is" in page.text
+    assert kid - 1.0 in page.values[:8] and kid - 2.0 not in page.values[:8]
+    assert "(row 2, 24 samples" in page.text and "It is not compared with reports of other features" in page.text
+    headings = [f"evaluate{end}.json: kid" for end in ("", "_3", "_2")]  # most rows first, then the newest
+    places = [page.text.index(heading) for heading in headings]
+    assert places == sorted(places) and "in the features toy features" in page.text
+
+
+def test_metrics_are_drawn_along_what_differs(made: Path) -> None:
+    found = Found.of(made, "cpu")
+    report_of = found.of_mode("evaluate")[0]
+
+    def charts_of(**changed: list[float]) -> list[Any]:
+        rows = [
+            {**row, **{key: values[i] for key, values in changed.items()}}
+            for i, row in enumerate(report_of.content["rows"])
+        ]
+        found.__dict__["reports"] = [replace(report_of, content={**report_of.content, "rows": rows})]
+        return [each for block in metrics_section(found).blocks if block.kind == "charts" for each in block.charts]
+
+    assert charts_of(nfe=[5.0, 5.0], images=[480, 480]) == []
+    for changed, x in (
+        ({"images": [240, 480], "nfe": [5.0, 5.0]}, "images seen"),
+        ({"nfe": [5.0, 9.0]}, "evaluations"),
+    ):
+        (drawn,) = charts_of(**changed)
+        floor = next(each for each in drawn.curves if each.name.startswith("floor"))
+        (left, y), (right, other) = (map(float, point.split(",")) for point in floor.line.split())
+        assert drawn.x.startswith(x) and (left, right, y) == (drawn.box[0], drawn.box[2], other)
+
+
+def test_samples_of_other_settings_do_not_stand_beside_each_other(workdir: Path) -> None:
+    assert "Both are of the same noise and settings" in page_of(workdir).text
+    (workdir / "samples_2.json").write_text(json.dumps({**content(workdir / "samples_2.json"), "steps": 3}))
+    page = page_of(workdir)
+    assert "These are not of the same noise and settings" in page.text and "Both are of" not in page.text
+
+
+def test_parts_of_a_bound_add_up(made: Path) -> None:
+    (table,) = [
+        each for each in likelihood_section(Found.of(made, "cpu")).blocks if "total" in getattr(each, "head", ())
+    ]
+    assert isinstance(table, Table)
+    at = table.head.index("dequantisation")
+    for row in table.rows:
+        numbers = [each.value for each in row if isinstance(each, Number)]
+        assert sum(numbers[:-1]) == pytest.approx(numbers[-1], abs=1e-4)
+        left_out = row[at]
+        if row[1] == "dsm":  # 17 levels within [-1, 1]: 17 / 2 of them in a unit
+            assert isinstance(left_out, Number) and left_out.value == pytest.approx(math.log2(17 / 2), abs=1e-4)
+        else:
+            assert left_out is None
+
+
+@pytest.mark.slow
+def test_trajectories_and_samples_to_compare_are_made_beside_samples_of_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scorefield.commands.report.make.NUM", 4)
+    workdir = untrained_run(tmp_path / "run")
+    sample(workdir, num=3, steps=2, device="cpu")  # without trajectories, and without samples of raw weights
+    found = Found.of(workdir, "cpu")
+
+    def made() -> list[str]:
+        tasks = [task for task in missing(found, "cpu") if "samples" in task.name]
+        for task in tasks:
+            task.call()
+        found.refresh()
+        return [task.name for task in tasks]
+
+    assert made() == ["trajectories and samples of the averaged weights", "samples of the raw weights"]
+    assert (workdir / "samples_2_trajectory.npz").is_file() and len(pair_of(found.of_mode("sample"))) == 2
+    (workdir / "samples_2_trajectory.npz").unlink()
+    assert made() == ["trajectories and samples of the averaged weights"]
+    assert made() == [] and not (workdir / "samples_4.npz").exists()
 
 
 @pytest.mark.slow
