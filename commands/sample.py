@@ -12,9 +12,8 @@ from scorefield.commands.generate import generate
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
 from scorefield.commands.run import Run
-from scorefield.commands.sampling import sampling_of
+from scorefield.commands.sampling import described, sampling_of
 from scorefield.commands.trained import open_trained
-from scorefield.configs import build
 from scorefield.evaluation import plot_rows, plot_samples
 from scorefield.models import CountCalls
 from scorefield.solvers import Trajectory
@@ -86,8 +85,7 @@ def sample(
         norm=guidance_norm, guide=guide, classifier=classifier,
     )  # fmt: skip
     conditioning = guiding.conditioning(num, label, caption)
-    settings = {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
-    settings |= {
+    settings = described(sampling) | {
         "label": None,
         **conditioning.described,
         "guidance": guidance,

@@ -50,6 +50,11 @@ def sampling_of(
     return {**run.config.sampling, **{key: value for key, value in given.items() if value is not None}}
 
 
+def described(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The items of `sampling_of` for a report: specs as text."""
+    return {key: build.unparse(value) if key in ("solver", "grid") else value for key, value in sampling.items()}
+
+
 def is_tuned(solver: str | None) -> bool:
     """Whether a spec is that of the tuned setting."""
     return solver is not None and build.parse(solver)["name"] == "tuned"

@@ -15,7 +15,7 @@ from scorefield.commands.arguments import at_least
 from scorefield.commands.evaluate.baseline import check_comparable, compared, read_baseline
 from scorefield.commands.evaluate.copies import copies_of
 from scorefield.commands.evaluate.extract import all_samples, samples_at
-from scorefield.commands.evaluate.numbers import LEAST_FOR_INFINITY, MEANINGS, METRICS, Numbers
+from scorefield.commands.evaluate.numbers import LEAST_FOR_INFINITY, MEANINGS, METRICS, Numbers, no_images
 from scorefield.commands.evaluate.opened import open_samples, open_sets
 from scorefield.commands.evaluate.reference import SEED, Reference, reference_of_data, reference_of_file
 from scorefield.commands.evaluate.report import (
@@ -173,9 +173,12 @@ def evaluate(
         "features": features, "likelihood": likelihood, **dataclasses.asdict(choice),
     }  # fmt: skip
     default = "evaluate.json" if input is None else f"evaluate_{Path(input).stem}.json"
-    report = _report(settings, asked, floor, table)
+    best = best_of(table)
+    if best is None:
+        raise ValueError(f"expected samples that are finite, got none: {table[0]['failed']}")
+    subject = rows[table.index(best)]
+    report = _report(settings, asked, floor, table, best)
     path = output_path(output, workdir / default, settings)
-    best, subject = _best(table, rows)
     files = [path, _picture(table, subject, floor, against, stored_as, path.with_suffix(".png"))]
     if COPIES in chosen and sets is not None:
         found = copies_of(all_samples(subject), sets, stored_as)
@@ -191,16 +194,9 @@ def evaluate(
 
 
 def _report(
-    settings: dict[str, Any], asked: dict[str, Any], floor: Numbers, table: list[dict[str, Any]]
+    settings: dict[str, Any], asked: dict[str, Any], floor: Numbers, table: list[dict[str, Any]], best: dict[str, Any]
 ) -> dict[str, Any]:
-    """The content of the JSON; `asked` are the options, from which the command can be read.
-
-    Raises:
-        ValueError: if every row has failed.
-    """
-    best = best_of(table)
-    if best is None:
-        raise ValueError(f"expected samples that are finite, got none: {table[0]['failed']}")
+    """The content of the JSON; `asked` are the options, from which the command can be read."""
     metric = next(iter(best["numbers"]))
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return {
@@ -210,13 +206,6 @@ def _report(
     }  # fmt: skip
 
 
-def _best(table: list[dict[str, Any]], rows: Rows) -> tuple[dict[str, Any], Subject]:
-    """The row with the best first metric, and its samples."""
-    best = best_of(table)
-    assert best is not None
-    return best, rows[table.index(best)]
-
-
 def _metrics(metrics: Sequence[str] | None, of_moments: bool) -> list[str]:
     """The metrics, once they are known to be names, each once."""
     if metrics is None:
@@ -224,10 +213,7 @@ def _metrics(metrics: Sequence[str] | None, of_moments: bool) -> list[str]:
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     known = (*METRICS, COPIES)
     if of_moments and (images := [name for name in names if name in OF_IMAGES]):
-        raise ValueError(
-            f"expected images as the reference of {images[0]}, got statistics, which have moments alone: give --data "
-            "in place of --reference, or --metrics=fid"
-        )
+        raise no_images(images[0])
     if not names or not set(names) <= set(known) or len(set(names)) < len(names) or names == [COPIES]:
         raise ValueError(
             f"expected --metrics among {', '.join(known)}, each once and one beside {COPIES}, got {', '.join(names)!r}"

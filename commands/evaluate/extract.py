@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.evaluate.store import parts_of
-from scorefield.commands.evaluate.subjects import Subject
+from scorefield.commands.evaluate.subjects import Subject, part_name
 from scorefield.commands.parts import Arrays
 from scorefield.commands.progress_bar import Bar, progress_bar
 from scorefield.evaluation.features.base import Features
@@ -48,7 +48,7 @@ def extract(subject: Subject, features: Features, folder: Path, ranks: Ranks, na
         name: of the progress bar.
     """
     kept = parts_of(folder, "features", [subject.key, features.fingerprint])
-    names = {first: _name(subject, first) for first in range(0, subject.num, subject.batch)}
+    names = {first: part_name(subject, first) for first in range(0, subject.num, subject.batch)}
     todo = [first for first, part in names.items() if part not in kept]
     ranks.barrier()  # every rank has its list before the first part is written
     own = ranks.shard(todo)
@@ -93,7 +93,3 @@ def _joined(parts: list[Arrays], num: int) -> Extracted:
         return Extracted(features, label, None, None)
     nfe, seconds = (sum(float(part[key]) for part in parts) for key in ("nfe", "seconds"))
     return Extracted(features, label, nfe / num, seconds)
-
-
-def _name(subject: Subject, first: int) -> str:
-    return f"{first:09d}_{min(subject.batch, subject.num - first)}"

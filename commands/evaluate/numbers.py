@@ -18,6 +18,14 @@ Numbers = dict[str, dict[str, Any]]
 Sides = Mapping[str, Tensor]  # features by name, of samples
 
 
+def no_images(metric: str) -> ValueError:
+    """The error of a metric that statistics do not suffice for."""
+    return ValueError(
+        f"expected images as the reference of {metric}, got statistics, which have moments alone: give --data in place "
+        "of --reference, or --metrics=fid"
+    )
+
+
 @dataclass(frozen=True)
 class Side:
     """The reference of a metric: features of its samples, or their moments alone.
@@ -53,10 +61,7 @@ class Side:
             ValueError: if there are moments alone.
         """
         if self.features is None:
-            raise ValueError(
-                f"expected images as the reference of {metric}, got statistics, which have moments alone: give --data "
-                "in place of --reference, or --metrics=fid"
-            )
+            raise no_images(metric)
         return self.features["features"]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scorefield.commands.evaluate.numbers import HIGHER_IS_BETTER, Numbers
 from scorefield.evaluation import plot_front, plot_samples
+from scorefield.evaluation.pareto import pareto_front
 
 DIGITS = 4
 SMALL_FID, SMALL_CURVE = 2048, 10_000  # samples below which a Frechet distance says little
@@ -87,11 +88,7 @@ def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 def pareto_of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
     """The rows than which none is both cheaper and better, by network evaluations."""
     known = [row for row in rows if row.get("nfe") is not None and metric in row.get("numbers", {})]
-    front: list[Mapping[str, Any]] = []
-    for row in sorted(known, key=lambda row: (row["nfe"], _loss(row, metric))):
-        if not front or _loss(row, metric) < _loss(front[-1], metric):
-            front.append(row)
-    return front
+    return [known[i] for i in pareto_front([row["nfe"] for row in known], [_loss(row, metric) for row in known])]
 
 
 def plot_sweep(rows: Sequence[Mapping[str, Any]], floor: Numbers, path: Path) -> Path:
@@ -128,10 +125,8 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], floor: Numbers, path: Path) ->
 
 def _loss(row: Mapping[str, Any], metric: str) -> float:
     """A number that is lower for a better row, and infinite where the metric is not known."""
-    value = row["numbers"].get(metric, {}).get("value")
-    if value is None:
-        return math.inf
-    return -float(value) if metric in HIGHER_IS_BETTER else float(value)
+    value = _value(row, metric)
+    return -value if metric in HIGHER_IS_BETTER and math.isfinite(value) else value
 
 
 def _value(row: Mapping[str, Any], metric: str) -> float:

@@ -14,8 +14,8 @@ from scorefield.commands.evaluate.store import parts_of
 from scorefield.commands.generate import Guide, batch_sampler, finite, grid
 from scorefield.commands.parts import Arrays
 from scorefield.commands.progress_bar import Bar
+from scorefield.commands.sampling import described
 from scorefield.commands.trained import Trained
-from scorefield.configs import build
 from scorefield.evaluation.features.base import StoredAs
 from scorefield.models import CountCalls
 from scorefield.sde_lib.denoiser import Cond
@@ -46,6 +46,11 @@ class Subject(Protocol):
     def key(self) -> list[Any]: ...
 
     def part(self, first: int, bar: Bar | None = None) -> Arrays: ...
+
+
+def part_name(subject: Subject, first: int) -> str:
+    """The name of a kept part: the last one of fewer samples has fewer."""
+    return f"{first:09d}_{min(subject.batch, subject.num - first)}"
 
 
 @dataclass
@@ -81,8 +86,7 @@ class Drawn:
 
     @property
     def described(self) -> dict[str, Any]:
-        sampling = {k: build.unparse(v) if k in ("solver", "grid") else v for k, v in self.sampling.items()}
-        return {**sampling, "seed": self.seed, **self.conditioned, **self.trained.described}
+        return {**described(self.sampling), "seed": self.seed, **self.conditioned, **self.trained.described}
 
     @property
     def key(self) -> list[Any]:
@@ -97,7 +101,7 @@ class Drawn:
     def part(self, first: int, bar: Bar | None = None) -> Arrays:
         run = self.trained.run
         kept = parts_of(self.folder, "samples", self.key)
-        name, count = f"{first:09d}_{min(self.batch, self.num - first)}", min(self.batch, self.num - first)
+        name, count = part_name(self, first), min(self.batch, self.num - first)
         if name in kept:
             return kept.load(name)
         counted, began = CountCalls(self.trained.denoiser), time.perf_counter()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,14 @@ class Evaluation:
             assert found is not None
             return found.features["features"]
 
+        of_best = cache(lambda: features_of(best))  # read once, and not at all where every difference is kept
         for i, row in known.items():
             if i == best:
                 continue
             key = [rows[i].key, rows[best].key, rows[i].num, self.recipe]
             value, error = kept_json(
                 self.folder, "difference", key,
-                lambda i=i: list(kernel_difference(features_of(i), features_of(best), real)),  # type: ignore[misc]
+                lambda i=i: list(kernel_difference(features_of(i), of_best(), real)),  # type: ignore[misc]
             )  # fmt: skip
             row["kid_above_best"] = {"value": value, "standard_error": error, "best": known[best]["name"]}
 

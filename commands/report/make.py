@@ -17,6 +17,7 @@ from scorefield.commands.report.found import WEIGHTS, Found, Report
 from scorefield.commands.report.sampling import pair_of
 from scorefield.commands.report.trajectories import trajectory_beside
 from scorefield.commands.sample import sample
+from scorefield.commands.sampling import described
 from scorefield.commands.train.pictures import IN_TIME, QUICK, sampling_of
 from scorefield.commands.trained import open_trained
 from scorefield.configs import build
@@ -135,11 +136,7 @@ def _quick(found: Found) -> tuple[dict[str, Any], int]:
 
 def _is_usual(found: Found, report: Report) -> bool:
     """Whether samples have the settings of those that are made here, which can stand beside them."""
-    usual = {
-        key: build.unparse(value) if key in ("solver", "grid") else value
-        for key, value in sampling_of(found.run).items()
-    }
-    usual |= {"num": NUM, "seed": 0, "guidance": 1.0}
+    usual = described(sampling_of(found.run)) | {"num": NUM, "seed": 0, "guidance": 1.0}
     return all(report.content.get(key) == value for key, value in usual.items())
 
 

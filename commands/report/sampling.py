@@ -20,6 +20,7 @@ from scorefield.commands.report.found import Found, Report
 from scorefield.commands.report.numbers import is_number, number
 from scorefield.commands.report.specs import short_spec
 from scorefield.configs import build
+from scorefield.evaluation.pareto import pareto_front
 
 OTHERS = 4  # pictures of samples beside the pair
 
@@ -54,12 +55,7 @@ def solvers_section(found: Found) -> Section:
 def pareto(rows: list[dict[str, Any]], cost: str = "nfe", error: str = "distance") -> list[int]:
     """The rows that no other row beats in both numbers, by rising cost."""
     kept = [i for i, row in enumerate(rows) if is_number(row.get(cost)) and is_number(row.get(error))]
-    front, least = list[int](), float("inf")
-    for i in sorted(kept, key=lambda i: (rows[i][cost], rows[i][error])):
-        if rows[i][error] < least:
-            front.append(i)
-            least = rows[i][error]
-    return front
+    return [kept[i] for i in pareto_front([rows[i][cost] for i in kept], [rows[i][error] for i in kept])]
 
 
 def _compared(report: Report) -> list[Block]:

@@ -123,6 +123,11 @@ def block_size(device: torch.device) -> int:
     return 4 if device.type == "cpu" else 64
 
 
+def evenly_spaced(samples: Tensor, most: int) -> Tensor:
+    """At most `most` of the samples (N, *D), evenly spaced, the first and the last included."""
+    return samples[torch.linspace(0, len(samples) - 1, min(len(samples), most), dtype=torch.float64).long()]
+
+
 def fingerprint_of(state: Mapping[str, Tensor], *settings: object) -> str:
     """SHA-256 of tensors with their names, in the order of the names, and of the settings."""
     digest = hashlib.sha256()

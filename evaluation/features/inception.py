@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scorefield.evaluation.features import resize as resizing
-from scorefield.evaluation.features.base import Features, StoredAs, block_size, fingerprint_of, in_blocks
+from scorefield.evaluation.features.base import StoredAs, fingerprint_of
+from scorefield.evaluation.features.image_network import ImageNetwork
 from scorefield.evaluation.features.inception_weights import LOGITS, convolutions, read
 
 SIZE = 299  # pixels a side
@@ -31,7 +32,7 @@ def _clean(images: Tensor) -> Tensor:
 RECIPES: dict[str, Callable[[Tensor], Tensor]] = {"tf": _tf, "torch": _torch, "clean": _clean}
 
 
-class Inception(Features):
+class Inception(ImageNetwork):
     """Features of Inception of 2015-12-05 (Szegedy et al. 2016), as FID takes them (Heusel et al. 2017).
 
     `features` (N, 2048) are the last averages over space. `spatial` (N, 17 * 17 * 7) are the first 7 channels within
@@ -53,11 +54,8 @@ class Inception(Features):
     def __init__(
         self, stored_as: StoredAs, weights: Path, resize: str = "tf", device: torch.device | str = "cpu"
     ) -> None:
-        resizing.require_images(stored_as)
-        if resize not in RECIPES:
-            raise ValueError(f"expected resize to be one of {', '.join(RECIPES)}, got {resize!r}")
+        super().__init__(stored_as, resize, RECIPES, device)
         state = read(weights)
-        self._stored_as, self._resize, self._device = stored_as, resize, torch.device(device)
         self._fingerprint = fingerprint_of(state, self.recipe)
         with torch.device("meta"):  # the initial values would take longer than the file
             self._network = InceptionNetwork(head=LOGITS in state)
@@ -69,18 +67,11 @@ class Inception(Features):
     def recipe(self) -> str:
         return f"inception-2015-12-05, {self._resize} resize{resizing.channels_note(self._stored_as)}"
 
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    @torch.no_grad()
-    def __call__(self, stored: Tensor) -> dict[str, Tensor]:
-        return in_blocks(self._block, stored, block_size(self._device))
-
-    def _block(self, stored: Tensor) -> dict[str, Tensor]:
-        images = resizing.three_channels(stored.to(self._device), self._stored_as)
-        x = RECIPES[self._resize](images).contiguous(memory_format=torch.channels_last)
-        return {name: value.float().cpu() for name, value in self._network(x).items()}
+    def _of_images(self, images: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = self._network(
+            RECIPES[self._resize](images).contiguous(memory_format=torch.channels_last)
+        )
+        return found
 
 
 class InceptionNetwork(nn.Sequential):

@@ -1,7 +1,7 @@
 """The weights of Inception of 2015-12-05, from each of the files in use, checked by hash and read without running code.
 
-Within, the tensors have the names of the published graph: NAME.weight, NAME.beta, NAME.mean and NAME.var of each
-convolution, as mixed_4.tower_1.conv_3.weight, and the matrix `logits` (1008, 2048) where the file has the head.
+The tensors get the names of the published graph. A convolution has NAME.weight, NAME.beta, NAME.mean and NAME.var, as
+in mixed_4.tower_1.conv_3.weight. The head, where the file has it, is the matrix `logits` (1008, 2048).
 """
 
 import hashlib

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scorefield.evaluation.features.base import Features, StoredAs, fingerprint_of
+from scorefield.evaluation.features.base import Features, StoredAs, evenly_spaced, fingerprint_of
 
 FITTED = 1000  # reference samples whose features give the whitening
 SHRINKAGE = 0.01  # of the mean eigenvalue, added to each
@@ -84,18 +84,18 @@ class Own(Features):
 
     def fitted(self, reference: Tensor) -> "Own":
         """Whitened by at most 1,000 reference samples, evenly spaced among these; as they are, for fewer than two."""
-        rows = torch.linspace(0, len(reference) - 1, min(len(reference), FITTED), dtype=torch.float64).long()
-        if len(rows) < 2:
+        some = evenly_spaced(reference, FITTED)
+        if len(some) < 2:
             return self
         raw = copy.copy(self)
         raw._whitening = None
-        h = raw.of(reference[rows])["features"].double()
+        h = raw.of(some)["features"].double()
         centred = h - h.mean(0)
         w, v = torch.linalg.eigh(centred.T @ centred / (len(h) - 1))
         w = w.clamp(min=0)
         result = copy.copy(self)
         result._whitening = h.mean(0), v * (w + SHRINKAGE * w.mean() + TINY).rsqrt()
-        result._reference = fingerprint_of({"reference": reference[rows]})
+        result._reference = fingerprint_of({"reference": some})
         return result
 
     @property

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.evaluation.features.base import Features, StoredAs, fingerprint_of
+from scorefield.evaluation.features.base import Features, StoredAs, evenly_spaced, fingerprint_of
 
 MOST = 4096  # dimensions of pixels: a covariance of float64 has 128 MiB then
 FITTED = 10_000  # reference samples, evenly spaced, that principal components are fitted to
@@ -76,8 +76,7 @@ class PrincipalComponents(Features):
             )
         from sklearn.decomposition import PCA  # a second, which only these features need
 
-        rows = torch.linspace(0, len(reference) - 1, min(len(reference), FITTED), dtype=torch.float64).long()
-        x = self.stored_as.unit(reference[rows]).flatten(1).cpu().double().numpy()
+        x = self.stored_as.unit(evenly_spaced(reference, FITTED)).flatten(1).cpu().double().numpy()
         found = PCA(self.components, random_state=0).fit(x)
         axes = found.components_
         largest = np.abs(axes).argmax(1)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from scorefield.evaluation.features import files
 from scorefield.evaluation.features import resize as resizing
-from scorefield.evaluation.features.base import Features, StoredAs, block_size, fingerprint_of, in_blocks
+from scorefield.evaluation.features.base import StoredAs, fingerprint_of
+from scorefield.evaluation.features.image_network import ImageNetwork
 
 HEAD = 64  # width of a head of attention, in each of the published networks
 OFFSET = 0.1  # DINOv2 adds it to the size of the grid to which it interpolates its positions
@@ -67,7 +68,7 @@ CLIP = Published(
 )
 
 
-class OfTransformer(Features):
+class OfTransformer(ImageNetwork):
     """Features of a vision transformer: the class token after the last norm, and CLIP's projection of it.
 
     With DINOv2 ViT-L/14 (Oquab et al. 2024), features (N, 1024) are those of FD-DINOv2 (Stein et al. 2023). With CLIP
@@ -94,11 +95,8 @@ class OfTransformer(Features):
         resize: str,
         device: torch.device | str = "cpu",
     ) -> None:
-        resizing.require_images(stored_as)
-        if resize not in RESIZES:
-            raise ValueError(f"expected resize to be one of {', '.join(RESIZES)}, got {resize!r}")
-        self._stored_as, self._published, self._resize = stored_as, published, resize
-        self._device = torch.device(device)
+        super().__init__(stored_as, resize, RESIZES, device)
+        self._published = published
         state = state_of(weights, published)
         try:
             self._network = VisionTransformer(state, published.size, published.clip)
@@ -117,19 +115,10 @@ class OfTransformer(Features):
         note = resizing.channels_note(self._stored_as)
         return f"{network}, {self._resize} resize to {self._network.size}{note}"
 
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    @torch.no_grad()
-    def __call__(self, stored: Tensor) -> dict[str, Tensor]:
-        return in_blocks(self._block, stored, block_size(self._device))
-
-    def _block(self, stored: Tensor) -> dict[str, Tensor]:
-        images = resizing.three_channels(stored.to(self._device), self._stored_as)
+    def _of_images(self, images: Tensor) -> dict[str, Tensor]:
         mean, std = (images.new_tensor(each)[:, None, None] for each in (self._published.mean, self._published.std))
         x = (RESIZES[self._resize](images, self._network.size) / 255 - mean) / std
-        return {"features": self._network(x).float().cpu()}
+        return {"features": self._network(x)}
 
 
 class VisionTransformer(nn.Module):
