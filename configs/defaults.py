@@ -52,11 +52,13 @@ def defaults() -> ml_collections.ConfigDict:
             "training": {
                 "images": 1_000_000,
                 "batch": 128,
+                "optimizer": "adam",  # Or "muon".
                 "learning_rate": 2e-4,
                 "betas": (0.9, 0.999),  # Of Adam.
                 "adam_eps": 1e-8,  # Added to the root of the second moment.
                 "weight_decay": 0.0,  # Of AdamW.
                 "decay_biases": True,  # Whether it is of biases too.
+                "momentum": 0.9,  # Of Muon.
                 "warmup": 0,  # Images over which the learning rate rises.
                 "decay": False,  # Decay the learning rate to zero, as half a cosine.
                 "clip": 1.0,  # Largest norm of the gradient; 0 for no limit.
