@@ -28,8 +28,8 @@ def greyscale(name: str, variant: str) -> ml_collections.ConfigDict:
     levels themselves, and has Fourier features of the input. Times are measured, the parameterisation is ours, and its
     matrices are trained by Muon.
 
-    The others have its network, and the rest as published. "vdm_learned" learns the path as Kingma et al.
-    2021. "scoreflow" is Song, Durkan et al. 2021 on sub-VP. "idode" is Zheng et al. 2023 on VP.
+    The others have its network, and the rest as published. "vdm_learned" learns the path as Kingma et al. 2021.
+    "scoreflow" is Song, Durkan et al. 2021 on sub-VP. "idode" is Zheng et al. 2023 on VP.
 
     Raises:
         ValueError: if there is no such variant.

@@ -195,7 +195,10 @@ def _loss(config: Any) -> str:
 
 
 def _optimiser(training: Any) -> str:
-    said_of = f"{'AdamW' if training.weight_decay else 'Adam'}, learning rate {training.learning_rate:g}"
+    said_of = "AdamW" if training.weight_decay else "Adam"
+    if training.get("optimizer") == "muon":
+        said_of = f"Muon with momentum {training.momentum:g} for matrices, {said_of} for the rest"
+    said_of += f", learning rate {training.learning_rate:g}"
     said_of += f", batches of {training.batch}, betas {', '.join(f'{beta:g}' for beta in training.betas)}"
     more = {
         f", weight decay {training.weight_decay:g}": training.weight_decay,
