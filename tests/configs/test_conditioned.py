@@ -129,12 +129,14 @@ def test_guidance_of_a_conditioned_network() -> None:
         for number, expected in ((0.0, without), (1.0, given)):
             assert torch.equal(ClassifierFree(model, number, net.conditioning)(X, *AT, **cond), expected)
         two = ClassifierFree(model, 2.5, net.conditioning)
-        line = without + 2.5 * (given - without)
+        line = (without + 2.5 * (given - without)).detach()
         # x0 = (x - sigma eps) / alpha is a difference of numbers of up to 56: rounding is relative to these.
-        assert_close(two(X, *AT, **cond), line, rtol=0, atol=1e-6 * float(line.abs().max()))
+        close = 1e-6 * float(line.abs().max())
+        assert_close(two(X, *AT, **cond), line, rtol=0, atol=close)
         each = two(X, *AT, guidance=scale, **cond)
         assert torch.equal(each[0], without[0]) and torch.equal(each[1], given[1])
-        assert torch.equal(each[2], two(X, *AT, **cond)[2])
+        # Other rows are beside it, and on some processors a matrix product rounds a row by its neighbours' number.
+        assert_close(each[2], two(X, *AT, **cond)[2], rtol=0, atol=close)
 
 
 def test_the_conditioner_is_trained_with_its_network() -> None:
