@@ -116,7 +116,7 @@ def test_tokens_of_the_context_have_no_order_and_masked_ones_no_influence() -> N
 
 
 def test_guidance_of_a_conditioned_network() -> None:
-    """The line through both, by one call and by two, and to the bit at its ends; raw or prepared."""
+    """The line through both, by one call and by two; one number at an end gives that estimate to the bit."""
     model = denoiser(TEXT)
     net = model.net
     assert isinstance(net, ConditionedNetwork)
@@ -134,8 +134,8 @@ def test_guidance_of_a_conditioned_network() -> None:
         close = 1e-6 * float(line.abs().max())
         assert_close(two(X, *AT, **cond), line, rtol=0, atol=close)
         each = two(X, *AT, guidance=scale, **cond)
-        assert torch.equal(each[0], without[0]) and torch.equal(each[1], given[1])
-        # Other rows are beside it, and on some processors a matrix product rounds a row by its neighbours' number.
+        # Here both estimates are one batch, and some processors round a row by the number of its neighbours.
+        assert_close(each[:2], torch.stack([without[0], given[1]]), rtol=0, atol=close)
         assert_close(each[2], two(X, *AT, **cond)[2], rtol=0, atol=close)
 
 
