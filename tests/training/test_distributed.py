@@ -31,6 +31,7 @@ from scorefield.training.adam import adam
 from scorefield.training.distributed.blocks import blocks_of
 from scorefield.training.distributed.ranks import Agreement, Ranks
 from scorefield.training.distributed.sharding import shard
+from scorefield.training.muon import muon
 from scorefield.training.objectives import dsm, elbo
 from scorefield.training.times import Measured
 
@@ -49,16 +50,30 @@ def data(step: int) -> Iterator[dict[str, Tensor]]:
         step += 1
 
 
-def small_state(dropout: float = 0.0) -> TrainingState:
+def small_state(dropout: float = 0.0, width: int = 8) -> TrainingState:
     torch.manual_seed(0)
     # Without attention, whose keys' bias has no gradient but rounding, which Adam would scale up.
     net = UNet(
-        2, width=8, multipliers=(1, 2), blocks=1, middle_attention=False, attention=(), num_classes=3, dropout=dropout
-    )
+        2, width=width, multipliers=(1, 2), blocks=1, middle_attention=False, attention=(), num_classes=3,
+        dropout=dropout,
+    )  # fmt: skip
     for parameter in net.parameters():  # nothing at zero: every gradient counts from the first step
         nn.init.normal_(parameter, std=0.1)
     model = Model(Denoiser(net, eps), LearnedPath())
     return TrainingState(model, adam(model, 1e-3), EMA(model, 0.9))
+
+
+def muon_state() -> TrainingState:
+    state = small_state(width=16)  # no narrower layer is a matrix to it
+    state.optimizer = muon(state.model, 1e-3)
+    assert any(group["matrices"] for group in state.optimizer.param_groups)
+    return state
+
+
+def trained_by_muon() -> dict[str, Any]:
+    state = muon_state()
+    trained(state)
+    return {"weights": flat(state.model), "ema": flat(state.ema.model)}
 
 
 def pair() -> tuple[TrainingState, list[Objective]]:
@@ -170,6 +185,7 @@ def work(rank: int, world: int, folder: Path) -> None:
     result["pair"] = trained_pair()
     result["twice_differentiated"] = trained_twice_differentiated()
     result["bound"] = trained_on_the_bound()
+    result["muon"] = trained_by_muon()
     if world == 2:
         state = small_state()
         trained(state, STEPS // 2)  # so that there are moments to shard
@@ -178,6 +194,12 @@ def work(rank: int, world: int, folder: Path) -> None:
         records = trained(state, accumulate=2, recompute=True)
         complete = shards.gather(state)
         result["sharded"] = outcome(complete, records) if rank == 0 else None
+        state = muon_state()
+        trained(state, STEPS // 2)
+        shards = shard(state)
+        trained(state)
+        complete = shards.gather(state)
+        result["muon_sharded"] = {"weights": flat(complete.model), "ema": flat(complete.ema.model)} if rank == 0 else {}
         result["exploded"] = ranks.all_gather_object(explode_in_the_second(rank, folder))
     agreed, requests = Agreement(ranks), [15 if rank == 1 and step == 3 else 0 for step in range(8)]
     result["agreed"] = ranks.gather({rank: [agreed(each) for each in requests]})
@@ -207,6 +229,9 @@ def test_two_processes_learn_what_one_does(one: dict[str, Any], tmp_path: Path) 
     assert_alike(result["pair"], trained_pair())
     assert_alike(result["twice_differentiated"], trained_twice_differentiated())
     assert_alike(result["bound"], trained_on_the_bound())
+    by_muon = trained_by_muon()
+    assert_alike(result["muon"], by_muon)
+    assert_alike(result["muon_sharded"], by_muon)
     # No process takes a step that explodes in another.
     (first, count), (second, other) = result["exploded"]
     assert count == other == 109 and torch.equal(first, second)
