@@ -51,7 +51,7 @@ def layers() -> nn.Module:
 def gradients(module: nn.Module, step: int) -> None:
     generator = torch.Generator().manual_seed(step)
     for weight in module.parameters():
-        weight.grad = torch.randn(weight.shape, generator=generator)
+        weight.grad = torch.empty_like(weight).copy_(torch.randn(weight.shape, generator=generator))
 
 
 def test_matrices_move_as_by_torchs_muon_and_other_weights_as_by_adam() -> None:
@@ -83,7 +83,9 @@ def test_matrices_move_as_by_torchs_muon_and_other_weights_as_by_adam() -> None:
 
 
 def test_a_learned_path_and_the_ends_of_a_network_take_adam() -> None:
-    model = Model(UNet(1, width=16, multipliers=(1,), blocks=1, attention=()), LearnedVP("monotone", -5.0, 5.0))
+    path = LearnedVP("linear", -5.0, 5.0)
+    path.add_module("wide", nn.Linear(16, 16))
+    model = Model(UNet(1, width=16, multipliers=(1,), blocks=1, attention=()), path)
     optimizer = muon(model)
     names = {id(weight): name for name, weight in model.named_parameters()}
     ours = {names[id(w)] for group in optimizer.param_groups if group["matrices"] for w in group["params"]}
@@ -113,7 +115,7 @@ def test_an_optimiser_that_is_loaded_goes_on_to_the_bit() -> None:
 
 
 def test_the_order_in_memory_changes_nothing_but_rounding() -> None:
-    plain = nn.Conv2d(16, 20, 3)
+    plain = nn.Conv2d(16, 20, (3, 2))
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for step in range(2):
         for module in (plain, last):
