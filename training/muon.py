@@ -129,4 +129,5 @@ def _as_held(tensor: Tensor, weight: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor  # importing it takes most of a second
 
     held: Any = weight
-    return distribute_tensor(tensor.contiguous(), held.device_mesh, held.placements)
+    part: Tensor = distribute_tensor(tensor.contiguous(), held.device_mesh, held.placements)
+    return part
