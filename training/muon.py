@@ -106,8 +106,8 @@ def orthogonal(matrix: Tensor, iterations: int = ITERATIONS) -> Tensor:
     for _ in range(iterations):
         p = torch.addmm(squares, squares, squares, beta=b, alpha=c).add_(identity, alpha=a)
         product, squares = p @ product, p @ squares @ p
-    x = product @ x
-    return x.T if rows > columns else x
+    result: Tensor = product @ x
+    return result.T if rows > columns else result
 
 
 def _matrices(module: nn.Module) -> set[int]:
