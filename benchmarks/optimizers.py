@@ -12,16 +12,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import scorefield.configs.fashion_mnist
-import scorefield.configs.mnist
 from scorefield.commands.train import train
-
-CONFIGS = {"mnist": scorefield.configs.mnist, "fashion_mnist": scorefield.configs.fashion_mnist}
+from scorefield.configs.greyscale import greyscale
 
 
 def trained(data: str, optimizer: str, rate: float, images: int, precision: str) -> tuple[float, float, float]:
     """Bits/dim of the last row of the log, its standard error, and seconds."""
-    config = CONFIGS[data].get_config("vdm")
+    config = greyscale(data, "vdm")
     config.training.update(optimizer=optimizer, learning_rate=rate, images=images, precision=precision)
     config.training.update(sample_every=0, sample_seconds=0.0, checkpoint_seconds=0.0, log_every=50)
     began = time.perf_counter()
@@ -34,7 +31,7 @@ def trained(data: str, optimizer: str, rate: float, images: int, precision: str)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=CONFIGS, default="mnist")
+    parser.add_argument("--data", choices=("mnist", "fashion_mnist"), default="mnist")
     parser.add_argument("--optimizer", action="append", help="NAME:RATE; several times for several")
     parser.add_argument("--images", type=int, default=16_000)
     parser.add_argument("--precision", default="float32")

@@ -47,15 +47,12 @@ def greyscale(name: str, variant: str) -> ml_collections.ConfigDict:
     if variant == "vp":
         config.training.times = spec(TIMES, "log_snr")
     if variant not in PATHS:
-        _vdm(config)
-    if variant == "vdm":
-        config.training.update(optimizer="muon", learning_rate=4e-3)
-    if variant in RECIPES:
+        _bound(config)
         RECIPES[variant](config)
     return config
 
 
-def _vdm(config: ml_collections.ConfigDict) -> None:
+def _bound(config: ml_collections.ConfigDict) -> None:
     config.transform.dequantise = False
     config.net.update(width=48, multipliers=(1, 1, 2), fourier=(6, 7))
     config.precondition = spec(PRECONDITIONS, "levels")
@@ -65,6 +62,10 @@ def _vdm(config: ml_collections.ConfigDict) -> None:
         decay_biases=False, checkpoint_every=100_000, sample_every=200_000,
     )  # fmt: skip
     config.training.times = spec(TIMES, "measured")
+
+
+def _vdm(config: ml_collections.ConfigDict) -> None:
+    config.training.update(optimizer="muon", learning_rate=4e-3)
 
 
 def _on_levels(config: ml_collections.ConfigDict, predicts: str, sde: str, times: str) -> None:
@@ -83,8 +84,9 @@ def _scoreflow(config: ml_collections.ConfigDict) -> None:
 
 
 RECIPES: dict[str, Callable[[ml_collections.ConfigDict], None]] = {
+    "vdm": _vdm,
     "vdm_learned": partial(_on_levels, predicts="eps", sde="learned", times="stratified"),
     "scoreflow": _scoreflow,
     "idode": partial(_on_levels, predicts="v", sde="frozen", times="idode"),
 }
-VARIANTS = (*PATHS, "vdm", *RECIPES)
+VARIANTS = (*PATHS, *RECIPES)

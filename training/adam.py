@@ -1,4 +1,4 @@
-"""Adam, in one kernel where torch has it, and the groups of weights that an optimiser has."""
+"""Adam, in one kernel where torch has it."""
 
 from typing import Any
 
@@ -22,15 +22,6 @@ def adam(
     Weight decay is apart from the gradient (AdamW, Loshchilov and Hutter 2019). A learned path has none,
     and biases have none where `decay_biases` is false (Kingma et al. 2021). Each part of a `Model` is a group.
     """
-    weights = list(module.parameters())
-    fused = all(w.device.type in ("cpu", "cuda") and w.is_floating_point() for w in weights)
-    kind = InMemoryOrder if all(w.device.type == "cpu" for w in weights) else torch.optim.AdamW
-    groups = groups_of(module, weight_decay, decay_biases)
-    return kind(groups, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-
-
-def groups_of(module: nn.Module, weight_decay: float, decay_biases: bool) -> list[dict[str, Any]]:
-    """The weights of each part of a `Model`, or of another module, with decay and without; see `adam`."""
     parts = list(module.children()) if isinstance(module, Model) else [module]
     groups: list[dict[str, Any]] = []
     for part in parts:
@@ -40,7 +31,10 @@ def groups_of(module: nn.Module, weight_decay: float, decay_biases: bool) -> lis
             (decayed if decays and not isinstance(part, SDE) else kept).append(weight)
         groups += [{"params": decayed}] if decayed else []
         groups += [{"params": kept, "weight_decay": 0.0}] if kept else []
-    return groups
+    weights = list(module.parameters())
+    fused = all(w.device.type in ("cpu", "cuda") and w.is_floating_point() for w in weights)
+    kind = InMemoryOrder if all(w.device.type == "cpu" for w in weights) else torch.optim.AdamW
+    return kind(groups, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
 
 
 class InMemoryOrder(torch.optim.AdamW):

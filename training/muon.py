@@ -8,37 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.sde_lib import SDE
-from scorefield.training.adam import InMemoryOrder, groups_of
+from scorefield.training.adam import InMemoryOrder
 from scorefield.training.distributed.shards import full, is_part
 
-SMALLEST = 16  # rows and columns of a matrix; fewer has the first or the last layer of a network of images
+SMALLEST = 16  # rows and columns of a matrix; layers with fewer take Adam
 ITERATIONS = 5
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # a x + b x^3 + c x^5, steep at 0 (Jordan et al. 2024)
 RMS = 0.2  # of an entry of Adam's steps, over the learning rate (Liu et al. 2025, Section 2.2)
 
 
-def muon(
-    module: nn.Module,
-    learning_rate: float = 2e-4,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    decay_biases: bool = True,
-    momentum: float = 0.9,
-) -> "Muon":
-    """`Muon` for the matrices of a module, and Adam for its other weights; the other arguments are those of `adam`.
+def muon(module: nn.Module, adam: torch.optim.Optimizer, momentum: float = 0.9) -> "Muon":
+    """`Muon` for the matrices of a module, with the rates and decays of its `adam`, which the other weights keep.
 
     Matrices are the weights of linear layers and convolutions with 16 rows and 16 columns at least. A learned path and
     embeddings have none.
     """
     chosen = _matrices(module)
     groups: list[dict[str, Any]] = []
-    for group in groups_of(module, weight_decay, decay_biases):
+    for group in adam.param_groups:
         for matrices in (False, True):
             weights = [weight for weight in group["params"] if (id(weight) in chosen) == matrices]
             groups += [{**group, "params": weights, "matrices": matrices, "momentum": momentum}] if weights else []
-    fused = all(w.device.type == "cpu" and w.is_floating_point() for w in module.parameters())
-    return Muon(groups, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+    # On CUDA the fused kernel leaves out a refused step by itself, which matrices cannot.
+    fused = bool(adam.defaults["fused"]) and all(weight.device.type == "cpu" for weight in module.parameters())
+    return Muon([{**group, "fused": fused} for group in groups], lr=adam.defaults["lr"], fused=fused)
 
 
 class Muon(InMemoryOrder):
@@ -114,7 +107,7 @@ def _matrices(module: nn.Module) -> set[int]:
     """The ids of the weights that are matrices."""
     chosen = set()
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and part.weight.requires_grad:
+        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             weight = part.weight
             if min(len(weight), weight[0].numel()) >= SMALLEST:
                 chosen.add(id(weight))

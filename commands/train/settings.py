@@ -7,8 +7,6 @@ import ml_collections
 from scorefield.commands.training.settings import SNAPSHOTS, Rule, check, one_of, rules_of
 from scorefield.training.objectives.dsm import NORMS
 
-OPTIMIZERS = ("adam", "muon")
-
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError, with the setting, what is expected and its value, if one is out of range."""
@@ -24,7 +22,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "one or more, all different",
         ),
         ("label_dropout", 0 <= settings.label_dropout < 1, "within [0, 1)"),
-        one_of(settings, "optimizer", OPTIMIZERS),
+        one_of(settings, "optimizer", ("adam", "muon")),
         ("momentum", 0 <= settings.momentum < 1, "within [0, 1)"),
         one_of(settings, "sharding", ("ddp", "fsdp")),
         one_of(settings, "loss", ("dsm", "elbo")),

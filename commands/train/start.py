@@ -132,10 +132,12 @@ def start(
     _try_out(run, model)
     if not ranks.first:  # each process has its own dropout
         torch.manual_seed(int(np.random.SeedSequence([run.config.seed, 2, ranks.rank]).generate_state(1)[0]))
-    of_adam = (
-        settings.learning_rate, tuple(settings.betas), settings.adam_eps, settings.weight_decay, settings.decay_biases,
+    optimizer = adam(
+        model, settings.learning_rate, tuple(settings.betas), settings.adam_eps, settings.weight_decay,
+        settings.decay_biases,
     )  # fmt: skip
-    optimizer = muon(model, *of_adam, settings.momentum) if settings.optimizer == "muon" else adam(model, *of_adam)
+    if settings.optimizer == "muon":
+        optimizer = muon(model, optimizer, settings.momentum)
     begun = training.latest(run.workdir / "checkpoints") is not None
     # Before the averages are made, which start from the weights.
     forked = None if source is None or begun else fork(run, source, model, ema, checkpoint)

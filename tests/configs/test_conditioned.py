@@ -116,7 +116,7 @@ def test_tokens_of_the_context_have_no_order_and_masked_ones_no_influence() -> N
 
 
 def test_guidance_of_a_conditioned_network() -> None:
-    """The line through both, by one call and by two; one number at an end gives that estimate to the bit."""
+    """The line through both, by one call and by two, and to the bit at its ends; raw or prepared."""
     model = denoiser(TEXT)
     net = model.net
     assert isinstance(net, ConditionedNetwork)
@@ -124,19 +124,18 @@ def test_guidance_of_a_conditioned_network() -> None:
     given, without = model(X, *AT, tokens=TOKENS), model(X, *AT)
     assert not torch.equal(given, without)
     assert torch.equal(model(X, *AT, tokens=torch.zeros_like(TOKENS)), without)  # an empty caption
+    # Guided samples are made in a batch of both, and some processors round a row by the size of its batch.
+    x, *at = (torch.cat([each, each]) for each in (X, *AT))
+    weak, strong = model(x, *at, tokens=torch.cat([torch.zeros_like(TOKENS), TOKENS])).chunk(2)
     scale = torch.tensor([0.0, 1.0, 2.5])
     for cond in ({"tokens": TOKENS}, net.conditioner.prepare({"tokens": TOKENS})):
         for number, expected in ((0.0, without), (1.0, given)):
             assert torch.equal(ClassifierFree(model, number, net.conditioning)(X, *AT, **cond), expected)
         two = ClassifierFree(model, 2.5, net.conditioning)
-        line = (without + 2.5 * (given - without)).detach()
-        # x0 = (x - sigma eps) / alpha is a difference of numbers of up to 56: rounding is relative to these.
-        close = 1e-6 * float(line.abs().max())
-        assert_close(two(X, *AT, **cond), line, rtol=0, atol=close)
+        assert_close(two(X, *AT, **cond), weak + 2.5 * (strong - weak), rtol=1e-6, atol=1e-6)
         each = two(X, *AT, guidance=scale, **cond)
-        # Here both estimates are one batch, and some processors round a row by the number of its neighbours.
-        assert_close(each[:2], torch.stack([without[0], given[1]]), rtol=0, atol=close)
-        assert_close(each[2], two(X, *AT, **cond)[2], rtol=0, atol=close)
+        assert torch.equal(each[0], weak[0]) and torch.equal(each[1], strong[1])
+        assert torch.equal(each[2], two(X, *AT, **cond)[2])
 
 
 def test_the_conditioner_is_trained_with_its_network() -> None:

@@ -342,18 +342,38 @@ def test_a_run_has_the_optimiser_of_its_configuration_and_keeps_it(tmp_path: Pat
         train(tmp_path, small(64, adam_eps=1e-3, betas=(0.8, 0.9)), device="cpu")
 
 
+def test_a_run_has_muon_for_its_matrices_and_goes_on(tmp_path: Path) -> None:
+    config = small(32, optimizer="muon", momentum=0.8)
+    config.net.width = 16  # no narrower layer is a matrix to it
+    train(tmp_path, config, device="cpu")
+    saved = torch.load(tmp_path / "checkpoints" / "0000000032" / "state.pt", weights_only=True)
+    groups = saved["optimizer"]["param_groups"]
+    assert {group["matrices"]: group["momentum"] for group in groups} == {False: 0.8, True: 0.8}
+    config.training.images = 64
+    assert train(tmp_path, config, device="cpu")["images_this_time"] == 32
+
+
 def test_a_run_from_before_there_was_a_choice_goes_on(tmp_path: Path) -> None:
     train(tmp_path, small(32), device="cpu")
     file = tmp_path / "config.json"
     saved = json.loads(file.read_text())
-    for key in ("adam_eps", "weight_decay"):
+    for key in ("adam_eps", "weight_decay", "optimizer", "momentum"):
         del saved["config"]["training"][key]
     file.write_text(json.dumps(saved))
     assert train(tmp_path, small(64), device="cpu")["images"] == 64
 
 
-@pytest.mark.parametrize(("key", "value"), [("adam_eps", 0.0), ("adam_eps", float("nan")), ("weight_decay", -0.01)])
-def test_an_optimiser_without_sense_is_refused(key: str, value: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("adam_eps", 0.0),
+        ("adam_eps", float("nan")),
+        ("weight_decay", -0.01),
+        ("optimizer", "sgd"),
+        ("momentum", 1.0),
+    ],
+)
+def test_an_optimiser_without_sense_is_refused(key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"expected training.{key}"):
         train(tmp_path / "run", small(32, **{key: value}), device="cpu")
     assert not (tmp_path / "run").exists()

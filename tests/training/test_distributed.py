@@ -65,7 +65,7 @@ def small_state(dropout: float = 0.0, width: int = 8) -> TrainingState:
 
 def muon_state() -> TrainingState:
     state = small_state(width=16)  # no narrower layer is a matrix to it
-    state.optimizer = muon(state.model, 1e-3)
+    state.optimizer = muon(state.model, adam(state.model, 1e-3))
     assert any(group["matrices"] for group in state.optimizer.param_groups)
     return state
 

@@ -58,7 +58,7 @@ def test_matrices_move_as_by_torchs_muon_and_other_weights_as_by_adam() -> None:
     """Torch iterates in bfloat16, 2^-8 apart: five of its products move a direction by some per cent."""
     ours = layers()
     reference, alone = copy.deepcopy(ours), copy.deepcopy(ours)
-    optimizer = muon(ours, RATE, BETAS, EPS, DECAY, momentum=MU)
+    optimizer = muon(ours, adam(ours, RATE, BETAS, EPS, DECAY), MU)
     others = adam(alone, RATE, BETAS, EPS, DECAY)
     flat = [nn.Parameter(reference[i].weight.detach().flatten(1)) for i in (0, 1)]  # type: ignore[index,operator,union-attr]
     theirs = torch.optim.Muon(flat, RATE, DECAY, MU, adjust_lr_fn="match_rms_adamw")
@@ -86,7 +86,7 @@ def test_a_learned_path_and_the_ends_of_a_network_take_adam() -> None:
     path = LearnedVP("linear", -5.0, 5.0)
     path.add_module("wide", nn.Linear(16, 16))
     model = Model(UNet(1, width=16, multipliers=(1,), blocks=1, attention=()), path)
-    optimizer = muon(model)
+    optimizer = muon(model, adam(model))
     names = {id(weight): name for name, weight in model.named_parameters()}
     ours = {names[id(w)] for group in optimizer.param_groups if group["matrices"] for w in group["params"]}
     assert ours and all(name.endswith("weight") for name in ours)
@@ -98,13 +98,13 @@ def test_a_learned_path_and_the_ends_of_a_network_take_adam() -> None:
 def test_an_optimiser_that_is_loaded_goes_on_to_the_bit() -> None:
     first = layers()
     second = copy.deepcopy(first)
-    one = muon(first, RATE, BETAS, weight_decay=DECAY)
+    one = muon(first, adam(first, RATE, BETAS, weight_decay=DECAY))
     for step in range(2):
         gradients(first, step)
         one.step()
     second.load_state_dict(first.state_dict())
     # As shards are gathered: the settings come with the state.
-    groups = [{"params": list(group["params"])} for group in muon(second).param_groups]
+    groups = [{"params": list(group["params"])} for group in muon(second, adam(second)).param_groups]
     two = Muon(groups, lr=0.0)
     two.load_state_dict(copy.deepcopy(one.state_dict()))
     for module, optimizer in ((first, one), (second, two)):
@@ -120,5 +120,5 @@ def test_the_order_in_memory_changes_nothing_but_rounding() -> None:
     for step in range(2):
         for module in (plain, last):
             gradients(module, step)
-            muon(module, RATE).step()
+            muon(module, adam(module, RATE)).step()
     assert_close(last.weight, plain.weight, rtol=0, atol=1e-7)
