@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.budget import check_budget, within
 from scorefield.commands.generate import generate
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
@@ -39,6 +40,7 @@ def compare(
     *,
     solver: tuple[str, ...] = SOLVERS,
     steps: tuple[int, ...] = STEPS,
+    budget: tuple[int, ...] = (),
     method: tuple[str, ...] = (),
     task: str | None = None,
     noise: float = 0.05,
@@ -69,12 +71,15 @@ def compare(
 ) -> dict[str, Any]:
     """Every solver at every number of steps on one noise: a table, a picture with a row of samples each, and arrays.
 
+    With --budget, once or several times, each solver takes the most steps within so many network evaluations of a
+    sample instead.
+
     The table has the network evaluations of one sample, and the seconds. For deterministic solvers it also has the root
     mean square distance, in the model's values, to the solution of the probability flow. UniPC in 250 steps computes
     that solution. An error of one pair is written in its row, and the other pairs are computed.
 
     The solver `tuned` (see `tune`) takes its own grid, steps and denoising: of the largest budget that is not above the
-    number of steps. It is compared with the flow of the configuration.
+    number of steps, or of evaluations. It is compared with the flow of the configuration.
 
     Guidance, its noise levels and the tiles of a latent run are as in `sample`.
 
@@ -87,6 +92,8 @@ def compare(
     if method or task is not None:
         if solver != SOLVERS:
             raise ValueError("expected no --solver beside --method, got one: each method has its own")
+        if budget:
+            raise ValueError("expected no --budget beside --method, got one: give --steps")
         return compare_methods(
             workdir, method=method, task=task, noise=noise, samples=samples, num=num, source=input, mask=mask,
             data=data, steps=None if steps == STEPS else steps, grid=grid, seed=seed, batch=batch, label=label,
@@ -94,8 +101,9 @@ def compare(
         )  # fmt: skip
     if input or mask or data:
         raise ValueError("expected --input, --mask and --data with --method only, got them for solvers: leave them out")
-    num = 16 if num is None else num
-    at_least(1, num=num, batch=batch, steps=min(steps, default=0))
+    check_budget(budget, steps != STEPS)
+    num, counts = 16 if num is None else num, budget or steps
+    at_least(1, num=num, batch=batch, steps=min(steps, default=0), budget=min(budget, default=None))
     at_least(0, seed=seed)
     for name in solver:
         if not is_tuned(name):
@@ -126,21 +134,24 @@ def compare(
             flows[ends] = made(trained.denoiser, flow_between(run, ends, sampling["denoise"]))
         return flows[ends]
 
-    plain = [count for count in steps if not all(map(is_tuned, solver))]
+    def fitted(chosen: dict[str, Any]) -> dict[str, Any]:
+        return within(run, chosen["steps"] if budget else None, chosen, guiding, conditioning.cond)
+
+    plain = [count for count in counts if not all(map(is_tuned, solver))]
     ends = [*(ends_of(run, {**sampling, "steps": count}) for count in plain), ends_of_path(run)]
     table, arrays = [], {"flow": flow(ends[0])}
     for name in solver:
-        for count in steps:
-            row, x = _row(trained, run, made, flow, {**sampling, "solver": name, "steps": count})
+        for count in counts:
+            row, x = _row(trained, run, made, flow, {**sampling, "solver": name, "steps": count}, fitted)
             table.append(row)
             print(_line(row), flush=True)
             if x is not None:
-                arrays[f"{name} {count}"] = x
+                arrays[f"{name} {row['steps']}"] = x
 
     settings = {
-        "num": num, "solver": list(solver), "steps": list(steps), "grid": build.unparse(sampling["grid"]),
-        "denoise": sampling["denoise"], "seed": seed, **conditioning.described, "guidance": guidance,
-        **trained.described,
+        "num": num, "solver": list(solver), "budget" if budget else "steps": list(counts),
+        "grid": build.unparse(sampling["grid"]), "denoise": sampling["denoise"], "seed": seed,
+        **conditioning.described, "guidance": guidance, **trained.described,
     }  # fmt: skip
     settings |= guiding.described
     path = output_path(output, workdir / "compare.npz", settings)
@@ -151,7 +162,7 @@ def compare(
 
 
 def _row(
-    trained: Trained, run: Run, made: Any, flow: Any, chosen: dict[str, Any]
+    trained: Trained, run: Run, made: Any, flow: Any, chosen: dict[str, Any], fitted: Any
 ) -> tuple[dict[str, Any], Tensor | None]:
     """A row of the table, and its samples, unless there are none."""
     counted, row = CountCalls(trained.denoiser), {"solver": chosen["solver"], "steps": chosen["steps"]}
@@ -159,6 +170,9 @@ def _row(
         if tuned := is_tuned(chosen["solver"]):
             chosen = sampling_of(run, solver=chosen["solver"], steps=chosen["steps"], trained=trained)
             row["setting"] = {key: chosen[key] for key in ("solver", "grid", "steps", "denoise")}
+        else:
+            chosen = fitted(chosen)
+            row["steps"] = chosen["steps"]
         solver: Solver = build.build(build.SOLVERS, chosen["solver"])
         exact = None if solver.stochastic else flow(ends_of_path(run) if tuned else ends_of(run, chosen))
         began = time.perf_counter()

@@ -41,7 +41,7 @@ MODES = {
 # Keywords that a flag cannot have as its name.
 KEYWORDS = {"from": "source", "for": "purpose"}
 TRAINING = ("train", "train_autoencoder")  # resume a run that --workdir alone names
-SEVERAL = ("solver", "steps", "method", "checkpoint")  # may be given several times
+SEVERAL = ("solver", "steps", "budget", "method", "checkpoint")  # may be given several times
 WITHOUT_RUN = ("list", "evaluate", "statistics")  # need no --workdir
 ALWAYS = {"mode": str, "workdir": str, "config": str}
 OPTIONS: dict[str, tuple[type, str]] = {
@@ -56,7 +56,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
         "uniform, log_snr, karras, ... (--mode=list), with settings as in karras:rho=5.0, or optimal (see --mode=grid)",
     ),
     "steps": (int, "number of steps of the grid"),
-    "budget": (int, "network evaluations of a sample, for which a setting is tuned"),
+    "budget": (int, "network evaluations of a sample, at most: in place of --steps, or for which a setting is tuned"),
     "metric": (str, "what is tuned: distance (from the flow), or kid (of features, from those of the data)"),
     "order": (int, "order of the solver for which a grid is measured"),
     "trajectory": (int, "keep the trajectories of the first N samples"),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.budget import check_budget, within
 from scorefield.commands.generate import generate
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
@@ -27,6 +28,7 @@ def sample(
     solver: str | None = None,
     grid: str | None = None,
     steps: int | None = None,
+    budget: int | None = None,
     denoise: bool | None = None,
     seed: int = 0,
     batch: int = 256,
@@ -52,8 +54,9 @@ def sample(
     The file also has the `label` or the `caption` of each sample, where they have any.
 
     Options that are left out have the values of the run's configuration; `--solver=tuned` is the setting that
-    `--mode=tune` found, or that of `tuned:budget=10`. Sample i of a seed does not depend on `num`
-    or `batch`. Under torchrun the ranks share the batches, to the same samples; choose `batch` <= num / ranks.
+    `--mode=tune` found, or that of `tuned:budget=10`. `budget` takes the most steps that need no more network
+    evaluations of a sample, with the last denoising and both halves of guidance. Sample i of a seed does not depend on
+    `num` or `batch`. Under torchrun the ranks share the batches, to the same samples; choose `batch` <= num / ranks.
 
     A latent run decodes its codes in tiles of `tile` codes, if that is not 0.
 
@@ -69,7 +72,8 @@ def sample(
     Raises:
         ValueError: if there is no trained run, or an option does not fit it.
     """
-    at_least(1, num=num, batch=batch, steps=steps, trajectory=trajectory)
+    at_least(1, num=num, batch=batch, steps=steps, budget=budget, trajectory=trajectory)
+    check_budget(budget, steps)
     at_least(0, seed=seed)
     if trajectory is not None and min(trajectory, num) > batch:
         raise ValueError(f"expected --trajectory within one batch, got {trajectory} for --batch={batch}")
@@ -79,12 +83,13 @@ def sample(
     run = trained.run.in_tiles_of(tile)
     if trajectory is not None:
         trained.check_one_level("sample --trajectory")
-    sampling = sampling_of(run, solver=solver, grid=grid, steps=steps, denoise=denoise, trained=trained)
+    sampling = sampling_of(run, solver=solver, grid=grid, steps=steps or budget, denoise=denoise, trained=trained)
     guiding = guidance_of(
         trained, guidance=guidance, interval=guidance_interval, rescale=guidance_rescale, parallel=guidance_parallel,
         norm=guidance_norm, guide=guide, classifier=classifier,
     )  # fmt: skip
     conditioning = guiding.conditioning(num, label, caption)
+    sampling = within(run, budget, sampling, guiding, conditioning.cond)
     settings = described(sampling) | {
         "label": None,
         **conditioning.described,

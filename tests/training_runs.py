@@ -46,9 +46,9 @@ def new_state(run: Run | None = None) -> TrainingState:
     return TrainingState(denoiser, torch.optim.Adam(denoiser.parameters(), lr=1e-3), EMA(denoiser, [0.9, 0.5]))
 
 
-def untrained_run(workdir: Path) -> Path:
+def untrained_run(workdir: Path, config: ml_collections.ConfigDict | None = None) -> Path:
     """A run on disk, with a checkpoint of random weights."""
-    run = new_run(workdir)
+    run = new_run(workdir, config)
     run.save()
     save(workdir / "checkpoints", new_state(run))
     return workdir

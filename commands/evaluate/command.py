@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.budget import check_budget
 from scorefield.commands.evaluate.baseline import check_comparable, compared, read_baseline
 from scorefield.commands.evaluate.copies import copies_of
 from scorefield.commands.evaluate.extract import all_samples, samples_at
@@ -61,6 +62,7 @@ def evaluate(
     num: int = 2048,
     solver: tuple[str, ...] = (),
     steps: tuple[int, ...] = (),
+    budget: tuple[int, ...] = (),
     grid: str | None = None,
     denoise: bool | None = None,
     checkpoint: tuple[str, ...] = (),
@@ -85,9 +87,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of a run's samples, or of those in --input, against a data set or statistics.
 
-    A run is evaluated with every --solver at every number of --steps, for every --checkpoint (several, or "all"), and
-    with --raw for both weights: a row for each. --input is a folder or an archive of images, an .npy or an .npz, and
-    needs no run. The samples are what a user would save: rounded to the levels of the data.
+    A run is evaluated with every --solver at every number of --steps, or with the most steps within every --budget of
+    network evaluations, for every --checkpoint (several, or "all"), and with --raw for both weights: a row for each.
+    --input is a folder or an archive of images, an .npy or an .npz, and needs no run. The samples are what a user would
+    save: rounded to the levels of the data.
 
     The reference is `reference_images` images (`num` of them by default) of the --split of the run's data or --data,
     or the statistics of --reference. Beside each number stand its standard error and the floor: the same metric of
@@ -104,7 +107,8 @@ def evaluate(
     Raises:
         ValueError: if there is no trained run or no samples, or an option does not fit them.
     """
-    at_least(1, batch=batch, steps=min(steps, default=None))
+    at_least(1, batch=batch, steps=min(steps, default=None), budget=min(budget, default=None))
+    check_budget(budget, steps)
     at_least(2, num=num, reference_images=reference_images)
     at_least(0, seed=seed)
     ranks = Ranks.of_environment()
@@ -120,7 +124,7 @@ def evaluate(
     for name in solver:
         if not is_tuned(name):
             build.build(build.SOLVERS, name)  # a mistake is found before any work
-    choice = Choice(solver, steps, grid, denoise, checkpoint, ema, raw, label, caption, guiding, tile)
+    choice = Choice(solver, steps, budget, grid, denoise, checkpoint, ema, raw, label, caption, guiding, tile)
     if input is not None and choice != Choice(ema=ema, guidance=guiding | {"guidance": 1.0}):
         raise ValueError("expected the samples of --input as they are, got options of sampling: leave them out")
     every = open_all(workdir, choice, device) if (workdir / "config.json").is_file() or input is None else []

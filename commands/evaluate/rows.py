@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scorefield.commands.budget import within
 from scorefield.commands.evaluate.subjects import Drawn
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.sampling import is_tuned, sampling_of
@@ -20,6 +21,7 @@ class Choice:
     Args:
         solver: solvers; () for the configuration's.
         steps: numbers of steps; () for the configuration's.
+        budget: network evaluations of a sample, in place of steps.
         grid: of all solvers.
         denoise: of all solvers.
         checkpoint: names; () for the newest, "all" for all.
@@ -33,6 +35,7 @@ class Choice:
 
     solver: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
+    budget: tuple[int, ...] = ()
     grid: str | None = None
     denoise: bool | None = None
     checkpoint: tuple[str, ...] = ()
@@ -81,10 +84,15 @@ def rows_of(every: Sequence[Trained], choice: Choice, *, num: int, batch: int, s
         guided = {"guidance": choice.guidance.get("guidance", 1.0), **conditioning.described, **guiding.described}
         guided |= {"tile": choice.tile} if choice.tile else {}
         for solver in choice.solver or (None,):
-            # A tuned setting has steps of its own.
-            for steps in (None,) if is_tuned(solver) else choice.steps or (None,):
+            counts = () if is_tuned(solver) else choice.steps  # a tuned setting has steps of its own
+            known: list[dict[str, Any]] = []
+            for count in choice.budget or counts or (None,):
                 sampling = sampling_of(
-                    run, solver=solver, grid=choice.grid, steps=steps, denoise=choice.denoise, trained=trained
+                    run, solver=solver, grid=choice.grid, steps=count, denoise=choice.denoise, trained=trained
                 )
+                sampling = within(run, count if choice.budget else None, sampling, guiding, conditioning.cond)
+                if sampling in known:  # two budgets pay for the same steps
+                    continue
+                known.append(sampling)
                 rows.append(Drawn(trained, sampling, num, batch, seed, folder, conditioning.cond, guiding, guided))
     return rows

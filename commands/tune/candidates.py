@@ -1,18 +1,12 @@
-"""The settings of sampling among which `tune` searches, and how many steps of each a budget pays for."""
+"""The settings of sampling among which `tune` searches."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from scorefield.commands.generate import Guide, batch_sampler
 from scorefield.commands.run import Run
 from scorefield.configs import build
 from scorefield.configs.specs import Table, find, modern, settings_of, unparse
-from scorefield.models import CountCalls
-from scorefield.sde_lib.denoiser import Cond
 from scorefield.solvers import Solver
 
 # Of the probability flow. dpm:order=1 and deis:order=1 are ddim, and the variants of unipc differ in order 2.
@@ -57,40 +51,6 @@ GRIDS = (
 )
 PACKAGE = {"solver": "adams:variable=soft_clipped", "grid": "soft_clipped", "denoise": True}
 
-Fitting = Callable[[dict[str, Any]], dict[str, Any] | None]
-
-
-def fitting(run: Run, budget: int, guide: Guide, cond: Cond) -> Fitting:
-    """A function that adds to a setting the most steps within the budget; None where one step is too much.
-
-    Network evaluations are counted, with a denoiser of zeros for one sample. Guidance that needs two counts twice.
-
-    Args:
-        run: the run.
-        budget: network evaluations of a sample.
-        guide: see `generate`.
-        cond: conditioning with a row for each sample.
-    """
-    row = {key: value[:1] for key, value in cond.items()}
-
-    def fitted(sampling: dict[str, Any]) -> dict[str, Any] | None:
-        def evaluations(steps: int) -> int:
-            counted = CountCalls(_zeros)
-            chosen = {**sampling, "steps": steps}
-            with torch.no_grad():
-                batch_sampler(run, counted, sampling=chosen, seed=0, cond=row, guide=guide)(0, 1, None)
-            return counted.samples
-
-        most = budget + 1  # of grids that count times, one more than their steps
-        steps = max(1, most * budget // max(evaluations(most), 1))
-        while steps > 1 and evaluations(steps) > budget:
-            steps -= 1
-        while steps < most and evaluations(steps + 1) <= budget:
-            steps += 1
-        return {**sampling, "steps": steps} if evaluations(steps) <= budget else None
-
-    return fitted
-
 
 def solvers(stochastic: bool) -> Iterator[dict[str, Any]]:
     """Solvers on the first grid, with and without a last denoising; `stochastic` adds those without a flow."""
@@ -121,7 +81,3 @@ def _written(table: Table, spec: str | Mapping[str, Any]) -> str:
     settings = modern(table, spec)
     usual = {key: parameter.default for key, parameter in settings_of(find(table, settings["name"])).items()}
     return unparse({key: value for key, value in settings.items() if key == "name" or usual.get(key) != value})
-
-
-def _zeros(x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
-    return torch.zeros_like(x)

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.commands.arguments import at_least
+from scorefield.commands.budget import Fitting, fitting
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import write_json
 from scorefield.commands.progress_bar import progress_bar, say
 from scorefield.commands.run import Run
 from scorefield.commands.sampling import TUNED, ends_of_path, flow_between, read_tuned
 from scorefield.commands.trained import open_trained
-from scorefield.commands.tune.candidates import Fitting, defaults, fitting, grids, solvers
+from scorefield.commands.tune.candidates import defaults, grids, solvers
 from scorefield.commands.tune.grid import DIRECTIONS, ROUNDS
 from scorefield.commands.tune.measures import Distance, Measure, kid_of
 from scorefield.commands.tune.search import KEPT, LAST, MOVED, Draws, Entry, Halving, named

@@ -14,12 +14,13 @@ from training_runs import configuration, new_run, untrained_run
 
 from scorefield.commands import compare as compare_command
 from scorefield.commands import sample as sample_command
+from scorefield.commands.budget import fitting
 from scorefield.commands.guidance import Guidance
 from scorefield.commands.trained import Trained, open_trained
 from scorefield.commands.tune import candidates as tune_candidates
 from scorefield.commands.tune import command as tune_command
 from scorefield.commands.tune import measures as tune_measures
-from scorefield.commands.tune.candidates import FLOW, STOCHASTIC, fitting
+from scorefield.commands.tune.candidates import FLOW, STOCHASTIC
 from scorefield.commands.tune.grid import moved
 from scorefield.commands.tune.search import Halving
 from scorefield.configs import build
@@ -144,6 +145,7 @@ def test_sampling_with_the_tuned_setting_is_sampling_with_it_spelled_out(
     for name, options, budget in (
         ("named", {"solver": "tuned:budget=3"}, 3),
         ("below", {"solver": "tuned", "steps": 4}, 3),
+        ("within", {"solver": "tuned", "budget": 4}, 3),
     ):
         x, report = drawn(name, **options)
         setting = settings_in(workdir, budget)

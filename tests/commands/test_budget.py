@@ -1,0 +1,82 @@
+"""--budget: each solver in as many steps as the network evaluations of a sample pay for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_files import refused
+from training_runs import configuration, untrained_run
+
+from scorefield.commands.compare import compare
+from scorefield.commands.evaluate.command import evaluate
+from scorefield.commands.sample import sample
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = configuration()
+    config.training.labels = True
+    return untrained_run(tmp_path_factory.mktemp("runs") / "digits", config)
+
+
+def drawn(run: Path, output: Path, **options: Any) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+    sample(run, num=3, output=str(output), **options)
+    with np.load(output) as file:
+        return file["x"], json.loads(output.with_suffix(".json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("solver", "guidance", "steps", "nfe"),
+    [
+        ("ddim", 1.0, 8, 9),  # one evaluation a step, and the last denoising
+        ("heun:variable=log_snr", 1.0, 4, 9),  # two a step
+        ("ddim", 2.0, 3, 8),  # twice as many with guidance
+    ],
+)
+def test_samples_are_those_of_the_most_steps_that_the_budget_pays_for(
+    run: Path, solver: str, guidance: float, steps: int, nfe: int, tmp_path: Path
+) -> None:
+    x, report = drawn(run, tmp_path / "a.npz", solver=solver, guidance=guidance, budget=9)
+    assert (report["steps"], report["nfe"]) == (steps, nfe)
+    same, _ = drawn(run, tmp_path / "b.npz", solver=solver, guidance=guidance, steps=steps)
+    assert np.array_equal(x, same)
+
+
+def test_compare_has_each_solver_within_each_budget(run: Path, tmp_path: Path) -> None:
+    compare(run, solver=("ddim", "heun:variable=log_snr"), budget=(2, 9), num=3, output=str(tmp_path / "c.npz"))
+    report = json.loads((tmp_path / "c.json").read_text())
+    assert report["budget"] == [2, 9]
+    assert [row["steps"] for row in report["table"]] == [1, 8, 2, 4]
+    assert [row.get("nfe") for row in report["table"]] == [2, 9, None, 9]
+    assert "one step of heun" in report["table"][2]["failed"]
+    with np.load(tmp_path / "c.npz") as file:
+        assert set(file.files) == {"flow", "ddim 1", "ddim 8", "heun:variable=log_snr 4"}
+
+
+def test_evaluate_has_a_row_for_each_number_of_steps_once(run: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "features": "pixels",
+        "num": 8,
+        "metrics": ("kid",),
+        "solver": ("heun:variable=log_snr",),
+    }
+    evaluate(run, budget=(3, 8, 9), output=str(tmp_path / "e.json"), **options)
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert [(row["steps"], row["nfe"]) for row in report["rows"]] == [(1, 3), (3, 7), (4, 9)]
+    assert report["asked"]["budget"] == [3, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"budget": 9, "steps": 4}, "--steps or --budget"),
+        ({"budget": 0}, "--budget of at least 1"),
+        ({"budget": 1}, "--nodenoise"),
+        ({"budget": 9, "solver": "adaptive"}, "tolerances decide"),
+        ({"budget": 9, "solver": "tuned"}, "--mode=tune --budget=9"),
+    ],
+)
+def test_a_budget_that_does_not_fit_is_refused_in_a_line(run: Path, options: dict[str, Any], said: str) -> None:
+    refused(said, sample, run, num=1, **options)
