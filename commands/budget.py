@@ -19,7 +19,7 @@ Fitting = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 def fitting(run: Run, budget: int, guide: Guide, cond: Cond) -> Fitting:
     """A function that adds to a setting the most steps within the budget; None where one step is too much.
 
-    Network evaluations are counted, with a denoiser of zeros for one sample. Guidance that needs two counts twice.
+    Network evaluations are counted (`evaluations_of`). Guidance that needs two counts twice.
 
     Args:
         run: the run.
@@ -27,15 +27,10 @@ def fitting(run: Run, budget: int, guide: Guide, cond: Cond) -> Fitting:
         guide: see `generate`.
         cond: conditioning with a row for each sample.
     """
-    row = {key: value[:1] for key, value in cond.items()}
 
     def fitted(sampling: Mapping[str, Any]) -> dict[str, Any] | None:
         def evaluations(steps: int) -> int:
-            counted = CountCalls(_zeros)
-            chosen = {**sampling, "steps": steps}
-            with torch.no_grad():
-                batch_sampler(run, counted, sampling=chosen, seed=0, cond=row, guide=guide)(0, 1, None)
-            return counted.samples
+            return evaluations_of(run, {**sampling, "steps": steps}, guide, cond)
 
         most = budget + 1  # of grids that count times, one more than their steps
         steps = max(1, most * budget // max(evaluations(most), 1))
@@ -46,6 +41,14 @@ def fitting(run: Run, budget: int, guide: Guide, cond: Cond) -> Fitting:
         return {**sampling, "steps": steps} if evaluations(steps) <= budget else None
 
     return fitted
+
+
+def evaluations_of(run: Run, sampling: Mapping[str, Any], guide: Guide, cond: Cond) -> int:
+    """The network evaluations of a sample, counted with a denoiser of zeros; arguments as of `within`."""
+    counted, row = CountCalls(_zeros), {key: value[:1] for key, value in cond.items()}
+    with torch.no_grad():
+        batch_sampler(run, counted, sampling=sampling, seed=0, cond=row, guide=guide)(0, 1, None)
+    return counted.samples
 
 
 def within(run: Run, budget: int | None, sampling: Mapping[str, Any], guide: Guide, cond: Cond) -> dict[str, Any]:
@@ -69,8 +72,9 @@ def within(run: Run, budget: int | None, sampling: Mapping[str, Any], guide: Gui
         raise ValueError(f"expected no --budget for {name}, whose tolerances decide its evaluations, got {budget}")
     fitted = fitting(run, budget, guide, cond)(sampling)
     if fitted is None:
-        last = ", or --nodenoise" if sampling["denoise"] else ""
-        raise ValueError(f"expected --budget for one step of {name} or more, got {budget}: take a larger one{last}")
+        least = evaluations_of(run, {**sampling, "steps": 1}, guide, cond)
+        last = " with the last denoising, which --nodenoise leaves out" if sampling["denoise"] else ""
+        raise ValueError(f"expected --budget of at least {least} for one step of {name}{last}, got {budget}")
     return fitted
 
 

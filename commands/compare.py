@@ -1,7 +1,8 @@
 """Compare solvers and numbers of steps, starting from the same noise."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def compare(
     if input or mask or data:
         raise ValueError("expected --input, --mask and --data with --method only, got them for solvers: leave them out")
     check_budget(budget, steps != STEPS)
-    num, counts = 16 if num is None else num, budget or steps
+    limit, counts = ("budget", budget) if budget else ("steps", steps)
+    num = 16 if num is None else num
     at_least(1, num=num, batch=batch, steps=min(steps, default=0), budget=min(budget, default=None))
     at_least(0, seed=seed)
     for name in solver:
@@ -134,22 +136,26 @@ def compare(
             flows[ends] = made(trained.denoiser, flow_between(run, ends, sampling["denoise"]))
         return flows[ends]
 
-    def fitted(chosen: dict[str, Any]) -> dict[str, Any]:
-        return within(run, chosen["steps"] if budget else None, chosen, guiding, conditioning.cond)
+    def setting(name: str, count: int) -> dict[str, Any]:
+        if is_tuned(name):
+            steps, within_budget = (None, count) if budget else (count, None)
+            return sampling_of(run, solver=name, steps=steps, budget=within_budget, trained=trained)
+        chosen = {**sampling, "solver": name, "steps": count}
+        return within(run, count if budget else None, chosen, guiding, conditioning.cond)
 
     plain = [count for count in counts if not all(map(is_tuned, solver))]
     ends = [*(ends_of(run, {**sampling, "steps": count}) for count in plain), ends_of_path(run)]
     table, arrays = [], {"flow": flow(ends[0])}
     for name in solver:
         for count in counts:
-            row, x = _row(trained, run, made, flow, {**sampling, "solver": name, "steps": count}, fitted)
+            row, x = _row(trained, {"solver": name, limit: count}, partial(setting, name, count), made, flow)
             table.append(row)
             print(_line(row), flush=True)
             if x is not None:
                 arrays[f"{name} {row['steps']}"] = x
 
     settings = {
-        "num": num, "solver": list(solver), "budget" if budget else "steps": list(counts),
+        "num": num, "solver": list(solver), limit: list(counts),
         "grid": build.unparse(sampling["grid"]), "denoise": sampling["denoise"], "seed": seed,
         **conditioning.described, "guidance": guidance, **trained.described,
     }  # fmt: skip
@@ -162,17 +168,15 @@ def compare(
 
 
 def _row(
-    trained: Trained, run: Run, made: Any, flow: Any, chosen: dict[str, Any], fitted: Any
+    trained: Trained, row: dict[str, Any], setting: Callable[[], dict[str, Any]], made: Any, flow: Any
 ) -> tuple[dict[str, Any], Tensor | None]:
     """A row of the table, and its samples, unless there are none."""
-    counted, row = CountCalls(trained.denoiser), {"solver": chosen["solver"], "steps": chosen["steps"]}
+    counted, run = CountCalls(trained.denoiser), trained.run
     try:
-        if tuned := is_tuned(chosen["solver"]):
-            chosen = sampling_of(run, solver=chosen["solver"], steps=chosen["steps"], trained=trained)
+        chosen = setting()
+        row["steps"] = chosen["steps"]
+        if tuned := "tuned" in chosen:
             row["setting"] = {key: chosen[key] for key in ("solver", "grid", "steps", "denoise")}
-        else:
-            chosen = fitted(chosen)
-            row["steps"] = chosen["steps"]
         solver: Solver = build.build(build.SOLVERS, chosen["solver"])
         exact = None if solver.stochastic else flow(ends_of_path(run) if tuned else ends_of(run, chosen))
         began = time.perf_counter()
@@ -186,7 +190,7 @@ def _row(
 
 
 def _line(row: dict[str, Any]) -> str:
-    start = f"{row['solver']:28} {row['steps']:4} steps "
+    start = f"{row['solver']:28} {row['steps']:4} steps " if "steps" in row else f"{row['solver']:28}"
     if "failed" in row:
         return f"{start} {row['failed']}"
     end = f"{row['distance']:.5f} from the flow" if "distance" in row else "stochastic"

@@ -83,7 +83,7 @@ def sample(
     run = trained.run.in_tiles_of(tile)
     if trajectory is not None:
         trained.check_one_level("sample --trajectory")
-    sampling = sampling_of(run, solver=solver, grid=grid, steps=steps or budget, denoise=denoise, trained=trained)
+    sampling = sampling_of(run, solver=solver, grid=grid, steps=steps, budget=budget, denoise=denoise, trained=trained)
     guiding = guidance_of(
         trained, guidance=guidance, interval=guidance_interval, rescale=guidance_rescale, parallel=guidance_parallel,
         norm=guidance_norm, guide=guide, classifier=classifier,

@@ -23,6 +23,7 @@ def sampling_of(
     solver: str | None = None,
     grid: str | None = None,
     steps: int | None = None,
+    budget: int | None = None,
     denoise: bool | None = None,
     trained: Trained | None = None,
 ) -> dict[str, Any]:
@@ -30,13 +31,14 @@ def sampling_of(
 
     The solver `tuned` is the setting of `--mode=tune`, with its own grid, steps and denoising. It has one more
     item `tuned`, for reports. Of several budgets it is that of `tuned:budget=10`, or else the largest, and not above
-    `steps` where these are given.
+    `budget` or `steps` where these are given. Other solvers get their steps of a budget by `budget.within`.
 
     Args:
         run: the run.
         solver: in place of the configuration's, as the next three.
         grid: its times.
         steps: of the grid, or the largest budget.
+        budget: network evaluations of a sample, which a tuned setting may not exceed.
         denoise: whether to end with an estimate of x0.
         trained: the weights that sample; a line on stderr says if the setting was tuned for others.
 
@@ -45,7 +47,7 @@ def sampling_of(
     """
     if is_tuned(solver):
         check_alone(grid, denoise)
-        return _tuned(run, str(solver), steps, trained)
+        return _tuned(run, str(solver), steps, budget, trained)
     given = {"solver": solver, "grid": grid, "steps": steps, "denoise": denoise}
     return {**run.config.sampling, **{key: value for key, value in given.items() if value is not None}}
 
@@ -108,24 +110,26 @@ def flow_between(run: Run, ends: tuple[float, float], denoise: bool, steps: int 
     }  # fmt: skip
 
 
-def _tuned(run: Run, solver: str, steps: int | None, trained: Trained | None) -> dict[str, Any]:
+def _tuned(run: Run, solver: str, steps: int | None, budget: int | None, trained: Trained | None) -> dict[str, Any]:
     options = {key: value for key, value in build.parse(solver).items() if key != "name"}
     if set(options) - {"budget"} or not isinstance(options.get("budget", 1), int):
         raise ValueError(f"expected --solver=tuned or tuned:budget=10, got {solver!r}: a whole number of evaluations")
-    budgets, most = read_tuned(run.workdir), options.get("budget", steps)
+    budgets, most = read_tuned(run.workdir), options.get("budget", steps if budget is None else budget)
+    if budget is not None and options.get("budget", 0) > budget:
+        raise ValueError(f"expected a tuned setting within --budget={budget}, got {solver}: leave one out")
     remedy = f"--mode=tune --budget={most or 10} --workdir={run.workdir}"
     if not budgets:
         raise ValueError(f"expected a tuned setting in {run.workdir / TUNED}, found none: make it with {remedy}")
     fits = [each for each in budgets if most is None or (each == most if "budget" in options else each <= most)]
     if not fits:
         known = ", ".join(map(str, sorted(budgets)))
-        asks = f"of {most}" if "budget" in options else f"of at most --steps={most}"
+        asks = f"of {most}" if "budget" in options else f"of at most --{'steps' if budget is None else 'budget'}={most}"
         raise ValueError(f"expected a budget {asks} evaluations in {run.workdir / TUNED}, found {known}: {remedy}")
-    budget = max(fits)
-    setting = budgets[budget]
+    best = max(fits)
+    setting = budgets[best]
     if trained is not None and trained.described["checkpoint_sha256"] != setting["checkpoint_sha256"]:
         on_stderr(f"warning: {run.workdir / TUNED} was tuned for other weights: tune again with {remedy}")
     return {
         **{key: setting[key] for key in ("solver", "grid", "steps", "denoise")},
-        "tuned": {"budget": budget, "checkpoint_sha256": setting["checkpoint_sha256"]},
+        "tuned": {"budget": best, "checkpoint_sha256": setting["checkpoint_sha256"]},
     }

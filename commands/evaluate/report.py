@@ -149,7 +149,8 @@ def lines_of(
     best: Mapping[str, Any], floor: Numbers, report: Mapping[str, Any], compared: Sequence[str]
 ) -> dict[str, Any]:
     """What is printed at the end: the numbers of the best row beside the floor, its recipe, and comparisons."""
-    lines: dict[str, Any] = {}
+    several = len(report["rows"]) > 1
+    lines: dict[str, Any] = {f"best {next(iter(best['numbers']))}": best["name"]} if several else {}
     at_floor_size = best.get("numbers_at_floor_size", {})
     for name, number in best["numbers"].items():
         if name not in floor:
@@ -161,13 +162,11 @@ def lines_of(
     for split, number in best.get("bits_per_dim", {}).items():
         lines[f"{number['unit']} of {number['n']} {split} images, {number['estimator']}"] = text_of(number)
     lines |= report.get("copies", {}).get("lines", {})
-    if len(report["rows"]) > 1:
-        lines[f"best {next(iter(best['numbers']))}"] = best["name"]
-        if len(report["pareto"]) > 1:
-            lines["none is both cheaper and better"] = "; ".join(report["pareto"])
+    if several and len(report["pareto"]) > 1:
+        lines["no row is both cheaper and better than"] = "; ".join(report["pareto"])
     for row in report["rows"]:
         if "kid_above_best" in row:
             apart = row["kid_above_best"]
-            lines[f"kid of {row['name']} above {apart['best']}"] = text_of(apart)
+            lines[f"kid of {row['name']} less that of {apart['best']}"] = text_of(apart)
     lines["recipe"] = best["recipe"]
     return lines | {f"compared, {i + 1}": line for i, line in enumerate(compared)}

@@ -8,8 +8,10 @@ from typing import Any
 from scorefield.commands.budget import within
 from scorefield.commands.evaluate.subjects import Drawn
 from scorefield.commands.guidance import guidance_of
+from scorefield.commands.on_stderr import on_stderr
 from scorefield.commands.sampling import is_tuned, sampling_of
 from scorefield.commands.trained import Trained, open_trained
+from scorefield.configs import build
 
 ALL = "all"
 
@@ -87,11 +89,15 @@ def rows_of(every: Sequence[Trained], choice: Choice, *, num: int, batch: int, s
             counts = () if is_tuned(solver) else choice.steps  # a tuned setting has steps of its own
             known: list[dict[str, Any]] = []
             for count in choice.budget or counts or (None,):
+                steps, budget = (None, count) if choice.budget else (count, None)
                 sampling = sampling_of(
-                    run, solver=solver, grid=choice.grid, steps=count, denoise=choice.denoise, trained=trained
-                )
-                sampling = within(run, count if choice.budget else None, sampling, guiding, conditioning.cond)
-                if sampling in known:  # two budgets pay for the same steps
+                    run, solver=solver, grid=choice.grid, steps=steps, budget=budget, denoise=choice.denoise,
+                    trained=trained,
+                )  # fmt: skip
+                sampling = within(run, budget, sampling, guiding, conditioning.cond)
+                if sampling in known:
+                    name = build.unparse(solver or sampling["solver"])
+                    on_stderr(f"{name} within --budget={count} has the steps of a smaller one: one row")
                     continue
                 known.append(sampling)
                 rows.append(Drawn(trained, sampling, num, batch, seed, folder, conditioning.cond, guiding, guided))

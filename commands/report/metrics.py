@@ -194,7 +194,7 @@ def _copies(report: Report) -> list[Block]:
         f"Search for copies, {report.path.name}: {counts}. Distances are of the values themselves, as they are stored."
     )
     test = said(
-        "Samples are nearer to training data than held-out data are by chance with p = ", number(copies.get("p")),
-        " (z = ", number(copies.get("z"), digits=3), ").",
+        "Test of whether samples are nearer to training data than held-out data are: p = ", number(copies.get("p")),
+        " (small if they are), z = ", number(copies.get("z"), digits=3), " (below 0 if they are).",
     )  # fmt: skip
     return [Table(("", "samples", "held-out data"), rows, caption), test]

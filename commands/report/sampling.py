@@ -44,8 +44,13 @@ def samples_section(found: Found) -> Section:
 def solvers_section(found: Found) -> Section:
     """Tables of solvers by steps, with the distance from the flow against the evaluations."""
     blocks: list[Block] = []
-    for report in found.of_mode("compare", "table", "solver")[:2]:
+    reports = sorted(
+        found.of_mode("compare", "table", "solver"), key=lambda report: (bool(report.mark), -_finished(report))
+    )
+    for report in reports[:2]:
         blocks += _compared(report)
+    if others := [report.path.name for report in reports[2:]]:
+        blocks.append(said(f"Comparisons with fewer rows are left out: {', '.join(others)}.", quiet=True))
     if not blocks and not found.run.sde.needs_code:
         command = command_line("compare", found.workdir)
         blocks.append(Missing("Solvers have not been compared yet.", command))
@@ -56,6 +61,11 @@ def pareto(rows: list[dict[str, Any]], cost: str = "nfe", error: str = "distance
     """The rows that no other row beats in both numbers, by rising cost."""
     kept = [i for i, row in enumerate(rows) if is_number(row.get(cost)) and is_number(row.get(error))]
     return [kept[i] for i in pareto_front([rows[i][cost] for i in kept], [rows[i][error] for i in kept])]
+
+
+def _finished(report: Report) -> int:
+    """Rows that did not fail."""
+    return sum(isinstance(row, dict) and "nfe" in row for row in report.content["table"])
 
 
 def _compared(report: Report) -> list[Block]:

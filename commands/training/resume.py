@@ -75,7 +75,7 @@ def refuse_another(run: Run, complete: ml_collections.ConfigDict) -> None:
             shown += " (the fingerprint is of the data itself: its files have changed)"
         raise ValueError(
             f"{run.workdir} holds a run of another configuration: {shown}: choose another --workdir, or leave "
-            "--config out to resume it"
+            "--config and its settings out to resume it"
         )
 
 

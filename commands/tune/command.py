@@ -130,7 +130,8 @@ def _fitted(settings: Iterable[dict[str, Any]], fitted: Fitting, search: Halving
             search.drop(sampling, str(error))
             continue
         if chosen is None:
-            search.drop(sampling, "one step is more than the budget")
+            last = " and the last denoising" if sampling["denoise"] else ""
+            search.drop(sampling, f"one step{last}: more than the budget")
         else:
             within.append(chosen)
     return within

@@ -48,24 +48,28 @@ def test_compare_has_each_solver_within_each_budget(run: Path, tmp_path: Path) -
     compare(run, solver=("ddim", "heun:variable=log_snr"), budget=(2, 9), num=3, output=str(tmp_path / "c.npz"))
     report = json.loads((tmp_path / "c.json").read_text())
     assert report["budget"] == [2, 9]
-    assert [row["steps"] for row in report["table"]] == [1, 8, 2, 4]
+    assert [row.get("steps") for row in report["table"]] == [1, 8, None, 4]
+    assert [row["budget"] for row in report["table"]] == [2, 9, 2, 9]
     assert [row.get("nfe") for row in report["table"]] == [2, 9, None, 9]
-    assert "one step of heun" in report["table"][2]["failed"]
+    assert "at least 3 for one step of heun" in report["table"][2]["failed"]
     with np.load(tmp_path / "c.npz") as file:
         assert set(file.files) == {"flow", "ddim 1", "ddim 8", "heun:variable=log_snr 4"}
 
 
-def test_evaluate_has_a_row_for_each_number_of_steps_once(run: Path, tmp_path: Path) -> None:
+def test_evaluate_has_a_row_for_each_number_of_steps_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options: dict[str, Any] = {
         "features": "pixels",
         "num": 8,
         "metrics": ("kid",),
         "solver": ("heun:variable=log_snr",),
     }
-    evaluate(run, budget=(3, 8, 9), output=str(tmp_path / "e.json"), **options)
+    evaluate(run, budget=(3, 7, 8, 9), output=str(tmp_path / "e.json"), **options)
     report = json.loads((tmp_path / "e.json").read_text())
     assert [(row["steps"], row["nfe"]) for row in report["rows"]] == [(1, 3), (3, 7), (4, 9)]
-    assert report["asked"]["budget"] == [3, 8, 9]
+    assert report["asked"]["budget"] == [3, 7, 8, 9]
+    assert "within --budget=8 has the steps of a smaller one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,7 @@ def test_evaluate_has_a_row_for_each_number_of_steps_once(run: Path, tmp_path: P
         ({"budget": 1}, "--nodenoise"),
         ({"budget": 9, "solver": "adaptive"}, "tolerances decide"),
         ({"budget": 9, "solver": "tuned"}, "--mode=tune --budget=9"),
+        ({"budget": 9, "solver": "tuned:budget=10"}, "within --budget=9"),
     ],
 )
 def test_a_budget_that_does_not_fit_is_refused_in_a_line(run: Path, options: dict[str, Any], said: str) -> None:

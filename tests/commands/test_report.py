@@ -196,6 +196,22 @@ def test_the_head_has_the_best_row_of_one_recipe_and_names_its_features(workdir:
     assert places == sorted(places) and "in the features toy features" in page.text
 
 
+def test_the_head_has_the_more_precise_of_two_bounds_and_the_fuller_comparisons_are_shown(workdir: Path) -> None:
+    first = content(workdir / "likelihood_test.json")
+    bound = first["estimates"].pop("elbo")
+    for n, (value, error) in enumerate([(-3.0, 9.0), (-2.0, 1e-9), (-1.0, 1e-9)], 2):  # the second is the most precise
+        each = {**bound, "bits_per_dim": value, "standard_error": error * n}
+        (workdir / f"likelihood_test_{n}.json").write_text(json.dumps({**first, "estimates": {"elbo": each}}))
+    (workdir / "likelihood_test.json").unlink()
+    failed = {**content(workdir / "compare.json"), "table": [{"solver": "heun", "budget": 1, "failed": "too small"}]}
+    for n in (2, 3):  # newer
+        (workdir / f"compare_{n}.json").write_text(json.dumps(failed))
+    page = page_of(workdir)
+    assert -2.0 in page.values[:8] and -3.0 not in page.values[:8] and -1.0 not in page.values[:8]
+    assert "compare.json: 2 samples" in page.text
+    assert "Comparisons with fewer rows are left out: compare_" in page.text
+
+
 def test_metrics_are_drawn_along_what_differs(made: Path) -> None:
     found = Found.of(made, "cpu")
     report_of = found.of_mode("evaluate")[0]
