@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.commands.arguments import sort
-from scorefield.commands.modes import ALWAYS, KEYWORDS, MODES, OPTIONS, SEVERAL, TRAINING, WITHOUT_RUN
+from scorefield.commands.modes import ALWAYS, KEYWORDS, MODES, OPTIONS, PLACES, SEVERAL, TRAINING, WITHOUT_RUN
 from scorefield.configs.text import few, suggestion
 
 Command = Callable[..., dict[str, Any]]
@@ -134,7 +134,10 @@ def _help(mode: str | None) -> str:
         return "\n".join([*lines, *(f"  --{name:18} {text}" for name, (_, text) in OPTIONS.items())])
     command = _command(mode)
     lines = [(inspect.getdoc(command) or "").partition("\n\nArgs:")[0].partition("\n\nRaises:")[0], "", "Options:", ""]
-    for key, parameter in inspect.signature(command).parameters.items():
+    parameters = inspect.signature(command).parameters
+    texts = {name: text for name, (text, needs) in PLACES.items() if needs in parameters}
+    lines += [f"  --{name:18} {text}" for name, text in texts.items()]
+    for key, parameter in parameters.items():
         name = {of: flag for flag, of in KEYWORDS.items()}.get(key, key)
         if name in OPTIONS:
             lines.append(f"  --{name:18} {OPTIONS[name][1]}{_default(parameter.default)}")

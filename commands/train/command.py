@@ -138,8 +138,9 @@ def _introduce(session: Session, loss: Loss, dataset: Dataset, chosen: dict[str,
     codes = "" if run.autoencoder is None else f", as codes of shape {run.shape}"
     print(
         f"{run.device} ({torch.get_num_threads()} threads) | {run.config.net.name} of {parameters:,} parameters "
-        f"predicts {run.config.precondition.name} along {run.config.sde.name} | {dataset.name}: {len(dataset):,} of "
-        f"shape {dataset.shape}, {kind}{codes} | from {state.images:,} to {total:,} images",
+        f"predicts {run.config.precondition.name} along {run.config.sde.name}, trained by "
+        f"{run.config.training.optimizer} at {run.config.training.learning_rate:g} | {dataset.name}: "
+        f"{len(dataset):,} of shape {dataset.shape}, {kind}{codes} | from {state.images:,} to {total:,} images",
         flush=True,
     )
     if run.autoencoder is not None and run.autoencoder.measured is None and run.autoencoder.scale == (1.0,):
