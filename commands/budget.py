@@ -1,5 +1,6 @@
 """How many steps of a solver a number of network evaluations pays for."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ def fitting(run: Run, budget: int, guide: Guide, cond: Cond) -> Fitting:
     """
 
     def fitted(sampling: Mapping[str, Any]) -> dict[str, Any] | None:
+        @functools.cache
         def evaluations(steps: int) -> int:
             return evaluations_of(run, {**sampling, "steps": steps}, guide, cond)
 
