@@ -14,6 +14,7 @@ from scorefield.training.distributed.shards import full, is_part
 SMALLEST = 16  # rows and columns of a matrix; layers with fewer take Adam
 ITERATIONS = 5
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # a x + b x^3 + c x^5, steep at 0 (Jordan et al. 2024)
+FLOOR = 1e-7  # of the norm: squares of smaller matrices may underflow; as in the authors' code
 RMS = 0.2  # of an entry of Adam's steps, over the learning rate (Liu et al. 2025, Section 2.2)
 
 
@@ -92,7 +93,7 @@ def orthogonal(matrix: Tensor, iterations: int = ITERATIONS) -> Tensor:
     a, b, c = POLYNOMIAL
     rows, columns = matrix.shape
     x = matrix.T if rows > columns else matrix
-    x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
+    x = x / x.norm().clamp(min=FLOOR)
     squares = x @ x.T
     identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
     product = identity

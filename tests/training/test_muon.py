@@ -43,6 +43,14 @@ def test_no_gradient_is_no_direction() -> None:
     assert torch.equal(orthogonal(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
+def test_a_gradient_that_vanishes_leaves_weights_finite() -> None:
+    """Its momentum falls through all numbers whose squares are 0 in float32."""
+    torch.manual_seed(0)
+    matrix = torch.randn(16, 16)
+    for exponent in range(-44, -8, 2):
+        assert orthogonal(matrix * 10.0**exponent).norm() < 4, exponent
+
+
 def layers() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(16, 24), nn.Conv2d(16, 20, 3), nn.Linear(16, 3), nn.Embedding(16, 16))
