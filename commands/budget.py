@@ -1,5 +1,6 @@
 """How many steps of a solver a number of network evaluations pays for."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.commands.generate import Guide, batch_sampler
+from scorefield.commands.generate import grid as grid_of
 from scorefield.commands.run import Run
 from scorefield.configs import build
 from scorefield.models import CountCalls
@@ -30,26 +32,36 @@ def fitting(run: Run, budget: int, guide: Guide, cond: Cond) -> Fitting:
     """
 
     def fitted(sampling: Mapping[str, Any]) -> dict[str, Any] | None:
-        @functools.cache
-        def evaluations(steps: int) -> int:
-            return evaluations_of(run, {**sampling, "steps": steps}, guide, cond)
+        grid_of(run, {**sampling, "steps": 2})  # refuses a wrong spec
 
-        most = budget + 1  # of grids that count times, one more than their steps
-        steps = max(1, most * budget // max(evaluations(most), 1))
-        while steps > 1 and evaluations(steps) > budget:
-            steps -= 1
-        while steps < most and evaluations(steps + 1) <= budget:
-            steps += 1
-        return {**sampling, "steps": steps} if evaluations(steps) <= budget else None
+        @functools.cache
+        def cost(steps: int) -> int:
+            chosen = {**sampling, "steps": steps}
+            return evaluations_of(run, chosen, guide, cond, budget) if _is_possible(run, chosen) else budget + 1
+
+        # Some grids count times and begin at 2, and some costs do not rise at every step: always try two steps ahead.
+        steps, best = 0, next((n for n in (2, 1) if cost(n) <= budget), 0)
+        while best > steps:
+            steps = best
+            ahead = max(2, (budget - cost(steps)) * steps // cost(steps))
+            further = (steps + (ahead >> halvings) for halvings in range(ahead.bit_length()))
+            best = next((n for n in further if n <= budget + 1 and cost(n) <= budget), steps)
+        return {**sampling, "steps": steps} if steps else None
 
     return fitted
 
 
-def evaluations_of(run: Run, sampling: Mapping[str, Any], guide: Guide, cond: Cond) -> int:
-    """The network evaluations of a sample, counted with a denoiser of zeros; arguments as of `within`."""
+def evaluations_of(run: Run, sampling: Mapping[str, Any], guide: Guide, cond: Cond, most: int | None = None) -> int:
+    """The network evaluations of a sample, counted with a denoiser of zeros until they are above `most`."""
     counted, row = CountCalls(_zeros), {key: value[:1] for key, value in cond.items()}
-    with torch.no_grad():
-        batch_sampler(run, counted, sampling=sampling, seed=0, cond=row, guide=guide)(0, 1, None)
+
+    def limited(x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        if most is not None and counted.samples > most:
+            raise _Above
+        return counted(x, alpha, sigma, **cond)
+
+    with torch.no_grad(), contextlib.suppress(_Above):
+        batch_sampler(run, limited, sampling=sampling, seed=0, cond=row, guide=guide)(0, 1, None)
     return counted.samples
 
 
@@ -64,20 +76,39 @@ def within(run: Run, budget: int | None, sampling: Mapping[str, Any], guide: Gui
         cond: conditioning with a row for each sample.
 
     Raises:
-        ValueError: if one step takes more, or for a solver that chooses its own steps.
+        ValueError: if one step or the tuned setting takes more, or for a solver or a grid with steps of its own.
     """
-    if budget is None or "tuned" in sampling:
+    if budget is None:
         return dict(sampling)
     solver: Solver = build.build(build.SOLVERS, sampling["solver"])
     name = build.unparse(sampling["solver"])
+    if "tuned" in sampling:
+        if (count := evaluations_of(run, sampling, guide, cond)) > budget:
+            raise ValueError(f"expected a tuned setting within --budget={budget}, got {count} evaluations: tune for it")
+        return dict(sampling)
     if not solver.fixed_grid:
         raise ValueError(f"expected no --budget for {name}, whose tolerances decide its evaluations, got {budget}")
+    if len(grid_of(run, {**sampling, "steps": 2})) == len(grid_of(run, {**sampling, "steps": 3})):
+        raise ValueError(f"expected no --budget for a grid that names its times, got {budget}: leave it out")
     fitted = fitting(run, budget, guide, cond)(sampling)
     if fitted is None:
-        least = evaluations_of(run, {**sampling, "steps": 1}, guide, cond)
+        one = next(chosen for n in (1, 2) if _is_possible(run, chosen := {**sampling, "steps": n}))
         last = " with the last denoising, which --nodenoise leaves out" if sampling["denoise"] else ""
+        least = evaluations_of(run, one, guide, cond)
         raise ValueError(f"expected --budget of at least {least} for one step of {name}{last}, got {budget}")
     return fitted
+
+
+def _is_possible(run: Run, sampling: Mapping[str, Any]) -> bool:
+    """Whether the grid has so many steps."""
+    try:
+        return len(grid_of(run, sampling)) > 1
+    except ValueError:
+        return False
+
+
+class _Above(Exception):  # noqa: N818 - no error
+    """More evaluations than were asked for."""
 
 
 def check_budget(budget: object, steps: object) -> None:

@@ -143,9 +143,8 @@ def compare(
         chosen = {**sampling, "solver": name, "steps": count}
         return within(run, count if budget else None, chosen, guiding, conditioning.cond)
 
-    plain = [count for count in counts if not all(map(is_tuned, solver))]
-    ends = [*(ends_of(run, {**sampling, "steps": count}) for count in plain), ends_of_path(run)]
-    table, arrays = [], {"flow": flow(ends[0])}
+    table: list[dict[str, Any]] = []
+    arrays: dict[str, Tensor] = {}
     for name in solver:
         for count in counts:
             row, x = _row(trained, {"solver": name, limit: count}, partial(setting, name, count), made, flow)
@@ -154,6 +153,10 @@ def compare(
             if x is not None:
                 arrays[f"{name} {row['steps']}"] = x
 
+    # The flow that is shown: along the grid of the first row that has the grid of the options.
+    first = next((row["steps"] for row in table if "nfe" in row and "setting" not in row), None)
+    shown = ends_of_path(run) if first is None else ends_of(run, {**sampling, "steps": first})
+    arrays = {"flow": flow(shown), **arrays}
     settings = {
         "num": num, "solver": list(solver), limit: list(counts),
         "grid": build.unparse(sampling["grid"]), "denoise": sampling["denoise"], "seed": seed,

@@ -73,12 +73,36 @@ def test_evaluate_has_a_row_for_each_number_of_steps_once(
 
 
 @pytest.mark.parametrize(
+    ("grid", "budget", "steps", "nfe"),
+    [
+        ("trailing:of=10", 40, 10, 10),  # it counts times, and has no more than ten
+        ("trailing", 1000, 1000, 1000),
+        ("geometric", 3, 3, 3),
+        ("log_snr", 100, 99, 100),
+    ],
+)
+def test_a_grid_may_have_fewer_steps_and_may_count_times(
+    run: Path, grid: str, budget: int, steps: int, nfe: int, tmp_path: Path
+) -> None:
+    _, report = drawn(run, tmp_path / "a.npz", solver="ddim", grid=grid, budget=budget)
+    assert (report["steps"], report["nfe"]) == (steps, nfe)
+
+
+def test_compare_goes_on_where_a_grid_is_too_short(run: Path, tmp_path: Path) -> None:
+    compare(run, solver=("ddim",), budget=(1, 40), grid="trailing:of=10", num=2, output=str(tmp_path / "c.npz"))
+    first, second = json.loads((tmp_path / "c.json").read_text())["table"]
+    assert "failed" in first and second["steps"] == 10
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"budget": 9, "steps": 4}, "--steps or --budget"),
         ({"budget": 0}, "--budget of at least 1"),
         ({"budget": 1}, "--nodenoise"),
         ({"budget": 9, "solver": "adaptive"}, "tolerances decide"),
+        ({"budget": 9, "grid": "sigmas:levels=(10,1,0.1)"}, "names its times"),
+        ({"budget": 1, "grid": "geometric"}, "at least 2 for one step"),
         ({"budget": 9, "solver": "tuned"}, "--mode=tune --budget=9"),
         ({"budget": 9, "solver": "tuned:budget=10"}, "within --budget=9"),
     ],
