@@ -14,7 +14,7 @@ from scorefield.training.distributed.shards import full, is_part
 SMALLEST = 16  # rows and columns of a matrix; layers with fewer take Adam
 ITERATIONS = 5
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # a x + b x^3 + c x^5, steep at 0 (Jordan et al. 2024)
-FLOOR = 1e-7  # of the norm: squares of smaller matrices may underflow; as in the authors' code
+FLOOR = 1e-16  # of the norm: the squares of smaller matrices underflow in float32
 RMS = 0.2  # of an entry of Adam's steps, over the learning rate (Liu et al. 2025, Section 2.2)
 
 
