@@ -1,8 +1,8 @@
-"""How many steps of a solver a number of network evaluations pays for."""
+"""The most steps of a solver within a number of network evaluations."""
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,16 +76,17 @@ def within(run: Run, budget: int | None, sampling: Mapping[str, Any], guide: Gui
         cond: conditioning with a row for each sample.
 
     Raises:
-        ValueError: if one step or the tuned setting takes more, or for a solver or a grid with steps of its own.
+        ValueError: if one step or the tuned setting takes more. So it is for an adaptive solver, and for a grid of
+            given times.
     """
     if budget is None:
         return dict(sampling)
-    solver: Solver = build.build(build.SOLVERS, sampling["solver"])
-    name = build.unparse(sampling["solver"])
     if "tuned" in sampling:
         if (count := evaluations_of(run, sampling, guide, cond)) > budget:
             raise ValueError(f"expected a tuned setting within --budget={budget}, got {count} evaluations: tune for it")
         return dict(sampling)
+    solver: Solver = build.build(build.SOLVERS, sampling["solver"])
+    name = build.unparse(sampling["solver"])
     if not solver.fixed_grid:
         raise ValueError(f"expected no --budget for {name}, whose tolerances decide its evaluations, got {budget}")
     if len(grid_of(run, {**sampling, "steps": 2})) == len(grid_of(run, {**sampling, "steps": 3})):
@@ -100,7 +101,7 @@ def within(run: Run, budget: int | None, sampling: Mapping[str, Any], guide: Gui
 
 
 def _is_possible(run: Run, sampling: Mapping[str, Any]) -> bool:
-    """Whether the grid has so many steps."""
+    """Whether the grid can be made with these steps."""
     try:
         return len(grid_of(run, sampling)) > 1
     except ValueError:
@@ -115,6 +116,11 @@ def check_budget(budget: object, steps: object) -> None:
     """Raises ValueError if both are given."""
     if budget and steps:
         raise ValueError("expected --steps or --budget, got both: leave one out")
+
+
+def limits_of(budget: Sequence[int], steps: Sequence[int]) -> list[dict[str, Any]]:
+    """A keyword of `sampling_of` for each row: its budget or its steps; {} alone where neither is given."""
+    return [{"budget": count} for count in budget] or [{"steps": count} for count in steps] or [{}]
 
 
 def _zeros(x: Tensor, alpha: Tensor, sigma: Tensor, **cond: Any) -> Tensor:

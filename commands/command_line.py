@@ -135,8 +135,7 @@ def _help(mode: str | None) -> str:
     command = _command(mode)
     lines = [(inspect.getdoc(command) or "").partition("\n\nArgs:")[0].partition("\n\nRaises:")[0], "", "Options:", ""]
     parameters = inspect.signature(command).parameters
-    texts = {name: text for name, (text, needs) in PLACES.items() if needs in parameters}
-    lines += [f"  --{name:18} {text}" for name, text in texts.items()]
+    lines += [f"  --{name:18} {text}" for name, text in PLACES.items() if name.partition(".")[0] in parameters]
     for key, parameter in parameters.items():
         name = {of: flag for flag, of in KEYWORDS.items()}.get(key, key)
         if name in OPTIONS:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from scorefield.commands.arguments import at_least
-from scorefield.commands.budget import check_budget, within
+from scorefield.commands.budget import check_budget, limits_of, within
 from scorefield.commands.generate import generate
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.outputs import check_output, output_path, write_arrays, write_json
@@ -72,8 +72,8 @@ def compare(
 ) -> dict[str, Any]:
     """Every solver at every number of steps on one noise: a table, a picture with a row of samples each, and arrays.
 
-    With --budget, once or several times, each solver takes the most steps within so many network evaluations of a
-    sample instead.
+    With --budget each solver takes the most steps within that number of network evaluations of a sample. It may be
+    given several times, in place of --steps.
 
     The table has the network evaluations of one sample, and the seconds. For deterministic solvers it also has the root
     mean square distance, in the model's values, to the solution of the probability flow. UniPC in 250 steps computes
@@ -103,7 +103,6 @@ def compare(
     if input or mask or data:
         raise ValueError("expected --input, --mask and --data with --method only, got them for solvers: leave them out")
     check_budget(budget, steps != STEPS)
-    limit, counts = ("budget", budget) if budget else ("steps", steps)
     num = 16 if num is None else num
     at_least(1, num=num, batch=batch, steps=min(steps, default=0), budget=min(budget, default=None))
     at_least(0, seed=seed)
@@ -136,18 +135,15 @@ def compare(
             flows[ends] = made(trained.denoiser, flow_between(run, ends, sampling["denoise"]))
         return flows[ends]
 
-    def setting(name: str, count: int) -> dict[str, Any]:
-        if is_tuned(name):
-            steps, within_budget = (None, count) if budget else (count, None)
-            return sampling_of(run, solver=name, steps=steps, budget=within_budget, trained=trained)
-        chosen = {**sampling, "solver": name, "steps": count}
-        return within(run, count if budget else None, chosen, guiding, conditioning.cond)
+    def setting(name: str, limit: dict[str, Any]) -> dict[str, Any]:
+        chosen = sampling_of(run, solver=name, grid=grid, denoise=denoise, trained=trained, **limit)
+        return within(run, limit.get("budget"), chosen, guiding, conditioning.cond)
 
     table: list[dict[str, Any]] = []
     arrays: dict[str, Tensor] = {}
     for name in solver:
-        for count in counts:
-            row, x = _row(trained, {"solver": name, limit: count}, partial(setting, name, count), made, flow)
+        for limit in limits_of(budget, steps):
+            row, x = _row(trained, {"solver": name, **limit}, partial(setting, name, limit), made, flow)
             table.append(row)
             print(_line(row), flush=True)
             if x is not None:
@@ -158,7 +154,7 @@ def compare(
     shown = ends_of_path(run) if first is None else ends_of(run, {**sampling, "steps": first})
     arrays = {"flow": flow(shown), **arrays}
     settings = {
-        "num": num, "solver": list(solver), limit: list(counts),
+        "num": num, "solver": list(solver), **({"budget": list(budget)} if budget else {"steps": list(steps)}),
         "grid": build.unparse(sampling["grid"]), "denoise": sampling["denoise"], "seed": seed,
         **conditioning.described, "guidance": guidance, **trained.described,
     }  # fmt: skip

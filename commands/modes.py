@@ -43,11 +43,11 @@ KEYWORDS = {"from": "source", "for": "purpose"}
 TRAINING = ("train", "train_autoencoder")  # resume a run that --workdir alone names
 SEVERAL = ("solver", "steps", "budget", "method", "checkpoint")  # may be given several times
 WITHOUT_RUN = ("list", "evaluate", "statistics")  # need no --workdir
-# In --help: the flags that are no keywords of a command, each with the parameter that it is for.
+# In --help of the commands that have the parameter before the point.
 PLACES = {
-    "workdir": ("directory of the run", "workdir"),
-    "config": ("configuration, as digits:vp (--mode=list), or a file of your own", "config"),
-    "config.KEY": ("value of one of its settings, as --config.training.images=1000 (docs/training.md)", "config"),
+    "workdir": "directory of the run",
+    "config": "configuration, as digits:vp (--mode=list), or a file of your own",
+    "config.KEY": "value of one of its settings, as --config.training.images=1000 (docs/training.md)",
 }
 ALWAYS = {"mode": str, "workdir": str, "config": str}
 OPTIONS: dict[str, tuple[type, str]] = {

@@ -87,8 +87,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of a run's samples, or of those in --input, against a data set or statistics.
 
-    A run is evaluated with every --solver at every number of --steps, or with the most steps within every --budget of
-    network evaluations, for every --checkpoint (several, or "all"), and with --raw for both weights: a row for each.
+    A run is evaluated with every --solver at every number of --steps: a row for each. With --budget in place of --steps
+    a solver takes the most steps within that number of network evaluations. There are rows for every --checkpoint
+    (several, or "all"), and with --raw for both weights.
     --input is a folder or an archive of images, an .npy or an .npz, and needs no run. The samples are what a user would
     save: rounded to the levels of the data.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scorefield.commands.budget import within
+from scorefield.commands.budget import limits_of, within
 from scorefield.commands.evaluate.subjects import Drawn
 from scorefield.commands.guidance import guidance_of
 from scorefield.commands.on_stderr import on_stderr
@@ -86,18 +86,16 @@ def rows_of(every: Sequence[Trained], choice: Choice, *, num: int, batch: int, s
         guided = {"guidance": choice.guidance.get("guidance", 1.0), **conditioning.described, **guiding.described}
         guided |= {"tile": choice.tile} if choice.tile else {}
         for solver in choice.solver or (None,):
-            counts = () if is_tuned(solver) else choice.steps  # a tuned setting has steps of its own
             known: list[dict[str, Any]] = []
-            for count in choice.budget or counts or (None,):
-                steps, budget = (None, count) if choice.budget else (count, None)
+            # A tuned setting brings its steps.
+            for limit in limits_of(choice.budget, () if is_tuned(solver) else choice.steps):
                 sampling = sampling_of(
-                    run, solver=solver, grid=choice.grid, steps=steps, budget=budget, denoise=choice.denoise,
-                    trained=trained,
-                )  # fmt: skip
-                sampling = within(run, budget, sampling, guiding, conditioning.cond)
+                    run, solver=solver, grid=choice.grid, denoise=choice.denoise, trained=trained, **limit
+                )
+                sampling = within(run, limit.get("budget"), sampling, guiding, conditioning.cond)
                 if sampling in known:
                     name = build.unparse(solver or sampling["solver"])
-                    on_stderr(f"{name} within --budget={count} has the steps of a smaller one: one row")
+                    on_stderr(f"{name} within --budget={limit.get('budget')} has the steps of a smaller one: one row")
                     continue
                 known.append(sampling)
                 rows.append(Drawn(trained, sampling, num, batch, seed, folder, conditioning.cond, guiding, guided))

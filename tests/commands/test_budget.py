@@ -1,4 +1,4 @@
-"""--budget: each solver in as many steps as the network evaluations of a sample pay for."""
+"""--budget: the most steps of each solver within a number of network evaluations."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from training_runs import configuration, untrained_run
 from scorefield.commands.compare import compare
 from scorefield.commands.evaluate.command import evaluate
 from scorefield.commands.sample import sample
+from scorefield.commands.tune.command import tune
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def drawn(run: Path, output: Path, **options: Any) -> tuple[np.ndarray[Any, Any]
     [
         ("ddim", 1.0, 8, 9),  # one evaluation a step, and the last denoising
         ("heun:variable=log_snr", 1.0, 4, 9),  # two a step
-        ("ddim", 2.0, 3, 8),  # twice as many with guidance
+        ("ddim", 2.0, 3, 8),  # guidance doubles them
     ],
 )
 def test_samples_are_those_of_the_most_steps_that_the_budget_pays_for(
@@ -109,3 +110,14 @@ def test_compare_goes_on_where_a_grid_is_too_short(run: Path, tmp_path: Path) ->
 )
 def test_a_budget_that_does_not_fit_is_refused_in_a_line(run: Path, options: dict[str, Any], said: str) -> None:
     refused(said, sample, run, num=1, **options)
+
+
+def test_a_tuned_setting_that_guidance_takes_above_the_budget_is_refused(tmp_path: Path) -> None:
+    config = configuration()
+    config.training.labels = True
+    workdir = untrained_run(tmp_path / "run", config)
+    tune(workdir, budget=4, num=4)
+    refused("got 8 evaluations", sample, workdir, num=1, solver="tuned", budget=4, guidance=2.0)
+    compare(workdir, solver=("tuned",), budget=(4, 8), guidance=2.0, num=1, output=str(tmp_path / "c.npz"))
+    first, second = json.loads((tmp_path / "c.json").read_text())["table"]
+    assert "got 8 evaluations" in first["failed"] and second["nfe"] == 8
